@@ -1,0 +1,328 @@
+"""The routes of files, uploads, batches and the queue. Each parses, makes one domain call and answers."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.core.files.uploadedfile import TemporaryUploadedFile
+from django.db import transaction
+from django.db.models import QuerySet
+from django.http import HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.utils.http import parse_etags
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.parsers import FormParser, MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from batches import blobs, files, outputs, submit, wire
+from batches.models import Batch, BatchEvent, File, Purpose, RequestState, Upload
+from batches.serializers import (
+    MAX_PART,
+    BatchCreate,
+    BatchSubmit,
+    FileCreate,
+    PartCreate,
+    UploadComplete,
+    UploadCreate,
+    expiry,
+    nested,
+)
+from models_registry.models import Worker
+from models_registry.wire import worker_object
+from vbs.accounts.authentication import project_of
+from vbs.openai import schema
+from vbs.openai.checks import checked
+from vbs.openai.docs import BODY, ERRORS, PAGING, of
+from vbs.openai.errors import NotFound, StorageFull, TooLarge, envelope
+from vbs.openai.pagination import choice, page
+from vbs.openai.parsers import StrictJSONParser
+
+UPLOAD_SECONDS = 3600
+LOG_LINES = 10_000
+QUEUE_LINES = 100
+
+
+def uploaded(data: Any) -> Path:
+    """Where an uploaded file is while the request lasts."""
+    assert isinstance(data, TemporaryUploadedFile)
+    return Path(data.temporary_file_path())
+
+
+class Stored:
+    """A full disk is an answer, not a crash."""
+
+    def __enter__(self) -> None:
+        settings.TMP_DIR.mkdir(parents=True, exist_ok=True)
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
+            raise StorageFull(
+                "The server's storage is full; nothing was kept. Free some space and send it again."
+            ) from error
+
+
+def find(rows: QuerySet[Any], kind: str, object_id: str) -> Any:
+    """The row with this id among those that the project may see. Raises NotFound."""
+    row = None if "\0" in object_id else rows.filter(pk=object_id).first()
+    if row is None:
+        raise NotFound(f"No such {kind}: '{object_id[:100]}'.", param="id", code=f"{kind}_not_found")
+    return row
+
+
+class Files(APIView):
+    parser_classes = [MultiPartParser, FormParser]
+
+    @extend_schema(request={"multipart/form-data": FileCreate}, responses={200: of(schema.FileObject), **ERRORS})
+    def post(self, request: Request) -> Response:
+        with Stored():
+            given = checked(FileCreate(data=nested(request.data, "expires_after")))
+            if given["file"].size > settings.VBS_MAX_FILE_MB * 2**20:
+                raise TooLarge(
+                    f"The file has {given['file'].size:,} bytes; at most {settings.VBS_MAX_FILE_MB} MB are allowed.",
+                    param="file",
+                )
+            path, name = uploaded(given["file"]), given["file"].name
+            file = files.store(project_of(request), path, name, given["purpose"], expiry(given.get("expires_after")))
+        return Response(wire.file_object(file))
+
+    @extend_schema(
+        parameters=[*PAGING, OpenApiParameter("purpose", str)], responses={200: of(schema.FileList), **ERRORS}
+    )
+    def get(self, request: Request) -> Response:
+        query = request.query_params
+        rows = File.objects.visible(project_of(request))
+        if "purpose" in query:
+            rows = rows.filter(purpose=choice(query, "purpose", "", tuple(Purpose.values)))
+        return Response(page(rows, query, wire.file_object, default=10_000, high=10_000))
+
+
+class FileDetail(APIView):
+    @extend_schema(responses={200: of(schema.FileObject), **ERRORS})
+    def get(self, request: Request, file_id: str) -> Response:
+        return Response(wire.file_object(find(File.objects.visible(project_of(request)), "file", file_id)))
+
+    @extend_schema(responses={200: of(schema.Deleted), **ERRORS})
+    def delete(self, request: Request, file_id: str) -> Response:
+        find(File.objects.visible(project_of(request)), "file", file_id).delete_softly()
+        return Response({"id": file_id, "object": "file", "deleted": True})
+
+
+class FileContent(APIView):
+    @extend_schema(
+        parameters=[OpenApiParameter("Range", str, OpenApiParameter.HEADER, description="E.g. bytes=0-1023")],
+        responses={
+            (200, "application/octet-stream"): bytes,
+            (206, "application/octet-stream"): bytes,
+            (416, "application/json"): of(schema.ErrorObject),
+            **ERRORS,
+        },
+    )
+    def get(self, request: Request, file_id: str) -> HttpResponseBase:
+        return content(request, find(File.objects.visible(project_of(request)), "file", file_id))
+
+
+def content(request: Request, file: File, content_type: str = "application/octet-stream") -> HttpResponseBase:
+    """The bytes of a file, or the range of them that was asked for. A file never changes, so its id is its ETag."""
+    etag = f'"{file.pk}"'
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
+    if {"*", etag} & {one.removeprefix("W/") for one in parse_etags(request.headers.get("If-None-Match", ""))}:
+        return HttpResponse(status=304, headers=headers)
+    start, stop, status = 0, file.bytes, 200
+    asked = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", request.headers.get("Range", "").strip())
+    first, last = asked.groups() if asked else ("", "")
+    if last and int(first or 0) > int(last):
+        first = last = ""  # malformed: as if it were not there
+    if (first or last) and request.headers.get("If-Range", etag) == etag:
+        if first:
+            start, stop = int(first), min(int(last) + 1 if last else file.bytes, file.bytes)
+        else:
+            start = max(0, file.bytes - int(last))
+        if start >= stop:
+            headers["Content-Range"] = f"bytes */{file.bytes}"
+            message = f"The range '{request.headers['Range'].strip()}' is beyond the file's {file.bytes:,} bytes."
+            body = envelope(message, "invalid_request_error", "Range", "range_not_satisfiable")
+            return JsonResponse(body, status=416, headers=headers)
+        status = 206
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.bytes}"
+    headers["Content-Length"] = str(stop - start)
+    return StreamingHttpResponse(
+        blobs.stream(file.blob, start, stop - start), status=status, content_type=content_type, headers=headers
+    )
+
+
+class Uploads(APIView):
+    @extend_schema(request=UploadCreate, responses={200: of(schema.UploadObject), **ERRORS})
+    def post(self, request: Request) -> Response:
+        given = checked(UploadCreate(data=request.data))
+        after = given.pop("expires_after", None)
+        upload = Upload.objects.create(
+            project=project_of(request),
+            file_seconds=after["seconds"] if after else None,
+            expires_at=expiry({"seconds": UPLOAD_SECONDS}),
+            **given | {"filename": files.label(given["filename"])},
+        )
+        return Response(wire.upload_object(upload))
+
+
+def find_upload(request: Request, upload_id: str) -> Upload:
+    upload: Upload = find(Upload.objects.filter(project=project_of(request)), "upload", upload_id)
+    return upload
+
+
+class UploadParts(APIView):
+    parser_classes = [MultiPartParser]
+
+    @extend_schema(request={"multipart/form-data": PartCreate}, responses={200: of(schema.PartObject), **ERRORS})
+    def post(self, request: Request, upload_id: str) -> Response:
+        upload = find_upload(request, upload_id)
+        with Stored():
+            data = checked(PartCreate(data=request.data))["data"]
+            if data.size > MAX_PART:
+                raise TooLarge(f"The part has {data.size:,} bytes; at most 64 MB are allowed.", param="data")
+            return Response(wire.part_object(files.add_part(upload, uploaded(data))))
+
+
+class UploadCompletion(APIView):
+    @extend_schema(request=UploadComplete, responses={200: of(schema.UploadObject), **ERRORS})
+    def post(self, request: Request, upload_id: str) -> Response:
+        upload = find_upload(request, upload_id)
+        given = checked(UploadComplete(data=request.data))
+        with Stored():
+            done = files.complete(upload, given["part_ids"], given.get("md5"))
+        return Response(wire.upload_object(done))
+
+
+class UploadCancellation(APIView):
+    @extend_schema(request=None, responses={200: of(schema.UploadObject), **ERRORS})
+    def post(self, request: Request, upload_id: str) -> Response:
+        return Response(wire.upload_object(files.cancel(find_upload(request, upload_id))))
+
+
+class Batches(APIView):
+    parser_classes = [StrictJSONParser, MultiPartParser]
+
+    @extend_schema(
+        request={"application/json": BatchCreate, "multipart/form-data": BatchSubmit},
+        responses={200: of(schema.BatchObject), **ERRORS},
+    )
+    def post(self, request: Request) -> Response:
+        if request.content_type.startswith("multipart/"):
+            batch = self._submit(request)
+        else:
+            batch = submit.create(project_of(request), **checked(BatchCreate(data=request.data)))
+        return Response(wire.batch_object(batch))
+
+    def _submit(self, request: Request) -> Batch:
+        """Upload and create in one call."""
+        with Stored():
+            given = checked(BatchSubmit(data=nested(nested(request.data, "metadata"), "output_expires_after")))
+            data = given.pop("file")
+            window = given.pop("completion_window", None) or settings.VBS_COMPLETION_WINDOWS[0]
+            given["default_model"] = given.pop("model", "")
+            file = files.take_in(project_of(request), uploaded(data), data.name, Purpose.BATCH, None)
+            with transaction.atomic():
+                files.reveal(file)
+                return submit.create(project_of(request), file.pk, completion_window=window, **given)
+
+    @extend_schema(parameters=PAGING, responses={200: of(schema.BatchList), **ERRORS})
+    def get(self, request: Request) -> Response:
+        places = Batch.objects.places()
+        rows = Batch.objects.visible(project_of(request))
+        return Response(
+            page(rows, request.query_params, lambda row: wire.batch_object(row, places), default=20, high=100)
+        )
+
+
+def find_batch(request: Request, batch_id: str) -> Batch:
+    batch: Batch = find(Batch.objects.visible(project_of(request)), "batch", batch_id)
+    return batch
+
+
+class BatchDetail(APIView):
+    @extend_schema(responses={200: of(schema.BatchObject), **ERRORS})
+    def get(self, request: Request, batch_id: str) -> Response:
+        return Response(wire.batch_object(find_batch(request, batch_id)))
+
+    @extend_schema(responses={200: of(schema.Deleted), **ERRORS})
+    def delete(self, request: Request, batch_id: str) -> Response:
+        find_batch(request, batch_id).hide()
+        return Response({"id": batch_id, "object": "batch", "deleted": True})
+
+
+class BatchCancellation(APIView):
+    @extend_schema(request=None, responses={200: of(schema.BatchObject), **ERRORS})
+    def post(self, request: Request, batch_id: str) -> Response:
+        batch = find_batch(request, batch_id)
+        batch.request_cancel()
+        return Response(wire.batch_object(batch))
+
+
+class BatchRetry(APIView):
+    @extend_schema(request=None, responses={200: of(schema.BatchObject), **ERRORS})
+    def post(self, request: Request, batch_id: str) -> Response:
+        return Response(wire.batch_object(find_batch(request, batch_id).retry()))
+
+
+async def lines(batch: Batch, states: list[RequestState]) -> AsyncIterator[bytes]:
+    """Output lines from the rows that are committed so far."""
+    found = await sync_to_async(outputs.page)(batch, states, 0)
+    while found:
+        yield b"".join(outputs.output_line(row) for row in found)
+        found = await sync_to_async(outputs.page)(batch, states, found[-1].line)
+
+
+def results(request: Request, batch: Batch, file: File | None, states: list[RequestState]) -> HttpResponseBase:
+    """From the file when it is written, else from the rows."""
+    if file and file.deleted_at is None and file.purged_at is None:
+        return content(request, file, BODY)
+    if file and batch.purged_at:
+        raise NotFound("These lines are no longer kept: the batch ended long ago.", param="id", code="results_expired")
+    return StreamingHttpResponse(lines(batch, states), content_type=BODY)
+
+
+class BatchResults(APIView):
+    @extend_schema(responses={(200, BODY): OpenApiResponse(str, "Output lines, those committed so far"), **ERRORS})
+    def get(self, request: Request, batch_id: str) -> HttpResponseBase:
+        batch = find_batch(request, batch_id)
+        return results(request, batch, batch.output_file, [RequestState.COMPLETED])
+
+
+class BatchErrorLines(APIView):
+    @extend_schema(responses={(200, BODY): OpenApiResponse(str, "Error lines, those committed so far"), **ERRORS})
+    def get(self, request: Request, batch_id: str) -> HttpResponseBase:
+        batch = find_batch(request, batch_id)
+        return results(request, batch, batch.error_file, [RequestState.FAILED, RequestState.EXPIRED])
+
+
+class BatchLogs(APIView):
+    @extend_schema(responses={(200, "text/plain"): str, **ERRORS})
+    def get(self, request: Request, batch_id: str) -> HttpResponse:
+        batch = find_batch(request, batch_id)
+        events = list(BatchEvent.objects.filter(batch=batch).order_by("-id")[:LOG_LINES])
+        return HttpResponse(
+            "".join(f"{event}\n" for event in reversed(events)), content_type="text/plain; charset=utf-8"
+        )
+
+
+class Queue(APIView):
+    @extend_schema(responses={200: of(schema.QueueObject), **ERRORS})
+    def get(self, request: Request) -> Response:
+        workers = [worker_object(worker) for worker in Worker.objects.all()]
+        waiting = Batch.objects.waiting()
+
+        def item(batch: Batch, position: int) -> schema.QueueItem:
+            return wire.queue_item(batch, position, own=batch.project_id == project_of(request).pk)
+
+        body: schema.QueueObject = {
+            "object": "queue",
+            "workers": workers,
+            "loaded_model": next((one["model"] for one in workers if one["model"] and one["alive"]), None),
+            "running": [item(batch, 0) for batch in Batch.objects.running()[:QUEUE_LINES]],
+            "waiting": [item(batch, place) for place, batch in enumerate(waiting[:QUEUE_LINES], 1)],
+            "waiting_total": waiting.count(),
+        }
+        return Response(body)

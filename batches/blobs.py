@@ -1,0 +1,97 @@
+"""The bytes of files: into the storage durably, out of it in pieces. Knows neither projects nor batches."""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.core.files import File as DjangoFile
+from django.core.files.storage import FileSystemStorage, default_storage
+
+PIECE = 256 * 1024
+
+
+def folder() -> Path | None:
+    """Where the storage keeps its files on this machine, or None when it is elsewhere."""
+    return Path(default_storage.location) if isinstance(default_storage, FileSystemStorage) else None
+
+
+@contextmanager
+def scratch() -> Iterator[IO[bytes]]:
+    """A temporary file on the storage's disk. It is gone afterwards, unless `put` took it in."""
+    settings.TMP_DIR.mkdir(parents=True, exist_ok=True)
+    file = tempfile.NamedTemporaryFile(dir=settings.TMP_DIR, prefix="vbs-", delete=False)  # noqa: SIM115
+    try:
+        yield file
+    finally:
+        file.close()
+        Path(file.name).unlink(missing_ok=True)
+
+
+def put(blob: str, source: Path) -> None:
+    """Take a local file in under this name. When it returns, the bytes are there even if the power fails.
+
+    In a folder it is a rename, so there is never half a file. Raises OSError (no space left, for example).
+    """
+    home = folder()
+    if home is None:
+        with source.open("rb") as file:
+            default_storage.save(blob, DjangoFile(file))
+        return
+    target = home / blob
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    source.chmod(0o600)
+    source.replace(target)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(blob: str) -> None:
+    """Gone afterwards; it may have been gone before."""
+    default_storage.delete(blob)
+
+
+def open_blob(blob: str) -> IO[bytes]:
+    """Open for reading, seekable. Raises FileNotFoundError."""
+    file: Any = default_storage.open(blob, "rb")
+    return file
+
+
+@contextmanager
+def local(blob: str) -> Iterator[Path]:
+    """The bytes as a file of this machine; a distant storage is copied for as long as it is needed."""
+    if (home := folder()) is not None:
+        yield home / blob
+        return
+    with scratch() as copy:
+        with open_blob(blob) as file:
+            while piece := file.read(PIECE):
+                copy.write(piece)
+        copy.flush()
+        yield Path(copy.name)
+
+
+async def stream(blob: str, start: int, length: int) -> AsyncIterator[bytes]:
+    """`length` bytes from `start`, a piece at a time."""
+    file = await sync_to_async(open_blob)(blob)
+    try:
+        await sync_to_async(file.seek)(start)
+        while length > 0 and (piece := await sync_to_async(file.read)(min(PIECE, length))):
+            length -= len(piece)
+            yield piece
+    finally:
+        with suppress(OSError):
+            await sync_to_async(file.close)()

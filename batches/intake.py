@@ -1,0 +1,124 @@
+"""Validate a batch: read its whole input file, write a row per request, and put it into the queue, or fail it.
+
+All in one transaction: killed half-way, nothing has happened, and the next worker starts anew.
+"""
+
+import logging
+from functools import partial
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from batches import blobs
+from batches.models import Batch, BatchRequest, BatchStatus, Purpose, RequestState
+from batches.validate import Line, LineError, Report, Rules, read
+from models_registry.models import Model, Task
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("batch_id", "line", '"offset"', "length", "custom_id", "model_index", "prefix", "state", "crashes")
+TYPES = ("text", "int4", "int8", "int4", "text", "int2", "uuid", "int2", "int2")
+
+
+class _Refused(Exception):
+    def __init__(self, errors: list[LineError]) -> None:
+        super().__init__(f"{len(errors)} errors")
+        self.errors = errors
+
+
+def validate(batch_id: str) -> None:
+    """Idempotent: does nothing when the batch is validated already, has ended, or is being validated by another."""
+    batch: Batch | None = None
+    try:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 1))", [batch_id])
+                if not cursor.fetchone()[0]:
+                    return
+            batch = Batch.objects.select_related("input_file", "retry_of").filter(pk=batch_id).first()
+            if batch is None or batch.status != BatchStatus.VALIDATING or batch.validated_at:
+                return
+            total, names = _copy_failed(batch) if batch.retry_of else _take_in(batch)
+            if not batch.mark_validated(names, total):
+                raise _Refused([])  # cancelled meanwhile: its rows go with the transaction
+    except _Refused as refused:
+        if batch and refused.errors:
+            batch.fail([dict(error) for error in refused.errors])
+
+
+def _take_in(batch: Batch) -> tuple[int, list[str]]:
+    """A row for each line of the file: how many there are, and the models they name. Raises _Refused."""
+    file = batch.input_file
+    if file is None or file.purpose != Purpose.BATCH or file.project_id != batch.project_id:
+        message = f"Cannot find file '{batch.input_file_id_given}', or its purpose is not 'batch'."
+        raise _Refused([{"code": "invalid_request", "line": None, "message": message, "param": "file_id"}])
+    if file.bytes > settings.VBS_MAX_BATCH_MB * 2**20:
+        message = f"The file has {file.bytes:,} bytes; at most {settings.VBS_MAX_BATCH_MB} MB are allowed in one batch."
+        raise _Refused([{"code": "file_too_large", "line": None, "message": message, "param": "file_id"}])
+    report = Report()
+    rules = Rules(
+        endpoint=batch.endpoint,
+        refuse_model=partial(refusal, registered(), batch.endpoint),
+        max_requests=settings.VBS_MAX_BATCH_REQUESTS,
+        max_line_bytes=settings.VBS_MAX_LINE_MB * 2**20,
+        default_model=batch.default_model,
+    )
+    names: dict[str, int] = {}
+    total = 0
+    table = BatchRequest._meta.db_table
+    statement = f"COPY {table} ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+    with (
+        connection.cursor() as cursor,
+        blobs.local(file.blob) as path,
+        path.open("rb") as lines,
+        cursor.copy(statement) as copy,
+    ):
+        copy.set_types(TYPES)
+        for line in read(lines, rules, report):
+            if report.count:
+                continue  # it will not run: only look for more errors
+            copy.write_row(_row(batch.pk, line, names.setdefault(line.model, len(names))))
+            total += 1
+    if report.count:
+        raise _Refused(report.all())
+    return total, list(names)
+
+
+def _row(batch_id: str, line: Line, model_index: int) -> tuple[object, ...]:
+    place = (line.number, line.offset, line.length)
+    return (batch_id, *place, line.custom_id, model_index, line.prefix, RequestState.PENDING.value, 0)
+
+
+def registered() -> dict[str, str]:
+    """Every model's name and task. (Asked once: the connection is busy while rows are copied.)"""
+    return dict(Model.objects.values_list("name", "task"))
+
+
+def refusal(tasks: dict[str, str], endpoint: str, name: str) -> tuple[str, str] | None:
+    """Why this model cannot be used at this endpoint: code and message, or None when it can."""
+    shown = name if len(name) <= 100 else name[:100] + "…"
+    task = tasks.get(name)
+    if task is None:
+        return "model_not_found", f"The model '{shown}' is not supported: no model of this name is registered."
+    if (endpoint == "/v1/embeddings") != (task == Task.EMBEDDING):
+        return "invalid_request", f"The model '{shown}' is for {task}; it is not supported at {endpoint}."
+    return None
+
+
+def _copy_failed(batch: Batch) -> tuple[int, list[str]]:
+    """The rows of a retry: the failed and expired requests of the batch before."""
+    before = batch.retry_of
+    assert before is not None
+    tasks = registered()
+    for name in before.model_names:
+        if found := refusal(tasks, batch.endpoint, name):
+            raise _Refused([{"code": found[0], "line": None, "message": found[1], "param": "body.model"}])
+    table = BatchRequest._meta.db_table
+    kept = ", ".join(("line", '"offset"', "length", "custom_id", "model_index", "prefix"))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {table} (batch_id, {kept}, state, crashes) SELECT %s, {kept}, 0, 0 FROM {table} "  # noqa: S608
+            "WHERE batch_id = %s AND state = ANY(%s)",
+            [batch.pk, before.pk, [state.value for state in RequestState.retryable()]],
+        )
+        return cursor.rowcount, before.model_names

@@ -1,0 +1,215 @@
+"""`manage.py batch`: submit batches and look after them, on this server or a distant one."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from batches.management import access, report
+from batches.management.terminal import JsonLines, reader_may_leave
+from batches.management.watch import watch
+from batches.management.whole_file import NotAFile, whole_file
+from batches.remote import Remote, RemoteError
+from vbs.logs import one_line
+from vbs.openai.schema import BatchObject
+
+FIRST_LINE_BYTES = 16 * 2**20
+
+
+class Command(BaseCommand):
+    help = "Submit batches, watch them, get their results: on this server, or with --url and --key on a distant one."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+        def action(name: str, about: str, batch: bool = True) -> CommandParser:
+            made: CommandParser = actions.add_parser(name, help=about, description=about)
+            if batch:
+                made.add_argument("batch_id", metavar="ID")
+            access.add_arguments(made)
+            return made
+
+        submit = action("submit", "upload a JSONL file and run it", batch=False)
+        submit.add_argument("file", type=Path, metavar="FILE")
+        submit.add_argument("--model", default="", help="for lines that name none")
+        submit.add_argument("--endpoint", default="", help="the url of the file's first line unless given")
+        submit.add_argument("--priority", type=int, help="-100 to 100; higher runs first (0)")
+        submit.add_argument("--metadata", nargs="+", action="extend", default=[], metavar="K=V")
+        submit.add_argument("--wait", action="store_true", help="show the progress until it has ended")
+
+        listing = action("list", "the newest batches", batch=False)
+        listing.add_argument("--limit", type=int, default=20, metavar="N", help="how many (20)")
+        listing.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
+
+        show = action("show", "one batch")
+        show.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
+        show.add_argument("--wait", action="store_true", help="show the progress until it has ended")
+
+        action("cancel", "stop a batch; what is finished is kept")
+
+        results = action("results", "the output lines, also of a batch that still runs")
+        results.add_argument("--errors", action="store_true", help="the error lines instead")
+        results.add_argument("--out", type=Path, metavar="FILE", help="into this file, in place when it is whole")
+
+        retry = action("retry", "a new batch of what failed or expired in this one")
+        retry.add_argument("--wait", action="store_true", help="show the progress until it has ended")
+
+        action("logs", "what happened to a batch")
+
+    def handle(self, *, action: str, url: str | None, key: str | None, project: str | None, **options: Any) -> None:
+        self.where = [
+            word for name, value in (("--url", url), ("--project", project)) if value for word in (name, value)
+        ]
+        try:
+            with access.connected(url, key, project, "manage.py batch") as remote, reader_may_leave():
+                getattr(self, f"_{action}")(remote, **options)
+        except RemoteError as error:
+            raise CommandError(one_line(access.explained(error))) from error
+        except (NotAFile, OSError) as error:
+            raise CommandError(one_line(str(error))) from error
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    # Actions
+
+    def _submit(
+        self,
+        remote: Remote,
+        file: Path,
+        model: str,
+        endpoint: str,
+        priority: int | None,
+        metadata: list[str],
+        wait: bool,
+        **_: Any,
+    ) -> None:
+        if not file.is_file():
+            raise CommandError(f"There is no file {str(file)!r}.")
+        pairs = dict(map(pair, metadata))
+        try:
+            batch = remote.submit(
+                file, model=model, endpoint=endpoint or first_url(file), priority=priority, metadata=pairs
+            )
+        except KeyboardInterrupt:
+            self._tell(f"Interrupted; whether the server has taken it in, {self._command('list')} shows.")
+            raise
+        self._accepted(remote, batch, wait)
+
+    def _list(self, remote: Remote, limit: int, as_json: bool, **_: Any) -> None:
+        if limit < 1:
+            raise CommandError(f"--limit is {limit}; it must be at least 1.")
+        batches = list(remote.batches(limit))
+        if as_json:
+            self.stdout.write(json.dumps(batches, indent=2))
+        elif batches:
+            self.stdout.write(report.listing(batches))
+        else:
+            self._tell("no batches yet: try 'manage.py batch submit FILE'")
+
+    def _show(self, remote: Remote, batch_id: str, as_json: bool, wait: bool, **_: Any) -> None:
+        batch = remote.retrieve(batch_id)
+        if wait and not report.ended(batch):
+            batch = self._watched(remote, batch)[0]
+        if as_json:
+            self.stdout.write(json.dumps(batch, indent=2))
+            return
+        self.stdout.write(report.details(batch))
+        if batch["errors"]:
+            self.stdout.write("\n" + report.error_table(batch["errors"]["data"]))
+
+    def _cancel(self, remote: Remote, batch_id: str, **_: Any) -> None:
+        self.stdout.write(one_line(remote.cancel(batch_id)["status"]))
+
+    def _results(self, remote: Remote, batch_id: str, errors: bool, out: Path | None, **_: Any) -> None:
+        batch = remote.retrieve(batch_id)
+        if not report.ended(batch):
+            self._tell(f"it is {batch['status']}; these are the lines so far")
+        pieces = remote.errors(batch_id) if errors else remote.results(batch_id)
+        if out is None:
+            sink = JsonLines(self.stdout)
+            for piece in pieces:
+                sink.write(piece)
+            return
+        with whole_file(out) as file:
+            for piece in pieces:
+                file.write(piece)
+            size = file.tell()
+        self._tell(f"{size:,} bytes in {out}")
+
+    def _retry(self, remote: Remote, batch_id: str, wait: bool, **_: Any) -> None:
+        self._accepted(remote, remote.retry(batch_id), wait)
+
+    def _logs(self, remote: Remote, batch_id: str, **_: Any) -> None:
+        for line in b"".join(remote.logs(batch_id)).decode(errors="replace").splitlines():
+            self.stdout.write(one_line(line))
+
+    # What they share
+
+    def _accepted(self, remote: Remote, batch: BatchObject, wait: bool) -> None:
+        """The id alone is on standard output, for scripts; with --wait the summary follows."""
+        self.stdout.write(one_line(batch["id"]))
+        self.stdout.flush()
+        if not wait:
+            self._tell(f"{self._command('show', batch['id'], '--wait')} shows how it gets on")
+            return
+        batch, loading_seconds = self._watched(remote, batch)
+        self.stdout.write(report.summary(batch, loading_seconds))
+        if batch["errors"]:
+            self.stdout.write("\n" + report.error_table(batch["errors"]["data"]))
+        if batch["output_file_id"]:
+            self._tell(f"{self._command('results', batch['id'], '--out', 'FILE')} gets the answers")
+        if not report.went_well(batch):
+            self.stdout.flush()
+            raise CommandError(self._shortfall(batch))
+
+    def _watched(self, remote: Remote, batch: BatchObject) -> tuple[BatchObject, float]:
+        try:
+            watched = watch(remote, batch, sys.stderr)
+        except (KeyboardInterrupt, RemoteError):
+            self._tell(
+                f"The batch goes on without us; {self._command('show', batch['id'], '--wait')} comes back to it."
+            )
+            raise
+        return watched.batch, watched.loading_seconds
+
+    def _shortfall(self, batch: BatchObject) -> str:
+        counts, said = batch["request_counts"], f"{batch['id']} is {batch['status']}"
+        if failed := counts["failed"]:
+            said += f"; {failed:,} of {counts['total']:,} requests failed: "
+            said += self._command("results", batch["id"], "--errors")
+        elif not batch["errors"]:  # these have been shown
+            said += f": {self._command('logs', batch['id'])}"
+        return one_line(said)
+
+    def _command(self, action: str, *words: str) -> str:
+        return one_line(f"'{shlex.join(['manage.py', 'batch', action, *words, *self.where])}'")
+
+    def _tell(self, text: str) -> None:
+        """Beside the results: not in the colour of errors."""
+        self.stderr.write(one_line(text), style_func=str)
+        self.stderr.flush()
+
+
+def pair(text: str) -> tuple[str, str]:
+    name, given, value = text.partition("=")
+    if not given or not name:
+        raise CommandError(f"--metadata has {text!r}; it must look like name=value (and FILE comes before it).")
+    return name, value
+
+
+def first_url(path: Path) -> str:
+    """Of the first request; empty when it is not to be seen: the server will say what is wrong."""
+    with path.open("rb") as file:
+        for line in iter(lambda: file.readline(FIRST_LINE_BYTES), b""):
+            if line.strip():
+                try:
+                    url = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))["url"]
+                except (orjson.JSONDecodeError, KeyError, TypeError):
+                    return ""
+                return url if isinstance(url, str) else ""
+    return ""

@@ -1,0 +1,55 @@
+"""Prompts with `{column}` in them. Nothing but columns can be named there: no attribute, no index, no format."""
+
+import re
+from collections.abc import Mapping
+
+SHOWN = 50  # columns named in a message
+
+_PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
+class TemplateError(Exception):
+    """The template is not one, or names a column that is not there; the message says which."""
+
+
+class Template:
+    """`{name}` stands for the column of that name; `{{` and `}}` for a brace. A value is put in as it is."""
+
+    def __init__(self, text: str) -> None:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise TemplateError(f"{text[:60]!r} is not text in UTF-8.") from None
+        self._literals: list[str] = []  # one more than there are columns
+        self._columns: list[str] = []
+        literal, end = "", 0
+        for part in _PART.finditer(text):
+            literal += text[end : part.start()]
+            end = part.end()
+            if part[1] is not None:
+                self._literals.append(literal)
+                self._columns.append(part[1])
+                literal = ""
+            elif len(part[0]) == 2:
+                literal += part[0][0]
+            else:
+                raise TemplateError(f"A single {part[0]} at character {part.start() + 1}: write {part[0] * 2} for it.")
+        self._literals.append(literal + text[end:])
+
+    def fill(self, row: Mapping[str, str]) -> str:
+        """Raises TemplateError."""
+        filled = self._literals[0]
+        for column, literal in zip(self._columns, self._literals[1:], strict=True):
+            filled += value(row, column) + literal
+        return filled
+
+
+def value(row: Mapping[str, str], column: str) -> str:
+    """Of that column. Raises TemplateError, which names those that there are."""
+    if column in row:
+        return row[column]
+    if not row:
+        raise TemplateError(f"There is no column {column!r}; there are none. {{{{ is a literal brace.")
+    names = ", ".join(repr(name[:60]) for name in list(row)[:SHOWN])
+    more = f" and {len(row) - SHOWN} more" if len(row) > SHOWN else ""
+    raise TemplateError(f"There is no column {column!r}; there is {names}{more}. {{{{ is a literal brace.")

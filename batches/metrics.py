@@ -1,0 +1,48 @@
+"""Gauges that are read from the tables at each scrape. Only what is live is counted: old batches cost nothing."""
+
+from collections.abc import Iterable, Iterator
+
+from django.db.models import Count, Sum
+from django.utils import timezone
+from prometheus_client import REGISTRY
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from batches.models import Batch
+from models_registry.models import Worker
+
+
+class BatchCollector(Collector):
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return []  # so that registering asks nothing of the database
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        live = GaugeMetricFamily("vbs_batches", "Batches that have not ended", labels=["status"])
+        for status, count in Batch.objects.live().order_by().values_list("status").annotate(Count("id")):
+            live.add_metric([status], count)
+        yield live
+        yield GaugeMetricFamily(
+            "vbs_batches_waiting", "Batches that wait for a GPU", value=Batch.objects.waiting().count()
+        )
+        sums = Batch.objects.running().aggregate(
+            requests=Sum("requests_per_second"), tokens=Sum("tokens_per_second"), total=Sum("total"),
+            completed=Sum("completed"), failed=Sum("failed"),
+        )  # fmt: skip
+        yield GaugeMetricFamily("vbs_requests_per_second", "Of the running batches", value=sums["requests"] or 0)
+        yield GaugeMetricFamily("vbs_tokens_per_second", "Of the running batches", value=sums["tokens"] or 0)
+        left = (sums["total"] or 0) - (sums["completed"] or 0) - (sums["failed"] or 0)
+        yield GaugeMetricFamily("vbs_requests_left", "Of the running batches", value=left)
+        age = GaugeMetricFamily(
+            "vbs_worker_heartbeat_age_seconds", "Since a worker's last sign of life", labels=["cluster", "worker"]
+        )
+        loaded = GaugeMetricFamily("vbs_engine_loaded", "1 for the model that a worker has loaded", labels=["model"])
+        for worker in Worker.objects.all():
+            age.add_metric([worker.cluster, str(worker)], (timezone.now() - worker.heartbeat_at).total_seconds())
+            if worker.model_name:
+                loaded.add_metric([worker.model_name], 1)
+        yield age
+        yield loaded
+
+
+def register() -> None:
+    REGISTRY.register(BatchCollector())

@@ -1,0 +1,500 @@
+"""Files, uploads, batches and their requests. State changes are methods here; nobody assigns `status` from outside."""
+
+import hashlib
+import logging
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from models_registry.models import Model
+from vbs.accounts.models import Project
+from vbs.broker import wake
+from vbs.openai import ids
+from vbs.openai.errors import Conflict
+
+log = logging.getLogger(__name__)
+
+
+class Purpose(models.TextChoices):
+    BATCH = "batch"
+    BATCH_OUTPUT = "batch_output"
+    FINE_TUNE = "fine-tune"
+    ASSISTANTS = "assistants"
+    USER_DATA = "user_data"
+    EVALS = "evals"
+    VISION = "vision"
+
+
+PURGE_GRACE = timedelta(hours=1)  # a file that is being taken in is hidden at first; it must not be cleaned away
+UPLOAD_PURPOSES = tuple(purpose.value for purpose in Purpose if purpose is not Purpose.BATCH_OUTPUT)
+
+
+class FileQuerySet(models.QuerySet["File"]):
+    def visible(self, project: Project) -> "FileQuerySet":
+        """What this project can see: its own, neither deleted nor expired."""
+        return self.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()), project=project, deleted_at=None)
+
+    def purgeable(self) -> "FileQuerySet":
+        """Gone for everybody, and no batch needs the bytes any more."""
+        now = timezone.now()
+        gone = Q(deleted_at__lte=now - PURGE_GRACE) | Q(expires_at__lte=now)
+        return self.filter(gone, purged_at=None).exclude(
+            pk__in=Batch.objects.live().exclude(input_file=None).values("input_file_id")
+        )
+
+
+class File(models.Model):
+    id = models.CharField(primary_key=True, max_length=40, default=ids.file_id, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="files")
+    filename = models.CharField(max_length=500, help_text="A label; it never becomes a path")
+    purpose = models.CharField(max_length=20, choices=Purpose.choices)
+    bytes = models.BigIntegerField()
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    deleted_at = models.DateTimeField(null=True, blank=True)
+    purged_at = models.DateTimeField(null=True, blank=True, help_text="When the bytes were removed")
+
+    objects = FileQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["project", "-id"], name="file_by_project"),
+            models.Index(fields=["expires_at"], name="file_unpurged", condition=Q(purged_at=None)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.id} ({self.filename})"
+
+    @property
+    def blob(self) -> str:
+        """Where the bytes are in the storage."""
+        return f"{self.id[-2:]}/{self.id}"
+
+    def delete_softly(self) -> bool:
+        """Hide it at once; the bytes go when nothing needs them. False when somebody else was first."""
+        return bool(File.objects.filter(pk=self.pk, deleted_at=None).update(deleted_at=timezone.now()))
+
+
+class UploadStatus(models.TextChoices):
+    PENDING = "pending"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class Upload(models.Model):
+    """A file that comes in parts."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=ids.upload_id, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="uploads")
+    filename = models.CharField(max_length=500)
+    purpose = models.CharField(max_length=20, choices=Purpose.choices)
+    mime_type = models.CharField(max_length=200)
+    bytes = models.BigIntegerField()
+    file_seconds = models.PositiveIntegerField(null=True, help_text="expires_after of the file to be")
+    status = models.CharField(max_length=10, choices=UploadStatus.choices, default=UploadStatus.PENDING)
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField(db_index=True)
+    file = models.OneToOneField(File, null=True, on_delete=models.SET_NULL)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.id} ({self.filename})"
+
+
+class UploadPart(models.Model):
+    id = models.CharField(primary_key=True, max_length=40, default=ids.part_id, editable=False)
+    upload = models.ForeignKey(Upload, on_delete=models.CASCADE, related_name="parts")
+    bytes = models.BigIntegerField()
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return self.id
+
+    @property
+    def blob(self) -> str:
+        return f"parts/{self.upload_id}/{self.id}"
+
+
+class BatchStatus(models.TextChoices):
+    VALIDATING = "validating"  # being read, or read and waiting for the GPU (validated_at is set then)
+    FAILED = "failed"  # a bad line, or a model that cannot be loaded
+    IN_PROGRESS = "in_progress"  # has been on the GPU; it may be waiting for its next turn
+    FINALIZING = "finalizing"  # its files are being written; `outcome` says what it will be
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"  # nothing new starts; its files are being written
+    CANCELLED = "cancelled"
+
+
+TERMINAL = (BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED)
+RUNNABLE = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
+CLOSING = (BatchStatus.FINALIZING, BatchStatus.CANCELLING)
+
+
+class LeaseLost(Exception):
+    """The batch was taken over, or ended, since we claimed it."""
+
+
+class BatchQuerySet(models.QuerySet["Batch"]):
+    def visible(self, project: Project) -> "BatchQuerySet":
+        return self.filter(project=project, hidden=False)
+
+    def live(self) -> "BatchQuerySet":
+        return self.exclude(status__in=TERMINAL)
+
+    def unleased(self) -> "BatchQuerySet":
+        return self.filter(Q(leased_until=None) | Q(leased_until__lt=Now()))
+
+    def waiting(self) -> "BatchQuerySet":
+        """Validated, not ended, and on no worker: in the order in which the queue is read."""
+        return (
+            self.filter(status__in=RUNNABLE, validated_at__isnull=False)
+            .unleased()
+            .order_by("-priority", "validated_at", "id")
+        )
+
+    def running(self) -> "BatchQuerySet":
+        return self.filter(status__in=RUNNABLE, leased_by__isnull=False, leased_until__gte=Now())
+
+    def places(self) -> dict[str, int]:
+        """Where the first of the queue are: 0 for what runs, from 1 on for what waits."""
+        running = dict.fromkeys(self.running().values_list("pk", flat=True)[:1000], 0)
+        waiting = self.waiting().values_list("pk", flat=True)[:1000]
+        return running | {pk: place for place, pk in enumerate(waiting, 1)}
+
+    def claim(self, batch_id: str, worker: uuid.UUID) -> "Batch | None":
+        """Take the lease, or None when somebody else has it or the batch cannot run any more."""
+        until = Now() + timedelta(seconds=settings.VBS_LEASE_SECONDS)
+        taken = (
+            self.waiting().filter(pk=batch_id).update(leased_by=worker, leased_until=until, attempts=F("attempts") + 1)
+        )
+        return self.get(pk=batch_id) if taken else None
+
+    def that_need(self, model: Model) -> list[str]:
+        """What keeps a model from being removed."""
+        found = self.live().filter(model_names__contains=[model.name]).values_list("pk", "status")
+        return [f"batch {pk} ({status})" for pk, status in found[:10]]
+
+    def release_all(self, worker: uuid.UUID) -> int:
+        """Give back what a worker that is known to be dead still holds."""
+        return self.filter(leased_by=worker).update(leased_by=None, leased_until=None)
+
+
+class Batch(models.Model):
+    id = models.CharField(primary_key=True, max_length=40, default=ids.batch_id, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="batches")
+    input_file_id_given = models.CharField(max_length=200, help_text="As the client sent it")
+    input_file = models.ForeignKey(File, null=True, on_delete=models.PROTECT, related_name="+")
+    endpoint = models.CharField(max_length=40)
+    completion_window = models.CharField(max_length=10)
+    metadata = models.JSONField(null=True, blank=True)
+    priority = models.SmallIntegerField(default=0)
+    default_model = models.CharField(max_length=200, blank=True, help_text="For lines that name none")
+    output_seconds = models.PositiveIntegerField(null=True, help_text="output_expires_after")
+    retry_of = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="retries")
+
+    status = models.CharField(max_length=12, choices=BatchStatus.choices, default=BatchStatus.VALIDATING)
+    outcome = models.CharField(max_length=12, choices=BatchStatus.choices, blank=True)
+    hidden = models.BooleanField(default=False, help_text="Deleted by its owner")
+    errors = models.JSONField(null=True, blank=True)
+    model_names = models.JSONField(default=list, help_text="In the order in which the file mentions them")
+    total = models.PositiveIntegerField(default=0)
+    completed = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    input_tokens = models.BigIntegerField(default=0)
+    cached_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+    reasoning_tokens = models.BigIntegerField(default=0)
+    tokens_per_second = models.FloatField(null=True)
+    requests_per_second = models.FloatField(null=True)
+    output_file = models.ForeignKey(File, null=True, on_delete=models.PROTECT, related_name="+")
+    error_file = models.ForeignKey(File, null=True, on_delete=models.PROTECT, related_name="+")
+
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField()
+    validated_at = models.DateTimeField(null=True)
+    in_progress_at = models.DateTimeField(null=True)
+    finalizing_at = models.DateTimeField(null=True)
+    completed_at = models.DateTimeField(null=True)
+    failed_at = models.DateTimeField(null=True)
+    expired_at = models.DateTimeField(null=True)
+    cancelling_at = models.DateTimeField(null=True)
+    cancelled_at = models.DateTimeField(null=True)
+    purged_at = models.DateTimeField(null=True, help_text="When the request rows were deleted")
+
+    leased_by = models.UUIDField(null=True)
+    leased_until = models.DateTimeField(null=True)
+    attempts = models.PositiveIntegerField(default=0, help_text="How often a worker took it up")
+
+    objects = BatchQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name_plural = "batches"
+        indexes = [
+            models.Index(fields=["project", "-id"], name="batch_by_project"),
+            models.Index(
+                fields=["-priority", "validated_at", "id"], name="batch_queue", condition=Q(status__in=RUNNABLE)
+            ),
+            models.Index(fields=["status"], name="batch_live", condition=~Q(status__in=TERMINAL)),
+            models.Index(fields=["input_file"], name="batch_needs_file", condition=~Q(status__in=TERMINAL)),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def pending(self) -> int:
+        return self.total - self.completed - self.failed
+
+    def queue_position(self) -> int | None:
+        """0 while it runs, else its place among those that wait; None before it is validated and after its end."""
+        if self.status not in RUNNABLE or self.validated_at is None:
+            return None
+        if self.leased_by and self.leased_until and self.leased_until >= timezone.now():
+            return 0
+        ahead = Q(priority__gt=self.priority) | Q(priority=self.priority, validated_at__lt=self.validated_at)
+        ahead |= Q(priority=self.priority, validated_at=self.validated_at, id__lt=self.pk)
+        return 1 + Batch.objects.waiting().filter(ahead).count()
+
+    def note(self, message: str, level: str = "info") -> None:
+        """A line in the batch's own log, and in the worker's."""
+        BatchEvent.objects.create(batch=self, level=level, message=message)
+        log.log(logging.getLevelName(level.upper()), "%s: %s", self.pk, message)
+
+    # State changes. Each locks the row, looks, changes and says whether it did; the instance is fresh afterwards.
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with transaction.atomic():
+            self.refresh_from_db(from_queryset=Batch.objects.select_for_update())
+            yield
+
+    def _enter(self, status: BatchStatus, **fields: Any) -> None:
+        """Set a status with its timestamp, which is never before an earlier one, whatever the clock does."""
+        stamp = f"{status.value}_at"
+        earlier = [self.created_at, self.in_progress_at, self.finalizing_at, self.cancelling_at]
+        fields |= {"status": status, stamp: max([timezone.now(), *(one for one in earlier if one)])}
+        for name, value in fields.items():
+            setattr(self, name, value)
+        self.save(update_fields=list(fields))
+
+    def mark_validated(self, model_names: list[str], total: int) -> bool:
+        """Every line is good: into the queue."""
+        with self._locked():
+            if self.status != BatchStatus.VALIDATING or self.validated_at:
+                return False
+            self.model_names, self.total, self.validated_at = model_names, total, timezone.now()
+            self.save(update_fields=["model_names", "total", "validated_at"])
+            self.note(f"Validated: {total:,} requests for {', '.join(model_names)}; waiting for the GPU.")
+            wake("gpu")
+        return True
+
+    def fail(self, errors: list[dict[str, Any]]) -> bool:
+        """End it before anything ran. `errors`: code, line, message, param of each."""
+        with self._locked():
+            if self.status != BatchStatus.VALIDATING:
+                return False
+            self._enter(BatchStatus.FAILED, errors=errors, leased_by=None, leased_until=None)
+            self.note(f"Failed: {errors[0]['message'] if errors else 'no reason given'}", "error")
+        return True
+
+    def start(self, worker: uuid.UUID) -> None:
+        """The first request is about to be sent. Raises LeaseLost."""
+        with self._locked():
+            if self.leased_by != worker or self.status not in RUNNABLE:
+                raise LeaseLost(self.pk)
+            if self.status == BatchStatus.VALIDATING:
+                self._enter(BatchStatus.IN_PROGRESS)
+
+    def finish(self, worker: uuid.UUID | None = None) -> bool:
+        """Nothing is left to run, or its time is over: release the lease and have its files written.
+
+        Past `expires_at` every request without an answer is expired first. False when there is nothing to finish.
+        """
+        with self._locked():
+            if worker and self.leased_by != worker:
+                return False
+            if self.status == BatchStatus.CANCELLING:
+                self._release()
+            elif self.status in RUNNABLE:
+                pending = self.requests.filter(state=RequestState.PENDING)
+                outcome = BatchStatus.COMPLETED
+                if self.pending and self.expires_at <= timezone.now():
+                    expired = pending.update(state=RequestState.EXPIRED, finished_at=Now())
+                    self.failed = F("failed") + expired
+                    self.save(update_fields=["failed"])
+                    self.refresh_from_db(fields=["failed"])
+                    outcome = BatchStatus.EXPIRED
+                    self.note(f"Expired with {expired:,} requests not run.", "warning")
+                elif self.pending:
+                    return False
+                self._enter(BatchStatus.FINALIZING, outcome=outcome, leased_by=None, leased_until=None)
+            else:
+                return False
+            wake("finalize", self.pk)
+        return True
+
+    def end(self, output_file: File | None, error_file: File | None) -> bool:
+        """Its files are written: enter the terminal state. False when somebody else was first."""
+        with self._locked():
+            if self.status not in CLOSING:
+                return False
+            status = BatchStatus.CANCELLED if self.status == BatchStatus.CANCELLING else BatchStatus(self.outcome)
+            self._enter(status, output_file=output_file, error_file=error_file, requests_per_second=None)
+            self.note(f"{status.value.capitalize()}: {self.completed:,} completed, {self.failed:,} failed.")
+        return True
+
+    def request_cancel(self) -> None:
+        """Stop as soon as possible. Raises Conflict when it has ended otherwise."""
+        with self._locked():
+            if self.status in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
+                return
+            if self.is_terminal:
+                raise Conflict(f"Cannot cancel a batch with status '{self.status}'.", code="batch_not_cancellable")
+            self._enter(BatchStatus.CANCELLING, outcome=BatchStatus.CANCELLED)
+            self.note("Cancellation was asked for.")
+            if self.leased_until is None or self.leased_until < timezone.now():
+                wake("finalize", self.pk)
+
+    def hide(self) -> None:
+        """The owner deleted it: cancel what still runs, and show it no more."""
+        if not self.is_terminal:
+            self.request_cancel()
+        Batch.objects.filter(pk=self.pk).update(hidden=True)
+        self.hidden = True
+
+    def _release(self) -> None:
+        self.leased_by = self.leased_until = None
+        self.save(update_fields=["leased_by", "leased_until"])
+
+    def release(self, worker: uuid.UUID) -> None:
+        """Give the lease back with work left, for whoever is next."""
+        if Batch.objects.filter(pk=self.pk, leased_by=worker).update(leased_by=None, leased_until=None):
+            wake("gpu")
+
+    def postpone(self, worker: uuid.UUID, seconds: float) -> None:
+        """Give the lease back, and let nobody have it for a while."""
+        until = Now() + timedelta(seconds=seconds)
+        Batch.objects.filter(pk=self.pk, leased_by=worker).update(leased_by=None, leased_until=until)
+
+    def retry(self) -> "Batch":
+        """A new batch of just the failed and expired requests. Raises Conflict when there is nothing to run."""
+        if not self.is_terminal:
+            raise Conflict(f"Cannot retry a batch with status '{self.status}'; wait until it has ended.")
+        if self.purged_at or self.input_file is None or self.input_file.purged_at:
+            raise Conflict("Cannot retry: the requests of this batch are no longer kept.", code="requests_expired")
+        if not self.requests.filter(state__in=RequestState.retryable()).exists():
+            raise Conflict("There is nothing to retry: no request of this batch failed or expired.")
+        again = Batch(
+            project=self.project,
+            input_file_id_given=self.input_file_id_given,
+            input_file=self.input_file,
+            endpoint=self.endpoint,
+            completion_window=self.completion_window,
+            metadata=self.metadata,
+            priority=self.priority,
+            default_model=self.default_model,
+            output_seconds=self.output_seconds,
+            retry_of=self,
+            expires_at=timezone.now() + (self.expires_at - self.created_at),
+        )
+        with transaction.atomic():
+            again.save(force_insert=True)
+            again.note(f"Created to retry {self.pk}.")
+            wake("validate", again.pk)
+        return again
+
+
+class RequestState(models.IntegerChoices):
+    PENDING = 0  # to be run, or being run
+    COMPLETED = 1
+    FAILED = 2
+    EXPIRED = 3
+
+    @classmethod
+    def retryable(cls) -> "tuple[RequestState, ...]":
+        return (cls.FAILED, cls.EXPIRED)
+
+
+class BatchRequest(models.Model):
+    """One line of the input: where it is, and what came of it. Only the runner's commit changes a row."""
+
+    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="requests", db_index=False)
+    line = models.PositiveIntegerField(help_text="Its line in the input file, from 1")
+    offset = models.BigIntegerField(help_text="Where the line starts, in bytes")
+    length = models.PositiveIntegerField(help_text="How long it is, in bytes, without the line end")
+    custom_id = models.CharField(max_length=512)
+    model_index = models.PositiveSmallIntegerField(help_text="Which of the batch's models")
+    prefix = models.UUIDField(help_text="Requests that begin alike have prefixes that sort next to each other")
+    state = models.SmallIntegerField(choices=RequestState.choices, default=RequestState.PENDING)
+    crashes = models.PositiveSmallIntegerField(default=0, help_text="Engine deaths while it was in flight")
+    status_code = models.PositiveSmallIntegerField(null=True)
+    response = models.TextField(null=True, help_text="The body of the answer, JSON on one line")  # noqa: DJ001
+    request_id = models.CharField(max_length=100, null=True)  # noqa: DJ001
+    error_code = models.CharField(max_length=100, null=True)  # noqa: DJ001
+    error_message = models.TextField(null=True)  # noqa: DJ001
+    input_tokens = models.PositiveIntegerField(null=True)
+    output_tokens = models.PositiveIntegerField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["batch", "line"]
+        constraints = [models.UniqueConstraint(fields=["batch", "line"], name="request_once")]
+        indexes = [
+            models.Index(
+                fields=["batch", "model_index", "prefix", "line"],
+                name="request_pending",
+                condition=Q(state=RequestState.PENDING),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.batch_id}:{self.line}"
+
+    @property
+    def wire_id(self) -> str:
+        return "batch_req_" + hashlib.sha256(f"{self.batch_id}:{self.line}".encode()).hexdigest()[:24]
+
+
+class BatchEvent(models.Model):
+    """The log of one batch."""
+
+    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="events")
+    at = models.DateTimeField(default=timezone.now)
+    level = models.CharField(max_length=8, default="info")
+    message = models.TextField()
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.level.upper()} {self.message}"
+
+
+def seconds(window: str) -> int:
+    """Seconds of a completion window such as `24h`, `30m` or `7d`. Raises ValueError."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = window[:-1], window[-1:]
+    if unit not in units or not (number.isascii() and number.isdigit()) or not int(number):
+        raise ValueError(f"{window!r} is not a time such as 24h, 30m or 7d")
+    return int(number) * units[unit]

@@ -1,0 +1,357 @@
+"""Run a batch on an engine: lines of the input file go out, answers are committed as they come.
+
+The database is the truth: a request is done when its row says so, in the same transaction as the batch's counts. A
+worker that dies leaves at most its requests in flight to be run again; a worker that has lost its lease cannot commit.
+"""
+
+import asyncio
+import enum
+import logging
+import math
+import os
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import orjson
+from django.conf import settings
+from django.db import connection
+
+from batches import blobs, commit
+from batches.models import Batch, LeaseLost, RequestState
+from batches.outcomes import Outcome, failure, outcome
+from models_registry.engine.client import Call, Client, EngineDied, Limits
+from models_registry.engine.reasons import LoadError
+from models_registry.engine.server import Engine
+from models_registry.gpu import Gpu, Work
+from models_registry.models import Model, WorkerState
+from vbs.logs import bind
+from vbs.outages import DATABASE_ERRORS, insist
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TICK_SECONDS = 0.4  # between commits, and between looks at what others did to the batch
+RENEW_SECONDS = 5.0  # a lease is renewed this often when nothing is committed
+PAGE = 1000  # rows read at once
+BUFFER_BYTES = 64 * 2**20  # answers that may wait for a commit
+RATE_SECONDS = 30.0  # over which the rates are measured
+OUTRANKED_SECONDS = 2.0  # between looks for something more urgent
+OUTAGE_SECONDS = 600.0  # how long answers are held while the database is away
+AGAIN_SECONDS = 30  # before a batch with an unforeseen error is tried again
+IDLE_DEATHS = 3  # engine deaths in a row with nothing in flight, before we give up on the model
+
+ALONE = 2  # from this many engine deaths on, a request is run alone
+
+
+class End(enum.Enum):
+    """Why a run on an engine ended."""
+
+    DONE = "no request of this model is left"
+    CLOSED = "the batch was cancelled or has expired"
+    YIELDED = "something more urgent waits"
+    STOPPED = "this worker has to stop"
+
+
+# How long what is in flight may go on when the batch leaves with work left, in seconds.
+DRAIN = {End.YIELDED: 30.0, End.STOPPED: 2.0}
+
+
+class Interrupted(Exception):
+    """While a model was loading the batch ended, or the worker had to stop."""
+
+    def __init__(self, end: End) -> None:
+        super().__init__(end.value)
+        self.end = end
+
+
+class BatchSource:
+    """Batches, as the arbiter sees them."""
+
+    def waiting(self, loaded: str) -> list[Work]:
+        found: list[Work] = []
+        for batch in Batch.objects.waiting().only("model_names", "priority", "validated_at", "expires_at")[:200]:
+            if found and batch.priority < found[0].priority:
+                break
+            assert batch.validated_at is not None
+            model = self._model(batch, loaded)
+            found.append(Work(self, batch.pk, model, batch.priority, batch.validated_at, batch.expires_at))
+        return found
+
+    def _model(self, batch: Batch, loaded: str) -> str:
+        """Which of its models is next: the loaded one if it has requests left, else the first that has."""
+        names: list[str] = batch.model_names
+        if len(names) == 1:
+            return names[0]
+        order = sorted(range(len(names)), key=lambda index: names[index] != loaded)
+        pending = batch.requests.filter(state=RequestState.PENDING)
+        return next((names[index] for index in order if pending.filter(model_index=index).exists()), names[0])
+
+    def run(self, work: Work, gpu: Gpu) -> None:
+        batch = Batch.objects.claim(work.id, gpu.worker.pk)
+        if batch is None:
+            return
+        with bind(batch_id=batch.pk):
+            try:
+                Runner(batch, work, gpu).run()
+            except LeaseLost:
+                log.warning("The lease of this batch was lost; somebody else goes on with it")
+            except DATABASE_ERRORS:
+                raise
+            except Exception as error:
+                log.exception("Unforeseen error while running the batch")
+                batch.note(f"Unforeseen error, trying again in {AGAIN_SECONDS} s: {error!r}", "error")
+                batch.postpone(gpu.worker.pk, AGAIN_SECONDS)
+
+
+class Runner:
+    """One batch, one of its models: load it, run what is pending, through engine deaths, until an end."""
+
+    def __init__(self, batch: Batch, work: Work, gpu: Gpu) -> None:
+        self.batch, self.work, self.gpu = batch, work, gpu
+        self.worker = gpu.worker.pk
+        self.model_index: int = batch.model_names.index(work.model)
+        self._looked = 0.0
+
+    def run(self) -> None:
+        """Raises LeaseLost, and OperationalError when the database stays away."""
+        idle_deaths = 0
+        while True:
+            try:
+                engine = self._acquire()
+                if idle_deaths >= IDLE_DEATHS:
+                    raise LoadError(f"the engine ended {IDLE_DEATHS} times by itself")
+            except LoadError as error:
+                self._cannot_load(error)
+                return self._leave(End.DONE)
+            except Interrupted as interrupted:
+                return self._leave(interrupted.end)
+            self.batch.start(self.worker)
+            self.gpu.show(WorkerState.RUNNING, f"Running {self.batch.pk} on {self.work.model}")
+            assert self.batch.input_file is not None
+            with blobs.local(self.batch.input_file.blob) as path:
+                run = Run(self, engine, path)
+                try:
+                    return self._leave(run.drive())
+                except EngineDied as death:
+                    idle_deaths = 0 if death.in_flight else idle_deaths + 1
+                    self._mourn(death, alone=run.alone)
+
+    def _acquire(self) -> Engine:
+        model = Model.objects.filter(name=self.work.model).first()
+        if model is None:
+            raise LoadError(f"the model {self.work.model!r} is not registered any more")
+        self._look()
+        resident, before = self.gpu.resident, self.gpu.resident.engine
+        started = time.monotonic()
+
+        def on_progress(doing: str) -> None:
+            if time.monotonic() - self._looked > 1:
+                self._look()
+                self.gpu.show(WorkerState.LOADING, f"Loading {self.work.model}: {doing}")
+
+        engine = resident.acquire(model.spec(), on_progress)
+        if engine is not before:
+            self.batch.note(f"Loaded {self.work.model} in {time.monotonic() - started:.1f} s.")
+        return engine
+
+    def _look(self) -> None:
+        """Renew the lease; raise Interrupted when loading has no purpose any more."""
+        if commit.commit(self.batch.pk, self.worker, []).closed:
+            raise Interrupted(End.CLOSED)
+        if self.gpu.stopping():
+            raise Interrupted(End.STOPPED)
+        self._looked = time.monotonic()
+
+    def _cannot_load(self, error: LoadError) -> None:
+        """The batch fails when nothing of it has run; else only the lines that need this model do."""
+        message = f"The model '{self.work.model}' could not be loaded: {error}"
+        alone = len(self.batch.model_names) == 1
+        lost = {"code": "model_load_failed", "line": None, "message": message, "param": "body.model"}
+        if not (alone and self.batch.fail([lost])):
+            failed = commit.fail_model(self.batch.pk, self.worker, self.model_index, "model_load_failed", message)
+            self.batch.note(f"{failed:,} requests failed. {message}", "error")
+
+    def _mourn(self, death: EngineDied, alone: bool) -> None:
+        """The engine died: what was in flight is suspect; what was alone in flight did it."""
+        if alone and death.in_flight:
+            message = "The engine died each time this request was running, the last time with no other."
+            commit.commit(
+                self.batch.pk, self.worker, [failure(key, "engine_crashed", message) for key in death.in_flight]
+            )
+        else:
+            commit.mark_crashed(self.batch.pk, self.worker, death.in_flight)
+        self.batch.note(
+            f"The engine died with {len(death.in_flight)} requests in flight; starting it again.", "warning"
+        )
+
+    def _leave(self, end: End) -> None:
+        if end in DRAIN or not self.batch.finish(self.worker):
+            self.batch.release(self.worker)
+        log.info("Leaving the batch: %s", end.value)
+
+
+class Run:
+    """The asynchronous part: one engine's life, or until an end.
+
+    The loop speaks to the engine; one thread speaks to the database, so a slow commit does not slow the engine.
+    """
+
+    def __init__(self, runner: Runner, engine: Engine, path: Path) -> None:
+        self.runner, self.engine, self.path = runner, engine, path
+        self.batch_id, self.worker = runner.batch.pk, runner.worker
+        self.call_path = runner.batch.endpoint.removeprefix("/v1")
+        self.client = Client(engine, Limits(settings.VBS_REQUEST_SECONDS, settings.VBS_REQUEST_ATTEMPTS))
+        self.alone = False
+        self.end: End | None = None
+        self._outcomes: list[Outcome] = []
+        self._bytes = 0
+        self._rates = Rates()
+        self._done = asyncio.Event()  # there is nothing more to tick for
+        self._room = asyncio.Event()  # for more answers to wait for their commit
+        self._room.set()
+
+    def drive(self) -> End:
+        """Raises EngineDied, after what was answered before is committed; LeaseLost; OperationalError."""
+        self._descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="database") as self._database:
+                try:
+                    return asyncio.run(self._drive())
+                finally:
+                    self._database.submit(lambda: connection.close())  # that thread's own
+        finally:
+            os.close(self._descriptor)
+
+    async def _drive(self) -> End:
+        window = math.ceil(self.engine.max_num_seqs * 1.25)  # the engine's own queue is short, and never empty
+        for crashes, size in (((0, 0), window), ((1, ALONE - 1), math.isqrt(window)), ((ALONE, 9999), 1)):
+            self.alone = size == 1
+            end = await self._level(crashes, size)
+            if end is not None:
+                return end
+        return End.DONE
+
+    async def _level(self, crashes: tuple[int, int], window: int) -> End | None:
+        """Run the requests that have seen so many engine deaths, the fewer at a time the more they have seen."""
+        self._done.clear()
+        consumer = asyncio.create_task(self._consume(crashes, window))
+        ticker = asyncio.create_task(self._tick())
+        try:
+            await asyncio.wait((consumer, ticker), return_when=asyncio.FIRST_COMPLETED)
+            if self.end in DRAIN:
+                await self._drain(consumer)
+        finally:
+            self._done.set()
+            if not consumer.done():
+                consumer.cancel()
+            results = await asyncio.gather(consumer, ticker, return_exceptions=True)
+        if isinstance(results[1], BaseException):  # a lost lease says more than what it led to
+            raise results[1]
+        if self._outcomes:
+            await self._flush()
+        if isinstance(results[0], BaseException) and not isinstance(results[0], asyncio.CancelledError):
+            raise results[0]
+        return self.end
+
+    async def _drain(self, consumer: asyncio.Task[None]) -> None:
+        """Nothing new is sent; let what is in flight end, for a while, and commit it."""
+        began = time.monotonic()
+        while not consumer.done():
+            reason = End.STOPPED if self.runner.gpu.stopping() else self.end
+            if reason is None or time.monotonic() - began > DRAIN[reason]:
+                return
+            await asyncio.wait((consumer,), timeout=TICK_SECONDS)
+            if (await self._flush()).closed:
+                return
+
+    async def _consume(self, crashes: tuple[int, int], window: int) -> None:
+        async with aclosing(self.client.answers(self._calls(crashes), window)) as answers:
+            async for answer in answers:
+                made = outcome(answer, self.runner.work.model)
+                self._outcomes.append(made)
+                self._bytes += len(answer.body)
+                self._rates.add(made)
+                if self._bytes > BUFFER_BYTES:
+                    self._room.clear()
+                    await self._room.wait()
+
+    async def _calls(self, crashes: tuple[int, int]) -> AsyncIterator[Call]:
+        """The pending requests, a page at a time, the next one read ahead."""
+
+        def page(after: commit.Pending | None) -> asyncio.Future[list[commit.Pending]]:
+            arguments = (self.batch_id, self.runner.model_index, crashes, after, PAGE)
+            return asyncio.ensure_future(self._in_database(lambda: commit.pending(*arguments)))
+
+        coming = page(None)
+        while rows := await coming:
+            coming = page(rows[-1])
+            for row in rows:
+                if self.end is not None:
+                    coming.cancel()
+                    return
+                yield Call(row.id, self.call_path, self._body(row))
+
+    def _body(self, row: commit.Pending) -> bytes:
+        body = orjson.loads(os.pread(self._descriptor, row.length, row.offset))["body"]
+        body["model"] = self.engine.spec.served_name
+        return orjson.dumps(body)
+
+    async def _tick(self) -> None:
+        """Commit, renew the lease, see what others want; returns when there is an end, or nothing more to do."""
+        renewed = outranked = time.monotonic()
+        gpu, work = self.runner.gpu, self.runner.work
+        while not self._done.is_set() and self.end is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._done.wait(), TICK_SECONDS)
+            now = time.monotonic()
+            if self._outcomes or now - renewed > RENEW_SECONDS:
+                signal, renewed = await self._flush(), now
+            else:
+                signal = await self._in_database(lambda: commit.look(self.batch_id, self.worker))
+            if signal.closed:
+                self.end = End.CLOSED
+            elif gpu.stopping():
+                self.end = End.STOPPED
+            elif now - outranked > OUTRANKED_SECONDS:
+                outranked = now
+                if await self._in_database(lambda: gpu.outranked(work)):
+                    self.end = End.YIELDED
+
+    async def _flush(self) -> commit.Signal:
+        """Commit every answer so far."""
+        taken, self._outcomes, self._bytes = self._outcomes, [], 0
+        requests, tokens = self._rates.read()
+        signal = await self._in_database(lambda: commit.commit(self.batch_id, self.worker, taken, requests, tokens))
+        self._room.set()
+        return signal
+
+    async def _in_database(self, statement: Callable[[], T]) -> T:
+        """Run it in the database's thread; while the database is away the answers wait with us."""
+        return await asyncio.get_running_loop().run_in_executor(self._database, insist, statement, OUTAGE_SECONDS)
+
+
+class Rates:
+    """Requests and output tokens per second, over the last half minute."""
+
+    def __init__(self) -> None:
+        self._requests = self._tokens = 0
+        self._marks = deque([(time.monotonic(), 0, 0)])
+
+    def add(self, made: Outcome) -> None:
+        self._requests += 1
+        self._tokens += made.output_tokens or made.input_tokens
+
+    def read(self) -> tuple[float, float]:
+        now = time.monotonic()
+        self._marks.append((now, self._requests, self._tokens))
+        while len(self._marks) > 2 and now - self._marks[1][0] > RATE_SECONDS:
+            self._marks.popleft()
+        then, requests, tokens = self._marks[0]
+        elapsed = max(now - then, 1e-3)
+        return (self._requests - requests) / elapsed, (self._tokens - tokens) / elapsed

@@ -1,0 +1,106 @@
+"""Find what was left undone, and what is not needed any more. Runs every minute, and whenever an io worker starts."""
+
+import contextlib
+import logging
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from batches import blobs
+from batches.models import (
+    CLOSING,
+    TERMINAL,
+    Batch,
+    BatchRequest,
+    BatchStatus,
+    File,
+    Upload,
+    UploadPart,
+    UploadStatus,
+)
+from models_registry.models import Worker
+from vbs.broker import wake
+
+log = logging.getLogger(__name__)
+
+ORPHAN_SECONDS = 24 * 3600
+ROWS = 20_000  # deleted at once
+BATCHES = 1000  # looked at in one sweep
+
+
+def sweep() -> None:
+    """Idempotent; every part stands for itself: a storage that is out of reach does not keep wake-ups from us."""
+    for part in (
+        _wake_the_forgotten,
+        _expire,
+        _purge_files,
+        _purge_uploads,
+        _purge_requests,
+        _purge_scratch,
+        _forget_workers,
+    ):
+        try:
+            part()
+        except Exception:
+            log.exception("A part of the sweep failed: %s", part.__name__.strip("_"))
+
+
+def _wake_the_forgotten() -> None:
+    """A wake-up may be lost with the worker that took it. Waking once too often does no harm."""
+    for batch in Batch.objects.filter(status=BatchStatus.VALIDATING, validated_at=None)[:BATCHES]:
+        wake("validate", batch.pk)
+    for batch in Batch.objects.filter(status__in=CLOSING).unleased()[:BATCHES]:
+        wake("finalize", batch.pk)
+    if Batch.objects.waiting().exists():
+        wake("gpu")
+
+
+def _expire() -> None:
+    for batch in Batch.objects.waiting().filter(expires_at__lte=Now())[:BATCHES]:
+        batch.finish()
+
+
+def _purge_files() -> None:
+    for file in File.objects.purgeable()[:BATCHES]:
+        blobs.remove(file.blob)
+        File.objects.filter(pk=file.pk).update(purged_at=timezone.now())
+
+
+def _purge_uploads() -> None:
+    Upload.objects.filter(status=UploadStatus.PENDING, expires_at__lte=timezone.now()).update(
+        status=UploadStatus.EXPIRED
+    )
+    for part in UploadPart.objects.exclude(upload__status=UploadStatus.PENDING).select_related("upload")[:BATCHES]:
+        blobs.remove(part.blob)
+        part.delete()
+        with contextlib.suppress(OSError):  # it is not the last one yet
+            blobs.remove(Path(part.blob).parent.as_posix())
+
+
+def _purge_requests() -> None:
+    """Rows of batches that ended long ago; their output files stay for as long as these are kept."""
+    old = timezone.now() - timedelta(days=settings.VBS_RETENTION_DAYS)
+    for batch in Batch.objects.filter(status__in=TERMINAL, purged_at=None, created_at__lt=old).order_by("id")[:BATCHES]:
+        ended = batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
+        if ended and ended > old:
+            continue
+        while ids := list(BatchRequest.objects.filter(batch=batch).values_list("pk", flat=True)[:ROWS]):
+            BatchRequest.objects.filter(pk__in=ids).delete()
+        Batch.objects.filter(pk=batch.pk).update(purged_at=timezone.now())
+        log.info("Deleted the request rows of %s, which ended at %s", batch.pk, ended)
+
+
+def _purge_scratch() -> None:
+    """Temporary files of processes that were killed."""
+    for path in Path(settings.TMP_DIR).glob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
+                path.unlink()
+
+
+def _forget_workers() -> None:
+    Worker.objects.filter(heartbeat_at__lt=Now() - timedelta(hours=1)).delete()

@@ -1,0 +1,148 @@
+"""Rows of this app as wire objects: one function each."""
+
+from django.utils import timezone
+
+from batches.models import RUNNABLE, Batch, BatchStatus, File, Upload, UploadPart
+from vbs.openai.schema import (
+    BatchErrors,
+    BatchObject,
+    FileObject,
+    PartObject,
+    Progress,
+    QueueItem,
+    UploadObject,
+    Usage,
+    unix,
+)
+
+
+def file_object(file: File) -> FileObject:
+    return {
+        "id": file.pk,
+        "object": "file",
+        "bytes": file.bytes,
+        "created_at": int(file.created_at.timestamp()),
+        "expires_at": unix(file.expires_at),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+        "status_details": None,
+    }
+
+
+def upload_object(upload: Upload) -> UploadObject:
+    return {
+        "id": upload.pk,
+        "object": "upload",
+        "bytes": upload.bytes,
+        "created_at": int(upload.created_at.timestamp()),
+        "expires_at": int(upload.expires_at.timestamp()),
+        "filename": upload.filename,
+        "purpose": upload.purpose,
+        "status": upload.status,
+        "file": file_object(upload.file) if upload.file else None,
+    }
+
+
+def part_object(part: UploadPart) -> PartObject:
+    return {
+        "id": part.pk,
+        "object": "upload.part",
+        "created_at": int(part.created_at.timestamp()),
+        "upload_id": part.upload_id,
+    }
+
+
+def _errors(batch: Batch) -> BatchErrors | None:
+    return {"object": "list", "data": batch.errors} if batch.errors else None
+
+
+def _usage(batch: Batch) -> Usage | None:
+    if not batch.is_terminal:
+        return None
+    return {
+        "input_tokens": batch.input_tokens,
+        "input_tokens_details": {"cached_tokens": batch.cached_tokens},
+        "output_tokens": batch.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": batch.reasoning_tokens},
+        "total_tokens": batch.input_tokens + batch.output_tokens,
+    }
+
+
+def progress(batch: Batch) -> Progress:
+    """How far it is, and how fast it goes while it runs."""
+    done = batch.completed + batch.failed
+    running = batch.status == BatchStatus.IN_PROGRESS
+    rate = batch.requests_per_second if running else None
+    if batch.total:
+        percent = round(100 * done / batch.total, 2)
+    else:
+        percent = 100.0 if batch.status == BatchStatus.COMPLETED else 0.0
+    return {
+        "percent": percent,
+        "tokens_per_second": _rounded(batch.tokens_per_second),
+        "requests_per_second": _rounded(rate),
+        "eta_seconds": round(batch.pending / rate) if rate else None,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def batch_object(batch: Batch, places: dict[str, int] | None = None) -> BatchObject:
+    """`places`: where the batches are in the queue; without it, it is asked for this one."""
+    shown = progress(batch)
+    if batch.status not in RUNNABLE:
+        position = None
+    else:
+        position = batch.queue_position() if places is None else places.get(batch.pk)
+    eta = shown["eta_seconds"]
+    return {
+        "id": batch.pk,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "errors": _errors(batch),
+        "input_file_id": batch.input_file_id_given,
+        "completion_window": batch.completion_window,
+        "status": batch.status,
+        "output_file_id": batch.output_file_id,
+        "error_file_id": batch.error_file_id,
+        "created_at": int(batch.created_at.timestamp()),
+        "in_progress_at": unix(batch.in_progress_at),
+        "expires_at": int(batch.expires_at.timestamp()),
+        "finalizing_at": unix(batch.finalizing_at),
+        "completed_at": unix(batch.completed_at),
+        "failed_at": unix(batch.failed_at),
+        "expired_at": unix(batch.expired_at),
+        "cancelling_at": unix(batch.cancelling_at),
+        "cancelled_at": unix(batch.cancelled_at),
+        "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
+        "metadata": batch.metadata,
+        "model": batch.model_names[0] if batch.model_names else None,
+        "usage": _usage(batch),
+        "priority": batch.priority,
+        "progress": shown,
+        "queue_position": position,
+        "estimated_start_at": unix(batch.in_progress_at),
+        "estimated_completion_at": None if eta is None or position != 0 else _soon(eta),
+        "attempts": batch.attempts,
+    }
+
+
+def _soon(seconds: int) -> int:
+    return int(timezone.now().timestamp()) + seconds
+
+
+def queue_item(batch: Batch, position: int, own: bool) -> QueueItem:
+    return {
+        "id": batch.pk if own else None,
+        "status": batch.status,
+        "priority": batch.priority,
+        "models": batch.model_names if own else [],
+        "total": batch.total,
+        "completed": batch.completed,
+        "failed": batch.failed,
+        "progress": progress(batch),
+        "position": position,
+    }

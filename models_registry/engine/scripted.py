@@ -1,0 +1,400 @@
+"""The scripted engine: an OpenAI-shaped HTTP server without a model, for tests, demos and the pipeline benchmark.
+
+    python -m models_registry.engine.scripted --uds PATH --served-model-name NAME [--latency-ms 20] …
+
+It answers as vLLM does (routes, fields, error bodies, a key from VLLM_API_KEY, at most `--max-num-seqs` requests at
+once while the others wait), but each answer repeats what it was asked: the last user message, the prompt or the
+input. Words count as tokens. It refuses `stream`, does not know pipelined requests (a second request on a busy
+connection closes it), and knows nothing of vbs.
+
+Directives in that text make it misbehave, when the request's turn has come. THEY LET WHOEVER SENDS A REQUEST STOP
+THIS PROCESS AND WRITE FILES AS ITS USER: run it only where all requests are your own.
+
+    [[crash]]            the process ends at once
+    [[status 500]]       this status, with an error body
+    [[retry-after 1]]    429 with this Retry-After (seconds)
+    [[drop]]             the connection is closed without an answer
+    [[garbage]]          200 with a body that is not JSON
+    [[hang]]             never answered; it keeps its place among the running ones
+    [[delay-ms 500]]     takes this much longer
+    [[bytes 1000000]]    the answer's text has this many bytes
+
+With `-times` and two more arguments a directive acts only the first so many times, counted in a file so that it
+survives a restart: [[crash-times 2 /tmp/count]], [[status-times 503 2 /tmp/count]].
+
+`--journal PATH` appends one line for each POST received, also by later processes: {"at": unix seconds, "pid": int,
+"path": "/v1/…", "text": "the text that the answer repeats", "body": sha1 of the body}.
+GET /stats says {"received", "queued", "running", "answered", "aborted"} of this process: received counts the POSTs
+that came whole, answered every response to one of them, aborted those whose client went away before.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import cast
+
+import httptools
+import orjson
+
+from models_registry.engine.scripted_answers import NOT_FOUND, Body, Refused, Respond, check, parse, route
+
+CRASHED = 134  # as if by SIGABRT
+FOREVER = float("inf")
+_DIRECTIVE = re.compile(r"\[\[([a-z-]+)((?: [^\s\]]+)*)\]\]")
+_PHRASES: dict[int, str] = {status.value: status.phrase for status in HTTPStatus}
+
+
+@dataclass(slots=True)
+class Reply:
+    status: int
+    body: bytes
+    extra_headers: str = ""
+
+
+@dataclass(slots=True)
+class Script:
+    """What a request's directives demand."""
+
+    crash: bool = False
+    drop: bool = False
+    extra_ms: float = 0
+    size: int | None = None
+    reply: Reply | None = None
+
+
+_PLAIN = Script()
+
+
+class Job:
+    """One request from the moment it is whole until it is answered or its client has gone."""
+
+    __slots__ = ("body", "connection", "respond", "running", "text", "timer")
+
+    def __init__(self, connection: "Connection", body: Body, text: str, respond: Respond) -> None:
+        self.connection, self.body, self.text, self.respond = connection, body, text, respond
+        self.running = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Server:
+    """What all connections share: the places for running requests, the queue before them, and the counters."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.loop = asyncio.get_running_loop()
+        self.token = f"Bearer {key}".encode() if (key := os.environ.get("VLLM_API_KEY")) else None
+        self.queue: deque[Job] = deque()
+        self.received = self.running = self.answered = self.aborted = 0
+        self.journal: int | None = None
+        if options.journal:
+            self.journal = os.open(options.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def receive(self, connection: "Connection", path: str, content: bytes) -> None:
+        self.received += 1
+        text = ""
+        refusal = None
+        try:
+            if not (found := route(path, self.options.task)):
+                self.answer(connection, Reply(404, NOT_FOUND))
+                return
+            read, respond = found
+            body = parse(content)
+            text = read(body)
+            check(body, self.options.served_model_name)
+        except Refused as error:
+            refusal = error
+        if self.journal is not None:
+            self._note(self.journal, path, text, content)
+        if refusal:
+            self.answer(connection, Reply(refusal.status, refusal.body))
+            return
+        connection.job = job = Job(connection, body, text, respond)
+        if self.running < self.options.max_num_seqs:
+            self._run(job)
+        else:
+            self.queue.append(job)
+
+    def _run(self, job: Job) -> None:
+        script = _read_script(job.text) if "[[" in job.text else _PLAIN
+        if script.crash:
+            os._exit(CRASHED)
+        if script.drop:
+            job.connection.job = None
+            job.connection.transport.abort()
+            return
+        reply, tokens = script.reply, 0
+        if reply is None:
+            said = job.text if script.size is None else "x" * script.size
+            answer, tokens = job.respond(job.body, said)
+            reply = Reply(200, orjson.dumps(answer))
+        seconds = (self.options.latency_ms + tokens * self.options.token_ms + script.extra_ms) / 1000
+        if not seconds:
+            self._finish(job, reply)
+            return
+        self.running += 1
+        job.running = True
+        if seconds != FOREVER:
+            job.timer = self.loop.call_later(seconds, self._finish, job, reply)
+
+    def _finish(self, job: Job, reply: Reply) -> None:
+        job.connection.job = None
+        self.answer(job.connection, reply)
+        if job.running:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.running -= 1
+        while self.queue and self.running < self.options.max_num_seqs:
+            self._run(self.queue.popleft())
+
+    def abort(self, job: Job) -> None:
+        """Its client has gone."""
+        self.aborted += 1
+        if job.timer:
+            job.timer.cancel()
+        if job.running:
+            self._leave()
+        else:
+            self.queue.remove(job)
+
+    def answer(self, connection: "Connection", reply: Reply) -> None:
+        if self.answered == self.options.crash_after:
+            return  # the last answers are on their way out, and so is the process
+        self.answered += 1
+        connection.send(reply)
+        if self.answered == self.options.crash_after:
+            self.loop.call_later(0.01, os._exit, CRASHED)
+
+    def get(self, path: str) -> Reply:
+        if path == "/health":
+            return Reply(200, b"")
+        if path == "/stats":
+            names = ("received", "running", "answered", "aborted")
+            stats = {name: getattr(self, name) for name in names} | {"queued": len(self.queue)}
+            return Reply(200, orjson.dumps(stats))
+        if path == "/v1/models":
+            model = {
+                "id": self.options.served_model_name,
+                "object": "model",
+                "created": int(time.time()),
+                "owned_by": "scripted",
+                "max_model_len": self.options.max_model_len,
+            }
+            return Reply(200, orjson.dumps({"object": "list", "data": [model]}))
+        return Reply(404, NOT_FOUND)
+
+    @staticmethod
+    def _note(journal: int, path: str, text: str, content: bytes) -> None:
+        digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+        entry = {"at": time.time(), "pid": os.getpid(), "path": path, "text": text, "body": digest}
+        os.write(journal, orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection: bytes to requests, replies to bytes."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.job: Job | None = None
+        self.parser = httptools.HttpRequestParser(self)
+        self.url = b""
+        self.authorization: bytes | None = None
+        self.body: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.job:
+            self.server.abort(self.job)
+            self.job = None
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if isinstance(error, httptools.HttpParserCallbackError):  # a mistake of ours, not of the client
+                traceback.print_exc()
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        if self.job:
+            self.transport.abort()
+        self.url, self.authorization, self.body = b"", None, []
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) == 13 and name.lower() == b"authorization":
+            self.authorization = value
+
+    def on_body(self, body: bytes) -> None:
+        self.body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self.transport.is_closing():
+            return
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        if path.startswith("/v1/") and self.server.token not in (None, self.authorization):
+            self.send(Reply(401, b'{"error":"Unauthorized"}'))
+        elif self.parser.get_method() == b"POST":
+            self.server.receive(self, path, b"".join(self.body))
+        else:
+            self.send(self.server.get(path))
+
+    def send(self, reply: Reply) -> None:
+        keep = self.parser.should_keep_alive()
+        last = "\r\n" if keep else "connection: close\r\n\r\n"
+        head = (
+            f"HTTP/1.1 {reply.status} {_PHRASES.get(reply.status, '')}\r\ncontent-type: application/json\r\n"
+            f"{reply.extra_headers}content-length: {len(reply.body)}\r\n{last}"
+        )
+        self.transport.write(head.encode() + reply.body)
+        if not keep:
+            self.transport.close()
+
+
+def _read_script(text: str) -> Script:
+    """What the directives in a text demand this time. One that makes no sense is answered with a 400 that says so."""
+    script = Script()
+    for match in _DIRECTIVE.finditer(text):
+        name, arguments = match[1], match[2].split()
+        try:
+            if name.endswith("-times"):
+                name = name.removesuffix("-times")
+                *arguments, most, counter = arguments
+                if not _once_more(Path(counter), int(most)):
+                    continue
+            _add(script, name, arguments)
+        except (ValueError, OSError) as error:
+            script.reply = _demanded(400, f"{match[0]}: {error}")
+    return script
+
+
+def _once_more(counter: Path, most: int) -> bool:
+    with counter.open("ab") as file:
+        if file.tell() >= most:
+            return False
+        file.write(b".")
+        return True
+
+
+def _add(script: Script, name: str, arguments: list[str]) -> None:
+    match name, arguments:
+        case "crash", []:
+            script.crash = True
+        case "drop", []:
+            script.drop = True
+        case "hang", []:
+            script.extra_ms = FOREVER
+        case "garbage", []:
+            script.reply = Reply(200, b'{"id": "chatcmpl-')
+        case "delay-ms", [milliseconds] if 0 <= float(milliseconds) < 1e9:
+            script.extra_ms += float(milliseconds)
+        case "bytes", [size] if 0 <= int(size) <= 2**30:
+            script.size = int(size)
+        case "status", [status] if 200 <= int(status) <= 599:
+            script.reply = _demanded(int(status), f"Status {status}, as the request's text demands.")
+        case "retry-after", [seconds]:
+            script.reply = _demanded(429, "Too many requests, as the request's text demands.")
+            script.reply.extra_headers = f"retry-after: {seconds}\r\n"
+        case _:
+            raise ValueError("no such directive of the scripted engine")
+
+
+def _demanded(status: int, message: str) -> Reply:
+    return Reply(status, Refused(status, message, kind="ScriptedError").body)
+
+
+_STEPS = (
+    "Initializing a V1 LLM engine (scripted)",
+    "Starting to load model {model}...",
+    "Loading safetensors checkpoint shards:  50% Completed | 1/2",
+    "Loading safetensors checkpoint shards: 100% Completed | 2/2",
+    "Loading weights took {seconds:.2f} seconds",
+    "CPU KV cache size: 46,592 tokens",
+)
+_TRACEBACK = """\
+Traceback (most recent call last):
+  File "<frozen runpy>", line 198, in _run_module_as_main
+  File "models_registry/engine/scripted.py", line 1, in build_async_engine_client
+    vllm_config = engine_args.create_engine_config(usage_context=usage_context)
+                  ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+"""
+
+
+def _load(options: argparse.Namespace) -> None:
+    """Take the time that loading takes, and say so line by line as vLLM does; or fail as it does."""
+    for step in _STEPS:
+        line = step.format(model=options.served_model_name, seconds=options.start_seconds)
+        print(f"(EngineCore pid={os.getpid()}) INFO [scripted.py:1] {line}", flush=True)
+        time.sleep(options.start_seconds / len(_STEPS))
+    if options.fail_start:
+        sys.exit(_TRACEBACK + options.fail_start)
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    loop = asyncio.get_running_loop()
+    server = Server(options)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    listening: asyncio.Server
+    if options.uds:
+        listening = await loop.create_unix_server(lambda: Connection(server), options.uds, backlog=2048)
+    else:
+        listening = await loop.create_server(lambda: Connection(server), options.host, options.port, backlog=2048)
+    print(f"Listening on {listening.sockets[0].getsockname()}", flush=True)
+    print(f"INFO:     Started server process [{os.getpid()}]\nINFO:     Application startup complete.", flush=True)
+    await stop.wait()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m models_registry.engine.scripted",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--uds", help="path of the Unix socket to listen on; otherwise --host and --port")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--served-model-name", default="scripted")
+    parser.add_argument("--task", choices=["any", "chat", "completion", "embedding"], default="any")
+    parser.add_argument("--max-num-seqs", type=int, default=256, help="requests that run at once; the others wait")
+    parser.add_argument("--max-model-len", type=int, default=8192, help="only said in /v1/models")
+    parser.add_argument("--latency-ms", type=float, default=0, help="how long each request runs")
+    parser.add_argument("--token-ms", type=float, default=0, help="how much longer for each word of the answer")
+    parser.add_argument("--start-seconds", type=float, default=0, help="how long loading takes")
+    parser.add_argument("--fail-start", metavar="TEXT", help="fail after that, with a traceback that ends in TEXT")
+    parser.add_argument("--crash-after", type=int, metavar="N", help="end the process after N answers")
+    parser.add_argument("--journal", metavar="PATH", help="append a line for each request to this file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # also while it is loading
+    _load(options)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(options))
+    else:
+        uvloop.run(_serve(options))
+
+
+if __name__ == "__main__":
+    main()

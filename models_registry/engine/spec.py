@@ -1,0 +1,46 @@
+"""What an engine is asked to be, and where a running one is reached. Data only."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class EngineKind(StrEnum):
+    VLLM = "vllm"  # a local folder, served by a child process
+    SCRIPTED = "scripted"  # an OpenAI-shaped server without a model, for tests and demos
+    REMOTE = "remote"  # any OpenAI-compatible URL; nothing is started here
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One model to serve. Two equal specs mean the same engine, so a loaded one can be kept.
+
+    name: the model's name in the registry, and the name the engine serves it under.
+    source: absolute path of the model's folder, or the base URL of a remote server (up to and with `/v1`).
+    task: chat, completion or embedding.
+    args: options of the engine by their long name without dashes, e.g. {"max-model-len": 2048, "enforce-eager": True}.
+    remote_name: what a remote server calls the model, when that differs from `name`.
+    """
+
+    name: str
+    source: str
+    task: str = "chat"
+    kind: EngineKind = EngineKind.VLLM
+    args: tuple[tuple[str, Any], ...] = ()
+    remote_name: str = ""
+
+    @property
+    def served_name(self) -> str:
+        return self.remote_name or self.name
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an engine answers: `url` up to and with `/v1`; `socket` is the path of a Unix socket, or empty."""
+
+    url: str
+    socket: str = ""
+    key: str = ""
+
+    def __repr__(self) -> str:  # never the key
+        return f"Address({self.url!r}, socket={self.socket!r})"

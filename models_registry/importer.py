@@ -1,0 +1,172 @@
+"""Puts models into the registry, and takes them out: `add` and `remove`.
+
+A source is a folder as Hugging Face lays it out, a GGUF file (converted into a folder of ours), the URL of an
+OpenAI-compatible server, or `scripted:` (an engine without a model, for tests and demos). Knows nothing of batches:
+apps above say through BLOCKERS who still needs a model.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.db import IntegrityError, transaction
+
+from models_registry import made_folders
+from models_registry.engine.spec import EngineKind
+from models_registry.made_folders import Progress
+from models_registry.model_folder import Facts, ModelError, examine
+from models_registry.models import Model, Task
+
+__all__ = ["BLOCKERS", "ModelError", "add", "remove"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
+OPTION = re.compile(r"[a-z][a-z0-9.-]*")
+OURS = {"model", "served-model-name", "uds", "host", "port", "api-key", "root-path", "ssl-keyfile", "ssl-certfile"}
+MOST_SOURCE = 900  # characters, so that it fits its column also as an absolute path
+SOURCES = "give a folder, a .gguf file, an http(s)://…/v1 URL, or scripted:"
+
+# Apps above register here what may still need a model: each returns reasons, in words, why it must stay.
+BLOCKERS: list[Callable[[Model], list[str]]] = []
+
+
+def add(
+    name: str,
+    source: str,
+    task: str | None = None,
+    engine_args: dict[str, Any] | None = None,
+    *,
+    remote_name: str = "",
+    copy: bool = False,
+    on_progress: Progress = lambda step: None,
+) -> Model:
+    """Register a model. Raises ModelError, which says what was wrong and what to do; then nothing has changed.
+
+    task: guessed from the model where it is not given. engine_args: options of the engine by their long name without
+    dashes. remote_name: what a remote server calls the model. copy: keep a copy of the folder under MODELS_DIR
+    instead of using it where it is. on_progress is told each step that takes long.
+    """
+    options = engine_args or {}
+    _check(name, task, options)
+    if len(source) > MOST_SOURCE:
+        raise ModelError(f"{source[:60]!r}… is too long: a source has at most {MOST_SOURCE} characters")
+    if source.startswith(("http://", "https://")):
+        _check_url(source)
+        if options:
+            raise ModelError(f"a remote server has its own engine options: leave out {', '.join(sorted(options))}")
+        url = source.rstrip("/")
+        return _register(name, EngineKind.REMOTE, url, task or Task.CHAT, options, remote_name)
+    if remote_name:
+        raise ModelError(
+            f"a remote name ({remote_name}) is only for a model on a remote server, and {source!r} is none"
+        )
+    if source == "scripted:":
+        return _register(name, EngineKind.SCRIPTED, "", task or Task.CHAT, options)
+    if "://" in source or source.startswith("scripted:"):
+        raise ModelError(f"unknown kind of source {source!r}: {SOURCES}")
+    return _add_local(name, Path(source).expanduser().absolute(), task, options, copy, on_progress)
+
+
+def remove(model: Model, files: bool = False) -> None:
+    """Take a model out of the registry; with `files` also its folder, which must be one that we made."""
+    if reasons := [reason for blocker in BLOCKERS for reason in blocker(model)]:
+        raise ModelError(f"{model.name} is still needed: {'; '.join(reasons)}")
+    if not files:
+        model.delete()
+        return
+    folder = Path(model.source)
+    if not made_folders.is_ours(folder):
+        raise ModelError(
+            f"the files of {model.name} ({model.source or 'none'}) are not ours to delete: leave out --files"
+        )
+    if other := Model.objects.filter(source=model.source).exclude(pk=model.pk).first():
+        raise ModelError(f"{folder} is also the folder of {other.name}: leave out --files")
+    with made_folders.lock(folder):
+        model.delete()
+        made_folders.discard(folder)
+
+
+def _add_local(
+    name: str, path: Path, task: str | None, options: dict[str, Any], copy: bool, on_progress: Progress
+) -> Model:
+    if path.is_dir():
+        facts = examine(path, task, options)
+        if not copy:
+            return _register(name, EngineKind.VLLM, str(path), facts.task, options, facts=facts)
+    elif not path.exists():
+        raise ModelError(f"{path} does not exist: {SOURCES}")
+    elif path.suffix.lower() != ".gguf":
+        raise ModelError(f"{path} is a file but not a .gguf file: give the folder that the model's config.json is in")
+    folder = made_folders.path_of(name)
+    if other := Model.objects.filter(source=str(folder)).first():
+        raise ModelError(f"{folder} is the folder of {other.name}: choose another name than {name}")
+    with made_folders.lock(folder) as held:
+        maker = made_folders.copied if path.is_dir() else made_folders.converted
+        made_folders.make(folder, path, maker, held, on_progress)
+        try:
+            facts = examine(folder, task, options)
+            return _register(name, EngineKind.VLLM, str(folder), facts.task, options, facts=facts)
+        except ModelError:
+            if not Model.objects.filter(source=str(folder)).exists():
+                made_folders.discard(folder)
+            raise
+
+
+def _check(name: str, task: str | None, options: dict[str, Any]) -> None:
+    if not NAME.fullmatch(name) or ".." in name:
+        raise ModelError(
+            f"{name!r} cannot be a model's name: use 1 to 200 letters, digits and . _ : / -, "
+            "a letter or digit first, and no '..'"
+        )
+    if task is not None and task not in Task.values:
+        raise ModelError(f"unknown task {task!r}: it must be one of {', '.join(Task.values)}")
+    for option in options:
+        if not OPTION.fullmatch(option):
+            raise ModelError(f"{option!r} cannot be an engine option: give its long name, without dashes before it")
+        if option in OURS:
+            raise ModelError(f"the engine option {option} is set by this server: leave it out")
+    if Model.objects.filter(name=name).exists():
+        raise _taken(name)
+
+
+def _check_url(source: str) -> None:
+    try:
+        parts = urlsplit(source)
+        good = parts.hostname and parts.port != 0 and parts.path.rstrip("/").endswith("/v1")
+    except ValueError:  # a port that is none, half an IPv6 address
+        good = False
+    if not good or parts.username or parts.query or parts.fragment:
+        raise ModelError(
+            f"{source!r} cannot be a remote server: it must look like http(s)://host[:port]/v1, "
+            "without a user, a query or a fragment"
+        )
+
+
+def _taken(name: str) -> ModelError:
+    return ModelError(f"there is a model {name} already: choose another name, or remove that one first")
+
+
+def _register(
+    name: str,
+    kind: EngineKind,
+    source: str,
+    task: str,
+    options: dict[str, Any],
+    remote_name: str = "",
+    facts: Facts | None = None,
+) -> Model:
+    try:
+        with transaction.atomic():
+            return Model.objects.create(
+                name=name,
+                kind=kind.value,
+                source=source,
+                task=task,
+                engine_args=options,
+                remote_name=remote_name,
+                size_bytes=facts.size_bytes if facts else None,
+                context_length=facts.context_length if facts else None,
+            )
+    except IntegrityError:
+        raise _taken(name) from None

@@ -1,0 +1,138 @@
+"""Reads a model's folder as Hugging Face lays it out: is it complete, what can it do, how large is it.
+
+Only small files and headers are read, so it takes milliseconds for any model. Knows neither registry nor engine.
+"""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+)
+LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
+MOST_HEADER = 100_000_000  # bytes; what safetensors itself allows
+LFS_POINTER = b"version https://git-lfs"
+
+
+class ModelError(Exception):
+    """A model that cannot be added, found or removed: what was wrong, with the value, and what to do."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """task: chat, completion or embedding. size_bytes: of the weights. context_length: in tokens, where it is known."""
+
+    task: str
+    size_bytes: int
+    context_length: int | None
+
+
+def examine(folder: Path, task: str | None = None, options: dict[str, Any] | None = None) -> Facts:
+    """Raises ModelError for a folder that no engine could load. `options` are the engine's, which may fill gaps.
+
+    task: taken for granted when given, guessed otherwise.
+    """
+    options = options or {}
+    config = _json(folder / "config.json")
+    if config is None:
+        raise ModelError(f"{folder} has no config.json: give the folder that the model's config.json is in")
+    size = _weights(folder)
+    if "tokenizer" not in options and not any((folder / name).exists() for name in TOKENIZERS):
+        raise ModelError(
+            f"{folder} has no tokenizer (tokenizer.json, tokenizer.model …): fetch the model's other files"
+        )
+    return Facts(task or _guess_task(folder, config, options), size, _context_length(folder, config, options))
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}. Fetch it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is not a JSON object: fetch it again")
+    return content
+
+
+def _weights(folder: Path) -> int:
+    """Bytes of the weight files, all of which are there and whole as far as their headers say."""
+    found = {path.name: path for path in folder.glob("*.safetensors")}
+    for path in found.values():
+        _check_safetensors(path)
+    index = _json(folder / "model.safetensors.index.json") or {}
+    if not found and not index:
+        found = {path.name: path for path in folder.glob("*.bin") if path.name != "training_args.bin"}
+        index = _json(folder / "pytorch_model.bin.index.json") or {}
+    shards = index.get("weight_map")
+    if missing := sorted(set(shards.values()) - found.keys()) if isinstance(shards, dict) else []:
+        raise ModelError(f"{folder} lacks {len(missing)} of its weight files, {missing[0]} for one: fetch them")
+    if not found:
+        raise ModelError(f"{folder} has no weights (*.safetensors or *.bin): fetch the model's other files")
+    return sum(path.stat().st_size for path in found.values())
+
+
+def _check_safetensors(path: Path) -> None:
+    """Eight bytes of length, a JSON header, then exactly the bytes that the header speaks of."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            if LFS_POINTER.startswith(start) and start:
+                raise ModelError(f"{path} is a Git LFS pointer, not the weights: run 'git lfs pull' in its folder")
+            (length,) = struct.unpack("<Q", start)
+            if length > min(MOST_HEADER, size - 8):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(file.read(length))
+        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        if (expected := 8 + length + max(ends, default=0)) != size:
+            raise ValueError(f"{size} bytes where its header speaks of {expected}")
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
+        raise ModelError(f"{path} is damaged or not complete ({error}): fetch it again") from error
+
+
+def _guess_task(folder: Path, config: dict[str, Any], options: dict[str, Any]) -> str:
+    if (folder / "modules.json").exists() or (folder / "sentence_bert_config.json").exists():
+        return "embedding"  # sentence-transformers
+    named = config.get("architectures")
+    architectures = [str(name) for name in named] if isinstance(named, list) else []
+    if any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in architectures):
+        return "chat" if _has_chat_template(folder, options) else "completion"
+    if any(name.endswith("Model") for name in architectures):  # the bare model, such as BertModel
+        return "embedding"
+    raise ModelError(
+        f"cannot tell from the architectures {architectures} in {folder / 'config.json'} what this model does: "
+        "give --task chat, completion or embedding"
+    )
+
+
+def _has_chat_template(folder: Path, options: dict[str, Any]) -> bool:
+    if "chat-template" in options or any((folder / f"chat_template.{ending}").exists() for ending in ("jinja", "json")):
+        return True
+    return bool((_json(folder / "tokenizer_config.json") or {}).get("chat_template"))
+
+
+def _context_length(folder: Path, config: dict[str, Any], options: dict[str, Any]) -> int | None:
+    """What a request may use: the model's own length, or less where the engine is told so."""
+    inner = config.get("text_config")
+    places = [_json(folder / "sentence_bert_config.json") or {}, config, inner if isinstance(inner, dict) else {}]
+    names = ("max_seq_length", *LENGTHS)
+    lengths = [place[name] for place in places for name in names if _is_length(place.get(name))]
+    own = lengths[:1]
+    if _is_length(limit := options.get("max-model-len")):
+        own.append(limit)
+    return min(own, default=None)
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and 0 < value < 2**31  # what the database holds

@@ -1,0 +1,114 @@
+"""Batches in this process: made, validated, run on the scripted engine and finalized without a cluster."""
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from batches import blobs, files, intake, outputs, submit
+from batches.models import Batch, BatchStatus
+from models_registry.engine.resident import Resident
+from models_registry.gpu import Gpu
+from models_registry.models import Model, Worker
+from vbs import outages
+from vbs.accounts.models import Project
+
+CHAT = "/v1/chat/completions"
+
+
+def line(custom_id, text="hello", model="scripted", **body):
+    request = {"model": model, "messages": [{"role": "user", "content": text}]} | body
+    return {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": request}
+
+
+@pytest.fixture
+def project(transactional_db):
+    return Project.objects.create(name="project")
+
+
+@pytest.fixture
+def home():
+    folder = Path(tempfile.mkdtemp(prefix="vbs-engine-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def add_model(transactional_db):
+    def add(name="scripted", **args):
+        return Model.objects.create(name=name, kind="scripted", engine_args=args)
+
+    return add
+
+
+@pytest.fixture
+def make_gpu(home, transactional_db, monkeypatch):
+    """A GPU with its worker; each call is another one. What they loaded ends with the test."""
+    made = []
+    outages.stopping.clear()
+
+    def make():
+        worker = Worker.objects.create(cluster="gpu", hostname="test", pid=1)
+        gpu = Gpu(worker, Resident(home / str(len(made)), start_seconds=30))
+        made.append(gpu)
+        return gpu
+
+    yield make
+    for gpu in made:
+        gpu.resident.release()
+    outages.stopping.clear()
+
+
+@pytest.fixture
+def gpu(make_gpu):
+    return make_gpu()
+
+
+@pytest.fixture
+def submitted(project):
+    """A batch of these lines, validated."""
+
+    def make(lines, **options):
+        content = lines if isinstance(lines, bytes) else b"".join(json.dumps(one).encode() + b"\n" for one in lines)
+        with blobs.scratch() as scratch:
+            scratch.write(content)
+            scratch.flush()
+            file = files.store(project, Path(scratch.name), "in.jsonl", "batch", None)
+        batch = submit.create(project, file.pk, **{"endpoint": CHAT, "completion_window": "24h"} | options)
+        intake.validate(batch.pk)
+        batch.refresh_from_db()
+        return batch
+
+    return make
+
+
+@pytest.fixture
+def close():
+    """Write the files of a batch that has run, and check its books."""
+
+    def finish(batch):
+        outputs.finalize(batch.pk)
+        batch.refresh_from_db()
+        good, bad = lines_of(batch.output_file), lines_of(batch.error_file)
+        assert (batch.completed, batch.failed) == (len(good), len(bad))
+        assert not [one for one, count in Counter(one["custom_id"] for one in good + bad).items() if count > 1]
+        if batch.status in (BatchStatus.COMPLETED, BatchStatus.EXPIRED):
+            assert len(good) + len(bad) == batch.total
+        return good, bad
+
+    return finish
+
+
+def lines_of(file):
+    if file is None:
+        return []
+    with blobs.open_blob(file.blob) as content:
+        return [json.loads(one) for one in content.read().splitlines()]
+
+
+def status_of(batch: Batch) -> str:
+    batch.refresh_from_db()
+    return batch.status

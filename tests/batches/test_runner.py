@@ -1,0 +1,310 @@
+"""Batches on the scripted engine: what goes right, and every size of failure."""
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.db.models import F
+from django.utils import timezone
+
+from batches import commit
+from batches.models import Batch, BatchStatus, LeaseLost
+from batches.outcomes import failure
+from batches.runner import BatchSource
+from models_registry.gpu import Work
+from models_registry.models import Model
+from tests.batches.conftest import line, status_of
+from vbs import outages
+from vbs.stack import free_port
+
+
+def text_of(one):
+    return one["response"]["body"]["choices"][0]["message"]["content"]
+
+
+def sent(journal):
+    """The texts that the engine received, in order."""
+    return [json.loads(one)["text"] for one in journal.read_text().splitlines()]
+
+
+def test_every_request_gets_its_own_answer(add_model, submitted, gpu, close):
+    add_model(**{"max-num-seqs": 16})
+    batch = submitted([line(f"id {n}", f"text {n}") for n in range(300)])
+    gpu.serve()
+    good, bad = close(batch)
+    assert status_of(batch) == BatchStatus.COMPLETED and not bad
+    assert {one["custom_id"]: text_of(one) for one in good} == {f"id {n}": f"text {n}" for n in range(300)}
+    assert all(one["response"]["body"]["model"] == "scripted" and one["error"] is None for one in good)
+    assert batch.output_tokens == sum(one["response"]["body"]["usage"]["completion_tokens"] for one in good) > 0
+    stamps = [batch.created_at, batch.validated_at, batch.in_progress_at, batch.finalizing_at, batch.completed_at]
+    assert stamps == sorted(stamps)
+
+
+def test_a_line_that_the_engine_refuses_fails_alone(add_model, submitted, gpu, close):
+    add_model()
+    batch = submitted([line("good"), line("bad", max_tokens=-1)])
+    gpu.serve()
+    good, bad = close(batch)
+    assert [one["custom_id"] for one in good] == ["good"]
+    assert bad[0]["response"]["status_code"] == 400 and bad[0]["error"]["message"]
+    assert bad[0]["response"]["body"]["error"]["message"]
+
+
+def test_when_every_line_fails_the_batch_is_completed(add_model, submitted, gpu, close):
+    add_model()
+    batch = submitted([line("bad", max_tokens=-1)])
+    gpu.serve()
+    close(batch)
+    assert (batch.status, batch.output_file) == (BatchStatus.COMPLETED, None) and batch.error_file
+
+
+def test_what_fails_for_a_moment_is_tried_again(add_model, submitted, gpu, close, home):
+    add_model()
+    batch = submitted(
+        [
+            line("503", f"[[status-times 503 2 {home}/a]] one"),
+            line("429", f"[[retry-after-times 0 2 {home}/b]] two"),
+            line("drop", f"[[drop-times 2 {home}/c]] three"),
+        ]
+    )
+    gpu.serve()
+    good, bad = close(batch)
+    assert len(good) == 3 and not bad
+
+
+@pytest.mark.parametrize(
+    "directive, code, status", [("[[status 500]]", None, 500), ("[[drop]]", "connection_lost", None)]
+)
+def test_what_keeps_failing_goes_to_the_error_file(add_model, submitted, gpu, close, settings, directive, code, status):
+    settings.VBS_REQUEST_ATTEMPTS = 2
+    add_model()
+    batch = submitted([line("a"), line("b", directive)])
+    gpu.serve()
+    good, bad = close(batch)
+    assert [one["custom_id"] for one in good] == ["a"]
+    assert (bad[0]["response"] or {}).get("status_code") == status
+    assert bad[0]["error"]["message"] and (code is None or bad[0]["error"]["code"] == code)
+
+
+def test_garbage_is_not_passed_off_as_an_answer(add_model, submitted, gpu, close):
+    add_model()
+    batch = submitted([line("a", "[[garbage]]")])
+    gpu.serve()
+    assert close(batch)[1][0]["error"]["code"] == "invalid_response"
+
+
+def test_a_request_without_end_is_given_up(add_model, submitted, gpu, close, settings):
+    settings.VBS_REQUEST_SECONDS, settings.VBS_REQUEST_ATTEMPTS = 1, 1
+    add_model()
+    batch = submitted([line("a"), line("b", "[[hang]]")])
+    gpu.serve()
+    good, bad = close(batch)
+    assert len(good) == 1 and bad[0]["error"]["code"] == "request_timeout" and bad[0]["response"] is None
+
+
+def test_an_engine_that_dies_is_started_again(add_model, submitted, gpu, close, home):
+    add_model()
+    lines = [line(f"{n}", f"text {n}") for n in range(50)]
+    lines[20] = line("20", f"[[crash-times 1 {home}/once]] text 20")
+    batch = submitted(lines)
+    gpu.serve()
+    good, bad = close(batch)
+    assert len(good) == 50 and not bad
+
+
+def test_a_request_that_kills_the_engine_fails_alone(add_model, submitted, gpu, close, home):
+    add_model(journal=f"{home}/journal", **{"max-num-seqs": 16})
+    lines = [line(f"{n}", f"text {n}") for n in range(60)]
+    lines[30] = line("30", "[[crash]]")
+    batch = submitted(lines)
+    gpu.serve()
+    good, bad = close(batch)
+    assert [one["custom_id"] for one in bad] == ["30"] and len(good) == 59
+    assert bad[0]["error"]["code"] == "engine_crashed" and bad[0]["response"] is None
+    times = sent(home / "journal").count("[[crash]]")
+    assert times == 3, "with the others, with a few, alone"
+
+
+def test_an_engine_that_cannot_live_fails_the_batch_and_the_next_one_runs(add_model, submitted, gpu, close):
+    add_model("broken", **{"fail-start": "CUDA out of memory. Tried to allocate 2 GiB"})
+    add_model()
+    broken, fine = submitted([line("a", model="broken")]), submitted([line("a")])
+    gpu.serve()
+    assert status_of(broken) == BatchStatus.FAILED and broken.failed_at
+    (error,) = broken.errors
+    assert error["code"] == "model_load_failed" and "out of memory" in error["message"] and "Lower" in error["message"]
+    close(fine)
+    assert fine.status == BatchStatus.COMPLETED
+
+
+def test_one_model_of_two_that_does_not_load_fails_only_its_lines(add_model, submitted, gpu, close):
+    add_model("broken", **{"fail-start": "no"})
+    add_model()
+    batch = submitted([line("a", model="broken"), line("b"), line("c", model="broken")])
+    gpu.serve()
+    good, bad = close(batch)
+    assert [one["custom_id"] for one in good] == ["b"]
+    assert {one["error"]["code"] for one in bad} == {"model_load_failed"} and len(bad) == 2
+
+
+def test_several_models_in_one_file_need_one_swap(add_model, submitted, gpu, close, home):
+    add_model("one", journal=f"{home}/journal")
+    add_model("two", journal=f"{home}/journal")
+    batch = submitted([line(f"{n}", f"{n}", model=("one", "two")[n % 2]) for n in range(40)])
+    gpu.serve()
+    good, _bad = close(batch)
+    assert {one["custom_id"]: one["response"]["body"]["model"] for one in good} == {
+        f"{n}": ("one", "two")[n % 2] for n in range(40)
+    }
+    parity = [int(one) % 2 for one in sent(home / "journal")]
+    assert sum(first != second for first, second in itertools.pairwise(parity)) == 1
+
+
+def test_the_higher_priority_goes_first_and_overtakes(add_model, submitted, gpu, close):
+    add_model(**{"max-num-seqs": 4, "latency-ms": 40})
+    slow = submitted([line(f"{n}") for n in range(300)])
+    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
+    thread.start()
+    until(lambda: fresh(slow).completed > 5)
+    low, high = submitted([line("low")], priority=-1), submitted([line("high")], priority=1)
+    thread.join(60)
+    for batch in (slow, low, high):
+        close(batch)
+        assert batch.status == BatchStatus.COMPLETED
+    assert high.finalizing_at < slow.finalizing_at < low.finalizing_at
+    assert slow.attempts == 2
+
+
+def test_cancel_stops_what_runs_and_keeps_what_is_done(add_model, submitted, gpu, close):
+    add_model(**{"max-num-seqs": 4, "latency-ms": 30})
+    batch = submitted([line(f"{n}") for n in range(1000)])
+    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
+    thread.start()
+    until(lambda: fresh(batch).completed > 5)
+    fresh(batch).request_cancel()
+    asked = time.monotonic()
+    thread.join(10)
+    assert time.monotonic() - asked < 2
+    good, _ = close(batch)
+    assert batch.status == BatchStatus.CANCELLED and 5 < len(good) < 1000
+
+
+def test_a_worker_that_is_told_to_stop_leaves_the_rest_to_the_next(add_model, submitted, make_gpu, close, home):
+    add_model(journal=f"{home}/journal", **{"max-num-seqs": 4, "latency-ms": 20})
+    batch = submitted([line(f"{n}", f"{n}") for n in range(400)])
+    first = make_gpu()
+    thread = threading.Thread(target=lambda: (first.serve(), connection.close()))
+    thread.start()
+    until(lambda: fresh(batch).completed > 5)
+    outages.stopping.set()
+    thread.join(10)
+    assert fresh(batch).status == BatchStatus.IN_PROGRESS and fresh(batch).leased_by is None
+    outages.stopping.clear()
+    make_gpu().serve()
+    good, _bad = close(batch)
+    assert len(good) == 400 and batch.attempts == 2
+    assert len(sent(home / "journal")) == 400, "what was in flight had time to end"
+
+
+def test_past_its_time_the_finished_lines_are_kept_and_the_others_expire(add_model, submitted, gpu, close):
+    add_model(**{"max-num-seqs": 4, "latency-ms": 30})
+    batch = submitted([line(f"{n}") for n in range(1000)])
+    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
+    thread.start()
+    until(lambda: fresh(batch).completed > 5)
+    Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now())
+    thread.join(20)
+    good, bad = close(batch)
+    assert batch.status == BatchStatus.EXPIRED and batch.expired_at and len(good) > 5
+    assert all(one["response"] is None and one["error"]["code"] == "batch_expired" for one in bad)
+
+
+def test_two_workers_run_each_batch_once(add_model, submitted, make_gpu, close, home):
+    add_model(journal=f"{home}/journal", **{"latency-ms": 1})
+    batches = [submitted([line(f"{n}", f"{b}-{n}") for n in range(40)]) for b in range(8)]
+    threads = [threading.Thread(target=lambda: (make_gpu().serve(), connection.close())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for batch in batches:
+        assert len(close(batch)[0]) == 40 and batch.attempts == 1
+    assert sorted(sent(home / "journal")) == sorted(f"{b}-{n}" for b in range(8) for n in range(40))
+
+
+def test_a_lease_that_was_taken_over_cannot_commit(add_model, submitted, make_gpu):
+    add_model()
+    batch, first, second = submitted([line("a")]), make_gpu(), make_gpu()
+    assert Batch.objects.claim(batch.pk, first.worker.pk)
+    assert Batch.objects.claim(batch.pk, second.worker.pk) is None
+    Batch.objects.filter(pk=batch.pk).update(leased_until=F("leased_until") - timedelta(hours=2))  # a clock that jumps
+    assert Batch.objects.claim(batch.pk, second.worker.pk)
+    request = batch.requests.get()
+    with pytest.raises(LeaseLost):
+        commit.commit(batch.pk, first.worker.pk, [failure(request.pk, "x", "y")])
+    commit.commit(batch.pk, second.worker.pk, [failure(request.pk, "x", "y")])
+    commit.commit(batch.pk, second.worker.pk, [failure(request.pk, "x", "y")])
+    assert fresh(batch).failed == 1, "the same outcome twice counts once"
+
+
+def test_a_model_on_a_remote_server(project, submitted, gpu, close):
+    """Any OpenAI-compatible URL, with its key and its own name for the model; nothing is started or stopped here."""
+    port = free_port()
+    command = [sys.executable, "-m", "models_registry.engine.scripted", "--port", str(port)]
+    environment = os.environ | {"VLLM_API_KEY": "its-key"}
+    with subprocess.Popen([*command, "--served-model-name", "theirs"], env=environment) as server:
+        try:
+            until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+            Model.objects.create(name="ours", kind="remote", source=f"http://127.0.0.1:{port}/v1", remote_name="theirs")
+            gpu.resident.remote_key = "its-key"
+            batch = submitted([line(f"{n}", f"text {n}", model="ours") for n in range(50)])
+            gpu.serve()
+            good, bad = close(batch)
+            assert not bad and {one["response"]["body"]["model"] for one in good} == {"ours"}
+            gpu.resident.release()
+            assert server.poll() is None
+        finally:
+            server.kill()
+
+
+def test_an_unforeseen_error_is_noted_and_tried_again_later(add_model, submitted, gpu, monkeypatch):
+    model = add_model()
+    batch = submitted([line("a")])
+    monkeypatch.setattr("batches.blobs.local", lambda blob: 1 / 0)
+    BatchSource().run(Work(BatchSource(), batch.pk, model.name, 0, timezone.now()), gpu)
+    assert "ZeroDivisionError" in batch.events.last().message
+    assert fresh(batch).leased_by is None and not Batch.objects.waiting().exists()
+
+
+def test_deleting_the_input_leaves_an_accepted_batch_its_bytes(add_model, submitted, gpu, close):
+    from batches.sweep import sweep
+
+    add_model()
+    batch = submitted([line(f"{n}") for n in range(5)])
+    batch.input_file.delete_softly()
+    type(batch.input_file).objects.update(deleted_at=timezone.now() - timedelta(days=1))
+    sweep()
+    gpu.serve()
+    assert len(close(batch)[0]) == 5
+    sweep()
+    batch.input_file.refresh_from_db()
+    assert batch.input_file.purged_at
+
+
+def fresh(batch):
+    return Batch.objects.get(pk=batch.pk)
+
+
+def until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)

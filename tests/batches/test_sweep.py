@@ -1,0 +1,260 @@
+"""What the sweep finds again, what it throws away, and what it leaves alone."""
+
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command
+from django.test import RequestFactory
+from django.utils import timezone
+from django_q.models import OrmQ, Schedule
+from django_q.scheduler import scheduler
+
+from batches import api, blobs, commit, files, outputs, submit, sweep
+from batches.models import Batch, BatchStatus, File, RequestState, Upload, UploadPart
+from batches.outcomes import failure
+from models_registry.models import Model, Worker
+from tests.batches.conftest import CHAT, line
+from vbs.accounts.models import Project
+from vbs.openai.errors import NotFound
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def project(db):
+    """One transaction for each test is enough here, and ten times as fast."""
+    return Project.objects.create(name="project")
+
+
+@pytest.fixture
+def add_model(db):
+    return lambda name="scripted": Model.objects.create(name=name, kind="scripted")
+
+
+def woken():
+    """The queue's tasks, by the name of their function; the queue is empty afterwards."""
+    tasks = [(task.func().split(".")[-1], *task.task["args"]) for task in OrmQ.objects.order_by("id")]
+    OrmQ.objects.all().delete()
+    return tasks
+
+
+def stored(project, content=b'{"a": 1}\n', **fields):
+    with blobs.scratch() as scratch:
+        scratch.write(content)
+        scratch.flush()
+        file = files.store(project, Path(scratch.name), "a.jsonl", "batch", None)
+    File.objects.filter(pk=file.pk).update(**fields)
+    file.refresh_from_db()
+    return file
+
+
+def exists(blob):
+    return (blobs.folder() / blob).exists()
+
+
+def ended(batch, good=0):
+    """Run by hand: the first `good` requests completed, the others failed."""
+    worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
+    Batch.objects.claim(batch.pk, worker.pk)
+    batch.start(worker.pk)
+    requests = list(batch.requests.order_by("line"))
+    commit.commit(batch.pk, worker.pk, [failure(one.pk, "x", "y") for one in requests[good:]])
+    batch.requests.filter(state=RequestState.PENDING).update(
+        state=RequestState.COMPLETED, status_code=200, response='{"ok":true}'
+    )
+    Batch.objects.filter(pk=batch.pk).update(completed=good)
+    assert batch.finish(worker.pk)
+    outputs.finalize(batch.pk)
+    batch.refresh_from_db()
+    return batch
+
+
+def test_lost_wake_ups_are_found_again(project, add_model, submitted):
+    add_model()
+    validating = submit.create(project, stored(project).pk, CHAT, "24h")
+    waiting, closing = submitted([line("a")]), submitted([line("b")])
+    closing.request_cancel()
+    woken()
+    sweep.sweep()
+    tasks = woken()
+    assert ("validate", validating.pk) in tasks and ("finalize", closing.pk) in tasks and ("work",) in tasks
+    assert ("validate", waiting.pk) not in tasks and ("finalize", waiting.pk) not in tasks
+
+
+def test_nothing_to_do_wakes_nobody(project, add_model, submitted):
+    add_model()
+    ended(submitted([line("a")]))
+    woken()
+    sweep.sweep()
+    assert woken() == []
+
+
+def test_what_a_worker_holds_is_left_to_it(add_model, submitted):
+    add_model()
+    batch = submitted([line("a")])
+    worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
+    Batch.objects.claim(batch.pk, worker.pk)
+    Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now() - DAY)
+    woken()
+    sweep.sweep()
+    batch.refresh_from_db()
+    assert (batch.status, batch.leased_by) == (BatchStatus.VALIDATING, worker.pk) and woken() == []
+
+
+def test_a_batch_that_waits_expires(add_model, submitted):
+    add_model()
+    batch = submitted([line("a"), line("b")])
+    Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
+    sweep.sweep()
+    batch.refresh_from_db()
+    assert (batch.status, batch.outcome, batch.failed) == (BatchStatus.FINALIZING, BatchStatus.EXPIRED, 2)
+    assert ("finalize", batch.pk) in woken()
+    outputs.finalize(batch.pk)
+    batch.refresh_from_db()
+    assert batch.status == BatchStatus.EXPIRED and batch.error_file.bytes > 0 and batch.output_file is None
+
+
+def test_bytes_go_when_nobody_can_see_the_file_any_more(project):
+    now = timezone.now()
+    gone = [stored(project, expires_at=now), stored(project, deleted_at=now - DAY)]
+    kept = [stored(project), stored(project, deleted_at=now), stored(project, expires_at=now + DAY)]
+    sweep.sweep()
+    assert [exists(one.blob) for one in gone] == [False, False] and all(exists(one.blob) for one in kept)
+    assert File.objects.filter(pk__in=[one.pk for one in gone], purged_at=None).count() == 0
+    assert File.objects.filter(pk__in=[one.pk for one in kept], purged_at=None).count() == 3
+
+
+def test_bytes_stay_while_a_live_batch_needs_them(project, add_model, submitted):
+    add_model()
+    batch = submitted([line("a")])
+    File.objects.filter(pk=batch.input_file_id).update(expires_at=timezone.now() - DAY)
+    sweep.sweep()
+    assert exists(batch.input_file.blob)
+    ended(batch)
+    sweep.sweep()
+    assert not exists(batch.input_file.blob)
+
+
+def test_a_file_that_died_while_it_was_taken_in_is_cleaned_up(project, monkeypatch):
+    """Killed between the bytes and their being shown."""
+    monkeypatch.setattr(files, "reveal", lambda file: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        stored(project)
+    file = File.objects.get()
+    assert not File.objects.visible(project).exists() and exists(file.blob)
+    File.objects.update(deleted_at=timezone.now() - DAY)
+    sweep.sweep()
+    assert not exists(file.blob)
+
+
+def test_uploads_expire_and_their_parts_go(project, tmp_path):
+    made = []
+    for status, seconds in (("pending", -1), ("cancelled", 60), ("pending", 60)):
+        upload = Upload.objects.create(
+            project=project, filename="a", purpose="batch", mime_type="x", bytes=2,
+            expires_at=timezone.now() + timedelta(seconds=60),
+        )  # fmt: skip
+        for name in "ab":
+            (tmp_path / name).write_text(name)
+            files.add_part(upload, tmp_path / name)
+        Upload.objects.filter(pk=upload.pk).update(
+            status=status, expires_at=timezone.now() + timedelta(seconds=seconds)
+        )
+        made.append(upload)
+    sweep.sweep()
+    assert [Upload.objects.get(pk=one.pk).status for one in made] == ["expired", "cancelled", "pending"]
+    assert {part.upload_id for part in UploadPart.objects.all()} == {made[2].pk}
+    assert [exists(f"parts/{one.pk}") for one in made] == [False, False, True], "their folders go too"
+    assert all(exists(part.blob) for part in made[2].parts.all())
+
+
+def test_old_request_rows_go_in_pieces_and_the_files_stay(project, add_model, submitted, monkeypatch):
+    add_model()
+    old, young = (ended(submitted([line(f"{n}") for n in range(7)]), good=5) for _ in range(2))
+    long_ago = timezone.now() - timedelta(days=31)
+    Batch.objects.filter(pk=old.pk).update(created_at=long_ago, completed_at=long_ago)
+    monkeypatch.setattr(sweep, "ROWS", 3)
+    sweep.sweep()
+    old.refresh_from_db()
+    assert old.purged_at and not old.requests.exists() and young.requests.count() == 7
+    request = RequestFactory().get("/")
+    answer = api.results(request, old, old.output_file, [RequestState.COMPLETED])
+    assert int(answer["Content-Length"]) == old.output_file.bytes > 0
+    old.output_file.delete_softly()
+    with pytest.raises(NotFound, match="no longer kept"):
+        api.results(request, old, File.objects.get(pk=old.output_file_id), [RequestState.COMPLETED])
+
+
+def test_a_batch_that_ran_for_long_keeps_its_rows_from_its_end_on(project, add_model, submitted):
+    add_model()
+    batch = ended(submitted([line("a")]))
+    Batch.objects.filter(pk=batch.pk).update(created_at=timezone.now() - timedelta(days=40))
+    sweep.sweep()
+    assert batch.requests.count() == 1
+
+
+def test_temporary_files_of_dead_processes_go(db, settings):
+    young, old = settings.TMP_DIR / "young", settings.TMP_DIR / "old"
+    for path in (young, old):
+        path.write_text("x")
+    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    sweep.sweep()
+    assert young.exists() and not old.exists()
+    young.unlink()
+
+
+def test_workers_that_fell_silent_are_forgotten(db):
+    for minutes in (1, 61):
+        at = timezone.now() - timedelta(minutes=minutes)
+        Worker.objects.create(cluster="io", hostname="here", pid=minutes, heartbeat_at=at)
+    sweep.sweep()
+    assert Worker.objects.get().pid == 1
+
+
+def test_twice_in_a_row_is_harmless(project, add_model, submitted):
+    add_model()
+    ended(submitted([line("a")]))
+    stored(project, expires_at=timezone.now() - DAY)
+    sweep.sweep()
+    before = list(File.objects.values()), list(Batch.objects.values())
+    sweep.sweep()
+    assert (list(File.objects.values()), list(Batch.objects.values())) == before
+
+
+def test_one_part_that_fails_does_not_stop_the_others(project, monkeypatch, caplog):
+    batch = submit.create(project, "file-none", CHAT, "24h")
+    stored(project, expires_at=timezone.now() - DAY)
+    old = Worker.objects.create(cluster="io", hostname="here", pid=1, heartbeat_at=timezone.now() - timedelta(hours=2))
+    woken()
+
+    def refuse(blob):
+        raise PermissionError(13, "Permission denied", blob)
+
+    monkeypatch.setattr(blobs, "remove", refuse)
+    sweep.sweep()
+    assert ("validate", batch.pk) in woken() and not Worker.objects.filter(pk=old.pk).exists()
+    assert "purge_files" in caplog.text
+
+
+def test_it_is_scheduled_once_however_often_migrations_run(db):
+    for _ in range(2):
+        call_command("migrate", verbosity=0)
+    row = Schedule.objects.get(func="batches.tasks.sweep")
+    assert (row.name, row.schedule_type, row.minutes, row.repeats, row.cluster) == ("sweep", "I", 1, -1, "io")
+
+
+def test_a_schedule_that_a_jumping_clock_set_far_ahead_is_right_after_the_next_start(db):
+    call_command("migrate", verbosity=0)
+    Schedule.objects.update(next_run=timezone.now() + timedelta(days=400))
+    call_command("migrate", verbosity=0)
+    assert Schedule.objects.get(name="sweep").next_run <= timezone.now()
+
+
+def test_the_schedule_enqueues_the_sweep(transactional_db):
+    call_command("migrate", verbosity=0)
+    woken()
+    scheduler()
+    assert woken() == [("sweep",)]

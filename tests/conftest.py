@@ -1,0 +1,21 @@
+import signal
+from collections.abc import Iterator
+
+import pytest
+from django.conf import settings
+
+from vbs import postgres
+
+
+def pytest_configure() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end in order, as by Ctrl-C
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> Iterator[None]:
+    """An embedded server for the session, unless DATABASE_URL names one; started for the first test that needs it."""
+    if settings.DATABASE_URL:
+        yield
+        return
+    with postgres.in_use(settings.VBS_DATA_DIR):
+        yield

@@ -1,0 +1,139 @@
+"""The real vLLM: a swap between two architectures, embeddings, and kill -9 of worker and engine in the middle.
+
+The machine decides the speed: minutes, most of them the engine's starts.
+"""
+
+import json
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.live import line, live
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+SMOL, GEMMA, MINILM = "smollm2-135m", "gemma3-270m", "all-minilm-l6-v2"
+
+
+@pytest.fixture(scope="module")
+def vbs():
+    # The converted models are kept between runs where a folder for them is given.
+    kept = os.environ.get("VBS_TEST_MODELS")
+    with live() as running:
+        if kept:
+            (running.stack.data / "models").symlink_to(kept)
+        running.manage("model", "add-demo", "smollm2", "gemma", "minilm")
+        yield running
+
+
+def ask(custom_id, text="What is the capital of France?", **body):
+    return line(custom_id, text, model=SMOL, **{"max_tokens": 16, "temperature": 0} | body)
+
+
+def completion(custom_id):
+    body = {"model": GEMMA, "prompt": "1, 2, 3, 4, 5, 6,", "max_tokens": 8, "temperature": 0}
+    return {"custom_id": custom_id, "method": "POST", "url": "/v1/completions", "body": body}
+
+
+def embedding(custom_id, text):
+    return {"custom_id": custom_id, "method": "POST", "url": "/v1/embeddings", "body": {"model": MINILM, "input": text}}
+
+
+def test_three_models_take_turns(vbs):
+    """All three are queued at once; each is loaded once."""
+    chat = vbs.create([ask(f"c{n}") for n in range(20)])
+    texts = vbs.create([completion(f"t{n}") for n in range(10)], endpoint="/v1/completions")
+    vectors = vbs.create(
+        [embedding("cat", "a cat"), embedding("kitten", "a small kitten"), embedding("car", "engine repair")],
+        endpoint="/v1/embeddings",
+    )
+    more = vbs.create([ask(f"m{n}") for n in range(5)])
+    good, _ = vbs.books(vbs.wait(chat, seconds=600), [f"c{n}" for n in range(20)])
+    for one in good:
+        body = one["response"]["body"]
+        assert "Paris" in body["choices"][0]["message"]["content"] and body["model"] == SMOL
+    good, _ = vbs.books(vbs.wait(more, seconds=600), [f"m{n}" for n in range(5)])
+    good, _ = vbs.books(vbs.wait(texts, seconds=600), [f"t{n}" for n in range(10)])
+    for one in good:
+        assert one["response"]["body"]["choices"][0]["text"].startswith(" 7, 8")
+    good, _ = vbs.books(vbs.wait(vectors, seconds=600), ["cat", "kitten", "car"])
+    vector = {one["custom_id"]: one["response"]["body"]["data"][0]["embedding"] for one in good}
+    assert cosine(vector["cat"], vector["kitten"]) > cosine(vector["cat"], vector["car"]) + 0.2
+    loads = [text for batch in (chat, more, texts, vectors) for text in vbs.log(batch).splitlines() if "Loaded" in text]
+    assert len(loads) == 3, loads
+
+
+def cosine(one, other):
+    def length(vector):
+        return sum(x * x for x in vector) ** 0.5
+
+    return sum(x * y for x, y in zip(one, other, strict=True)) / length(one) / length(other)
+
+
+def test_kill_the_worker_and_the_engine_in_the_middle(vbs):
+    """The new worker adopts the engine; a new engine is started for the old worker. Every answer comes once."""
+    ids = [f"k{n}" for n in range(1000)]
+    batch = vbs.create([ask(one, f"Say something about the number {one}.", max_tokens=24) for one in ids])
+    vbs.wait(batch, {"in_progress"}, seconds=600, done=20)
+    engine = vbs.pids()["engine"]
+    os.kill(worker(vbs), signal.SIGKILL)
+    done = vbs.retrieve(batch.id).request_counts.completed
+    vbs.wait(batch, {"in_progress"}, seconds=300, done=done + 20)
+    assert vbs.pids()["engine"] == engine, "the engine outlived its worker and was adopted"
+    os.kill(engine, signal.SIGKILL)
+    ended = vbs.wait(batch, seconds=800)
+    good, bad = vbs.books(ended, ids)
+    assert ended.status == "completed" and not bad and len(good) == 1000
+    assert "The engine died" in vbs.log(ended)
+    assert vbs.pids()["engine"] != engine
+    assert not [one for one in psutil.pids() if session(one) == engine], "nothing is left of the killed engine"
+
+
+def test_a_model_that_cannot_be_loaded_says_why(vbs):
+    folder = vbs.stack.data / "models" / SMOL
+    vbs.manage("model", "add", "too-long", str(folder), "--arg=max-model-len=1000000")
+    ended = vbs.wait(vbs.create([line("a", model="too-long")]), seconds=400)
+    (error,) = ended.errors.data
+    assert ended.status == "failed" and error.code == "model_load_failed"
+    assert "max_model_len" in error.message and "Lower max-model-len" in error.message
+
+
+def test_requests_reach_the_engine_whole(vbs):
+    """Tools, a schema, several choices and log probabilities are the engine's business, and it sees them."""
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    asked = {"type": "json_schema", "json_schema": {"name": "pick", "schema": schema}}
+    batch = vbs.create(
+        [
+            ask("schema", "Pick a number.", response_format=asked, max_tokens=40),
+            ask("many", n=3, temperature=0.9),
+            ask("logprobs", logprobs=True, top_logprobs=2),
+        ]
+    )
+    good, _ = vbs.books(vbs.wait(batch, seconds=600), ["schema", "many", "logprobs"])
+    choices = {one["custom_id"]: one["response"]["body"]["choices"] for one in good}
+    assert json.loads(choices["schema"][0]["message"]["content"])["n"] in (1, 2)
+    assert len(choices["many"]) == 3
+    assert len(choices["logprobs"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2
+
+
+def worker(vbs):
+    (found,) = [one for one in vbs.http.get("/queue").json()["workers"] if one["cluster"] == "gpu"]
+    return found["pid"]
+
+
+def session(pid):
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_stopping_leaves_nothing(vbs):
+    """Last: with an engine loaded, the whole stack stops within 15 seconds."""
+    engine = vbs.pids()["engine"]
+    started = time.monotonic()
+    vbs.stack.stop()
+    assert time.monotonic() - started < 15
+    assert not [one for one in psutil.pids() if session(one) == engine]

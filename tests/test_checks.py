@@ -1,0 +1,63 @@
+"""System checks: each bad combination has an id and says what to change."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batches.checks import windows_can_be_read
+from vbs.checks import data_path_is_short, open_only_on_loopback, sizes_fit
+from vbs.settings import BASE_DIR
+
+
+def test_the_settings_as_they_are_pass():
+    for check in (open_only_on_loopback, sizes_fit, data_path_is_short, windows_can_be_read):
+        assert check() == []
+
+
+def found(messages):
+    for one in messages:
+        assert one.hint and one.is_serious()
+    return {(one.id, one.msg.split()[0].split("=")[0].rstrip(":")) for one in messages}
+
+
+def test_open_mode_for_strangers(settings):
+    settings.VBS_API_AUTH, settings.VBS_HOST = "open", "0.0.0.0"
+    assert found(open_only_on_loopback()) == {("vbs.E001", "VBS_API_AUTH")}
+
+
+@pytest.mark.parametrize("windows", [[], ["24"], ["h"], ["0h"], ["-1h"], ["24h", "soon"], [""], ["1.5h"], ["\u0661h"]])
+def test_windows_that_cannot_be_read(settings, windows):
+    settings.VBS_COMPLETION_WINDOWS = windows
+    assert found(windows_can_be_read()) == {("vbs.E002", "VBS_COMPLETION_WINDOWS")}
+
+
+def test_windows_that_can(settings):
+    settings.VBS_COMPLETION_WINDOWS = ["24h", "7d", "30m", "5s"]
+    assert windows_can_be_read() == []
+
+
+def test_a_line_that_is_larger_than_a_batch(settings):
+    settings.VBS_MAX_LINE_MB, settings.VBS_MAX_BATCH_MB = 300, 200
+    assert found(sizes_fit()) == {("vbs.E003", "VBS_MAX_LINE_MB")}
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9"])
+def test_a_data_folder_that_is_too_deep_for_a_socket(settings, letter):
+    settings.RUN_DIR = Path("/" + letter * 90)
+    assert found(data_path_is_short()) == {("vbs.E004", "VBS_DATA_DIR")}
+
+
+def test_check_needs_no_database_and_imports_nothing_heavy(tmp_path):
+    code = (
+        "import sys; sys.argv = ['manage.py', 'check']; import manage; manage.main();"
+        "heavy = {'torch', 'vllm', 'transformers', 'trl', 'peft', 'numpy', 'label_studio_sdk'} & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    environment = {"PATH": "/usr/bin:/bin", "VBS_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=BASE_DIR, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "postgres").exists()

@@ -1,0 +1,77 @@
+"""`manage.py demo` with a stack of its own: it ends well, or badly, or is interrupted, and leaves nothing running."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from vbs import leftovers, postgres
+from vbs.stack import BASE_DIR, Stack, free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+COMMAND = [sys.executable, str(BASE_DIR / "manage.py")]
+
+
+@pytest.fixture(scope="module")
+def data():
+    """A data folder with the demo's model, which is a scripted one here. It loads for longer than lines are apart."""
+    folder = Path(tempfile.mkdtemp(prefix="vbs-demo-"))
+    folder.chmod(0o711)
+    try:
+        with Stack(folder, port=free_port()) as stack:
+            add = [*COMMAND, "model", "add", "smollm2-135m", "scripted:", "--arg=start-seconds=8"]
+            subprocess.run(add, env=stack.environment, check=True)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def demo(data):
+    """The demo as a process of its own, and what it says."""
+    environment = os.environ | {"VBS_DATA_DIR": str(data), "DATABASE_URL": ""}
+    process = subprocess.Popen([*COMMAND, "demo"], env=environment, text=True, stdout=-1, stderr=-2)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def nothing_runs(data):
+    return not leftovers.find(data) and postgres.running(data) is None
+
+
+def test_from_nothing_to_answers(demo, data):
+    said = demo.communicate(timeout=300)[0]
+    assert demo.returncode == 0, said
+    assert "Q  What is the capital of France?" in said
+    assert "loading smollm2-135m" in said
+    assert len((data / "demo_output.jsonl").read_bytes().splitlines()) == 10
+    assert nothing_runs(data)
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        ("starting PostgreSQL", signal.SIGINT),
+        ("starting web", signal.SIGTERM),
+        ("submitting", signal.SIGINT),
+        ("loading", signal.SIGINT),
+        ("loading", signal.SIGTERM),
+    ],
+)
+def test_interrupted(demo, data, words, number):
+    said = ""
+    while words not in said:
+        line = demo.stdout.readline()
+        assert line, said
+        said += line
+    demo.send_signal(number)
+    said += demo.communicate(timeout=60)[0]
+    assert demo.returncode == 130, said
+    assert "Traceback" not in said
+    assert nothing_runs(data)

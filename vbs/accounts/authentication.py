@@ -1,0 +1,47 @@
+"""Bearer keys for the API. `request.auth` is the key (None in open mode), `request.user` its project."""
+
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+
+from vbs.accounts.models import DEFAULT_PROJECT, ApiKey, Project
+from vbs.openai.errors import NotAuthenticated
+
+if TYPE_CHECKING:  # it imports us
+    from rest_framework.views import APIView
+
+
+class ApiKeyAuthentication(BaseAuthentication):
+    def authenticate(self, request: Request) -> tuple[Project, ApiKey | None]:
+        scheme, _, secret = get_authorization_header(request).partition(b" ")
+        secret = secret.strip()
+        if settings.VBS_API_AUTH == "open":
+            return Project.objects.get_or_create(name=DEFAULT_PROJECT)[0], None
+        if scheme.lower() != b"bearer" or not secret:
+            raise NotAuthenticated(
+                "You didn't provide an API key. Send it as 'Authorization: Bearer sk-vbs-…'; "
+                "'manage.py create_api_key' makes one."
+            )
+        key = ApiKey.objects.authenticate(secret.decode("latin-1"))
+        if key is None:
+            raise NotAuthenticated("Incorrect API key provided: it is unknown, expired or revoked.")
+        return key.project, key
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"
+
+
+def project_of(request: Request) -> Project:
+    """Whose request this is."""
+    project: Any = request.user
+    if not isinstance(project, Project):
+        raise TypeError(f"{project!r} is not a project: this view does not use ApiKeyAuthentication")
+    return project
+
+
+class HasProject(BasePermission):
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        return isinstance(request.user, Project)

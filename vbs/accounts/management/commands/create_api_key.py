@@ -1,0 +1,27 @@
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from vbs.accounts.models import ApiKey, Project
+
+
+class Command(BaseCommand):
+    help = "Make an API key and print it, alone, on standard output. It is shown only here."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--project", required=True, help="made when it is new")
+        parser.add_argument("--name", required=True, help="what the key is for")
+        parser.add_argument("--days", type=int, help="expire after so many days")
+
+    def handle(self, *, project: str, name: str, days: int | None, **options: Any) -> None:
+        for label, value in (("project", project), ("name", name)):
+            if not value.strip() or len(value) > 100 or not value.isprintable():
+                raise CommandError(f"--{label} is {value!r}; it must be 1 to 100 printable characters.")
+        if days is not None and not 1 <= days <= 36500:
+            raise CommandError(f"--days is {days}; it must be from 1 to 36500.")
+        owner, _ = Project.objects.get_or_create(name=project)
+        expires_at = timezone.now() + timedelta(days=days) if days else None
+        _, secret = ApiKey.objects.issue(owner, name, expires_at)
+        self.stdout.write(secret)

@@ -1,0 +1,82 @@
+"""Who may ask: projects, and the keys that open them."""
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+
+from django.db import models
+from django.db.models.functions import Now
+from django.utils import timezone
+
+PREFIX = "sk-vbs-"
+DEFAULT_PROJECT = "default"
+
+
+class Project(models.Model):
+    """Everything belongs to one; nothing of another's is visible."""
+
+    name = models.CharField(max_length=100, unique=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def digest(secret: str) -> str:
+    """SHA-256 is enough here, and quick: a key has 256 random bits, so there is nothing to guess."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def usable(self) -> "ApiKeyQuerySet":
+        return self.filter(models.Q(expires_at=None) | models.Q(expires_at__gt=timezone.now()), revoked_at=None)
+
+    def issue(self, project: Project, name: str, expires_at: datetime | None = None) -> tuple["ApiKey", str]:
+        """Make a key. Its secret is returned here and never again."""
+        secret = PREFIX + secrets.token_urlsafe(32)
+        key = self.create(
+            project=project,
+            name=name,
+            prefix=secret[: len(PREFIX) + 6],
+            digest=digest(secret),
+            expires_at=expires_at,
+        )
+        return key, secret
+
+    def authenticate(self, secret: str) -> "ApiKey | None":
+        """The usable key with this secret. Notes its use, at most once a minute."""
+        key = self.usable().select_related("project").filter(digest=digest(secret)).first()
+        if key:
+            now = timezone.now()
+            minute_ago = now - timedelta(minutes=1)
+            if key.last_used_at is None or key.last_used_at < minute_ago:
+                self.filter(pk=key.pk).update(last_used_at=now)
+        return key
+
+
+class ApiKey(models.Model):
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="keys")
+    name = models.CharField(max_length=100)
+    prefix = models.CharField(max_length=20, editable=False, help_text="The beginning of the key, to tell keys apart")
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    objects = ApiKeyQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+        verbose_name = "API key"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+    def revoke(self) -> None:
+        if self.revoked_at is None:
+            self.revoked_at = timezone.now()
+            self.save(update_fields=["revoked_at"])

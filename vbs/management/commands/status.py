@@ -1,0 +1,216 @@
+"""`manage.py status`: what of vbs runs, what it does, and what is wrong. Starts nothing and needs nothing to run."""
+
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import httpx
+import psutil
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, connection
+from django.db.models import Count, F
+from django.db.models.functions import Now
+
+from batches import wire
+from batches.management import access
+from batches.management.report import duration
+from batches.management.terminal import aligned
+from batches.models import Batch
+from batches.remote import Remote, RemoteError
+from models_registry.gpu import STALE
+from models_registry.models import Worker
+from vbs import postgres, stack
+from vbs.logs import one_line
+
+WEB_TIMEOUT = httpx.Timeout(10)
+DATABASE_SECONDS = 5
+SHOWN = 10  # batches of the queue
+
+Found = dict[str, Any]
+
+
+class Command(BaseCommand):
+    help = "What runs, what it does, and what is wrong. The exit code is 0 when all is well, else 1."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
+
+    def handle(self, *, as_json: bool, **options: Any) -> None:
+        found = look()
+        found["problems"] = list(problems(found))
+        found["ok"] = not found["problems"]
+        if as_json:
+            self.stdout.write(json.dumps(found, indent=2))
+        else:
+            self.stdout.write(aligned(list(rows(found))))
+        self.stdout.flush()
+        if not found["ok"]:
+            nothing = not (found["web"]["answers"] or found["supervisor"] or found["workers"])
+            hint = "\nNothing runs here; 'make up' starts it." if nothing else ""
+            raise CommandError("\n".join(map(one_line, found["problems"])) + hint)
+
+
+# Look
+
+
+def look() -> Found:
+    return {
+        "ok": False,
+        "problems": [],
+        "data": str(settings.VBS_DATA_DIR),
+        "supervisor": _supervisor(),
+        "web": _web(),
+        **_database(),
+    }
+
+
+def _supervisor() -> Found | None:
+    found = stack.running(settings.VBS_DATA_DIR)
+    return asdict(found) if found else None
+
+
+def _web() -> Found:
+    url = access.local_url()
+    with Remote(url, timeout=WEB_TIMEOUT) as remote:
+        web: Found = {"url": url, "answers": remote.answers(), "ready": {}, "detail": ""}
+        if web["answers"]:
+            try:
+                web["ready"] = remote.ready()["parts"]
+            except RemoteError as error:
+                web["detail"] = str(error)
+    return web
+
+
+def _database() -> Found:
+    """What the tables say; without a database, that it is missing."""
+    found: Found = {"database": {"answers": False, "detail": ""}, "workers": [], "engines": [], "queue": None}
+    connection.settings_dict["OPTIONS"] = {"connect_timeout": DATABASE_SECONDS} | connection.settings_dict["OPTIONS"]
+    try:
+        if not settings.DATABASE_URL and postgres.running(settings.VBS_DATA_DIR) is None:
+            raise postgres.PostgresError("the embedded PostgreSQL does not run")
+        workers = list(Worker.objects.annotate(silence=Now() - F("heartbeat_at")))
+        found["queue"] = _queue()
+    except (DatabaseError, postgres.PostgresError) as error:
+        found["database"]["detail"] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return found
+    found["database"]["answers"] = True
+    found["workers"] = [_worker(worker) for worker in workers]
+    found["engines"] = [_engine(worker) for worker in workers if worker.model_name]
+    return found
+
+
+def _worker(worker: Any) -> Found:
+    return {
+        "name": str(worker),
+        "cluster": worker.cluster,
+        "hostname": worker.hostname,
+        "pid": worker.pid,
+        "state": worker.state,
+        "activity": worker.activity,
+        "heartbeat_seconds": round(worker.silence.total_seconds(), 1),
+        "alive": worker.silence < STALE,
+    }
+
+
+def _engine(worker: Worker) -> Found:
+    """alive: None when we cannot know, because it runs on another machine or is a server of somebody else."""
+    ours = worker.hostname == socket.gethostname() and worker.engine_pid is not None
+    return {
+        "worker": str(worker),
+        "model": worker.model_name,
+        "pid": worker.engine_pid,
+        "url": worker.engine_url,
+        "alive": _runs(worker.engine_pid) if ours else None,
+    }
+
+
+def _runs(pid: int | None) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _queue() -> Found:
+    running, waiting = Batch.objects.running(), Batch.objects.waiting()
+    return {
+        "running": [dict(wire.queue_item(batch, 0, own=True)) for batch in running[:SHOWN]],
+        "running_total": running.count(),
+        "waiting": [dict(wire.queue_item(batch, place, own=True)) for place, batch in enumerate(waiting[:SHOWN], 1)],
+        "waiting_total": waiting.count(),
+        "by_status": dict(Batch.objects.order_by("status").values_list("status").annotate(Count("pk"))),
+    }
+
+
+# Judge
+
+
+def problems(found: Found) -> Iterator[str]:
+    web = found["web"]
+    if not web["answers"]:
+        yield f"No web server answers at {web['url']}."
+    elif web["detail"]:
+        yield f"The web server cannot say whether it is ready: {web['detail']}"
+    yield from (f"The web server says of {part}: {state}." for part, state in web["ready"].items() if state != "ok")
+    if found["supervisor"]:
+        if not found["supervisor"]["programs"]:
+            yield "The supervisor does not answer: it is starting or stopping."
+        for program in found["supervisor"]["programs"]:
+            if program["state"] != "RUNNING":
+                yield f"The program {program['name']} is {program['state']}: {program['detail']}."
+    if not found["database"]["answers"]:
+        yield f"The database does not answer: {found['database']['detail']}."
+        return
+    for cluster in ("io", "gpu"):
+        workers = [worker for worker in found["workers"] if worker["cluster"] == cluster]
+        if not any(worker["alive"] for worker in workers):
+            last = min((worker["heartbeat_seconds"] for worker in workers), default=None)
+            said = "" if last is None else f"; the last sign of life of one was {duration(last)} ago"
+            yield f"No {cluster} worker runs{said}."
+    for engine in found["engines"]:
+        if engine["alive"] is False:
+            yield f"The engine of {engine['model']} (pid {engine['pid']}) has ended; its worker starts it again."
+
+
+# Show
+
+
+def rows(found: Found) -> Iterator[list[str]]:
+    """Two columns: what it is, and how it is."""
+    yield ["data", found["data"]]
+    if found["supervisor"]:
+        yield ["supervisor", f"runs for pid {found['supervisor']['pid']}"]
+        for program in found["supervisor"]["programs"]:
+            yield [f"  {program['name']}", f"{program['state']}, {program['detail']}"]
+    web = found["web"]
+    yield ["web", f"{web['url']} {'answers' if web['answers'] else 'does not answer'}"]
+    for part, state in web["ready"].items():
+        yield [f"  {part}", state]
+    database = found["database"]
+    yield ["database", "answers" if database["answers"] else database["detail"]]
+    for worker in found["workers"]:
+        life = "" if worker["alive"] else "SILENT, "
+        doing = worker["activity"] or worker["state"]
+        yield ["worker", f"{worker['name']}: {life}{doing} (heartbeat {duration(worker['heartbeat_seconds'])} ago)"]
+    for engine in found["engines"]:
+        state = {True: "alive", False: "ENDED", None: "not of this machine"}[engine["alive"]]
+        pid = f"pid {engine['pid']}, " if engine["pid"] else ""
+        yield ["engine", f"{engine['model']}: {pid}{state}, at {engine['url']}"]
+    if queue := found["queue"]:
+        counts = ", ".join(f"{count:,} {status}" for status, count in queue["by_status"].items())
+        yield ["batches", counts or "none yet"]
+        yield ["queue", f"{queue['running_total']:,} running, {queue['waiting_total']:,} waiting"]
+        for batch in queue["running"] + queue["waiting"]:
+            yield _queued(batch)
+
+
+def _queued(batch: Found) -> list[str]:
+    place = f"number {batch['position']}" if batch["position"] else "running"
+    done, eta = batch["completed"] + batch["failed"], batch["progress"]["eta_seconds"]
+    left = "" if eta is None else f", {duration(eta)} left"
+    models = ", ".join(batch["models"])
+    return [f"  {place}", f"{batch['id']}: {done:,}/{batch['total']:,}{left}, {models}, priority {batch['priority']}"]

@@ -1,0 +1,159 @@
+"""Every error that leaves `/v1/`: exceptions to raise, and the one place that writes the envelope.
+
+The envelope is `{"error": {"message", "type", "param", "code"}}`, all four keys always there.
+"""
+
+import logging
+import secrets
+from typing import Any
+
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+log = logging.getLogger(__name__)
+
+
+class ApiError(exceptions.APIException):
+    """An answer other than success. A subclass fixes status, `type` and the usual `code`."""
+
+    status_code = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+
+
+class InvalidRequest(ApiError):
+    status_code = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class NotAuthenticated(ApiError):
+    status_code = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(ApiError):
+    status_code = 403
+    type = "permission_error"
+    code = "forbidden"
+
+
+class NotFound(ApiError):
+    status_code = 404
+    type = "not_found_error"
+    code = "not_found"
+
+
+class Conflict(ApiError):
+    status_code = 409
+    type = "conflict_error"
+    code = "conflict"
+
+
+class TooLarge(ApiError):
+    status_code = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class StorageFull(ApiError):
+    status_code = 507
+    type = "server_error"
+    code = "storage_full"
+
+
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"} | {
+    429: "rate_limit_error"
+}
+
+
+def envelope(message: str, type: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+
+def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
+    """DRF's hook: whatever a view raised becomes the envelope. What we did not foresee is logged under an id."""
+    request = context.get("request")
+    if isinstance(error, ApiError):
+        headers = {"WWW-Authenticate": "Bearer"} if error.status_code == 401 else {}
+        return Response(
+            envelope(error.message, error.type, error.param, error.code), status=error.status_code, headers=headers
+        )
+    if isinstance(error, Http404):
+        return exception_handler(NotFound(f"Nothing is here: {getattr(request, 'path', '')}"), context)
+    if isinstance(error, PermissionDenied):
+        return exception_handler(Forbidden(str(error) or "This is not allowed."), context)
+    if isinstance(error, RequestDataTooBig):
+        return exception_handler(TooLarge("The request body is too large for this route; at most 2 MB."), context)
+    if isinstance(error, SuspiciousOperation):
+        return exception_handler(InvalidRequest(f"The request is malformed: {error}"), context)
+    if isinstance(error, exceptions.APIException):  # DRF's own: parse errors, 405, 415, 406, 429
+        status = error.status_code
+        if isinstance(error, exceptions.MethodNotAllowed):
+            message, code = str(error.detail), "method_not_allowed"
+        elif isinstance(error, exceptions.ParseError):
+            message, code = f"The body could not be parsed: {error.detail}", "invalid_body"
+        else:
+            message, code = _flat(error.detail), _first_code(error)
+        kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        headers = {"Retry-After": str(int(wait))} if (wait := getattr(error, "wait", None)) else {}
+        return Response(envelope(message, kind, None, code), status=status, headers=headers)
+    return Response(_unforeseen(error, request), status=500)
+
+
+def _unforeseen(error: BaseException | None, request: Any) -> dict[str, Any]:
+    error_id = f"err_{secrets.token_hex(8)}"
+    path = getattr(request, "path", "?")
+    log.error("Unforeseen error %s at %s", error_id, path, exc_info=error or True)
+    return envelope(f"The server had an error; its log has more under {error_id}.", "server_error", None, error_id)
+
+
+def _flat(detail: Any) -> str:
+    if isinstance(detail, dict):
+        return " ".join(f"{name}: {_flat(value)}" for name, value in detail.items())
+    if isinstance(detail, list):
+        return " ".join(_flat(one) for one in detail)
+    return str(detail)
+
+
+def _first_code(error: exceptions.APIException) -> str:
+    codes = error.get_codes()
+    while isinstance(codes, (dict, list)):
+        codes = next(iter(codes.values() if isinstance(codes, dict) else codes), "error")
+    return str(codes)
+
+
+# Django's own error views, for what fails before or outside of a DRF view.
+
+
+def _wants_json(request: HttpRequest) -> bool:
+    return request.path.startswith("/v1/") or request.path in ("/v1", "/metrics", "/health", "/ready")
+
+
+def _plain(request: HttpRequest, status: int, title: str, body: dict[str, Any]) -> HttpResponse:
+    if _wants_json(request):
+        return JsonResponse(body, status=status)
+    return HttpResponse(f"{status} {title}\n", status=status, content_type="text/plain; charset=utf-8")
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    body = envelope(f"The request is malformed: {exception}", "invalid_request_error", None, "bad_request")
+    return _plain(request, 400, "Bad request", body)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    body = envelope(f"Unknown route: {request.method} {request.path}", "not_found_error", None, "unknown_route")
+    return _plain(request, 404, "Not found", body)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return _plain(request, 500, "Server error", _unforeseen(None, request))

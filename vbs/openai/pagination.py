@@ -1,0 +1,62 @@
+"""OpenAI's lists: newest first or oldest first, one page after an object id, never an empty page that says more."""
+
+from collections.abc import Callable
+from typing import Any, TypedDict, TypeVar
+
+from django.db.models import Model, QuerySet
+from django.http import QueryDict
+
+from vbs.openai.errors import InvalidRequest
+
+T = TypeVar("T", bound=Model)
+
+
+class Page(TypedDict):
+    object: str
+    data: list[Any]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+def whole_number(query: QueryDict, name: str, default: int, low: int, high: int) -> int:
+    """A number from the query string. Raises InvalidRequest outside of low … high."""
+    text = query.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
+        raise InvalidRequest(
+            f"Invalid '{name}': '{text[:50]}'. It must be a whole number from {low} to {high}.", param=name
+        )
+    return int(text)
+
+
+def choice(query: QueryDict, name: str, default: str, allowed: tuple[str, ...]) -> str:
+    """One of the allowed words from the query string. Raises InvalidRequest for any other."""
+    text = query.get(name, default)
+    if text not in allowed:
+        raise InvalidRequest(
+            f"Invalid '{name}': '{text[:50]}'. Supported values are: {', '.join(allowed)}.", param=name
+        )
+    return text
+
+
+def page(
+    rows: QuerySet[T], query: QueryDict, wire: Callable[[T], Any], *, default: int, high: int, order: str = "desc"
+) -> Page:
+    """One page of `rows`, whose primary key is the list order. Reads `after`, `limit` and `order` from the query."""
+    limit = whole_number(query, "limit", default, 1, high)
+    order = choice(query, "order", order, ("asc", "desc"))
+    if after := query.get("after"):
+        if "\0" in after or not rows.filter(pk=after).exists():
+            raise InvalidRequest(f"Invalid 'after': there is no object '{after[:100]}' in this list.", param="after")
+        rows = rows.filter(pk__gt=after) if order == "asc" else rows.filter(pk__lt=after)
+    found = list(rows.order_by("pk" if order == "asc" else "-pk")[: limit + 1])
+    data = [wire(row) for row in found[:limit]]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": len(found) > limit,
+    }

@@ -1,0 +1,207 @@
+"""Objects as they go over the wire. Every field is always there; what has no value is null. Times are Unix seconds."""
+
+from datetime import datetime
+from typing import Any, Literal, TypedDict
+
+
+def unix(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
+
+
+class ErrorBody(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorObject(TypedDict):
+    error: ErrorBody
+
+
+class Deleted(TypedDict):
+    id: str
+    object: str
+    deleted: bool
+
+
+class FileObject(TypedDict):
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str
+    purpose: str
+    status: Literal["uploaded", "processed", "error"]
+    status_details: str | None
+
+
+class FileList(TypedDict):
+    object: Literal["list"]
+    data: list[FileObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class UploadObject(TypedDict):
+    id: str
+    object: Literal["upload"]
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: str
+    file: FileObject | None
+
+
+class PartObject(TypedDict):
+    id: str
+    object: Literal["upload.part"]
+    created_at: int
+    upload_id: str
+
+
+class BatchErrorItem(TypedDict):
+    code: str
+    line: int | None
+    message: str
+    param: str | None
+
+
+class BatchErrors(TypedDict):
+    object: Literal["list"]
+    data: list[BatchErrorItem]
+
+
+class RequestCounts(TypedDict):
+    total: int
+    completed: int
+    failed: int
+
+
+class InputTokensDetails(TypedDict):
+    cached_tokens: int
+
+
+class OutputTokensDetails(TypedDict):
+    reasoning_tokens: int
+
+
+class Usage(TypedDict):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class Progress(TypedDict):
+    percent: float
+    tokens_per_second: float | None
+    requests_per_second: float | None
+    eta_seconds: int | None
+
+
+class BatchObject(TypedDict):
+    id: str
+    object: Literal["batch"]
+    endpoint: str
+    errors: BatchErrors | None
+    input_file_id: str
+    completion_window: str
+    status: str
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: int
+    in_progress_at: int | None
+    expires_at: int
+    finalizing_at: int | None
+    completed_at: int | None
+    failed_at: int | None
+    expired_at: int | None
+    cancelling_at: int | None
+    cancelled_at: int | None
+    request_counts: RequestCounts
+    metadata: dict[str, str] | None
+    model: str | None
+    usage: Usage | None
+    # Ours
+    priority: int
+    progress: Progress
+    queue_position: int | None
+    estimated_start_at: int | None
+    estimated_completion_at: int | None
+    attempts: int
+
+
+class BatchList(TypedDict):
+    object: Literal["list"]
+    data: list[BatchObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class ModelObject(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    # Ours
+    state: str
+    task: str
+    context_length: int | None
+    size_bytes: int | None
+    loaded: bool
+    aliases: list[str]
+    parent: str | None
+    tokens_per_second: float | None
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
+class WorkerObject(TypedDict):
+    cluster: str
+    hostname: str
+    pid: int
+    state: str
+    activity: str
+    alive: bool
+    heartbeat_at: int
+    model: str | None
+    engine_pid: int | None
+    engine_url: str | None
+
+
+class QueueItem(TypedDict):
+    """A batch in the queue. Of other projects' batches only the priority and the size are told."""
+
+    id: str | None
+    status: str
+    priority: int
+    models: list[str]
+    total: int
+    completed: int
+    failed: int
+    progress: Progress
+    position: int
+
+
+class QueueObject(TypedDict):
+    object: Literal["queue"]
+    workers: list[WorkerObject]
+    loaded_model: str | None
+    running: list[QueueItem]
+    waiting: list[QueueItem]
+    waiting_total: int
+
+
+def only_v1(endpoints: list[Any]) -> list[Any]:
+    """For /openapi.json: the API, and none of the pages."""
+    return [one for one in endpoints if one[0].startswith(("/v1/", "/health", "/ready"))]
