@@ -47,7 +47,7 @@ up: $(READY) ## web server, workers and database in the foreground; Ctrl-C stops
 	@exec $(RUN) manage.py up
 
 test: $(READY) ## all tests, those with the real vLLM and a real browser too
-	$(RUN) -m pytest -m ""
+	$(RUN) -m pytest -m "" --durations=40
 
 test-fast: $(READY) ## the tests that take seconds
 	$(RUN) -m pytest

@@ -127,6 +127,7 @@ def live(**environment: str) -> Iterator[Live]:
     clean = {name: "" for name in ("DATABASE_URL", "Q_CLUSTER_NAME") if name in os.environ}
     try:
         with Stack(folder, port=free_port(), environment=clean | environment) as stack:
+            stack.wait_ready()
             yield Live(stack)
     finally:
         if os.environ.get("VBS_KEEP_TEST_DATA"):

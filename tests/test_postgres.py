@@ -264,10 +264,18 @@ def serve(data: Path) -> subprocess.Popen[str]:
     return process
 
 
+def rest(process: subprocess.Popen[str]) -> str:
+    """What it still prints until it ends; communicate() would miss what readline() has read ahead."""
+    assert process.stdout
+    output = process.stdout.read()
+    process.wait(timeout=20)
+    return output
+
+
 def test_serve_stops_the_server_when_told_to(data: Path) -> None:
     process = serve(data)
     process.terminate()
-    output, _ = process.communicate(timeout=20)
+    output = rest(process)
     assert process.returncode == 0
     assert "database system is ready to accept connections" in output
     assert postgres.running(data) is None
@@ -278,7 +286,7 @@ def test_serve_ends_when_the_server_dies(data: Path) -> None:
     pid = postgres.running(data)
     assert pid
     kill(pid)
-    output, _ = process.communicate(timeout=20)
+    output = rest(process)
     assert process.returncode == 1
     assert f"PostgreSQL (pid {pid}) has died" in output
 
