@@ -74,6 +74,16 @@ def test_anything_dies(vbs, seed):
     run_through(vbs, f"any{seed}", random.Random(seed), victims, kills=8)
 
 
+@pytest.mark.parametrize("victim", [*(f"io-{n}" for n in range(5)), *(f"gpu-{n}" for n in range(4))])
+def test_an_idle_process_dies(vbs, victim):
+    """It may hold what the others need, such as the lock of the queue that it waits at."""
+    assert victim in vbs.pids()
+    kill(vbs, victim)
+    ended = vbs.wait(vbs.create([line(f"idle{n}", f"idle-{victim} {n}") for n in range(20)]), seconds=60)
+    assert ended.status == "completed", vbs.log(ended)
+    vbs.books(ended, [f"idle{n}" for n in range(20)])
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_death_while_it_is_validated_or_written(vbs, seed):
     """Short batches, so that the kill falls into taking in, or into writing the files."""

@@ -1,6 +1,12 @@
-"""Run a cluster of django-q2, tied to this process: nothing of it outlives us, and all of it hears of a stop."""
+"""Run a cluster of django-q2, tied to this process: nothing of it outlives us, and all of it hears of a stop.
+
+A process of it that is killed ends all of it, and the supervisor starts it anew. django-q2 would replace the one, but
+the killed may have held a lock of the queue that all share (an idle worker holds it while it waits), and then no task
+would be handed out ever again.
+"""
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import signal
@@ -9,7 +15,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+log = logging.getLogger(__name__)
+
 PR_SET_PDEATHSIG = 1
+RECYCLED = -2  # timer of a worker that has left by itself, holding nothing
 
 
 def _die_with_parent() -> None:
@@ -26,16 +35,24 @@ class Command(BaseCommand):
     def handle(self, *, cluster: str, **options: Any) -> None:
         if os.environ.get("Q_CLUSTER_NAME") != cluster:  # django-q2 reads it when it is imported
             os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"Q_CLUSTER_NAME": cluster})  # noqa: S606
-        from django_q.cluster import Cluster
+        from django_q import cluster as django_q
 
         from vbs import outages
 
         outages.stopping = multiprocessing.Event()
         os.register_at_fork(after_in_child=_die_with_parent)
 
-        class StoppingCluster(Cluster):
+        class Sentinel(django_q.Sentinel):
+            def reincarnate(self, process: Any) -> None:
+                if process in self.pool and process.timer.value == RECYCLED:
+                    return super().reincarnate(process)
+                log.critical("Process %s of the %s cluster has died: ending the cluster", process.pid, cluster)
+                os._exit(1)  # what is left of it is killed with us, and the cluster's first process ends
+
+        class Cluster(django_q.Cluster):
             def stop(self) -> bool:
                 outages.stopping.set()
                 return bool(super().stop())
 
-        StoppingCluster().start()
+        django_q.Sentinel = Sentinel  # the name by which Cluster finds it
+        Cluster().start()
