@@ -23,7 +23,19 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter as BaseJsonFormatter
 
 # Loggers that say more than an operator wants; each WARNING of theirs is still seen.
-QUIET = ("django-q", "daphne", "asyncio", "aiohttp", "botocore", "boto3", "s3transfer", "urllib3", "httpx", "httpx2", "psycopg")
+QUIET = (
+    "django-q",
+    "daphne",
+    "asyncio",
+    "aiohttp",
+    "botocore",
+    "boto3",
+    "s3transfer",
+    "urllib3",
+    "httpx",
+    "httpx2",
+    "psycopg",
+)
 
 _context: ContextVar[Mapping[str, str]] = ContextVar("log_context", default=MappingProxyType({}))
 
