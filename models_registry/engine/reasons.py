@@ -38,7 +38,7 @@ STAGES = (
     (r"Application startup complete|Started server process", "almost ready"),
     (r"Capturing CUDA graphs?", "capturing graphs"),
     (r"torch\.compile|Compiling", "compiling"),
-    (r"Warming up|warmup|GPU KV cache size|CPU KV cache size|KV cache", "warming up"),
+    (r"Warming up|warmup|GPU KV cache size|CPU KV cache size", "warming up"),
     (r"Loading (weights|safetensors|model weights)|Loading safetensors checkpoint shards", "loading weights"),
     (r"Starting to load model", "loading weights"),
     (r"Initializing a V1 LLM engine|EngineCore", "starting the engine"),
