@@ -4,7 +4,9 @@ Only small files and headers are read, so it takes milliseconds for any model. K
 """
 
 import json
+import math
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ TOKENIZERS = (
 LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
 MOST_HEADER = 100_000_000  # bytes; what safetensors itself allows
 LFS_POINTER = b"version https://git-lfs"
+
+
+Shape = tuple[int, ...]
 
 
 class ModelError(Exception):
@@ -42,18 +47,40 @@ def examine(folder: Path, task: str | None = None, options: dict[str, Any] | Non
     task: taken for granted when given, guessed otherwise.
     """
     options = options or {}
-    config = _json(folder / "config.json")
-    if config is None:
-        raise ModelError(f"{folder} has no config.json: give the folder that the model's config.json is in")
+    content = config(folder)
     size = _weights(folder)
     if "tokenizer" not in options and not any((folder / name).exists() for name in TOKENIZERS):
         raise ModelError(
             f"{folder} has no tokenizer (tokenizer.json, tokenizer.model …): fetch the model's other files"
         )
-    return Facts(task or _guess_task(folder, config, options), size, _context_length(folder, config, options))
+    return Facts(task or _guess_task(folder, content, options), size, _context_length(folder, content, options))
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def config(folder: Path) -> dict[str, Any]:
+    """The model's config.json. Raises ModelError."""
+    content = read_json(folder / "config.json")
+    if content is None:
+        raise ModelError(f"{folder} has no config.json: give the folder that the model's config.json is in")
+    return content
+
+
+def parameters(folder: Path) -> dict[str, int]:
+    """How many values of each safetensors type, such as BF16, the weights have. Raises ModelError.
+
+    Where there is an index, only the files that it names count: some folders have the same weights twice.
+    """
+    found = {path.name: path for path in folder.glob("*.safetensors")}
+    index = read_json(folder / "model.safetensors.index.json") or {}
+    counts: Counter[str] = Counter()
+    for name in _shards(folder, index, found) or found:
+        for kind, shape in _tensors(found[name]).values():
+            counts[kind] += math.prod(shape)
+    if not counts:
+        raise ModelError(f"{folder} has no *.safetensors, whose headers say how many values there are: convert it")
+    return dict(counts)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -69,21 +96,38 @@ def _weights(folder: Path) -> int:
     """Bytes of the weight files, all of which are there and whole as far as their headers say."""
     found = {path.name: path for path in folder.glob("*.safetensors")}
     for path in found.values():
-        _check_safetensors(path)
-    index = _json(folder / "model.safetensors.index.json") or {}
+        _tensors(path)
+    index = read_json(folder / "model.safetensors.index.json") or {}
     if not found and not index:
         found = {path.name: path for path in folder.glob("*.bin") if path.name != "training_args.bin"}
-        index = _json(folder / "pytorch_model.bin.index.json") or {}
-    shards = index.get("weight_map")
-    if missing := sorted(set(shards.values()) - found.keys()) if isinstance(shards, dict) else []:
-        raise ModelError(f"{folder} lacks {len(missing)} of its weight files, {missing[0]} for one: fetch them")
+        index = read_json(folder / "pytorch_model.bin.index.json") or {}
+    _shards(folder, index, found)
     if not found:
         raise ModelError(f"{folder} has no weights (*.safetensors or *.bin): fetch the model's other files")
     return sum(path.stat().st_size for path in found.values())
 
 
-def _check_safetensors(path: Path) -> None:
-    """Eight bytes of length, a JSON header, then exactly the bytes that the header speaks of."""
+def _shards(folder: Path, index: dict[str, Any], found: dict[str, Path]) -> set[str]:
+    """The files that an index names, all of which are there."""
+    weight_map = index.get("weight_map")
+    named = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+    if missing := sorted(named - found.keys()):
+        raise ModelError(f"{folder} lacks {len(missing)} of its weight files, {missing[0]} for one: fetch them")
+    return named
+
+
+def shapes(folder: Path) -> dict[str, Shape]:
+    """Of every tensor in the folder's *.safetensors. Raises ModelError."""
+    return {name: shape for path in folder.glob("*.safetensors") for name, shape in shapes_of(path).items()}
+
+
+def shapes_of(path: Path) -> dict[str, Shape]:
+    return {name: shape for name, (_, shape) in _tensors(path).items()}
+
+
+def _tensors(path: Path) -> dict[str, tuple[str, Shape]]:
+    """Type and shape of each. A file is eight bytes of length, a JSON header, and just the bytes that it speaks of."""
+    found: dict[str, tuple[str, Shape]] = {}
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -94,11 +138,18 @@ def _check_safetensors(path: Path) -> None:
             if length > min(MOST_HEADER, size - 8):
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
             header = json.loads(file.read(length))
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        if (expected := 8 + length + max(ends, default=0)) != size:
+        header.pop("__metadata__", None)
+        if (expected := 8 + length + max((one["data_offsets"][1] for one in header.values()), default=0)) != size:
             raise ValueError(f"{size} bytes where its header speaks of {expected}")
+        for name, tensor in header.items():
+            first, end = tensor["data_offsets"]
+            shape = tuple(map(int, tensor["shape"]))
+            if not 0 <= math.prod(shape) <= 2 * (end - first):  # the smallest values take half a byte
+                raise ValueError(f"a tensor of {math.prod(shape)} values in {end - first} bytes")
+            found[name] = (str(tensor["dtype"]), shape)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
         raise ModelError(f"{path} is damaged or not complete ({error}): fetch it again") from error
+    return found
 
 
 def _guess_task(folder: Path, config: dict[str, Any], options: dict[str, Any]) -> str:
@@ -119,13 +170,13 @@ def _guess_task(folder: Path, config: dict[str, Any], options: dict[str, Any]) -
 def _has_chat_template(folder: Path, options: dict[str, Any]) -> bool:
     if "chat-template" in options or any((folder / f"chat_template.{ending}").exists() for ending in ("jinja", "json")):
         return True
-    return bool((_json(folder / "tokenizer_config.json") or {}).get("chat_template"))
+    return bool((read_json(folder / "tokenizer_config.json") or {}).get("chat_template"))
 
 
 def _context_length(folder: Path, config: dict[str, Any], options: dict[str, Any]) -> int | None:
     """What a request may use: the model's own length, or less where the engine is told so."""
     inner = config.get("text_config")
-    places = [_json(folder / "sentence_bert_config.json") or {}, config, inner if isinstance(inner, dict) else {}]
+    places = [read_json(folder / "sentence_bert_config.json") or {}, config, inner if isinstance(inner, dict) else {}]
     names = ("max_seq_length", *LENGTHS)
     lengths = [place[name] for place in places for name in names if _is_length(place.get(name))]
     own = lengths[:1]

@@ -1,0 +1,120 @@
+"""What this machine offers, and what engine options ask of it. The GPU is a fake of NVIDIA's library."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from models_registry import room
+from models_registry.engine import defaults
+from models_registry.fit import GIB, FitError, Load, Room
+
+
+class FakeNvml:
+    """pynvml for one GPU of this many GiB, or for a machine whose driver does not answer."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, gib: int | None) -> None:
+        self.gib = gib
+        self.open = 0
+
+    def nvmlInit(self) -> None:
+        if self.gib is None:
+            raise self.NVMLError
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        if index or not self.gib:
+            raise self.NVMLError
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        assert self.gib
+        return SimpleNamespace(total=self.gib * GIB, free=0)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SimpleNamespace(total=20 * GIB, available=12 * GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(defaults, "gpu_memory", lambda: 0)
+    monkeypatch.setattr(room, "_pynvml", lambda: None)
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+
+
+@pytest.mark.parametrize(("options", "share"), [({}, 0.92), ({"gpu-memory-utilization": 0.5}, 0.5)])
+def test_a_gpu_offers_a_share_of_its_memory(options: dict[str, Any], share: float) -> None:
+    nvml = FakeNvml(80)
+    assert room.here(options, nvml) == Room("gpu", int(80 * GIB * share), host=12 * GIB)
+    assert nvml.open == 0
+
+
+@pytest.mark.parametrize("nvml", [None, FakeNvml(None), FakeNvml(0)])
+def test_without_a_gpu_memory_and_a_fixed_cache(nvml: FakeNvml | None) -> None:
+    assert room.here({}, nvml) == Room("cpu", 12 * GIB, cache=4 * GIB)
+    assert nvml is None or nvml.open == 0
+
+
+def test_the_operator_sets_the_cache_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    assert room.here({}) == Room("cpu", 12 * GIB, cache=7 * GIB)
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "a lot")
+    with pytest.raises(FitError, match="VLLM_CPU_KVCACHE_SPACE is 'a lot': give whole GiB"):
+        room.here({})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, Load(4096)),
+        ({"max-model-len": 1000}, Load(1000)),
+        ({"max-model-len": "32k"}, Load(32_000)),
+        ({"max-model-len": "2K"}, Load(2048)),
+        ({"max-model-len": "auto"}, Load(4096)),
+        ({"max-model-len": -1}, Load(4096)),
+        ({"max-num-seqs": 7, "max-num-batched-tokens": 512}, Load(4096, max_sequences=7, batched_tokens=512)),
+        ({"dtype": "float32"}, Load(4096, bits=32, cache_bits=32)),
+        ({"dtype": "auto", "kv-cache-dtype": "fp8_e5m2"}, Load(4096, cache_bits=8)),
+        ({"dtype": "float32", "kv-cache-dtype": "bfloat16"}, Load(4096, bits=32, cache_bits=16)),
+        ({"kv-cache-dtype": "nvfp4"}, Load(4096, cache_bits=4)),
+        ({"quantization": "fp8_per_tensor"}, Load(4096, quantized=8.0)),
+        ({"quantization": "awq"}, Load(4096)),  # as it is stored
+        ({"enable-lora": True}, Load(4096, lora_slots=1)),
+        ({"enable-lora": True, "max-loras": 4, "max-lora-rank": 64}, Load(4096, lora_slots=4, lora_rank=64)),
+        ({"max-loras": 4}, Load(4096)),
+        ({"cpu-offload-gb": 1.5, "tensor-parallel-size": 2}, Load(4096, offload=3 * GIB // 2, parallel=2)),
+    ],
+)
+def test_engine_options_as_a_load(options: dict[str, Any], expected: Load) -> None:
+    assert room.load(options, 4096) == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max-model-len": 0},
+        {"max-num-seqs": "many"},
+        {"tensor-parallel-size": 0},
+        {"max-num-batched-tokens": 1.5},
+        {"enable-lora": True, "max-loras": None},
+        {"cpu-offload-gb": "all"},
+        {"cpu-offload-gb": float("nan")},
+        {"cpu-offload-gb": True},
+    ],
+)
+def test_an_option_that_is_no_number_is_named(options: dict[str, Any]) -> None:
+    *_, (name, value) = options.items()
+    with pytest.raises(FitError, match=f"{name} is {value!r}: give a"):
+        room.load(options, 4096)
+
+
+@pytest.mark.parametrize("share", [0, 1.5, "half"])
+def test_a_share_that_is_none(share: Any) -> None:
+    with pytest.raises(FitError, match="gpu-memory-utilization is"):
+        room.here({"gpu-memory-utilization": share}, FakeNvml(80))
