@@ -1,0 +1,227 @@
+"""Which options of vLLM a model may set: what is read how, what is refused and why, and that vLLM still has them."""
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models_registry.engine.options import MOST_TEXT, OPTIONS, OURS, REFUSED, Kind, OptionError, check
+
+TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("max-model-len", "2048", 2048),
+        ("max_model_len", 2048.0, 2048),
+        ("max-model-len", "8k", 8000),
+        ("max-model-len", "8K", 8192),
+        ("max-model-len", "25.6k", 25600),
+        ("max-model-len", "auto", -1),
+        ("max-model-len", -1, -1),
+        ("max-logprobs", 0, 0),
+        ("kv-cache-memory-bytes", "24G", 24 * 2**30),
+        ("gpu-memory-utilization", "0.9", 0.9),
+        ("gpu-memory-utilization", 1, 1),
+        ("cpu-offload-gb", 10, 10),
+        ("dtype", "BFloat16", "bfloat16"),
+        ("attention-backend", "flash_attn", "FLASH_ATTN"),
+        ("max-lora-rank", "64", 64),
+        ("optimization-level", 0, 0),
+        ("quantization", "compressed-tensors", "compressed-tensors"),
+        ("reasoning_parser", "deepseek_r1", "deepseek_r1"),
+        ("chat-template", TEMPLATE, TEMPLATE),
+        ("limit-mm-per-prompt", '{"image": 4, "video": {"count": 1}}', {"image": 4, "video": {"count": 1}}),
+        ("hf-overrides", {"rope_parameters": {"factor": 4.0}}, {"rope_parameters": {"factor": 4.0}}),
+        ("default-chat-template-kwargs", {"enable_thinking": False}, {"enable_thinking": False}),
+        ("speculative-config", {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3}, None),
+    ],
+)
+def test_values_are_read(name: str, value: Any, read: Any) -> None:
+    checked = check({name: value})
+    assert checked == {name.replace("_", "-"): value if read is None else read}
+    assert check(checked) == checked
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("enforce-eager", True, "enforce-eager"),
+        ("enforce_eager", "true", "enforce-eager"),
+        ("enable-prefix-caching", False, "no-enable-prefix-caching"),
+        ("enable-prefix-caching", "False", "no-enable-prefix-caching"),
+        ("no-enable-prefix-caching", True, "no-enable-prefix-caching"),
+        ("no-enable-prefix-caching", False, "enable-prefix-caching"),
+    ],
+)
+def test_a_switch_that_is_off_is_said_to_the_engine(name: str, value: Any, read: str) -> None:
+    assert check({name: value}) == {read: True}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("max-model-len", "2 thousand", "max-model-len cannot be '2 thousand': give a whole number from 1 to"),
+        ("max-model-len", 0, "or -1"),
+        ("max-model-len", 2.5, "whole number"),
+        ("max-model-len", True, "whole number"),
+        ("max-model-len", None, "whole number"),
+        ("max-model-len", "1.5K", "whole number"),
+        ("max-model-len", "9" * 5000, "whole number"),
+        ("max-model-len", "٣", "whole number"),
+        ("gpu-memory-utilization", 90, r"from 0.01 to 1\."),
+        ("gpu-memory-utilization", "nan", "number"),
+        ("cpu-offload-gb", "1e999", "number"),
+        ("dtype", "int8", "one of auto, half, float16"),
+        ("dtype", ["float16"], "one of"),
+        ("max-lora-rank", 24, "one of 1, 8, 16, 32, 64, 128, 256, 320, 512"),
+        ("load-format", "tensorizer", "Formats that fetch them from elsewhere"),
+        ("load-format", "runai_streamer", "elsewhere"),
+        ("generation-config", "/etc", "one of auto, vllm"),
+        ("enforce-eager", "maybe", "true or false"),
+        ("enforce-eager", 1, "true or false"),
+        ("reasoning-parser", "/tmp/x.py", "a name of letters"),
+        ("chat-template", "/etc/passwd", "chat_template.jinja"),
+        ("chat-template", "template_chatml.jinja", "chat_template.jinja"),
+        ("chat-template", "{{ x }}\0", "template"),
+        ("chat-template", "{{ x }}\ud800", "template"),
+        ("chat-template", "{{ x }}" * MOST_TEXT, "template"),
+        ("hf-overrides", "{", "a JSON object with"),
+        ("hf-overrides", [], "a JSON object with"),
+        ("hf-overrides", {"auto_map": {"AutoConfig": "x.Y"}}, "a JSON object with"),
+        ("hf-overrides", {"rope_theta": float("nan")}, "a JSON object with"),
+        ("hf-overrides", {"problem_type": "\0"}, "a JSON object with"),
+        ("hf-overrides", "[" * 20_000, "a JSON object with"),
+        ("speculative-config", {"model": "org/draft"}, "another model cannot be named"),
+        ("compilation-config", {"inductor_passes": {"x": "os.system"}}, "a JSON object with"),
+        ("compilation-config", {"cache_dir": "/etc"}, "a JSON object with"),
+    ],
+)
+def test_a_value_that_is_wrong(name: str, value: Any, words: str) -> None:
+    with pytest.raises(OptionError, match=words) as error:
+        check({name: value})
+    assert name in str(error.value)
+    assert len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("trust-remote-code", "code that comes with a model"),
+        ("no-trust-remote-code", "code that comes with a model"),
+        ("tool_parser_plugin", "runs code"),
+        ("reasoning-parser-plugin", "runs code"),
+        ("middleware", "runs code"),
+        ("logits-processors", "runs code"),
+        ("worker-cls", "runs code"),
+        ("download-dir", "outside the model's folder"),
+        ("tokenizer", "put what it needs into that folder"),
+        ("hf-config-path", "outside"),
+        ("model-loader-extra-config", "outside"),
+        ("config", "outside"),
+        ("kv-transfer-config", "network"),
+        ("uds", "option uds is set by this server"),
+        ("api-key", "set by this server"),
+        ("ssl-keyfile", "set by this server"),
+        ("rope-scaling", "use hf-overrides"),
+        ("max-modle-len", "did you mean max-model-len?"),
+        ("tensor-paralel-size", "did you mean tensor-parallel-size?"),
+        ("zzz", "there are dtype, "),
+        ("--dtype", "without dashes before it"),
+        ("dtype=x", "cannot be an engine option"),
+        ("", "'' cannot be an engine option"),
+        ("no-dtype", "no engine option 'no-dtype'"),
+    ],
+)
+def test_an_option_that_is_refused(name: str, words: str) -> None:
+    with pytest.raises(OptionError, match=words) as error:
+        check({name: "sk-secret"})
+    assert "sk-secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("names", [("max-num-seqs", "max_num_seqs"), ("enable-lora", "no-enable-lora")])
+def test_an_option_that_is_given_twice(names: tuple[str, str]) -> None:
+    with pytest.raises(OptionError, match="given twice"):
+        check(dict.fromkeys(names, True) if "lora" in names[0] else dict.fromkeys(names, 8))
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*OPTIONS, *REFUSED]) | st.text(), ANYTHING, max_size=3))
+def test_anything_is_read_or_refused(options: dict[str, Any]) -> None:
+    try:
+        checked = check(options)
+    except OptionError:
+        return
+    assert check(checked) == checked
+
+
+# What vLLM itself says, read as text: importing it takes half a minute
+
+
+@pytest.fixture(scope="module")
+def vllm() -> Path:
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("vLLM is not installed")
+    return Path(spec.submodule_search_locations[0])
+
+
+def names(vllm: Path) -> set[str]:
+    """Those of arg_utils, and of the server's own options, which are the fields of two classes."""
+    found = set(re.findall(r'"--([a-z0-9-]+)"', (vllm / "engine/arg_utils.py").read_text()))
+    server = (vllm / "entrypoints/launchers/cli_args.py").read_text()
+    return found | {name.replace("_", "-") for name in re.findall(r"^    ([a-z]\w*): ", server, re.MULTILINE)}
+
+
+def test_vllm_has_every_option_that_a_model_may_set(vllm: Path) -> None:
+    assert sorted(OPTIONS.keys() - names(vllm)) == []
+
+
+def test_vllm_has_every_option_that_is_refused(vllm: Path) -> None:
+    gone = {name for name, why in REFUSED.items() if why.startswith("is gone")}
+    assert gone & names(vllm) == set()
+    elsewhere = {"model-tag", "headless", "api-server-count", "config", "disable-log-requests"}
+    assert sorted(REFUSED.keys() - OURS - names(vllm) - gone - elsewhere) == []
+    assert sorted(OURS - names(vllm) - elsewhere) == []
+
+
+def test_vllm_has_every_choice(vllm: Path) -> None:
+    places = ["config", "model_executor/layers/quantization", "model_executor/model_loader", "engine", "renderers"]
+    places += ["v1/attention/backends", "transformers_utils"]
+    said = "\n".join(path.read_text() for place in places for path in (vllm / place).glob("*.py"))
+    lost = [
+        (option.name, choice)
+        for option in OPTIONS.values()
+        if option.kind is Kind.CHOICE
+        for choice in option.choices
+        if isinstance(choice, str) and f'"{choice}"' not in said and not re.search(rf"^    {choice} = ", said, re.M)
+    ]
+    assert lost == []
+
+
+def test_vllm_has_every_rank(vllm: Path) -> None:
+    ranks = re.search(r"MaxLoRARanks = Literal\[([\d, ]+)\]", (vllm / "config/lora.py").read_text())
+    assert ranks
+    assert tuple(map(int, ranks[1].split(","))) == OPTIONS["max-lora-rank"].choices
+
+
+def test_vllm_has_every_key(vllm: Path) -> None:
+    for name, file in [
+        ("pooler-config", "pooler"),
+        ("speculative-config", "speculative"),
+        ("compilation-config", "compilation"),
+        ("structured-outputs-config", "structured_outputs"),
+    ]:
+        fields = set(re.findall(r"^    ([a-z]\w*): ", (vllm / f"config/{file}.py").read_text(), re.MULTILINE))
+        assert sorted(OPTIONS[name].keys - fields) == []
