@@ -12,7 +12,8 @@ from django.db import connection, transaction
 from batches import blobs
 from batches.models import Batch, BatchRequest, BatchStatus, Purpose, RequestState
 from batches.validate import Line, LineError, Report, Rules, read
-from models_registry.models import Model, Task
+from models_registry import aliases
+from models_registry.models import Task
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def _take_in(batch: Batch) -> tuple[int, list[str]]:
     report = Report()
     rules = Rules(
         endpoint=batch.endpoint,
-        refuse_model=partial(refusal, registered(), batch.endpoint),
+        refuse_model=partial(refusal, aliases.tasks(), batch.endpoint),
         max_requests=settings.VBS_MAX_BATCH_REQUESTS,
         max_line_bytes=settings.VBS_MAX_LINE_MB * 2**20,
         default_model=batch.default_model,
@@ -89,11 +90,6 @@ def _row(batch_id: str, line: Line, model_index: int) -> tuple[object, ...]:
     return (batch_id, *place, line.custom_id, model_index, line.prefix, RequestState.PENDING.value, 0)
 
 
-def registered() -> dict[str, str]:
-    """Every model's name and task. (Asked once: the connection is busy while rows are copied.)"""
-    return dict(Model.objects.values_list("name", "task"))
-
-
 def refusal(tasks: dict[str, str], endpoint: str, name: str) -> tuple[str, str] | None:
     """Why this model cannot be used at this endpoint: code and message, or None when it can."""
     shown = name if len(name) <= 100 else name[:100] + "…"
@@ -109,7 +105,7 @@ def _copy_failed(batch: Batch) -> tuple[int, list[str]]:
     """The rows of a retry: the failed and expired requests of the batch before."""
     before = batch.retry_of
     assert before is not None
-    tasks = registered()
+    tasks = aliases.tasks()
     for name in before.model_names:
         if found := refusal(tasks, batch.endpoint, name):
             raise _Refused([{"code": found[0], "line": None, "message": found[1], "param": "body.model"}])

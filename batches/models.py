@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -185,9 +185,12 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         )
         return self.get(pk=batch_id) if taken else None
 
-    def that_need(self, model: Model) -> list[str]:
-        """What keeps a model from being removed."""
-        found = self.live().filter(model_names__contains=[model.name]).values_list("pk", "status")
+    def that_need(self, names: Iterable[str]) -> list[str]:
+        """What keeps a model, or an alias, of these names from being removed."""
+        needs = Q(pk=None)
+        for name in names:
+            needs |= Q(model_names__contains=[name]) | Q(resolved__contains=[{"model": name}])
+        found = self.live().filter(needs).values_list("pk", "status")
         return [f"batch {pk} ({status})" for pk, status in found[:10]]
 
     def release_all(self, worker: uuid.UUID) -> int:
@@ -213,6 +216,9 @@ class Batch(models.Model):
     hidden = models.BooleanField(default=False, help_text="Deleted by its owner")
     errors = models.JSONField(null=True, blank=True)
     model_names = models.JSONField(default=list, help_text="In the order in which the file mentions them")
+    resolved = models.JSONField(
+        default=list, blank=True, help_text="What those that have started stood for then: asked, model, revision"
+    )
     total = models.PositiveIntegerField(default=0)
     completed = models.PositiveIntegerField(default=0)
     failed = models.PositiveIntegerField(default=0)
@@ -261,6 +267,11 @@ class Batch(models.Model):
     @property
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
+
+    def pinned_names(self) -> list[str]:
+        """For each of its models the name to look up: once it has started, that of the model that it started with."""
+        kept = {one["asked"]: one["model"] for one in self.resolved}
+        return [kept.get(name, name) for name in self.model_names]
 
     @property
     def pending(self) -> int:
@@ -318,11 +329,16 @@ class Batch(models.Model):
             self.note(f"Failed: {errors[0]['message'] if errors else 'no reason given'}", "error")
         return True
 
-    def start(self, worker: uuid.UUID) -> None:
-        """The first request is about to be sent. Raises LeaseLost."""
+    def start(self, worker: uuid.UUID, asked: str, model: Model) -> None:
+        """The first request is about to be sent, to this model, which is kept from now on. Raises LeaseLost."""
         with self._locked():
             if self.leased_by != worker or self.status not in RUNNABLE:
                 raise LeaseLost(self.pk)
+            if all(kept["asked"] != asked for kept in self.resolved):
+                self.resolved.append({"asked": asked, "model": model.name, "revision": model.revision or None})
+                self.save(update_fields=["resolved"])
+                if model.name != asked:
+                    self.note(f"{asked} stands for {model.name} here.")
             if self.status == BatchStatus.VALIDATING:
                 self._enter(BatchStatus.IN_PROGRESS)
 

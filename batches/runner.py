@@ -24,6 +24,7 @@ from django.db import connection
 from batches import blobs, commit
 from batches.models import Batch, LeaseLost, RequestState
 from batches.outcomes import Outcome, failure, outcome
+from models_registry import aliases
 from models_registry.engine.client import Call, Client, EngineDied, Limits
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine
@@ -75,22 +76,25 @@ class BatchSource:
 
     def waiting(self, loaded: str) -> list[Work]:
         found: list[Work] = []
-        for batch in Batch.objects.waiting().only("model_names", "priority", "validated_at", "expires_at")[:200]:
+        engines = aliases.engines()
+        fields = ("model_names", "resolved", "priority", "validated_at", "expires_at")
+        for batch in Batch.objects.waiting().only(*fields)[:200]:
             if found and batch.priority < found[0].priority:
                 break
             assert batch.validated_at is not None
-            model = self._model(batch, loaded)
-            found.append(Work(self, batch.pk, model, batch.priority, batch.validated_at, batch.expires_at))
+            needed = [engines.get(name, name) for name in batch.pinned_names()]
+            index = self._next(batch, needed, loaded)
+            since, until = batch.validated_at, batch.expires_at
+            found.append(Work(self, batch.pk, needed[index], batch.priority, since, until, part=index))
         return found
 
-    def _model(self, batch: Batch, loaded: str) -> str:
-        """Which of its models is next: the loaded one if it has requests left, else the first that has."""
-        names: list[str] = batch.model_names
-        if len(names) == 1:
-            return names[0]
-        order = sorted(range(len(names)), key=lambda index: names[index] != loaded)
+    def _next(self, batch: Batch, needed: list[str], loaded: str) -> int:
+        """Which of its models is next: one whose engine is loaded if it has requests left, else the first that has."""
+        if len(needed) == 1:
+            return 0
+        order = sorted(range(len(needed)), key=lambda index: needed[index] != loaded)
         pending = batch.requests.filter(state=RequestState.PENDING)
-        return next((names[index] for index in order if pending.filter(model_index=index).exists()), names[0])
+        return next((index for index in order if pending.filter(model_index=index).exists()), 0)
 
     def run(self, work: Work, gpu: Gpu) -> None:
         batch = Batch.objects.claim(work.id, gpu.worker.pk)
@@ -115,7 +119,8 @@ class Runner:
     def __init__(self, batch: Batch, work: Work, gpu: Gpu) -> None:
         self.batch, self.work, self.gpu = batch, work, gpu
         self.worker = gpu.worker.pk
-        self.model_index: int = batch.model_names.index(work.model)
+        self.model_index = work.part
+        self.asked: str = batch.model_names[work.part]
         self._looked = 0.0
 
     def run(self) -> None:
@@ -123,7 +128,8 @@ class Runner:
         idle_deaths = 0
         while True:
             try:
-                engine = self._acquire()
+                model = self._model()
+                engine = self._acquire(model)
                 if idle_deaths >= IDLE_DEATHS:
                     raise LoadError(f"the engine ended {IDLE_DEATHS} times by itself")
             except LoadError as error:
@@ -131,21 +137,25 @@ class Runner:
                 return self._leave(End.DONE)
             except Interrupted as interrupted:
                 return self._leave(interrupted.end)
-            self.batch.start(self.worker)
-            self.gpu.show(WorkerState.RUNNING, f"Running {self.batch.pk} on {self.work.model}")
+            self.batch.start(self.worker, self.asked, model)
+            self.gpu.show(WorkerState.RUNNING, f"Running {self.batch.pk} on {model.name}")
             assert self.batch.input_file is not None
             with blobs.local(self.batch.input_file.blob) as path:
-                run = Run(self, engine, path)
+                run = Run(self, engine, model, path)
                 try:
                     return self._leave(run.drive())
                 except EngineDied as death:
                     idle_deaths = 0 if death.in_flight else idle_deaths + 1
                     self._mourn(death, alone=run.alone)
 
-    def _acquire(self) -> Engine:
-        model = Model.objects.filter(name=self.work.model).first()
-        if model is None:
-            raise LoadError(f"the model {self.work.model!r} is not registered any more")
+    def _model(self) -> Model:
+        """What the name stands for: what it stood for when the batch started, else now. Raises LoadError."""
+        name = self.batch.pinned_names()[self.model_index]
+        if (model := aliases.resolve(name)) is None:
+            raise LoadError(f"the model {name!r} is not registered any more")
+        return model
+
+    def _acquire(self, model: Model) -> Engine:
         self._look()
         resident, before = self.gpu.resident, self.gpu.resident.engine
         started = time.monotonic()
@@ -153,11 +163,11 @@ class Runner:
         def on_progress(doing: str) -> None:
             if time.monotonic() - self._looked > 1:
                 self._look()
-                self.gpu.show(WorkerState.LOADING, f"Loading {self.work.model}: {doing}")
+                self.gpu.show(WorkerState.LOADING, f"Loading {model.name}: {doing}")
 
-        engine = resident.acquire(model.spec(), on_progress)
+        engine = resident.acquire(model.spec(), on_progress, model.adapter())
         if engine is not before:
-            self.batch.note(f"Loaded {self.work.model} in {time.monotonic() - started:.1f} s.")
+            self.batch.note(f"Loaded {engine.spec.name} in {time.monotonic() - started:.1f} s.")
         return engine
 
     def _look(self) -> None:
@@ -170,7 +180,7 @@ class Runner:
 
     def _cannot_load(self, error: LoadError) -> None:
         """The batch fails when nothing of it has run; else only the lines that need this model do."""
-        message = f"The model '{self.work.model}' could not be loaded: {error}"
+        message = f"The model '{self.asked}' could not be loaded: {error}"
         alone = len(self.batch.model_names) == 1
         lost = {"code": "model_load_failed", "line": None, "message": message, "param": "body.model"}
         if not (alone and self.batch.fail([lost])):
@@ -202,8 +212,9 @@ class Run:
     The loop speaks to the engine; one thread speaks to the database, so a slow commit does not slow the engine.
     """
 
-    def __init__(self, runner: Runner, engine: Engine, path: Path) -> None:
+    def __init__(self, runner: Runner, engine: Engine, model: Model, path: Path) -> None:
         self.runner, self.engine, self.path = runner, engine, path
+        self.served_name = model.served_name
         self.batch_id, self.worker = runner.batch.pk, runner.worker
         self.call_path = runner.batch.endpoint.removeprefix("/v1")
         self.client = Client(engine, Limits(settings.VBS_REQUEST_SECONDS, settings.VBS_REQUEST_ATTEMPTS))
@@ -273,7 +284,7 @@ class Run:
     async def _consume(self, crashes: tuple[int, int], window: int) -> None:
         async with aclosing(self.client.answers(self._calls(crashes), window)) as answers:
             async for answer in answers:
-                made = outcome(answer, self.runner.work.model)
+                made = outcome(answer, self.runner.asked)
                 self._outcomes.append(made)
                 self._bytes += len(answer.body)
                 self._rates.add(made)
@@ -299,7 +310,7 @@ class Run:
 
     def _body(self, row: commit.Pending) -> bytes:
         body = orjson.loads(os.pread(self._descriptor, row.length, row.offset))["body"]
-        body["model"] = self.engine.spec.served_name
+        body["model"] = self.served_name
         return orjson.dumps(body)
 
     async def _tick(self) -> None:

@@ -127,6 +127,7 @@ def batch_object(batch: Batch, places: dict[str, int] | None = None) -> BatchObj
         "estimated_start_at": unix(batch.in_progress_at),
         "estimated_completion_at": None if eta is None or position != 0 else _soon(eta),
         "attempts": batch.attempts,
+        "resolved_models": batch.resolved,
     }
 
 

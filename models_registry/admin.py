@@ -1,7 +1,7 @@
 from django.contrib import admin
 from django.http import HttpRequest
 
-from models_registry.models import Model, Worker
+from models_registry.models import Alias, Model, Worker
 
 
 @admin.register(Model)
@@ -10,6 +10,15 @@ class ModelAdmin(admin.ModelAdmin):
     list_filter = ["task", "kind"]
     search_fields = ["name", "source"]
     readonly_fields = ["created_at"]
+
+
+@admin.register(Alias)
+class AliasAdmin(admin.ModelAdmin):
+    list_display = ["name", "model", "changed_at"]
+    list_select_related = ["model"]
+    search_fields = ["name", "model__name"]
+    autocomplete_fields = ["model"]
+    readonly_fields = ["changed_at"]
 
 
 @admin.register(Worker)

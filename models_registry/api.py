@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from models_registry import aliases
 from models_registry.gpu import STALE
 from models_registry.models import Model, Worker
 from models_registry.wire import model_object
@@ -20,23 +21,23 @@ from vbs.openai.errors import NotFound
 
 
 def loaded() -> set[str]:
+    """Names of models, and the engines' names of adapters."""
     fresh = timezone.now() - STALE
-    return set(
-        Worker.objects.filter(heartbeat_at__gt=fresh).exclude(model_name="").values_list("model_name", flat=True)
-    )
+    workers = Worker.objects.filter(heartbeat_at__gt=fresh).exclude(model_name="").values_list("model_name", "adapters")
+    return {name for model, adapters in workers for name in (model, *adapters)}
 
 
 class Models(APIView):
     @extend_schema(responses={200: of(schema.ModelList), **ERRORS})
     def get(self, request: Request) -> Response:
         here = loaded()
-        return Response({"object": "list", "data": [model_object(model, here) for model in Model.objects.all()]})
+        return Response({"object": "list", "data": [model_object(model, here) for model in Model.objects.described()]})
 
 
 class ModelDetail(APIView):
     @extend_schema(responses={200: of(schema.ModelObject), **ERRORS})
     def get(self, request: Request, name: str) -> Response:
-        model = None if "\0" in name else Model.objects.filter(name=name).first()
+        model = None if "\0" in name else aliases.resolve(name)
         if model is None:
             raise NotFound(f"The model '{name[:100]}' does not exist.", param="model", code="model_not_found")
         return Response(model_object(model, loaded()))

@@ -20,7 +20,7 @@ from django.db import connection
 from django.utils import timezone
 
 from models_registry.engine.resident import Resident
-from models_registry.models import Worker, WorkerState
+from models_registry.models import Model, Worker, WorkerState
 from vbs import outages
 from vbs.broker import is_worker_of, wake
 from vbs.logs import bind
@@ -34,7 +34,11 @@ STALE = timedelta(seconds=4 * HEARTBEAT_SECONDS)
 
 @dataclass(frozen=True)
 class Work:
-    """Something that waits for the GPU. since: when it began to wait. deadline: when it has to have ended."""
+    """Something that waits for the GPU.
+
+    model: whose engine it needs. since: when it began to wait. deadline: when it has to have ended. part: which part
+    of it this is, for its source to know.
+    """
 
     source: "Source"
     id: str
@@ -42,6 +46,7 @@ class Work:
     priority: int
     since: datetime
     deadline: datetime | None = None
+    part: int = 0
 
 
 class Source(Protocol):
@@ -99,6 +104,10 @@ class Gpu:
         """Run what waits, one after the other, until nothing does. Everything else is found again in the tables."""
         for release in RELEASES:  # what an error may have left in our hands
             release(self.worker.pk)
+        if self.resident.adapters:
+            adapters = Model.objects.filter(base__name=self.loaded)
+            self.resident.keep_adapters({model.served_name for model in adapters.select_related("base")})
+            self.show(WorkerState.IDLE)
         while not self.stopping() and (work := self.next()):
             work.source.run(work, self)
             self.show(WorkerState.IDLE)
@@ -112,6 +121,7 @@ class Gpu:
             model_name=engine.spec.name if engine else "",
             engine_pid=engine.pid if engine else None,
             engine_url=(engine.address.socket or engine.address.url) if engine else "",
+            adapters=sorted(self.resident.adapters) if engine else [],
         )
 
 

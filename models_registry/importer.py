@@ -6,29 +6,31 @@ apps above say through BLOCKERS who still needs a model.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.db import IntegrityError, transaction
 
-from models_registry import made_folders
+from models_registry import adapter_folder, made_folders
+from models_registry.engine import options as engine_options
+from models_registry.engine.options import OptionError
 from models_registry.engine.spec import EngineKind
 from models_registry.made_folders import Progress
 from models_registry.model_folder import Facts, ModelError, examine
-from models_registry.models import Model, Task
+from models_registry.models import Alias, Model, Task
+from vbs.broker import wake
 
 __all__ = ["BLOCKERS", "ModelError", "add", "remove"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 OPTION = re.compile(r"[a-z][a-z0-9.-]*")
-OURS = {"model", "served-model-name", "uds", "host", "port", "api-key", "root-path", "ssl-keyfile", "ssl-certfile"}
 MOST_SOURCE = 900  # characters, so that it fits its column also as an absolute path
 SOURCES = "give a folder, a .gguf file, an http(s)://…/v1 URL, or scripted:"
 
-# Apps above register here what may still need a model: each returns reasons, in words, why it must stay.
-BLOCKERS: list[Callable[[Model], list[str]]] = []
+# Apps above register here what may still need a model: each is given its names, and returns reasons, in words.
+BLOCKERS: list[Callable[[Sequence[str]], list[str]]] = []
 
 
 def add(
@@ -38,19 +40,25 @@ def add(
     engine_args: dict[str, Any] | None = None,
     *,
     remote_name: str = "",
+    base: Model | None = None,
     copy: bool = False,
     on_progress: Progress = lambda step: None,
 ) -> Model:
     """Register a model. Raises ModelError, which says what was wrong and what to do; then nothing has changed.
 
     task: guessed from the model where it is not given. engine_args: options of the engine by their long name without
-    dashes. remote_name: what a remote server calls the model. copy: keep a copy of the folder under MODELS_DIR
-    instead of using it where it is. on_progress is told each step that takes long.
+    dashes; for vLLM those of models_registry.engine.options. remote_name: what a remote server calls the model. base:
+    the model whose LoRA adapter the folder holds. copy: keep a copy of the folder under MODELS_DIR instead of using it
+    where it is. on_progress is told each step that takes long.
     """
     options = engine_args or {}
-    _check(name, task, options)
+    _check(name, task)
     if len(source) > MOST_SOURCE:
         raise ModelError(f"{source[:60]!r}… is too long: a source has at most {MOST_SOURCE} characters")
+    if base:
+        if given := [what for what, is_given in (("task", task), ("options", options), ("copy", copy)) if is_given]:
+            raise ModelError(f"an adapter has the {given[0]} of its base, and stays where it is: leave that out")
+        return _add_adapter(name, Path(source).expanduser().absolute(), base)
     if source.startswith(("http://", "https://")):
         _check_url(source)
         if options:
@@ -62,18 +70,29 @@ def add(
             f"a remote name ({remote_name}) is only for a model on a remote server, and {source!r} is none"
         )
     if source == "scripted:":
+        _check_scripted(options)
         return _register(name, EngineKind.SCRIPTED, "", task or Task.CHAT, options)
     if "://" in source or source.startswith("scripted:"):
         raise ModelError(f"unknown kind of source {source!r}: {SOURCES}")
+    try:
+        options = engine_options.check(options)
+    except OptionError as error:
+        raise ModelError(str(error)) from error
     return _add_local(name, Path(source).expanduser().absolute(), task, options, copy, on_progress)
 
 
 def remove(model: Model, files: bool = False) -> None:
     """Take a model out of the registry; with `files` also its folder, which must be one that we made."""
-    if reasons := [reason for blocker in BLOCKERS for reason in blocker(model)]:
+    pointing = list(model.aliases.values_list("name", flat=True))
+    reasons = [f"adapter {name}" for name in model.adapters.values_list("name", flat=True)]
+    reasons += [f"alias {name}" for name in pointing]
+    reasons += [reason for blocker in BLOCKERS for reason in blocker([model.name, *pointing])]
+    if reasons:
         raise ModelError(f"{model.name} is still needed: {'; '.join(reasons)}")
     if not files:
         model.delete()
+        if model.base:
+            wake("gpu")  # whose engine may have it
         return
     folder = Path(model.source)
     if not made_folders.is_ours(folder):
@@ -87,9 +106,40 @@ def remove(model: Model, files: bool = False) -> None:
         made_folders.discard(folder)
 
 
+def _add_adapter(name: str, folder: Path, base: Model) -> Model:
+    if base.base or base.kind == EngineKind.REMOTE:
+        kind = "an adapter" if base.base else "on a remote server"
+        raise ModelError(f"{base.name} is {kind}: an adapter's base is a model that runs here")
+    if base.task == Task.EMBEDDING:
+        raise ModelError(f"{base.name} makes embeddings: adapters are served for chat and completion models")
+    facts = adapter_folder.examine(folder, Path(base.source) if base.kind == EngineKind.VLLM else None)
+    most = base.engine_args.get("max-lora-rank")
+    if most is not None and facts.rank > most:
+        raise ModelError(
+            f"the adapter's rank is {facts.rank}, and {base.name} is run with max-lora-rank {most}: "
+            "raise or remove that option of the base"
+        )
+    try:
+        with transaction.atomic():
+            return Model.objects.create(
+                name=name,
+                kind=base.kind,
+                source=str(folder),
+                task=base.task,
+                base=base,
+                lora_rank=facts.rank,
+                size_bytes=facts.size_bytes,
+                context_length=base.context_length,
+            )
+    except IntegrityError:
+        raise _taken(name) from None
+
+
 def _add_local(
     name: str, path: Path, task: str | None, options: dict[str, Any], copy: bool, on_progress: Progress
 ) -> Model:
+    if path.is_dir() and adapter_folder.is_adapter(path):
+        raise ModelError(f"{path} is an adapter, not a whole model: name its base (--base)")
     if path.is_dir():
         facts = examine(path, task, options)
         if not copy:
@@ -113,7 +163,7 @@ def _add_local(
             raise
 
 
-def _check(name: str, task: str | None, options: dict[str, Any]) -> None:
+def _check(name: str, task: str | None) -> None:
     if not NAME.fullmatch(name) or ".." in name:
         raise ModelError(
             f"{name!r} cannot be a model's name: use 1 to 200 letters, digits and . _ : / -, "
@@ -121,13 +171,18 @@ def _check(name: str, task: str | None, options: dict[str, Any]) -> None:
         )
     if task is not None and task not in Task.values:
         raise ModelError(f"unknown task {task!r}: it must be one of {', '.join(Task.values)}")
+    if Model.objects.filter(name=name).exists():
+        raise _taken(name)
+    if alias := Alias.objects.select_related("model").filter(name=name).first():
+        raise ModelError(f"{name} is an alias of {alias.model}: choose another name, or remove the alias first")
+
+
+def _check_scripted(options: dict[str, Any]) -> None:
     for option in options:
         if not OPTION.fullmatch(option):
             raise ModelError(f"{option!r} cannot be an engine option: give its long name, without dashes before it")
-        if option in OURS:
+        if option in engine_options.OURS:
             raise ModelError(f"the engine option {option} is set by this server: leave it out")
-    if Model.objects.filter(name=name).exists():
-        raise _taken(name)
 
 
 def _check_url(source: str) -> None:

@@ -17,9 +17,9 @@ def model_object(model: Model, loaded: set[str]) -> ModelObject:
         "task": model.task,
         "context_length": model.context_length,
         "size_bytes": model.size_bytes,
-        "loaded": model.name in loaded,
-        "aliases": [],
-        "parent": None,
+        "loaded": (model.served_name if model.base else model.name) in loaded,
+        "aliases": [alias.name for alias in model.aliases.all()],
+        "parent": model.base.name if model.base else None,
         "tokens_per_second": None,
     }
 

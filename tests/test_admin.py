@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from batches.models import Batch, BatchEvent, BatchRequest, BatchStatus, File, RequestState, Upload, UploadPart
-from models_registry.models import Model, Worker
+from models_registry.models import Alias, Model, Worker
 from vbs.accounts.models import ApiKey, Project
 
 OURS = ("accounts", "batches", "models_registry", "curation", "finetuning")
@@ -53,7 +53,8 @@ def rows(project, number):
     """One more row of every model."""
     now = timezone.now()
     ApiKey.objects.issue(project, f"key {number}")
-    Model.objects.create(name=f"model {number}", kind="scripted")
+    model = Model.objects.create(name=f"model {number}", kind="scripted")
+    Alias.objects.create(name=f"alias {number}", model=model)
     Worker.objects.create(cluster="gpu", hostname=f"host {number}", pid=number)
     file = File.objects.create(project=project, filename=f"{number}.jsonl", purpose="batch", bytes=3)
     upload = Upload.objects.create(

@@ -1,14 +1,15 @@
-"""The one loaded model of a worker: acquire another and the first makes room."""
+"""The one loaded model of a worker, with its adapters: acquire another and the first makes room."""
 
 import fcntl
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from models_registry.engine import server
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine, Progress
-from models_registry.engine.spec import EngineKind, EngineSpec
+from models_registry.engine.spec import Adapter, EngineKind, EngineSpec
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class Resident:
         self.remote_key = remote_key
         self.remote_window = remote_window
         self.engine: Engine | None = None
+        self.adapters: set[str] = set()  # that the engine has
         self._lock: IO[str] | None = None
 
     def lock(self) -> bool:
@@ -45,12 +47,39 @@ class Resident:
         """After a crash of an earlier worker: keep its engine if it still answers, else end what is left of it."""
         self.engine = server.adopt(None, self.home)
         if self.engine:
+            self.adapters = server.adapters(self.engine)
             log.info("Adopted the engine of an earlier worker: %s, pid %s", self.engine.spec.name, self.engine.pid)
         elif ended := server.end_leftovers(self.home):
             log.warning("Ended %d processes of an engine that an earlier worker left behind", ended)
 
-    def acquire(self, spec: EngineSpec, on_progress: Progress) -> Engine:
-        """An engine that serves this spec: at once when it is loaded, else after a swap. Raises LoadError."""
+    def acquire(self, spec: EngineSpec, on_progress: Progress, adapter: Adapter | None = None) -> Engine:
+        """An engine that serves this spec, and the adapter: at once when it is loaded, else after a swap.
+
+        Raises LoadError.
+        """
+        attempt = 1
+        while True:
+            engine = self._acquire(spec, on_progress)
+            try:
+                if adapter and adapter.name not in self.adapters:
+                    server.load_adapter(engine, adapter)
+                    self.adapters.add(adapter.name)
+                return engine
+            except server.SILENT as error:
+                if engine.alive() or attempt == START_ATTEMPTS:
+                    raise LoadError(f"the engine does not answer while it loads {adapter}: {error!r}") from error
+                log.warning("The engine died while it was loading an adapter; starting it again")
+                attempt += 1
+
+    def keep_adapters(self, names: set[str]) -> None:
+        """Unload all others."""
+        for name in self.adapters - names:
+            if self.engine:
+                with suppress(*server.SILENT):  # its death is seen elsewhere
+                    server.unload_adapter(self.engine, name)
+            self.adapters.discard(name)
+
+    def _acquire(self, spec: EngineSpec, on_progress: Progress) -> Engine:
         if self.engine and self.engine.spec == spec and self.engine.alive():
             return self.engine
         self.release()
@@ -77,3 +106,4 @@ class Resident:
         if self.engine:
             server.stop(self.engine, self.home)
             self.engine = None
+            self.adapters = set()

@@ -50,6 +50,7 @@ from models_registry.engine.scripted_answers import NOT_FOUND, Body, Refused, Re
 
 CRASHED = 134  # as if by SIGABRT
 FOREVER = float("inf")
+LORA_ROUTES = {"/v1/load_lora_adapter": True, "/v1/unload_lora_adapter": False}
 _DIRECTIVE = re.compile(r"\[\[([a-z-]+)((?: [^\s\]]+)*)\]\]")
 _PHRASES: dict[int, str] = {status.value: status.phrase for status in HTTPStatus}
 
@@ -95,6 +96,7 @@ class Server:
         self.token = f"Bearer {key}".encode() if (key := os.environ.get("VLLM_API_KEY")) else None
         self.queue: deque[Job] = deque()
         self.received = self.running = self.answered = self.aborted = 0
+        self.adapters: dict[str, str] = {}
         self.journal: int | None = None
         if options.journal:
             self.journal = os.open(options.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -104,13 +106,18 @@ class Server:
         text = ""
         refusal = None
         try:
+            if self.options.enable_lora and path in LORA_ROUTES:
+                self.answer(connection, self._lora(LORA_ROUTES[path], parse(content)))
+                return
             if not (found := route(path, self.options.task)):
                 self.answer(connection, Reply(404, NOT_FOUND))
                 return
             read, respond = found
             body = parse(content)
             text = read(body)
-            check(body, self.options.served_model_name)
+            check(body, {self.options.served_model_name, *self.adapters})
+            if adapter := self.adapters.get(str(body.get("model"))):
+                text = f"{text} (as {Path(adapter).name} says it)"
         except Refused as error:
             refusal = error
         if self.journal is not None:
@@ -183,15 +190,27 @@ class Server:
             stats = {name: getattr(self, name) for name in names} | {"queued": len(self.queue)}
             return Reply(200, orjson.dumps(stats))
         if path == "/v1/models":
-            model = {
-                "id": self.options.served_model_name,
-                "object": "model",
-                "created": int(time.time()),
-                "owned_by": "scripted",
-                "max_model_len": self.options.max_model_len,
-            }
-            return Reply(200, orjson.dumps({"object": "list", "data": [model]}))
+            common = {"object": "model", "created": int(time.time()), "owned_by": "scripted"}
+            base = self.options.served_model_name
+            models = [{"id": base, "parent": None, "max_model_len": self.options.max_model_len}]
+            models += [{"id": name, "parent": base, "root": path} for name, path in self.adapters.items()]
+            return Reply(200, orjson.dumps({"object": "list", "data": [model | common for model in models]}))
         return Reply(404, NOT_FOUND)
+
+    def _lora(self, load: bool, body: Body) -> Reply:
+        """Load or unload an adapter: a folder, whose name it then puts behind each answer."""
+        name, path = str(body.get("lora_name", "")), str(body.get("lora_path", ""))
+        if load and (not name or name in self.adapters):
+            raise Refused(400, f"The lora adapter '{name}' has already been loaded.", "lora_name")
+        if load and not (Path(path) / "adapter_config.json").exists():
+            raise Refused(404, f"Loading lora {name} failed: No adapter found for {path}")
+        if not load and name not in self.adapters:
+            raise Refused(404, f"The lora adapter '{name}' cannot be found.", kind="NotFoundError")
+        if load:
+            self.adapters[name] = path
+        else:
+            del self.adapters[name]
+        return Reply(200, f"Success: LoRA adapter '{name}' {'added' if load else 'removed'} successfully.".encode())
 
     @staticmethod
     def _note(journal: int, path: str, text: str, content: bytes) -> None:
@@ -375,6 +394,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--task", choices=["any", "chat", "completion", "embedding"], default="any")
     parser.add_argument("--max-num-seqs", type=int, default=256, help="requests that run at once; the others wait")
     parser.add_argument("--max-model-len", type=int, default=8192, help="only said in /v1/models")
+    parser.add_argument("--enable-lora", action="store_true", help="adapters can be loaded and unloaded, as in vLLM")
+    parser.add_argument("--max-lora-rank", type=int, default=16, help="of no effect")
     parser.add_argument("--latency-ms", type=float, default=0, help="how long each request runs")
     parser.add_argument("--token-ms", type=float, default=0, help="how much longer for each word of the answer")
     parser.add_argument("--start-seconds", type=float, default=0, help="how long loading takes")

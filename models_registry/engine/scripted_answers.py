@@ -8,7 +8,7 @@ import hashlib
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import count
 from typing import Any
 
@@ -42,10 +42,11 @@ def parse(content: bytes) -> Body:
     return body
 
 
-def check(body: Body, served: str) -> None:
-    model = body.get("model", served)
-    if model != served:
-        raise Refused(404, f"The model `{model}` does not exist. Valid aliases: {served}.", "model", "NotFoundError")
+def check(body: Body, served: Collection[str]) -> None:
+    model = body.get("model")
+    if model is not None and model not in served:
+        valid = ", ".join(sorted(served))
+        raise Refused(404, f"The model `{model}` does not exist. Valid aliases: {valid}.", "model", "NotFoundError")
     if body.get("stream"):
         raise Refused(400, "The scripted engine does not stream.", "stream")
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n"):

@@ -25,7 +25,7 @@ import psutil
 
 from models_registry.engine import defaults
 from models_registry.engine.reasons import LoadError, explain, progress
-from models_registry.engine.spec import Address, EngineKind, EngineSpec
+from models_registry.engine.spec import Adapter, Address, EngineKind, EngineSpec
 
 CODE = Path(__file__).resolve().parents[2]
 MODULES = {
@@ -34,6 +34,8 @@ MODULES = {
 }
 MARK = "VBS_ENGINE_HOME"  # in the environment of every engine process, so that none is ever lost
 POLL_SECONDS = 0.1
+ADAPTER_SECONDS = 120
+SILENT = (OSError, http.client.HTTPException)  # what an engine that gives no answer looks like
 KEPT_LOGS = 10
 ROOM_FOR_RPC = 65  # bytes of a folder's path that leave room for a socket with a UUID for its name
 
@@ -100,6 +102,8 @@ def start(spec: EngineSpec, home: Path, timeout: float, on_progress: Progress) -
     log = _new_log(home)
     command = _command(spec, address, options)
     environment = os.environ | defaults.environment() | {MARK: str(home), "VLLM_API_KEY": address.key}
+    if options.get("enable-lora"):
+        environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if len(str(home).encode()) <= ROOM_FOR_RPC:
         environment["VLLM_RPC_BASE_PATH"] = str(home)  # its own sockets, which it leaves behind in /tmp otherwise
     with log.open("wb") as output:
@@ -262,11 +266,49 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def answers(address: Address, timeout: float = 5) -> bool:
     """Does the local engine at this address say that it is healthy?"""
-    link = _UnixConnection(address.socket, timeout)
     try:
-        link.request("GET", "/health")
-        return link.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
+        return _ask(address, "GET", "/health", timeout=timeout)[0] == 200
+    except SILENT:
         return False
+
+
+def _ask(address: Address, method: str, path: str, body: Any = None, timeout: float = 5) -> tuple[int, bytes]:
+    """Status and body of its answer. Raises one of SILENT when there is none."""
+    link = _UnixConnection(address.socket, timeout)
+    headers = {"Authorization": f"Bearer {address.key}", "Content-Type": "application/json"}
+    try:
+        link.request(method, path, None if body is None else json.dumps(body), headers)
+        response = link.getresponse()
+        return response.status, response.read()
     finally:
         link.close()
+
+
+def adapters(engine: Engine) -> set[str]:
+    """Names of the adapters that the engine has. Raises one of SILENT."""
+    status, body = _ask(engine.address, "GET", "/v1/models")
+    if status != 200:
+        raise http.client.HTTPException(f"GET /v1/models: {status}")
+    return {model["id"] for model in json.loads(body)["data"] if model.get("parent")}
+
+
+def load_adapter(engine: Engine, adapter: Adapter) -> None:
+    """Have a running engine serve it too. Raises LoadError with the engine's reason, or one of SILENT."""
+    given = {"lora_name": adapter.name, "lora_path": adapter.path}
+    status, body = _ask(engine.address, "POST", "/v1/load_lora_adapter", given, timeout=ADAPTER_SECONDS)
+    if status != 200:
+        raise LoadError(f"the engine refused the adapter in {adapter.path}: {_message(body)}")
+
+
+def unload_adapter(engine: Engine, name: str) -> None:
+    """Raises LoadError, or one of SILENT."""
+    status, body = _ask(engine.address, "POST", "/v1/unload_lora_adapter", {"lora_name": name}, timeout=ADAPTER_SECONDS)
+    if status != 200:
+        raise LoadError(f"the engine did not unload the adapter {name}: {_message(body)}")
+
+
+def _message(body: bytes) -> str:
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        answer = json.loads(body)
+        return str((answer.get("error") or answer)["message"])
+    return body[:500].decode(errors="replace")

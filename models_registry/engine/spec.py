@@ -35,6 +35,14 @@ class EngineSpec:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter for the model of an engine. name: what requests call it there. path: its folder."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
 class Address:
     """Where an engine answers: `url` up to and with `/v1`; `socket` is the path of a Unix socket, or empty."""
 

@@ -259,7 +259,7 @@ def half_failed(created):
     batch = validated(created([line("a"), line("b"), line("c")]))
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
     Batch.objects.claim(batch.pk, worker.pk)
-    batch.start(worker.pk)
+    batch.start(worker.pk, "scripted", Model.objects.get(name="scripted"))
     ids = dict(batch.requests.values_list("custom_id", "pk"))
     commit.commit(batch.pk, worker.pk, [failure(ids["b"], "x", "y")])
     batch.requests.filter(custom_id="a").update(state=RequestState.COMPLETED)

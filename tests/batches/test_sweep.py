@@ -59,7 +59,7 @@ def ended(batch, good=0):
     """Run by hand: the first `good` requests completed, the others failed."""
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
     Batch.objects.claim(batch.pk, worker.pk)
-    batch.start(worker.pk)
+    batch.start(worker.pk, "scripted", Model.objects.get(name="scripted"))
     requests = list(batch.requests.order_by("line"))
     commit.commit(batch.pk, worker.pk, [failure(one.pk, "x", "y") for one in requests[good:]])
     batch.requests.filter(state=RequestState.PENDING).update(

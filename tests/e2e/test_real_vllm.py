@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from tests.adapters import adapter_folder
 from tests.live import line, live
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -116,6 +117,38 @@ def test_requests_reach_the_engine_whole(vbs):
     assert json.loads(choices["schema"][0]["message"]["content"])["n"] in (1, 2)
     assert len(choices["many"]) == 3
     assert len(choices["logprobs"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2
+
+
+def test_an_adapter_answers_differently_on_the_running_engine(vbs, tmp_path):
+    """Weights without sense, and large: what it says has nothing to do with what its base says."""
+    modules = tuple(f"model.layers.{layer}.self_attn.{part}_proj" for layer in range(4) for part in ("q", "o"))
+    folders = [adapter_folder(tmp_path / name, modules, 576, 576, rank=8, scale=0.3) for name in ("one", "two")]
+    vbs.manage("model", "add", "one", str(folders[0]), "--base", SMOL)
+    question = "What is the capital of France?"
+    first = vbs.run([line(name, question, model=name, max_tokens=16, temperature=0) for name in (SMOL, "one")])
+    engine = vbs.pids()["engine"]
+    vbs.manage("model", "add", "two", str(folders[1]), "--base", SMOL)
+    second = vbs.run([line("two", question, model="two", max_tokens=16, temperature=0)])
+    assert vbs.pids()["engine"] == engine, "loaded without a restart"
+    said = {}
+    for batch in (first, second):
+        for one in vbs.lines(batch.output_file_id):
+            body = one["response"]["body"]
+            assert body["model"] == one["custom_id"]
+            said[one["custom_id"]] = body["choices"][0]["message"]["content"]
+    assert "Paris" in said[SMOL]
+    assert said["one"] == said["two"] != said[SMOL]
+    listed = {model["id"]: model for model in vbs.http.get("/models").json()["data"]}
+    assert listed["one"]["parent"] == SMOL and listed["one"]["loaded"] and listed["two"]["loaded"]
+    log = max((vbs.stack.data / "run" / "gpu").glob("engine-*.log"), key=os.path.getmtime)
+    vbs.manage("model", "remove", "two")
+    until = time.monotonic() + 30
+    while "Removed LoRA adapter: name '@adapter-" not in log.read_text():
+        assert time.monotonic() < until, "it was not unloaded"
+        time.sleep(0.2)
+    foreign = adapter_folder(tmp_path / "foreign", modules, 640, 640)
+    with pytest.raises(AssertionError, match="adapter of another base"):
+        vbs.manage("model", "add", "foreign", str(foreign), "--base", SMOL)
 
 
 def worker(vbs):

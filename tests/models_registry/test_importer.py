@@ -149,6 +149,8 @@ def test_a_bad_name(tmp_path: Path, name: str) -> None:
         ("scripted:", {"task": "-1"}, "unknown task '-1'"),
         ("scripted:", {"engine_args": {"--x": 1}}, "'--x' cannot be an engine option"),
         ("scripted:", {"engine_args": {"uds": "/x"}}, "option uds is set by this server"),
+        ("/no/such/folder", {"engine_args": {"max_model_len": "x"}}, "max-model-len cannot be 'x'"),
+        ("/no/such/folder", {"engine_args": {"latency-ms": 5}}, "no engine option 'latency-ms'"),
         ("scripted:", {"remote_name": "gpt"}, "only for a model on a remote server"),
         ("http://host/v2", {}, "must look like"),
         ("http://user:word@host/v1", {}, "must look like"),
@@ -214,7 +216,7 @@ def test_a_folder_that_two_models_share_stays(tmp_path: Path) -> None:
 
 def test_a_model_that_is_needed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     model = importer.add("m", "scripted:")
-    monkeypatch.setattr(importer, "BLOCKERS", [lambda model: [f"batch_1 waits for {model.name}"], lambda model: []])
+    monkeypatch.setattr(importer, "BLOCKERS", [lambda names: [f"batch_1 waits for {names[0]}"], lambda names: []])
     with pytest.raises(ModelError, match="m is still needed: batch_1 waits for m"):
         importer.remove(model)
     assert Model.objects.exists()

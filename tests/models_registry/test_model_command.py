@@ -31,18 +31,23 @@ def run(*words: str) -> tuple[str, str]:
 
 def test_add_show_list_remove(tmp_path: Path) -> None:
     folder = str(model_folder(tmp_path / "tiny"))
-    options = ["--arg", "max-model-len=2048", "--arg=--dtype=float32", "--arg", "enforce_eager", "--arg", "x=NaN"]
+    options = ["--arg", "max-model-len=2048", "--arg=--dtype=float32", "--arg", "enforce_eager"]
     out, err = run("add", "tiny", folder, *options)
     assert "tiny" in out
     assert err == ""
     shown = json.loads(run("show", "tiny")[0])
-    assert shown["engine_args"] == {"max-model-len": 2048, "dtype": "float32", "enforce-eager": True, "x": "NaN"}
+    assert shown["engine_args"] == {"max-model-len": 2048, "dtype": "float32", "enforce-eager": True}
     assert (shown["task"], shown["source"], shown["context_length"]) == ("chat", folder, 2048)
     assert json.loads(run("list", "--json")[0]) == [shown]
     (line,) = run("list")[0].splitlines()
     assert line.split()[:3] == ["tiny", "chat", "vllm"]
     run("remove", "tiny")
     assert json.loads(run("list", "--json")[0]) == []
+
+
+def test_an_option_that_is_no_json_is_a_text() -> None:
+    run("add", "m", "scripted:", "--arg", "x=NaN", "--arg", "y=[1]")
+    assert Model.objects.get().engine_args == {"x": "NaN", "y": [1]}
 
 
 def test_progress_is_said_on_standard_error(tmp_path: Path) -> None:
@@ -114,7 +119,7 @@ def test_gemma_is_joined_and_checked(packages: Path, monkeypatch: pytest.MonkeyP
 
     def add(name: str, source: str, *_: Any, **__: Any) -> Model:
         given.append(Path(source).read_bytes())
-        return Model(name=name)
+        return Model.objects.create(name=name)
 
     monkeypatch.setattr(importer, "add", add)
     _, err = run("add-demo", "gemma")
@@ -136,9 +141,25 @@ def test_all_demo_models(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     def add(key: str, on_progress: Any) -> tuple[Model, bool]:
         asked.append(key)
-        return Model(name=key), True
+        return Model.objects.get_or_create(name=key)
 
     monkeypatch.setattr(demo_models, "add", add)
     run("add-demo", "all")
     run("add-demo")
     assert asked == ["smollm2", "gemma", "minilm", "smollm2"]
+
+
+def test_an_alias_is_made_moved_shown_and_removed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        run("add", name, "scripted:")
+    assert run("alias", "@production", "one")[0] == "@production stands for one\n"
+    assert run("alias", "@production", "two")[0] == "@production stands for two, no longer for one\n"
+    assert json.loads(run("show", "two")[0])["aliases"] == ["@production"]
+    assert "two, @production" in run("list")[0]
+    with pytest.raises(CommandError, match="two is still needed: alias @production"):
+        run("remove", "two")
+    assert run("alias", "@production", "--remove")[0] == "@production is removed\n"
+    with pytest.raises(CommandError, match="no alias '@production'"):
+        run("alias", "@production", "--remove")
+    with pytest.raises(CommandError, match="no model 'three'"):
+        run("alias", "@production", "three")

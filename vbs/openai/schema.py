@@ -105,6 +105,14 @@ class Progress(TypedDict):
     eta_seconds: int | None
 
 
+class ResolvedModel(TypedDict):
+    """What a name stood for when the batch started with it."""
+
+    asked: str
+    model: str
+    revision: str | None
+
+
 class BatchObject(TypedDict):
     id: str
     object: Literal["batch"]
@@ -135,6 +143,7 @@ class BatchObject(TypedDict):
     estimated_start_at: int | None
     estimated_completion_at: int | None
     attempts: int
+    resolved_models: list[ResolvedModel]
 
 
 class BatchList(TypedDict):
