@@ -61,8 +61,7 @@ def add(
         return _add_adapter(name, Path(source).expanduser().absolute(), base)
     if source.startswith(("http://", "https://")):
         _check_url(source)
-        if options:
-            raise ModelError(f"a remote server has its own engine options: leave out {', '.join(sorted(options))}")
+        check_options(EngineKind.REMOTE, options)
         url = source.rstrip("/")
         return _register(name, EngineKind.REMOTE, url, task or Task.CHAT, options, remote_name)
     if remote_name:
@@ -70,15 +69,25 @@ def add(
             f"a remote name ({remote_name}) is only for a model on a remote server, and {source!r} is none"
         )
     if source == "scripted:":
-        _check_scripted(options)
+        check_options(EngineKind.SCRIPTED, options)
         return _register(name, EngineKind.SCRIPTED, "", task or Task.CHAT, options)
     if "://" in source or source.startswith("scripted:"):
         raise ModelError(f"unknown kind of source {source!r}: {SOURCES}")
-    try:
-        options = engine_options.check(options)
-    except OptionError as error:
-        raise ModelError(str(error)) from error
+    options = check_options(EngineKind.VLLM, options)
     return _add_local(name, Path(source).expanduser().absolute(), task, options, copy, on_progress)
+
+
+def check_options(kind: EngineKind, options: dict[str, Any]) -> dict[str, Any]:
+    """Engine options as this kind of engine takes them. Raises ModelError."""
+    if kind is EngineKind.VLLM:
+        try:
+            return engine_options.check(options)
+        except OptionError as error:
+            raise ModelError(str(error)) from error
+    if kind is EngineKind.REMOTE and options:
+        raise ModelError(f"a remote server has its own engine options: leave out {', '.join(sorted(options))}")
+    _check_scripted(options)
+    return options
 
 
 def remove(model: Model, files: bool = False) -> None:

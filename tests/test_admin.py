@@ -247,3 +247,23 @@ def test_who_may_operate(staff, project):
     act(staff("view_batch", "change_batch"), Batch, "cancel", batch)
     batch.refresh_from_db()
     assert batch.status == BatchStatus.CANCELLING
+
+
+def test_a_model_that_is_needed_stays_and_bad_options_are_refused(root, monkeypatch):
+    """What the command refuses, the admin refuses too."""
+    model = Model.objects.create(name="m", kind="vllm", source="/models/m")
+    monkeypatch.setattr("models_registry.importer.BLOCKERS", [lambda names: ["batch_1 waits"]])
+    assert act(root, Model, "remove", model)[1] == ["Model m is still needed: batch_1 waits"]
+    assert Model.objects.exists()
+    assert root.get(address(Model, "add")).status_code == 403
+    assert root.post(address(Model, "delete", str(model.pk)), {"post": "yes"}).status_code == 403
+    for given, message in (("[1]", "must be a JSON object"), ('{"max-model-len": "abc"}', "max-model-len")):
+        answer = root.post(address(Model, "change", str(model.pk)), {"task": "chat", "engine_args": given})
+        assert answer.status_code == 200 and message in answer.content.decode()
+    given = {"task": "chat", "engine_args": '{"max_model_len": "2048"}'}
+    assert root.post(address(Model, "change", str(model.pk)), given).status_code == 302
+    model.refresh_from_db()
+    assert model.engine_args == {"max-model-len": 2048}
+    monkeypatch.setattr("models_registry.importer.BLOCKERS", [])
+    assert "Model m: removed." in act(root, Model, "remove", model)[1]
+    assert not Model.objects.exists()
