@@ -147,7 +147,8 @@ class Client:
                 answer = Answer(call.key, None, b"", None, "request_timeout", message)
             except (aiohttp.ClientError, OSError) as error:
                 await self._unless_dead()
-                message = f"The connection to the engine was lost: {type(error).__name__}."
+                where = self.engine.address.url if self.engine.pid is None else "the engine"
+                message = f"The connection to {where} was lost: {type(error).__name__}."
                 answer = Answer(call.key, None, b"", None, "connection_lost", message)
             if attempt < self.limits.attempts:
                 backoff = min(BACKOFF_MOST, BACKOFF_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)

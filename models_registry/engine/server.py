@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -35,6 +36,7 @@ MODULES = {
 MARK = "VBS_ENGINE_HOME"  # in the environment of every engine process, so that none is ever lost
 POLL_SECONDS = 0.1
 ADAPTER_SECONDS = 120
+REACH_ATTEMPTS, REACH_SECONDS = 4, 10
 SILENT = (OSError, http.client.HTTPException)  # what an engine that gives no answer looks like
 KEPT_LOGS = 10
 ROOM_FOR_RPC = 65  # bytes of a folder's path that leave room for a socket with a UUID for its name
@@ -80,8 +82,29 @@ class Engine:
 
 
 def remote(spec: EngineSpec, key: str, window: int) -> Engine:
-    """The same handle for a server that somebody else runs."""
-    return Engine(spec, Address(spec.source.rstrip("/"), key=key), window)
+    """The same handle for a server that somebody else runs. Raises LoadError when it does not answer."""
+    engine = Engine(spec, Address(spec.source.rstrip("/"), key=key), window)
+    parts = urlsplit(engine.address.url)
+    connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    for attempt in range(1, REACH_ATTEMPTS + 1):
+        link = connect(parts.hostname or "", parts.port, timeout=REACH_SECONDS)
+        try:
+            link.request("GET", f"{parts.path}/models", headers=headers)
+            status = link.getresponse().status
+            if status in (401, 403):
+                raise LoadError(f"{engine.address.url} answers {status}", "VBS_REMOTE_KEY is the key for it.")
+            if status < 500:  # not every server lists its models
+                return engine
+            reason = f"it answers {status}"
+        except SILENT as error:
+            reason = str(error) or type(error).__name__
+        finally:
+            link.close()
+        if attempt < REACH_ATTEMPTS:
+            time.sleep(attempt)
+    hint = "Is it running, and is its URL right?"
+    raise LoadError(f"the server at {engine.address.url} cannot be reached ({reason})", hint)
 
 
 def start(spec: EngineSpec, home: Path, timeout: float, on_progress: Progress) -> Engine:

@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
@@ -293,12 +295,45 @@ def test_only_one_worker_at_a_time(home):
     assert second.lock()
 
 
-def test_a_remote_engine_is_neither_watched_nor_stopped(home):
+@pytest.fixture
+def elsewhere():
+    """A server that somebody else runs: status of its answers, and the headers that it was sent."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.server.heard.append((self.path, self.headers["Authorization"]))
+            self.send_response(self.server.statuses.pop(0) if self.server.statuses else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.heard, server.statuses = [], []
+        server.url = f"http://127.0.0.1:{server.server_port}/v1"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_remote_engine_is_neither_watched_nor_stopped(home, elsewhere):
     resident = Resident(home, 30, remote_key="k", remote_window=9)
-    engine = resident.acquire(EngineSpec("r", "http://pool:1/v1/", kind=EngineKind.REMOTE), print)
-    assert (engine.address.url, engine.address.key, engine.max_num_seqs) == ("http://pool:1/v1", "k", 9)
+    engine = resident.acquire(EngineSpec("r", f"{elsewhere.url}/", kind=EngineKind.REMOTE), print)
+    assert (engine.address.url, engine.address.key, engine.max_num_seqs) == (elsewhere.url, "k", 9)
     assert engine.alive() and engine.pid is None
+    assert elsewhere.heard == [("/v1/models", "Bearer k")]
     resident.release()
+
+
+def test_a_remote_server_that_is_not_there_is_named(home, elsewhere, monkeypatch):
+    monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
+    resident = Resident(home, 30)
+    for statuses, message in ((["401"], "VBS_REMOTE_KEY"), (["503"] * 4, "it answers 503")):
+        elsewhere.statuses = [int(status) for status in statuses]
+        with pytest.raises(LoadError, match=message):
+            resident.acquire(EngineSpec("r", elsewhere.url, kind=EngineKind.REMOTE), print)
+    elsewhere.statuses = [503, 503, 404]  # it comes back, and does not list its models
+    assert resident.acquire(EngineSpec("r", elsewhere.url, kind=EngineKind.REMOTE), print)
+    with pytest.raises(LoadError, match=r"http://127.0.0.1:9/v1 cannot be reached .*refused"):
+        resident.acquire(EngineSpec("s", "http://127.0.0.1:9/v1", kind=EngineKind.REMOTE), print)
 
 
 # The client.
