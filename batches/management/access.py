@@ -54,7 +54,7 @@ def local_url() -> str:
 
 @contextmanager
 def temporary_key(project: str, purpose: str) -> Iterator[str]:
-    """A key, revoked at the end of the block. Those of earlier times are removed when they have expired."""
+    """A key that is gone at the end of the block. Those that a kill has left are removed when they have expired."""
     if settings.VBS_API_AUTH == "open" and project != DEFAULT_PROJECT:
         raise CommandError(f"With VBS_API_AUTH=open there is only the project {DEFAULT_PROJECT}, not {project!r}.")
     now = timezone.now()
@@ -75,7 +75,7 @@ def temporary_key(project: str, purpose: str) -> Iterator[str]:
         yield secret
     finally:
         with suppress(DatabaseError):  # then it expires
-            key.revoke()
+            key.delete()
         connection.close()
 
 

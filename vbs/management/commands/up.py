@@ -49,12 +49,13 @@ class Command(BaseCommand):
         self.stdout.write(f"""
 vbs is up. Ctrl-C stops it.
   API        {url}/v1
-  dashboard  {url}/
   admin      {url}/admin/
   API docs   {url}/docs
   logs       {running.data / "logs"}""")
         if key := first_key():
             self.stdout.write(f"  API key    {key}   (project default; it is shown only this once)")
+        elif settings.VBS_API_AUTH == "required":
+            self.stdout.write("  API key    `manage.py create_api_key --project default --name NAME` makes another")
         self.stdout.write("")
         self.stdout.flush()
 
