@@ -77,9 +77,9 @@ def check_content(path: Path, size: int, purpose: str) -> None:
     try:
         if line.strip():
             orjson.loads(line)
-    except orjson.JSONDecodeError:
+    except orjson.JSONDecodeError as error:
         shown = line[:60].decode(errors="replace").strip()
-        message = _format(f"the first line is not JSON: {shown!r}")
+        message = _format(f"the first line is not JSON ({error}): {shown!r}")
         raise InvalidRequest(message, param="file", code="invalid_file_format") from None
 
 

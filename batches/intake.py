@@ -17,6 +17,7 @@ from models_registry.models import Task
 
 log = logging.getLogger(__name__)
 
+NO_SUCH_MODEL = "no model of this name is registered (GET /v1/models has those that are)"
 COLUMNS = ("batch_id", "line", '"offset"', "length", "custom_id", "model_index", "prefix", "state", "crashes")
 TYPES = ("text", "int4", "int8", "int4", "text", "int2", "uuid", "int2", "int2")
 
@@ -95,7 +96,7 @@ def refusal(tasks: dict[str, str], endpoint: str, name: str) -> tuple[str, str] 
     shown = name if len(name) <= 100 else name[:100] + "…"
     task = tasks.get(name)
     if task is None:
-        return "model_not_found", f"The model '{shown}' is not supported: no model of this name is registered."
+        return "model_not_found", f"The model '{shown}' is not supported: {NO_SUCH_MODEL}."
     if (endpoint == "/v1/embeddings") != (task == Task.EMBEDDING):
         return "invalid_request", f"The model '{shown}' is for {task}; it is not supported at {endpoint}."
     return None

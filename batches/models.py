@@ -181,7 +181,15 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         """Take the lease, or None when somebody else has it or the batch cannot run any more."""
         until = Now() + timedelta(seconds=settings.VBS_LEASE_SECONDS)
         taken = (
-            self.waiting().filter(pk=batch_id).update(leased_by=worker, leased_until=until, attempts=F("attempts") + 1)
+            self.waiting()
+            .filter(pk=batch_id)
+            .update(
+                leased_by=worker,
+                leased_until=until,
+                attempts=F("attempts") + 1,
+                requests_per_second=None,
+                tokens_per_second=None,
+            )
         )
         return self.get(pk=batch_id) if taken else None
 
@@ -341,6 +349,9 @@ class Batch(models.Model):
                     self.note(f"{asked} stands for {model.name} here.")
             if self.status == BatchStatus.VALIDATING:
                 self._enter(BatchStatus.IN_PROGRESS)
+                self.note("Started.")
+            elif self.attempts > 1:
+                self.note(f"Taken up again, with {self.pending:,} of {self.total:,} requests left.")
 
     def finish(self, worker: uuid.UUID | None = None) -> bool:
         """Nothing is left to run, or its time is over: release the lease and have its files written.
@@ -420,7 +431,10 @@ class Batch(models.Model):
         if self.purged_at or self.input_file is None or self.input_file.purged_at:
             raise Conflict("Cannot retry: the requests of this batch are no longer kept.", code="requests_expired")
         if not self.requests.filter(state__in=RequestState.retryable()).exists():
-            raise Conflict("There is nothing to retry: no request of this batch failed or expired.")
+            raise Conflict(
+                "There is nothing to retry: no request of this batch ran and failed, or expired. "
+                f"To run those that never ran, create a batch of {self.input_file_id_given} again."
+            )
         again = Batch(
             project=self.project,
             input_file_id_given=self.input_file_id_given,

@@ -203,6 +203,8 @@ class Runner:
     def _leave(self, end: End) -> None:
         if end in DRAIN or not self.batch.finish(self.worker):
             self.batch.release(self.worker)
+        if end in DRAIN:
+            self.batch.note(f"Interrupted: {end.value}.")
         log.info("Leaving the batch: %s", end.value)
 
 
@@ -222,7 +224,8 @@ class Run:
         self.end: End | None = None
         self._outcomes: list[Outcome] = []
         self._bytes = 0
-        self._rates = Rates()
+        # Before half of what is in flight at first has ended, a rate says nothing of the rest.
+        self._rates = Rates(least=min(self._window(), runner.batch.pending) / 2)
         self._done = asyncio.Event()  # there is nothing more to tick for
         self._room = asyncio.Event()  # for more answers to wait for their commit
         self._room.set()
@@ -239,8 +242,12 @@ class Run:
         finally:
             os.close(self._descriptor)
 
+    def _window(self) -> int:
+        """Requests in flight: the engine's own queue is short, and never empty."""
+        return math.ceil(self.engine.max_num_seqs * 1.25)
+
     async def _drive(self) -> End:
-        window = math.ceil(self.engine.max_num_seqs * 1.25)  # the engine's own queue is short, and never empty
+        window = self._window()
         for crashes, size in (((0, 0), window), ((1, ALONE - 1), math.isqrt(window)), ((ALONE, 9999), 1)):
             self.alone = size == 1
             end = await self._level(crashes, size)
@@ -348,9 +355,10 @@ class Run:
 
 
 class Rates:
-    """Requests and output tokens per second, over the last half minute."""
+    """Requests and output tokens per second, over the last half minute; of requests once there are `least`."""
 
-    def __init__(self) -> None:
+    def __init__(self, least: float) -> None:
+        self._least = least
         self._requests = self._tokens = 0
         self._marks = deque([(time.monotonic(), 0, 0)])
 
@@ -358,11 +366,12 @@ class Rates:
         self._requests += 1
         self._tokens += made.output_tokens or made.input_tokens
 
-    def read(self) -> tuple[float, float]:
+    def read(self) -> tuple[float | None, float]:
         now = time.monotonic()
         self._marks.append((now, self._requests, self._tokens))
         while len(self._marks) > 2 and now - self._marks[1][0] > RATE_SECONDS:
             self._marks.popleft()
         then, requests, tokens = self._marks[0]
         elapsed = max(now - then, 1e-3)
-        return (self._requests - requests) / elapsed, (self._tokens - tokens) / elapsed
+        rate = (self._requests - requests) / elapsed if self._requests >= self._least else None
+        return rate, (self._tokens - tokens) / elapsed

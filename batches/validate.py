@@ -150,10 +150,10 @@ def _check(
 ) -> tuple[str, str, uuid.UUID]:
     try:
         request = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        request = None
+    except orjson.JSONDecodeError as error:
+        raise _Bad("invalid_json_line", f"This line is not parseable as valid JSON: {error}.") from None
     if not isinstance(request, dict):
-        raise _Bad("invalid_json_line", "This line is not parseable as valid JSON.")
+        raise _Bad("invalid_json_line", "This line is not parseable as valid JSON: it is not an object.")
     for name in ("custom_id", "method", "url", "body"):
         if name not in request:
             raise _Bad("missing_required_parameter", f"Missing required parameter: '{name}'.", name)

@@ -155,6 +155,7 @@ def config(format: str, level: str) -> dict[str, Any]:
             "django.server": {"handlers": [], "propagate": True},
             # A refused request is the client's affair, and in the access log.
             "django.request": {"level": "ERROR"},
+            "django.security.DisallowedHost": {"level": "CRITICAL"},
         },
     }
 

@@ -1,5 +1,6 @@
 """Turn what a serializer found into the API's error: the first problem, with its place and its code."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rest_framework.exceptions import ErrorDetail, ValidationError
@@ -24,10 +25,23 @@ def checked(serializer: BaseSerializer[Any]) -> dict[str, Any]:
             raise InvalidRequest(
                 f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
             ) from None
-        code = detail.code or "invalid_value"
-        raise InvalidRequest(str(detail), param=param or None, code=CODES.get(code, code)) from None
+        code, message = detail.code or "invalid_value", str(detail)
+        if not param:
+            message = message.replace("No data provided", "The body must be a JSON object, not null.")
+        elif not message.startswith("Invalid") and param.rpartition(".")[2] not in message:
+            message = f"Invalid '{param}'{_given(serializer.initial_data, param)}: {message}"
+        raise InvalidRequest(message, param=param or None, code=CODES.get(code, code)) from None
     values: dict[str, Any] = serializer.validated_data
     return values
+
+
+def _given(data: Any, path: str) -> str:
+    """What was sent there, where that is short and plain."""
+    for name in path.split("."):
+        data = data.get(name) if isinstance(data, Mapping) else None
+    if isinstance(data, str | int | float) and len(str(data)) <= 100:
+        return f" ({data!r})"
+    return ""
 
 
 def _first(detail: Any, path: str) -> tuple[str, ErrorDetail]:

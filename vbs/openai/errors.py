@@ -7,7 +7,7 @@ import logging
 import secrets
 from typing import Any
 
-from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -99,7 +99,11 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     if isinstance(error, exceptions.APIException):  # DRF's own: parse errors, 405, 415, 406, 429
         status = error.status_code
         if isinstance(error, exceptions.MethodNotAllowed):
-            message, code = str(error.detail), "method_not_allowed"
+            allowed = ", ".join(getattr(context.get("view"), "allowed_methods", []))
+            message, code = f"{error.detail} This route takes {allowed}.", "method_not_allowed"
+        elif isinstance(error, exceptions.UnsupportedMediaType):
+            taken = ", ".join(parser.media_type for parser in getattr(context.get("view"), "parser_classes", []))
+            message, code = f"{error.detail} This route takes {taken}.", _first_code(error)
         elif isinstance(error, exceptions.ParseError):
             message, code = f"The body could not be parsed: {error.detail}", "invalid_body"
         else:
@@ -146,7 +150,11 @@ def _plain(request: HttpRequest, status: int, title: str, body: dict[str, Any]) 
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    body = envelope(f"The request is malformed: {exception}", "invalid_request_error", None, "bad_request")
+    message = f"The request is malformed: {exception}"
+    if isinstance(exception, DisallowedHost):
+        host = request.META.get("HTTP_HOST", "")[:100]
+        message = f"This server does not answer for the host {host!r}: VBS_ALLOWED_HOSTS names those that it does."
+    body = envelope(message, "invalid_request_error", None, "bad_request")
     return _plain(request, 400, "Bad request", body)
 
 
