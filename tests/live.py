@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,9 @@ class Live:
         for program in self.stack.states():
             if program.pid:
                 found[program.name] = program.pid
-                for number, child in enumerate(psutil.Process(program.pid).children(recursive=True)):
-                    found[f"{program.name}-{number}"] = child.pid
+                with suppress(psutil.NoSuchProcess):
+                    for number, child in enumerate(psutil.Process(program.pid).children(recursive=True)):
+                        found[f"{program.name}-{number}"] = child.pid
         state = self.stack.data / "run" / "gpu" / "engine.json"
         if state.exists():
             found["engine"] = json.loads(state.read_text())["pid"]
