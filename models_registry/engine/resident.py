@@ -2,7 +2,6 @@
 
 import fcntl
 import logging
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -72,12 +71,14 @@ class Resident:
                 attempt += 1
 
     def keep_adapters(self, names: set[str]) -> None:
-        """Unload all others."""
+        """Unload all others. One that the engine does not give up stays there, where nobody can name it."""
         for name in self.adapters - names:
-            if self.engine:
-                with suppress(*server.SILENT):  # its death is seen elsewhere
-                    server.unload_adapter(self.engine, name)
             self.adapters.discard(name)
+            if self.engine:
+                try:
+                    server.unload_adapter(self.engine, name)
+                except (LoadError, *server.SILENT) as error:
+                    log.warning("The adapter %s was not unloaded: %s", name, error)
 
     def _acquire(self, spec: EngineSpec, on_progress: Progress) -> Engine:
         if self.engine and self.engine.spec == spec and self.engine.alive():

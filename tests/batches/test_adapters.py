@@ -77,6 +77,14 @@ def test_it_is_listed_with_its_parent_and_unloaded_when_it_is_removed(add_model,
     assert gpu.worker.adapters == [] and gpu.resident.engine.alive()
 
 
+def test_one_that_the_engine_does_not_know_holds_up_nobody(add_model, adapter, submitted, gpu, close):
+    adapter("tuned", add_model("base"))
+    close_after(submitted([line("a", model="tuned")]), gpu, close)
+    gpu.resident.adapters.add("@adapter-0")
+    assert close_after(submitted([line("b", model="base")]), gpu, close)
+    assert "@adapter-0" not in gpu.resident.adapters
+
+
 def test_added_anew_under_its_name_it_is_another(add_model, adapter, submitted, gpu, close, tmp_path):
     base = add_model("base")
     tuned = adapter("tuned", base)
