@@ -8,29 +8,27 @@ flight is known to fit the engine's.
 """
 
 import os
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from models_registry.engine import gpus
+
 GIB = 2**30
 
 # GPU memory from this many GiB on: sequences at once, tokens per step.
 _BY_MEMORY = ((70, 1024, 16384), (40, 512, 8192), (20, 256, 8192), (0, 128, 4096))
+# For an engine that is to make room by sleeping: some of the GPU is left to those that sleep (their context, graphs).
+ASLEEP = {"enable-sleep-mode": True, "gpu-memory-utilization": 0.85}
 _ON_CPU = (128, 4096)  # 256 are 3 % faster (SmolLM2, two cores), but their first answers come twice as late
 
 
 @cache
 def gpu_memory() -> int:
     """Bytes of memory of the first GPU, or 0 where there is none."""
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-        return int(found.stdout.split()[0]) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return 0
+    return gpus.memory()
 
 
 @cache
@@ -42,12 +40,19 @@ def computes_in_16_bits() -> bool:
         return True
 
 
-def _weights(source: str) -> int:
-    return sum(path.stat().st_size for path in Path(source).glob("*.safetensors"))
+def weights(source: str) -> int:
+    """Bytes of the weights in a model's folder."""
+    for pattern in ("*.safetensors", "*.gguf", "*.bin") if source else ():
+        if found := sum(path.stat().st_size for path in Path(source).glob(pattern)):
+            return found
+    return 0
 
 
-def options(given: dict[str, Any], task: str, source: str) -> dict[str, Any]:
-    """The engine's options: what the model asks for, and for the rest what suits this machine."""
+def options(given: dict[str, Any], task: str, source: str, size: int | None = None) -> dict[str, Any]:
+    """The engine's options: what the model asks for, and for the rest what suits this machine.
+
+    size: bytes of the weights, where they are not in the folder `source` yet.
+    """
     memory = gpu_memory()
     if memory:
         seqs, tokens = next((seqs, tokens) for floor, seqs, tokens in _BY_MEMORY if memory >= floor * GIB)
@@ -55,7 +60,8 @@ def options(given: dict[str, Any], task: str, source: str) -> dict[str, Any]:
     else:
         seqs, tokens = _ON_CPU
         made = {"max-num-seqs": seqs, "max-num-batched-tokens": tokens, "enforce-eager": True}
-        if not computes_in_16_bits() and 2 * _weights(source) < psutil.virtual_memory().total // 3:
+        size = weights(source) if size is None else size
+        if not computes_in_16_bits() and 2 * size < psutil.virtual_memory().total // 3:
             made["dtype"] = "float32"
     if task == "embedding":
         made["runner"] = "pooling"

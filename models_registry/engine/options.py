@@ -258,7 +258,9 @@ _OURS = (
 OURS = frozenset(_OURS.split())
 _WHY = {
     "is set by this server: leave it out": _OURS,
-    "cannot be set: code that comes with a model is not run here": "trust-remote-code",
+    "cannot be set: code that comes with a model runs only where the model's own field trust_remote_code says so": (
+        "trust-remote-code"
+    ),
     "runs code that is not vLLM's: leave it out": "tool-parser-plugin reasoning-parser-plugin middleware "
     "logits-processors io-processor-plugin worker-cls worker-extension-cls scheduler-cls model-class-overrides "
     "additional-config kernel-config profiler-config",

@@ -1,6 +1,8 @@
 """What an engine's log says, in words for its user: how far a start has come, and why it failed."""
 
 import re
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 
 TAIL_BYTES = 64 * 1024
@@ -10,6 +12,15 @@ HINTS = (
     (
         r"out of memory|OutOfMemory|Cannot allocate memory|not enough memory",
         "Lower max-model-len, max-num-seqs or gpu-memory-utilization, or use a smaller or quantized model.",
+    ),
+    (
+        r"No available memory for the cache",
+        "Raise gpu-memory-utilization, lower max-num-batched-tokens, or use a smaller or quantized model.",
+    ),
+    (
+        r"memory on node",
+        "End what else uses the memory, or lower VLLM_CPU_KVCACHE_SPACE (or gpu-memory-utilization, where that is not "
+        "set: on a CPU it is the share of the machine's memory).",
     ),
     (
         r"KV cache|max seq len|max_model_len|max_position_embeddings",
@@ -50,12 +61,82 @@ _POINTER = re.compile(r"See (root cause|stack trace) |Engine core initialization
 _NOISE = re.compile(r"nanobind|leaked|resource_tracker|warnings\.warn|\^\^\^")
 
 
-class LoadError(Exception):
-    """A model that cannot be loaded: what the engine said, and what to change. `killed`: it might work next time."""
+class Lack(Enum):
+    """What there was no memory for."""
 
-    def __init__(self, reason: str, hint: str = "", killed: bool = False) -> None:
+    CONTEXT = auto()  # one request of full length in the KV cache
+    CACHE = auto()  # any KV cache: the weights, and what is computed at once, took all of the engine's share
+    SHARE = auto()  # the engine's share of the device: others use too much of it
+    CPU_CACHE = auto()  # the KV cache of a CPU, whose size is set beforehand
+    WEIGHTS = auto()
+    WARM_UP = auto()  # a first batch of the greatest size, when all else was in place
+    OTHER = auto()  # it does not say
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """Memory that a start did not get, in GiB where the engine says how much; context and longest in tokens.
+
+    total: of the device. context: what was asked for. longest: the one that the engine thinks would fit.
+    """
+
+    of: Lack
+    needed: float | None = None
+    there: float | None = None
+    total: float | None = None
+    context: int | None = None
+    longest: int | None = None
+
+    def __str__(self) -> str:
+        said = [f"needs {self.needed:.4g} GiB"] if self.needed is not None else []
+        said += [f"{self.there:.4g} GiB there"] if self.there is not None else []
+        return ", ".join(said) or "out of memory"
+
+
+class LoadError(Exception):
+    """A model that cannot be loaded: what the engine said, and what to change.
+
+    killed: it might work next time. shortage: it might work with less.
+    """
+
+    def __init__(self, reason: str, hint: str = "", killed: bool = False, shortage: Shortage | None = None) -> None:
         super().__init__(f"{reason}. {hint}".strip())
-        self.reason, self.hint, self.killed = reason, hint, killed
+        self.reason, self.hint, self.killed, self.shortage = reason, hint, killed, shortage
+
+
+# vLLM's own words for it (0.32: v1/core/kv_cache_utils.py, v1/worker/{utils,cpu_worker,gpu_worker}.py) and PyTorch's.
+_SHORTAGES = (
+    (
+        Lack.CONTEXT,
+        r"serve at least one request with the model's max seq len \((?P<context>\d+)\), \((?P<needed>[\d.]+) GiB KV "
+        r"cache is needed, which is larger than the available KV cache memory \((?P<there>[\d.]+) GiB\)"
+        r"(.{0,100}?estimated maximum model length is (?P<longest>\d+))?",
+    ),
+    (Lack.CACHE, r"No available memory for the cache blocks"),
+    (
+        Lack.SHARE,
+        r"(Free|Available) memory on (device|node) [^(]{0,40}\((?P<there>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is "
+        r"less than [^(]{0,80}\([\d.]+, (?P<needed>[\d.]+) GiB\)",
+    ),
+    (
+        Lack.CPU_CACHE,
+        r"Available memory on node [^(]{0,40}\((?P<there>[\d.]+)/(?P<total>[\d.]+) GiB\) on kv cache allocation is "
+        r"less than requested memory for kv \((?P<needed>[\d.]+)",
+    ),
+    (Lack.WARM_UP, r"out of memory occurred when warming up"),
+    (
+        Lack.OTHER,
+        r"out of memory|OutOfMemory|can't allocate memory|Cannot allocate memory|not enough memory|^MemoryError",
+    ),
+)
+_ALLOCATION = re.compile(
+    r"Tried to allocate (?P<needed>[\d.]+) (?P<needed_unit>[KMG]iB)"
+    r"(.{0,40}?total capacity of (?P<total>[\d.]+) GiB)?"
+    r"(.{0,20}?of which (?P<there>[\d.]+) (?P<there_unit>[KMG]iB) is free)?"
+    r"|tried to allocate (?P<bytes>\d+) bytes"
+)
+_AMOUNTS, _LENGTHS = ("needed", "there", "total"), ("context", "longest")
+_GIB = {"KiB": 2**-20, "MiB": 2**-10, "GiB": 1.0}
 
 
 def tail(log: Path) -> str:
@@ -90,4 +171,33 @@ def explain(log: Path, otherwise: str) -> LoadError:
         said = [line for line in lines if line.strip() and not _NOISE.search(line)]
         reason = said[-1].strip() if "Traceback" in text and said else otherwise
     hint = next((words for pattern, words in HINTS if re.search(pattern, reason, re.IGNORECASE)), "")
-    return LoadError(reason[:1000], hint)
+    return LoadError(reason[:1000], hint, shortage=shortage(reason, text))
+
+
+def shortage(reason: str, text: str = "") -> Shortage | None:
+    """What memory a start lacked, when its reason says that it did. text: all that the engine said."""
+    for of, pattern in _SHORTAGES:
+        found = re.search(pattern, reason)
+        if found and of in (Lack.WARM_UP, Lack.OTHER):
+            if "Failed to load model - not enough GPU memory" in text:
+                of = Lack.WEIGHTS
+            return _allocation(of, text)
+        if found:
+            said = found.groupdict()
+            needed, there, total = (float(said[name]) if said.get(name) else None for name in _AMOUNTS)
+            context, longest = (int(said[name]) if said.get(name) else None for name in _LENGTHS)
+            return Shortage(of, needed, there, total, context, longest)
+    return None
+
+
+def _allocation(of: Lack, text: str) -> Shortage:
+    """With the numbers of the last allocation that failed."""
+    every = list(_ALLOCATION.finditer(text))
+    if not every:
+        return Shortage(of)
+    found = every[-1]
+    if found["bytes"]:
+        return Shortage(of, needed=int(found["bytes"]) / 2**30)
+    there = float(found["there"]) * _GIB[found["there_unit"]] if found["there"] else None
+    total = float(found["total"]) if found["total"] else None
+    return Shortage(of, float(found["needed"]) * _GIB[found["needed_unit"]], there, total)

@@ -3,31 +3,39 @@
 import fcntl
 import logging
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from models_registry.engine import server
-from models_registry.engine.reasons import LoadError
+from models_registry.engine import control, processes, retry, server
+from models_registry.engine.reasons import Lack, LoadError
 from models_registry.engine.server import Engine, Progress
+from models_registry.engine.sleepers import Sleepers
 from models_registry.engine.spec import Adapter, EngineKind, EngineSpec
 
 log = logging.getLogger(__name__)
 
 START_ATTEMPTS = 3
+OWN_SHARE = (Lack.CONTEXT, Lack.CACHE)  # wanting in the engine's own share, whoever else is there
 
 
 class Resident:
     """home: a folder that only one worker at a time may use; `lock` says whether that is us.
 
-    remote_key, remote_window: key for remote engines, and how many requests they get at once.
+    remote_key, remote_window: key for remote engines, and how many requests they get at once. sleep: on a GPU, make
+    room by putting the loaded model to sleep, from which it comes back in seconds, instead of ending its engine.
     """
 
-    def __init__(self, home: Path, start_seconds: float, remote_key: str = "", remote_window: int = 256) -> None:
+    def __init__(
+        self, home: Path, start_seconds: float, remote_key: str = "", remote_window: int = 256, sleep: bool = False
+    ) -> None:
         self.home = home
         self.start_seconds = start_seconds
         self.remote_key = remote_key
         self.remote_window = remote_window
+        self.sleep = sleep
         self.engine: Engine | None = None
         self.adapters: set[str] = set()  # that the engine has
+        self.sleepers = Sleepers(home)
+        self._less: dict[str, dict[str, Any]] = {}  # what lets a spec fit here, by the spec's text
         self._lock: IO[str] | None = None
 
     def lock(self) -> bool:
@@ -43,28 +51,35 @@ class Resident:
         return True
 
     def recover(self) -> None:
-        """After a crash of an earlier worker: keep its engine if it still answers, else end what is left of it."""
-        self.engine = server.adopt(None, self.home)
-        if self.engine:
-            self.adapters = server.adapters(self.engine)
-            log.info("Adopted the engine of an earlier worker: %s, pid %s", self.engine.spec.name, self.engine.pid)
-        elif ended := server.end_leftovers(self.home):
-            log.warning("Ended %d processes of an engine that an earlier worker left behind", ended)
+        """After a crash of an earlier worker: keep its engine if it still answers, end all else that is left of it."""
+        engine = server.adopt(None, self.home)
+        if engine:
+            try:
+                self.adapters = control.adapters(engine.address)
+                self.engine = engine
+                self._less[repr(engine.spec)] = engine.started.less
+                log.info("Adopted the engine of an earlier worker: %s, pid %s", engine.spec.name, engine.pid)
+            except control.SILENT as error:
+                log.warning("The engine of an earlier worker is not adopted: %s", error)
+        spare = [self.engine.folder] if self.engine else []
+        if ended := processes.end_leftovers(self.home, spare):
+            log.warning("Ended %d processes of engines that an earlier worker left behind", ended)
+        server.forget_folders(self.home, spare)
 
     def acquire(self, spec: EngineSpec, on_progress: Progress, adapter: Adapter | None = None) -> Engine:
         """An engine that serves this spec, and the adapter: at once when it is loaded, else after a swap.
 
-        Raises LoadError.
+        What does not fit is tried with less, see `Engine.started`. Raises LoadError.
         """
         attempt = 1
         while True:
             engine = self._acquire(spec, on_progress)
             try:
                 if adapter and adapter.name not in self.adapters:
-                    server.load_adapter(engine, adapter)
+                    control.load_adapter(engine.address, adapter)
                     self.adapters.add(adapter.name)
                 return engine
-            except server.SILENT as error:
+            except control.SILENT as error:
                 if engine.alive() or attempt == START_ATTEMPTS:
                     raise LoadError(f"the engine does not answer while it loads {adapter}: {error!r}") from error
                 log.warning("The engine died while it was loading an adapter; starting it again")
@@ -76,34 +91,81 @@ class Resident:
             self.adapters.discard(name)
             if self.engine:
                 try:
-                    server.unload_adapter(self.engine, name)
-                except (LoadError, *server.SILENT) as error:
+                    control.unload_adapter(self.engine.address, name)
+                except (LoadError, *control.SILENT) as error:
                     log.warning("The adapter %s was not unloaded: %s", name, error)
 
     def _acquire(self, spec: EngineSpec, on_progress: Progress) -> Engine:
         if self.engine and self.engine.spec == spec and self.engine.alive():
             return self.engine
-        self.release()
+        self._make_room(spec)
         if spec.kind is EngineKind.REMOTE:
             self.engine = server.remote(spec, self.remote_key, self.remote_window)
         else:
-            self.engine = self._start(spec, on_progress)
+            self.engine = self.sleepers.wake(spec, on_progress) or self._start(spec, on_progress)
         return self.engine
 
+    def _make_room(self, wanted: EngineSpec) -> None:
+        """For the engine of this spec, which may be asleep: the loaded one falls asleep if it can, else it ends."""
+        if not self.engine:
+            return
+        if self.sleep and self.engine.can_sleep and self.engine.alive():
+            self.keep_adapters(set())  # the fixed prompt says nothing of them; they are loaded again when wanted
+            if self.sleepers.put(self.engine, keep=wanted):
+                self.engine, self.adapters = None, set()
+                return
+        self._end()
+
     def _start(self, spec: EngineSpec, on_progress: Progress) -> Engine:
+        """Cold, with as little less as lets it fit. A later start of this spec begins with what did."""
+
+        def begin(less: dict[str, Any]) -> Engine:
+            return self._begin(spec, less, on_progress)
+
+        engine = self.engine = retry.start(spec, begin, on_progress, self._less.get(repr(spec)), self.sleep)
+        self._less[repr(spec)] = engine.started.less
+        if self.sleep and engine.can_sleep:
+            self.sleepers.get_to_know(engine)
+        return engine
+
+    def _begin(self, spec: EngineSpec, less: dict[str, Any], on_progress: Progress) -> Engine:
         """An engine that says why it ends has ended for good; one that is killed has another chance."""
         attempt = 1
         while True:
+            beside = self.sleepers.engines if self.sleep else None
             try:
-                return server.start(spec, self.home, self.start_seconds, on_progress)
+                return server.start(spec, self.home, self.start_seconds, on_progress, less, beside)
             except LoadError as error:
+                if beside and (error.killed or (error.shortage and error.shortage.of not in OWN_SHARE)):
+                    log.warning("Ending %d engines that sleep, for %s: %s", len(beside), spec.name, error.reason)
+                    self.sleepers.end_all()
+                    continue
                 if not error.killed or attempt == START_ATTEMPTS:
                     raise
                 log.warning("Starting the engine again: %s", error)
                 attempt += 1
 
+    def unload(self, name: str) -> bool:
+        """End the engine of the model of this name, awake or asleep. False when there is none."""
+        asleep = [engine for engine in self.sleepers.engines if engine.spec.name == name]
+        for engine in asleep:
+            self.sleepers.end(engine)
+        loaded = self.engine is not None and self.engine.spec.name == name
+        if loaded:
+            self._end()
+        return loaded or bool(asleep)
+
     def release(self) -> None:
-        """Unload: when this returns the memory is free."""
+        """Unload everything, also what sleeps: when this returns the memory is free."""
+        self.release_all()
+
+    def release_all(self) -> None:
+        self._end()
+        self.sleepers.end_all()
+        if self.sleep:
+            processes.end_leftovers(self.home)
+
+    def _end(self) -> None:
         if self.engine:
             server.stop(self.engine, self.home)
             self.engine = None

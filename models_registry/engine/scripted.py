@@ -24,6 +24,7 @@ survives a restart: [[crash-times 2 /tmp/count]], [[status-times 503 2 /tmp/coun
 
 `--journal PATH` appends one line for each POST received, also by later processes: {"at": unix seconds, "pid": int,
 "path": "/v1/…", "text": "the text that the answer repeats", "body": sha1 of the body}.
+With VLLM_SERVER_DEV_MODE=1 in the environment it has POST /sleep, POST /wake_up and GET /is_sleeping, as vLLM.
 GET /stats says {"received", "queued", "running", "answered", "aborted"} of this process: received counts the POSTs
 that came whole, answered every response to one of them, aborted those whose client went away before.
 """
@@ -32,13 +33,10 @@ import argparse
 import asyncio
 import hashlib
 import os
-import re
 import signal
-import sys
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import cast
@@ -47,32 +45,14 @@ import httptools
 import orjson
 
 from models_registry.engine.scripted_answers import NOT_FOUND, Body, Refused, Respond, check, parse, route
+from models_registry.engine.scripted_directives import FOREVER, Reply, Script, read_script
+from models_registry.engine.scripted_start import load, read_options
 
 CRASHED = 134  # as if by SIGABRT
-FOREVER = float("inf")
+DEV_MODE = os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
+SLEEP_ROUTES = {"/sleep": True, "/wake_up": False}
 LORA_ROUTES = {"/v1/load_lora_adapter": True, "/v1/unload_lora_adapter": False}
-_DIRECTIVE = re.compile(r"\[\[([a-z-]+)((?: [^\s\]]+)*)\]\]")
 _PHRASES: dict[int, str] = {status.value: status.phrase for status in HTTPStatus}
-
-
-@dataclass(slots=True)
-class Reply:
-    status: int
-    body: bytes
-    extra_headers: str = ""
-
-
-@dataclass(slots=True)
-class Script:
-    """What a request's directives demand."""
-
-    crash: bool = False
-    drop: bool = False
-    extra_ms: float = 0
-    size: int | None = None
-    reply: Reply | None = None
-
-
 _PLAIN = Script()
 
 
@@ -97,6 +77,8 @@ class Server:
         self.queue: deque[Job] = deque()
         self.received = self.running = self.answered = self.aborted = 0
         self.adapters: dict[str, str] = {}
+        self.asleep = False
+        self.slept = 0  # times
         self.journal: int | None = None
         if options.journal:
             self.journal = os.open(options.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -109,6 +91,11 @@ class Server:
             if self.options.enable_lora and path in LORA_ROUTES:
                 self.answer(connection, self._lora(LORA_ROUTES[path], parse(content)))
                 return
+            if path in SLEEP_ROUTES and DEV_MODE:
+                self.answer(connection, self._sleep(SLEEP_ROUTES[path]))
+                return
+            if self.asleep:
+                raise Refused(503, "The engine is sleeping.", kind="ServiceUnavailableError")
             if not (found := route(path, self.options.task)):
                 self.answer(connection, Reply(404, NOT_FOUND))
                 return
@@ -132,7 +119,7 @@ class Server:
             self.queue.append(job)
 
     def _run(self, job: Job) -> None:
-        script = _read_script(job.text) if "[[" in job.text else _PLAIN
+        script = read_script(job.text) if "[[" in job.text else _PLAIN
         if script.crash:
             os._exit(CRASHED)
         if script.drop:
@@ -142,6 +129,8 @@ class Server:
         reply, tokens = script.reply, 0
         if reply is None:
             said = job.text if script.size is None else "x" * script.size
+            if self.slept and self.options.after_sleep == "nonsense":
+                said = said[::-1]
             answer, tokens = job.respond(job.body, said)
             reply = Reply(200, orjson.dumps(answer))
         seconds = (self.options.latency_ms + tokens * self.options.token_ms + script.extra_ms) / 1000
@@ -185,6 +174,8 @@ class Server:
     def get(self, path: str) -> Reply:
         if path == "/health":
             return Reply(200, b"")
+        if path == "/is_sleeping" and DEV_MODE:
+            return Reply(200, orjson.dumps({"is_sleeping": self.asleep}))
         if path == "/stats":
             names = ("received", "running", "answered", "aborted")
             stats = {name: getattr(self, name) for name in names} | {"queued": len(self.queue)}
@@ -211,6 +202,19 @@ class Server:
         else:
             del self.adapters[name]
         return Reply(200, f"Success: LoRA adapter '{name}' {'added' if load else 'removed'} successfully.".encode())
+
+    def _sleep(self, sleep: bool) -> Reply:
+        if sleep and not self.options.enable_sleep_mode:
+            raise Refused(500, "Sleep mode is not enabled", kind="InternalServerError")
+        if not sleep and self.options.after_sleep == "die":
+            os._exit(CRASHED)
+        if not sleep and self.options.after_sleep == "refuse":
+            raise Refused(500, "CUDA out of memory while waking up", kind="InternalServerError")
+        self.asleep = sleep
+        self.slept += sleep
+        return Reply(
+            200, orjson.dumps({"status": "sleeping", "level": 1} if sleep else {"status": "awake", "tags": None})
+        )
 
     @staticmethod
     def _note(journal: int, path: str, text: str, content: bytes) -> None:
@@ -286,85 +290,6 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
 
-def _read_script(text: str) -> Script:
-    """What the directives in a text demand this time. One that makes no sense is answered with a 400 that says so."""
-    script = Script()
-    for match in _DIRECTIVE.finditer(text):
-        name, arguments = match[1], match[2].split()
-        try:
-            if name.endswith("-times"):
-                name = name.removesuffix("-times")
-                *arguments, most, counter = arguments
-                if not _once_more(Path(counter), int(most)):
-                    continue
-            _add(script, name, arguments)
-        except (ValueError, OSError) as error:
-            script.reply = _demanded(400, f"{match[0]}: {error}")
-    return script
-
-
-def _once_more(counter: Path, most: int) -> bool:
-    with counter.open("ab") as file:
-        if file.tell() >= most:
-            return False
-        file.write(b".")
-        return True
-
-
-def _add(script: Script, name: str, arguments: list[str]) -> None:
-    match name, arguments:
-        case "crash", []:
-            script.crash = True
-        case "drop", []:
-            script.drop = True
-        case "hang", []:
-            script.extra_ms = FOREVER
-        case "garbage", []:
-            script.reply = Reply(200, b'{"id": "chatcmpl-')
-        case "delay-ms", [milliseconds] if 0 <= float(milliseconds) < 1e9:
-            script.extra_ms += float(milliseconds)
-        case "bytes", [size] if 0 <= int(size) <= 2**30:
-            script.size = int(size)
-        case "status", [status] if 200 <= int(status) <= 599:
-            script.reply = _demanded(int(status), f"Status {status}, as the request's text demands.")
-        case "retry-after", [seconds]:
-            script.reply = _demanded(429, "Too many requests, as the request's text demands.")
-            script.reply.extra_headers = f"retry-after: {seconds}\r\n"
-        case _:
-            raise ValueError("no such directive of the scripted engine")
-
-
-def _demanded(status: int, message: str) -> Reply:
-    return Reply(status, Refused(status, message, kind="ScriptedError").body)
-
-
-_STEPS = (
-    "Initializing a V1 LLM engine (scripted)",
-    "Starting to load model {model}...",
-    "Loading safetensors checkpoint shards:  50% Completed | 1/2",
-    "Loading safetensors checkpoint shards: 100% Completed | 2/2",
-    "Loading weights took {seconds:.2f} seconds",
-    "CPU KV cache size: 46,592 tokens",
-)
-_TRACEBACK = """\
-Traceback (most recent call last):
-  File "<frozen runpy>", line 198, in _run_module_as_main
-  File "models_registry/engine/scripted.py", line 1, in build_async_engine_client
-    vllm_config = engine_args.create_engine_config(usage_context=usage_context)
-                  ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-"""
-
-
-def _load(options: argparse.Namespace) -> None:
-    """Take the time that loading takes, and say so line by line as vLLM does; or fail as it does."""
-    for step in _STEPS:
-        line = step.format(model=options.served_model_name, seconds=options.start_seconds)
-        print(f"(EngineCore pid={os.getpid()}) INFO [scripted.py:1] {line}", flush=True)
-        time.sleep(options.start_seconds / len(_STEPS))
-    if options.fail_start:
-        sys.exit(_TRACEBACK + options.fail_start)
-
-
 async def _serve(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     server = Server(options)
@@ -381,34 +306,10 @@ async def _serve(options: argparse.Namespace) -> None:
     await stop.wait()
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m models_registry.engine.scripted",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--uds", help="path of the Unix socket to listen on; otherwise --host and --port")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--served-model-name", default="scripted")
-    parser.add_argument("--task", choices=["any", "chat", "completion", "embedding"], default="any")
-    parser.add_argument("--max-num-seqs", type=int, default=256, help="requests that run at once; the others wait")
-    parser.add_argument("--max-model-len", type=int, default=8192, help="only said in /v1/models")
-    parser.add_argument("--enable-lora", action="store_true", help="adapters can be loaded and unloaded, as in vLLM")
-    parser.add_argument("--max-lora-rank", type=int, default=16, help="of no effect")
-    parser.add_argument("--latency-ms", type=float, default=0, help="how long each request runs")
-    parser.add_argument("--token-ms", type=float, default=0, help="how much longer for each word of the answer")
-    parser.add_argument("--start-seconds", type=float, default=0, help="how long loading takes")
-    parser.add_argument("--fail-start", metavar="TEXT", help="fail after that, with a traceback that ends in TEXT")
-    parser.add_argument("--crash-after", type=int, metavar="N", help="end the process after N answers")
-    parser.add_argument("--journal", metavar="PATH", help="append a line for each request to this file")
-    return parser.parse_args()
-
-
 def main() -> None:
-    options = _options()
+    options = read_options(__doc__)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # also while it is loading
-    _load(options)
+    load(options)
     try:
         import uvloop
     except ImportError:

@@ -169,7 +169,7 @@ def _embedding(body: Body, said: str) -> tuple[Body, int]:
     answer = _head("embd", "list", body) | {
         "data": [
             {"index": index, "object": "embedding", "embedding": _vector(text, packed)}
-            for index, text in enumerate(inputs)
+            for index, text in enumerate(inputs if len(inputs) > 1 else [said])
         ],
         "usage": _usage(sum(len(text.split()) for text in inputs), 0),
     }

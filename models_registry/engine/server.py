@@ -1,8 +1,8 @@
 """One engine process: start it, wait until it answers, see it die, end it with everything that it started.
 
 The process is a session of its own that listens on a Unix socket in a private folder and asks for a key of its own,
-so nobody else on the machine can use it. A small file beside the socket says what runs, for the worker that comes
-after us if we crash: it adopts the engine, or ends it.
+so nobody else on the machine can use it. A small file in the worker's folder says what runs, for the worker that comes
+after us if we crash: it adopts the engine, or ends it. An engine that sleeps stands in no such file.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ import http.client
 import json
 import os
 import secrets
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Collection
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,19 +25,18 @@ from urllib.parse import urlsplit
 import psutil
 
 from models_registry.engine import defaults
+from models_registry.engine.control import SILENT, answers
+from models_registry.engine.processes import MARK, end, end_leftovers, family
 from models_registry.engine.reasons import LoadError, explain, progress
-from models_registry.engine.spec import Adapter, Address, EngineKind, EngineSpec
+from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
 
 CODE = Path(__file__).resolve().parents[2]
 MODULES = {
     EngineKind.VLLM: "vllm.entrypoints.openai.api_server",
     EngineKind.SCRIPTED: "models_registry.engine.scripted",
 }
-MARK = "VBS_ENGINE_HOME"  # in the environment of every engine process, so that none is ever lost
 POLL_SECONDS = 0.1
-ADAPTER_SECONDS = 120
 REACH_ATTEMPTS, REACH_SECONDS = 4, 10
-SILENT = (OSError, http.client.HTTPException)  # what an engine that gives no answer looks like
 KEPT_LOGS = 10
 ROOM_FOR_RPC = 65  # bytes of a folder's path that leave room for a socket with a UUID for its name
 
@@ -45,12 +44,33 @@ Progress = Callable[[str], None]
 
 
 class Engine:
-    """A loaded model that answers. `pid` is None for a remote one, which is neither watched nor stopped."""
+    """A loaded model that answers. `pid` is None for a remote one, which is neither watched nor stopped.
+
+    spec: as it was asked for. started: what came of it. said: its answer to the fixed prompt, by which it is known
+    again after it has slept; None where it cannot sleep.
+    """
 
     def __init__(
-        self, spec: EngineSpec, address: Address, max_num_seqs: int, pid: int | None = None, log: Path | None = None
+        self,
+        spec: EngineSpec,
+        address: Address,
+        max_num_seqs: int,
+        pid: int | None = None,
+        log: Path | None = None,
+        started: Start | None = None,
     ) -> None:
         self.spec, self.address, self.max_num_seqs, self.pid, self.log = spec, address, max_num_seqs, pid, log
+        self.started = started or Start()
+        self.said: str | list[float] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where a local engine's sockets are, and what its processes carry as their mark."""
+        return Path(self.address.socket).parent
+
+    @property
+    def can_sleep(self) -> bool:
+        return self.pid is not None and self.started.options.get("enable-sleep-mode") is True
 
     def alive(self) -> bool:
         if self.pid is None:
@@ -107,28 +127,33 @@ def remote(spec: EngineSpec, key: str, window: int) -> Engine:
     raise LoadError(f"the server at {engine.address.url} cannot be reached ({reason})", hint)
 
 
-def start(spec: EngineSpec, home: Path, timeout: float, on_progress: Progress) -> Engine:
-    """Start the engine and wait until it answers. `home` is a private folder with no other engine in it.
+def start(
+    spec: EngineSpec,
+    home: Path,
+    timeout: float,
+    on_progress: Progress,
+    less: dict[str, Any] | None = None,
+    beside: Collection[Engine] | None = None,
+) -> Engine:
+    """Start the engine and wait until it answers. `home` is a private folder; all other engines in it are ended.
 
     on_progress is called a few times a second with what it is doing; what that raises ends the start.
-    Raises LoadError with vLLM's reason and a hint; nothing is left running then.
+    less: options that are to be other than the spec says. beside: the engines that sleep here and stay; with it, even
+    an empty one, this one gets a folder of its own below `home` and can sleep too, where there is a GPU.
+    Raises LoadError with vLLM's reason and a hint; nothing of it is left running then.
     """
+    began = time.monotonic()
     if spec.kind is EngineKind.VLLM and not Path(spec.source).is_dir():
         raise LoadError(f"there is no folder {spec.source}", "Add the model again, or put its files back.")
-    home.mkdir(parents=True, exist_ok=True)
-    home.chmod(0o700)
-    end_leftovers(home)
-    options = dict(spec.args)
-    if spec.kind is EngineKind.VLLM:
-        options = defaults.options(options, spec.task, spec.source)
-    address = Address("http://engine/v1", socket=str(_socket(home)), key=secrets.token_urlsafe(24))
+    less = less or {}
+    sleeps = beside is not None
+    options = effective(spec, less, sleeps)
+    folder = home if beside is None else home / f"engine-{secrets.token_hex(2)}"
+    _prepare(home, folder, [] if beside is None else [engine.folder for engine in beside])
+    address = Address("http://engine/v1", socket=str(_socket(folder)), key=secrets.token_urlsafe(24))
     log = _new_log(home)
     command = _command(spec, address, options)
-    environment = os.environ | defaults.environment() | {MARK: str(home), "VLLM_API_KEY": address.key}
-    if options.get("enable-lora"):
-        environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
-    if len(str(home).encode()) <= ROOM_FOR_RPC:
-        environment["VLLM_RPC_BASE_PATH"] = str(home)  # its own sockets, which it leaves behind in /tmp otherwise
+    environment = _environment(folder, options, sleeps) | {"VLLM_API_KEY": address.key}
     with log.open("wb") as output:
         output.write(f"{' '.join(command)}\n".encode())
         output.flush()
@@ -141,14 +166,55 @@ def start(spec: EngineSpec, home: Path, timeout: float, on_progress: Progress) -
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    engine = Engine(spec, address, int(options.get("max-num-seqs", 256)), process.pid, log)
+    engine = Engine(spec, address, int(options.get("max-num-seqs", 256)), process.pid, log, Start(0.0, options, less))
     try:
-        _remember(home, engine)
+        remember(home, engine)
         _wait(engine, process, timeout, on_progress)
+        engine.started = replace(engine.started, seconds=round(time.monotonic() - began, 3))
+        remember(home, engine)
     except BaseException:
         stop(engine, home, grace=0)
         raise
     return engine
+
+
+def effective(spec: EngineSpec, less: dict[str, Any], sleeps: bool = False) -> dict[str, Any]:
+    """The options that an engine of this spec is started with."""
+    options = dict(spec.args)
+    if sleeps and (spec.kind is EngineKind.SCRIPTED or defaults.gpu_memory()):
+        options = defaults.ASLEEP | options
+    if spec.kind is EngineKind.VLLM:
+        options = defaults.options(options, spec.task, spec.source)
+    return options | less
+
+
+def _environment(folder: Path, options: dict[str, Any], sleeps: bool) -> dict[str, str]:
+    environment = os.environ | defaults.environment() | {MARK: str(folder)}
+    if "kv-cache-memory-bytes" in options:
+        environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # which would win
+    if options.get("enable-lora"):
+        environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    if sleeps and options.get("enable-sleep-mode"):
+        environment["VLLM_SERVER_DEV_MODE"] = "1"  # which has the routes for it
+    if len(str(folder).encode()) <= ROOM_FOR_RPC:
+        environment["VLLM_RPC_BASE_PATH"] = str(folder)  # its own sockets, which it leaves behind in /tmp otherwise
+    return environment
+
+
+def _prepare(home: Path, folder: Path, spare: Collection[Path]) -> None:
+    """Private folders, with nothing in them that runs or once did, but for what is spared."""
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)
+    end_leftovers(home, spare)
+    forget_folders(home, spare)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def forget_folders(home: Path, spare: Collection[Path] = ()) -> None:
+    """Those of engines that have ended."""
+    for old in home.glob("engine-*/"):
+        if old not in spare:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _command(spec: EngineSpec, address: Address, options: dict[str, Any]) -> list[str]:
@@ -192,16 +258,19 @@ def adopt(spec: EngineSpec | None, home: Path) -> Engine | None:
             **kept["spec"] | {"kind": EngineKind(kept["spec"]["kind"]), "args": tuple(map(tuple, kept["spec"]["args"]))}
         )
         address = Address(**kept["address"])
+        started = Start(**kept.get("started", {}))  # that file may be of an earlier version
+        engine = Engine(found, address, kept["max_num_seqs"], kept["pid"], Path(kept["log"]), started)
+        engine.said = kept.get("said")
         created = psutil.Process(kept["pid"]).create_time()
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        if created != kept["created"]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, psutil.Error):
         return None
-    engine = Engine(found, address, kept["max_num_seqs"], kept["pid"], Path(kept["log"]))
-    if created != kept["created"] or (spec is not None and spec != found) or not answers(address):
-        return None
-    return engine
+    return engine if spec in (None, found) and answers(address) else None
 
 
-def _remember(home: Path, engine: Engine) -> None:
+def remember(home: Path, engine: Engine) -> None:
+    """Write down that this engine is the one awake."""
     assert engine.pid is not None
     kept = {
         "pid": engine.pid,
@@ -210,6 +279,8 @@ def _remember(home: Path, engine: Engine) -> None:
         "address": asdict(engine.address),
         "max_num_seqs": engine.max_num_seqs,
         "log": str(engine.log),
+        "started": asdict(engine.started),
+        "said": engine.said,
     }
     path = home / "engine.json"
     fresh = path.with_suffix(".new")
@@ -218,53 +289,38 @@ def _remember(home: Path, engine: Engine) -> None:
     fresh.replace(path)
 
 
+def forget(home: Path, engine: Engine) -> None:
+    """Take down what says that this engine is the one awake. What says so of another one stays."""
+    path = home / "engine.json"
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if json.loads(path.read_text()).get("pid", engine.pid) != engine.pid:
+            return
+    path.unlink(missing_ok=True)
+
+
 def stop(engine: Engine, home: Path, grace: float = 5) -> None:
     """End the engine and all that it started: politely, then surely. Nothing of it is left when this returns."""
     if engine.pid is None:
         return
-    _end(_family(engine.pid), grace)
-    end_leftovers(home)
-    (home / "engine.json").unlink(missing_ok=True)
+    end(family(engine.pid), grace)
+    clear(engine, home)
+
+
+def clear(engine: Engine, home: Path) -> None:
+    """Take away what an engine that has ended left: children, sockets, what says that it runs."""
+    end_leftovers(engine.folder)
+    forget(home, engine)
     Path(engine.address.socket).unlink(missing_ok=True)
+    if engine.folder.parent == home:
+        shutil.rmtree(engine.folder, ignore_errors=True)
 
 
-def end_leftovers(home: Path) -> int:
-    """End every process of an engine of this folder, whoever started it. Says how many there were."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK) == str(home):
-                found += _family(process.pid)
-    _end(found, grace=0)
-    return len(found)
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    """The process, its descendants, and whoever else is in its session (children whose parent is gone)."""
-    members = {}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid == pid or os.getsid(process.pid) == pid:
-                members[process.pid] = process
-                members |= {child.pid: child for child in process.children(recursive=True)}
-    return list(members.values())
-
-
-def _end(processes: list[psutil.Process], grace: float) -> None:
-    for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 10)):
-        if wait:
-            for process in processes:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(number)
-            _, processes = psutil.wait_procs(processes, timeout=wait)
-
-
-def _socket(home: Path) -> Path:
+def _socket(folder: Path) -> Path:
     """A fresh path, in a folder without the sockets of engines that have ended."""
-    for old in home.iterdir():
+    for old in folder.iterdir():
         if old.is_socket():
             old.unlink(missing_ok=True)
-    path = home / f"engine-{secrets.token_hex(3)}.sock"
+    path = folder / f"engine-{secrets.token_hex(3)}.sock"
     if len(str(path).encode()) > 100:
         raise LoadError(f"the path of the engine's socket is too long: {path}", "Use a shorter VBS_DATA_DIR.")
     return path
@@ -274,64 +330,3 @@ def _new_log(home: Path) -> Path:
     for old in sorted(home.glob("engine-*.log"))[: 1 - KEPT_LOGS]:
         old.unlink(missing_ok=True)
     return home / f"engine-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 1000:03}.log"
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("engine", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-def answers(address: Address, timeout: float = 5) -> bool:
-    """Does the local engine at this address say that it is healthy?"""
-    try:
-        return _ask(address, "GET", "/health", timeout=timeout)[0] == 200
-    except SILENT:
-        return False
-
-
-def _ask(address: Address, method: str, path: str, body: Any = None, timeout: float = 5) -> tuple[int, bytes]:
-    """Status and body of its answer. Raises one of SILENT when there is none."""
-    link = _UnixConnection(address.socket, timeout)
-    headers = {"Authorization": f"Bearer {address.key}", "Content-Type": "application/json"}
-    try:
-        link.request(method, path, None if body is None else json.dumps(body), headers)
-        response = link.getresponse()
-        return response.status, response.read()
-    finally:
-        link.close()
-
-
-def adapters(engine: Engine) -> set[str]:
-    """Names of the adapters that the engine has. Raises one of SILENT."""
-    status, body = _ask(engine.address, "GET", "/v1/models")
-    if status != 200:
-        raise http.client.HTTPException(f"GET /v1/models: {status}")
-    return {model["id"] for model in json.loads(body)["data"] if model.get("parent")}
-
-
-def load_adapter(engine: Engine, adapter: Adapter) -> None:
-    """Have a running engine serve it too. Raises LoadError with the engine's reason, or one of SILENT."""
-    given = {"lora_name": adapter.name, "lora_path": adapter.path}
-    status, body = _ask(engine.address, "POST", "/v1/load_lora_adapter", given, timeout=ADAPTER_SECONDS)
-    if status != 200:
-        raise LoadError(f"the engine refused the adapter in {adapter.path}: {_message(body)}")
-
-
-def unload_adapter(engine: Engine, name: str) -> None:
-    """Raises LoadError, or one of SILENT."""
-    status, body = _ask(engine.address, "POST", "/v1/unload_lora_adapter", {"lora_name": name}, timeout=ADAPTER_SECONDS)
-    if status != 200:
-        raise LoadError(f"the engine did not unload the adapter {name}: {_message(body)}")
-
-
-def _message(body: bytes) -> str:
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        answer = json.loads(body)
-        return str((answer.get("error") or answer)["message"])
-    return body[:500].decode(errors="replace")

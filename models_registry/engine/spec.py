@@ -1,6 +1,6 @@
-"""What an engine is asked to be, and where a running one is reached. Data only."""
+"""What an engine is asked to be, what its start took, and where a running one is reached. Data only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -32,6 +32,20 @@ class EngineSpec:
     @property
     def served_name(self) -> str:
         return self.remote_name or self.name
+
+
+@dataclass(frozen=True)
+class Start:
+    """How an engine came to answer. Empty for one that somebody else runs.
+
+    seconds: until it answered. options: the engine's own, as they were passed. less: those of them that were changed
+    so that the model fits, empty when it did as asked. woken: it had slept, and was not loaded again.
+    """
+
+    seconds: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+    less: dict[str, Any] = field(default_factory=dict)
+    woken: bool = False
 
 
 @dataclass(frozen=True)

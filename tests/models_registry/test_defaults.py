@@ -1,11 +1,10 @@
 """Engine options for the machine: CPUs with and without 16-bit instructions, GPUs by memory. Nothing is started."""
 
-import subprocess
-
 import psutil
 import pytest
 
-from models_registry.engine import defaults
+from models_registry.engine import defaults, gpus
+from tests.models_registry.nvml import FakeGpu, FakeNvml
 
 PROBES = (defaults.gpu_memory, defaults.computes_in_16_bits)
 
@@ -55,6 +54,15 @@ def test_float32_where_16_bits_are_slow_and_memory_suffices(machine, tmp_path, m
     assert "dtype" not in defaults.options({}, "chat", str(tmp_path))
 
 
+def test_the_weights_in_a_folder(tmp_path):
+    assert defaults.weights("") == defaults.weights(str(tmp_path)) == defaults.weights(str(tmp_path / "none")) == 0
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x" * 10)
+    assert defaults.weights(str(tmp_path)) == 10
+    for number in range(2):
+        (tmp_path / f"model-{number}.safetensors").write_bytes(b"x" * 7)
+    assert defaults.weights(str(tmp_path)) == 14, "one of the two forms is loaded"
+
+
 def test_what_the_model_and_the_operator_say_wins(machine, tmp_path, monkeypatch):
     machine(80)
     assert defaults.options({"max-num-seqs": 7}, "chat", str(tmp_path))["max-num-seqs"] == 7
@@ -64,21 +72,16 @@ def test_what_the_model_and_the_operator_say_wins(machine, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "answer, found", [("81559\n81559\n", 81559 * 2**20), ("", 0), ("[N/A]\n", 0), (FileNotFoundError(), 0)]
+    "nvml, found",
+    [
+        (FakeNvml(FakeGpu(total=81559), FakeGpu(total=5)), 81559),
+        (FakeNvml(FakeGpu(total=None)), 0),
+        (FakeNvml(), 0),
+        (FakeNvml(driver=False), 0),
+        (None, 0),
+    ],
 )
-def test_the_probe_reads_what_nvidia_smi_says(monkeypatch, answer, found):
-    def run(command, **options):
-        if isinstance(answer, Exception):
-            raise answer
-        return subprocess.CompletedProcess(command, 0, answer, "")
-
-    monkeypatch.setattr(subprocess, "run", run)
+def test_the_first_gpu_counts(monkeypatch, nvml, found):
+    monkeypatch.setattr(gpus, "library", lambda: nvml)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert defaults.gpu_memory() == found
-
-
-def test_the_probe_outlives_a_driver_that_hangs(monkeypatch):
-    def run(command, **options):
-        raise subprocess.TimeoutExpired(command, options["timeout"])
-
-    monkeypatch.setattr(subprocess, "run", run)
-    assert defaults.gpu_memory() == 0

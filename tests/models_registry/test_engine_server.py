@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from models_registry.engine import server
+from models_registry.engine import control, processes, server
 from models_registry.engine.client import Answer, Call, Client, EngineDied, Limits
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
@@ -60,7 +60,7 @@ def until(true, seconds=15):
 
 
 def ask(engine, key=None, path="/v1/models"):
-    link = server._UnixConnection(engine.address.socket, 5)
+    link = control._UnixConnection(engine.address.socket, 5)
     with contextlib.closing(link):
         link.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
         return link.getresponse().status
@@ -139,16 +139,16 @@ def test_stop_ends_the_whole_session(home):
         "subprocess.Popen(['sh', '-c', 'trap \"\" TERM; sleep 301']); time.sleep(300)"
     )
     process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
-    until(lambda: len(server._family(process.pid)) >= 4)
-    family = server._family(process.pid)
+    until(lambda: len(processes.family(process.pid)) >= 4)
+    family = processes.family(process.pid)
     engine = server.Engine(spec(), server.Address("", str(home / "x.sock")), 1, process.pid, None)
     server.stop(engine, home, grace=0.5)
     assert all(gone(one.pid) for one in family)
 
 
 def test_a_process_that_hides_in_a_session_of_its_own_is_found_by_its_mark(home):
-    process = subprocess.Popen(["sleep", "300"], start_new_session=True, env=os.environ | {server.MARK: str(home)})
-    stranger = subprocess.Popen(["sleep", "302"], env=os.environ | {server.MARK: f"{home}-2"})
+    process = subprocess.Popen(["sleep", "300"], start_new_session=True, env=os.environ | {processes.MARK: str(home)})
+    stranger = subprocess.Popen(["sleep", "302"], env=os.environ | {processes.MARK: f"{home}-2"})
     assert server.end_leftovers(home) == 1
     assert gone(process.pid) and not gone(stranger.pid)
     stranger.kill()
@@ -385,7 +385,7 @@ def test_stopping_in_the_middle_aborts_what_runs(start):
     asyncio.run(run())
 
     def aborted():
-        link = server._UnixConnection(engine.address.socket, 5)
+        link = control._UnixConnection(engine.address.socket, 5)
         with contextlib.closing(link), contextlib.suppress(http.client.HTTPException):
             link.request("GET", "/stats")
             return json.loads(link.getresponse().read())["aborted"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models_registry.engine.reasons import LoadError, explain, progress
+from models_registry.engine.reasons import Lack, LoadError, Shortage, explain, progress, shortage
 
 KV_CACHE = """\
 (EngineCore pid=5332) ERROR 11-21 06:22:01 [core.py:1510] EngineCore failed to start.
@@ -102,6 +102,91 @@ def test_the_cause_and_what_to_change(log, text, reason, hint):
     assert reason in error.reason and hint in error.hint
     assert "See root cause" not in error.reason and "pid=" not in error.reason
     assert str(error) == f"{error.reason}. {error.hint}"
+
+
+GPU_SHARE = """\
+(EngineCore pid=1) ERROR 07-01 10:00:00 [core.py:1] ValueError: Free memory on device cuda:0 (40.12/79.25 GiB) on \
+startup is less than desired GPU memory utilization (0.92, 72.91 GiB). Decrease GPU memory utilization or reduce GPU \
+memory used by other processes.
+"""
+CPU_SHARE = """\
+ValueError: Available memory on node 0 (9.5/15.6 GiB) on startup is less than desired CPU memory utilization \
+(0.92, 14.35 GiB). On the CPU backend, the `--gpu-memory-utilization` flag controls the fraction of CPU memory \
+reserved (despite its name). To resolve: decrease `--gpu-memory-utilization` (e.g. `--gpu-memory-utilization 0.5`) or \
+reduce CPU memory used by other processes.
+"""
+CPU_CACHE = """\
+ValueError: Available memory on node 0 (3.2/15.6 GiB) on kv cache allocation is less than requested memory for kv \
+(8.0 GiB). Decrease --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, or reduce CPU memory used by other processes.
+"""
+CPU_CACHE_BY_SHARE = """\
+ValueError: Available memory on node 0 (3.2/15.6 GiB) on kv cache allocation is less than requested memory for kv \
+(7.5/14.35 GiB). Reduce CPU memory used by other processes.
+"""
+NO_CACHE = """\
+ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the \
+engine (this flag also controls CPU memory reservation on the CPU backend, despite its name).
+"""
+NO_ESTIMATE = """\
+ValueError: To serve at least one request with the model's max seq len (8192), (3.1 GiB KV cache is needed, which is \
+larger than the available KV cache memory (0.01 GiB). Try increasing `gpu_memory_utilization`.
+"""
+NO_MEMORY_WITH_NUMBERS = """\
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0 has a total capacity of 23.50 GiB of \
+which 64.00 MiB is free. Including non-PyTorch memory, this process has 23.43 GiB memory in use.
+"""
+NO_MEMORY_FOR_WEIGHTS = (
+    "ERROR 07-01 10:00:00 [gpu_model_runner.py:1] Failed to load model - not enough GPU memory. Try lowering "
+    "--gpu-memory-utilization to free memory for weights.\n" + NO_MEMORY_WITH_NUMBERS
+)
+NO_MEMORY_TO_WARM_UP = (
+    NO_MEMORY_WITH_NUMBERS
+    + "RuntimeError: CUDA out of memory occurred when warming up sampler with 1024 dummy requests. Please try lowering "
+    "`max_num_seqs` or `gpu_memory_utilization` when initializing the engine.\n"
+)
+NO_MEMORY_ON_CPU = (
+    "RuntimeError: [enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+    "to allocate 2147483648 bytes. Error code 12 (Cannot allocate memory)\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (KV_CACHE, Shortage(Lack.CONTEXT, 2.81, 1.0, None, 131072, 46464)),
+        (NO_ESTIMATE, Shortage(Lack.CONTEXT, 3.1, 0.01, None, 8192, None)),
+        (NO_CACHE, Shortage(Lack.CACHE)),
+        (GPU_SHARE, Shortage(Lack.SHARE, 72.91, 40.12, 79.25)),
+        (CPU_SHARE, Shortage(Lack.SHARE, 14.35, 9.5, 15.6)),
+        (CPU_CACHE, Shortage(Lack.CPU_CACHE, 8.0, 3.2, 15.6)),
+        (CPU_CACHE_BY_SHARE, Shortage(Lack.CPU_CACHE, 7.5, 3.2, 15.6)),
+        (NO_MEMORY, Shortage(Lack.OTHER, 2.0, None, 23.5)),
+        (NO_MEMORY_WITH_NUMBERS, Shortage(Lack.OTHER, 0.5, 0.0625, 23.5)),
+        (NO_MEMORY_FOR_WEIGHTS, Shortage(Lack.WEIGHTS, 0.5, 0.0625, 23.5)),
+        (NO_MEMORY_TO_WARM_UP, Shortage(Lack.WARM_UP, 0.5, 0.0625, 23.5)),
+        (NO_MEMORY_ON_CPU, Shortage(Lack.OTHER, 2.0)),
+    ],
+)
+def test_the_memory_that_was_wanting(log, text, expected):
+    error = explain(log(text), "it ended")
+    assert error.shortage == expected and error.hint and not error.killed
+
+
+@pytest.mark.parametrize("text", [TRUNCATED, TOO_LONG, NO_FOLDER, BAD_ARGUMENT, BAD_VALUE, NO_VLLM, ""])
+def test_what_is_no_want_of_memory(log, text):
+    """A warning about memory above it makes no difference: a model that is too long stays so with less."""
+    assert explain(log("WARNING CUDA out of memory once\n" + text), "otherwise").shortage is None
+
+
+def test_a_shortage_in_words():
+    assert str(Shortage(Lack.CONTEXT, 3.1, 2.0)) == "needs 3.1 GiB, 2 GiB there"
+    assert str(Shortage(Lack.OTHER, 0.5)) == "needs 0.5 GiB"
+    assert str(Shortage(Lack.CACHE)) == "out of memory"
+
+
+def test_a_hostile_reason_is_read_in_no_time():
+    assert shortage("Free memory on device " * 20_000) is None
+    assert shortage("to serve at least one request " * 20_000) is None
 
 
 @pytest.mark.parametrize("text", ["", "INFO nothing of interest\n", b"\xff\xfe\0" * 100])

@@ -297,6 +297,50 @@ def test_a_start_that_fails_ends_in_its_reason(tmp_path: Path) -> None:
         assert said.endswith("\nValueError: too little memory\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--fits-context", "4096"), "max seq len (8192), (0.50 GiB KV cache is needed"),
+        (("--fits-share", "0.5"), "Free memory on device cuda:0 (41.60/80.00 GiB) on startup is less than desired"),
+        (("--fits-without", "/"), "is less than desired GPU memory utilization (0.92, 73.60 GiB)"),
+        (("--fits-share", "0.5", "--no-numbers"), "torch.OutOfMemoryError: CUDA out of memory."),
+    ],
+)
+def test_a_start_that_finds_too_little_memory(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    with engine(tmp_path, *options, wait=False) as process:
+        assert said in process.communicate(timeout=10)[0]
+        assert process.returncode == 1
+
+
+def test_a_start_that_finds_enough_memory(tmp_path: Path) -> None:
+    fitting = ("--fits-context", "4096", "--max-model-len", "4096", "--fits-share", "0.5")
+    with engine(tmp_path, *fitting, "--gpu-memory-utilization", "0.5", "--fits-without", "/no/such"):
+        assert talk(tmp_path, lambda session: ask(session, "a"))[0] == 200
+
+
+def test_it_sleeps_and_wakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        async def asleep() -> bool:
+            async with session.get("/is_sleeping") as response:
+                return (await response.json())["is_sleeping"]
+
+        assert not await asleep()
+        assert await post(session, "/sleep?level=1", {}) == (200, {"status": "sleeping", "level": 1})
+        assert await asleep()
+        assert (await ask(session, "a"))[0] == 503
+        assert await post(session, "/wake_up", {}) == (200, {"status": "awake", "tags": None})
+        status, answer = await ask(session, "abc")
+        assert (status, answer["choices"][0]["message"]["content"]) == (200, "cba"), "nonsense"
+
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    with engine(tmp_path, "--enable-sleep-mode", "--after-sleep", "nonsense"):
+        talk(tmp_path, conversation)
+
+
+def test_without_developer_mode_it_has_no_sleep(plain: Path) -> None:
+    assert talk(plain, lambda session: post(session, "/sleep", {}))[0] == 404
+
+
 def test_bytes_that_are_no_http_do_no_harm(plain: Path) -> None:
     async def conversation(session: aiohttp.ClientSession) -> None:
         for junk in (b"\0\1\2\n\n", b"GET\r\n\r\n", b"POST /v1/embeddings HTTP/1.1\r\nContent-Length: -1\r\n\r\n"):

@@ -1,0 +1,106 @@
+"""How the scripted engine starts: its options, the time that loading takes, and the ways in which it fails."""
+
+import argparse
+import os
+import sys
+import time
+
+_STEPS = (
+    "Initializing a V1 LLM engine (scripted)",
+    "Starting to load model {model}...",
+    "Loading safetensors checkpoint shards:  50% Completed | 1/2",
+    "Loading safetensors checkpoint shards: 100% Completed | 2/2",
+    "Loading weights took {seconds:.2f} seconds",
+    "CPU KV cache size: 46,592 tokens",
+)
+_TRACEBACK = """\
+Traceback (most recent call last):
+  File "<frozen runpy>", line 198, in _run_module_as_main
+  File "models_registry/engine/scripted.py", line 1, in build_async_engine_client
+    vllm_config = engine_args.create_engine_config(usage_context=usage_context)
+                  ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+"""
+_PER_TOKEN = 2**-14  # GiB of KV cache
+_TOTAL = 80  # GiB of the GPU
+_CONTEXT = (
+    "ValueError: To serve at least one request with the model's max seq len ({length}), ({needed:.2f} GiB KV cache is "
+    "needed, which is larger than the available KV cache memory ({there:.2f} GiB). Based on the available memory, the "
+    "estimated maximum model length is {longest}. Try increasing `gpu_memory_utilization` (which also controls CPU "
+    "memory on the CPU backend) or decreasing `max_model_len` when initializing the engine."
+)
+_SHARE = (
+    "ValueError: Free memory on device cuda:0 ({free:.2f}/{total:.2f} GiB) on startup is less than desired GPU memory "
+    "utilization ({share}, {wanted:.2f} GiB). Decrease GPU memory utilization or reduce GPU memory used by other "
+    "processes."
+)
+_CUDA = "torch.OutOfMemoryError: CUDA out of memory."
+
+
+def load(options: argparse.Namespace) -> None:
+    """Take the time that loading takes, and say so line by line as vLLM does; or fail as it does."""
+    for step in _STEPS:
+        line = step.format(model=options.served_model_name, seconds=options.start_seconds)
+        print(f"(EngineCore pid={os.getpid()}) INFO [scripted.py:1] {line}", flush=True)
+        time.sleep(options.start_seconds / len(_STEPS))
+    if reason := options.fail_start or _out_of_memory(options):
+        sys.exit(_TRACEBACK + reason)
+
+
+def _out_of_memory(options: argparse.Namespace) -> str:
+    """What vLLM says of a model that does not fit; nothing of one that does."""
+    length, share = options.max_model_len, options.gpu_memory_utilization
+    fits_share = options.fits_share
+    if options.fits_without and os.path.lexists(options.fits_without):
+        fits_share = share / 2
+    short_of_share = fits_share is not None and share > fits_share
+    short_of_context = options.fits_context is not None and length > options.fits_context
+    if options.no_numbers and (short_of_share or short_of_context):
+        return _CUDA
+    if short_of_share:
+        free = (fits_share + 0.02) * _TOTAL
+        return _SHARE.format(free=free, total=_TOTAL, share=share, wanted=share * _TOTAL)
+    if short_of_context:
+        needed, there = length * _PER_TOKEN, options.fits_context * _PER_TOKEN
+        return _CONTEXT.format(length=length, needed=needed, there=there, longest=options.fits_context)
+    return ""
+
+
+def read_options(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m models_registry.engine.scripted",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--uds", help="path of the Unix socket to listen on; otherwise --host and --port")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--served-model-name", default="scripted")
+    parser.add_argument("--task", choices=["any", "chat", "completion", "embedding"], default="any")
+    parser.add_argument("--max-num-seqs", type=int, default=256, help="requests that run at once; the others wait")
+    parser.add_argument("--max-model-len", type=int, default=8192, help="said in /v1/models")
+    parser.add_argument("--max-num-batched-tokens", type=int, default=8192, help="of no effect")
+    parser.add_argument("--gpu-memory-utilization", type=float, default=0.92, help="see --fits-share")
+    parser.add_argument("--kv-cache-memory-bytes", type=int, help="of no effect")
+    parser.add_argument("--enable-lora", action="store_true", help="adapters can be loaded and unloaded, as in vLLM")
+    parser.add_argument("--max-lora-rank", type=int, default=16, help="of no effect")
+    parser.add_argument("--latency-ms", type=float, default=0, help="how long each request runs")
+    parser.add_argument("--token-ms", type=float, default=0, help="how much longer for each word of the answer")
+    parser.add_argument("--start-seconds", type=float, default=0, help="how long loading takes")
+    parser.add_argument("--fail-start", metavar="TEXT", help="fail after that, with a traceback that ends in TEXT")
+    parser.add_argument(
+        "--fits-context", type=int, metavar="N", help="fail for want of memory with a longer --max-model-len"
+    )
+    parser.add_argument(
+        "--fits-share", type=float, metavar="X", help="fail for want of memory with more --gpu-memory-utilization"
+    )
+    parser.add_argument("--fits-without", metavar="PATH", help="fail for want of memory while there is such a path")
+    parser.add_argument("--no-numbers", action="store_true", help="do not say how much memory is wanting")
+    parser.add_argument("--enable-sleep-mode", action="store_true", help="it can sleep, as in vLLM")
+    parser.add_argument(
+        "--after-sleep",
+        choices=["nonsense", "refuse", "die"],
+        help="what it does from then on instead of waking up well",
+    )
+    parser.add_argument("--crash-after", type=int, metavar="N", help="end the process after N answers")
+    parser.add_argument("--journal", metavar="PATH", help="append a line for each request to this file")
+    return parser.parse_args()
