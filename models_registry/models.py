@@ -1,13 +1,16 @@
-"""Models that requests can name, and the workers that serve them."""
+"""Models that requests can name: where they come from, what is done with them, how fast they are, who serves them."""
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 from django.db import models
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from models_registry.engine.options import LORA_RANKS
 from models_registry.engine.spec import Adapter, EngineKind, EngineSpec
+from vbs.openai import ids
 
 USUAL_LORA_RANK = 16
 
@@ -16,6 +19,13 @@ class Task(models.TextChoices):
     CHAT = "chat", "chat"
     COMPLETION = "completion", "completion"
     EMBEDDING = "embedding", "embedding"
+
+
+class ModelState(models.TextChoices):
+    DRAFT = "draft", "draft"  # registered; its files are not here, and nobody fetches them
+    DOWNLOADING = "downloading", "downloading"  # `download` says how far; batches for it wait
+    READY = "ready", "ready"
+    FAILED = "failed", "failed"  # `reason` says why it cannot be served
 
 
 class ModelQuerySet(models.QuerySet["Model"]):
@@ -45,6 +55,16 @@ class Model(models.Model):
     revision = models.CharField(
         max_length=64, blank=True, help_text="Commit of the hub's repository, where it is known"
     )
+    state = models.CharField(max_length=12, choices=ModelState.choices, default=ModelState.READY)
+    reason = models.TextField(blank=True, help_text="Why it failed, and what to do")
+    hub_id = models.CharField(max_length=200, blank=True, help_text="Repository on the hub: organisation/name")
+    hub_revision = models.CharField(max_length=200, blank=True, help_text="Branch, tag or commit that was asked for")
+    hub_file = models.CharField(max_length=500, blank=True, help_text="The one .gguf file of the repository")
+    hub_token = models.ForeignKey("HubToken", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    license = models.CharField(max_length=100, blank=True)
+    notes = models.TextField(blank=True)
+    trust_remote_code = models.BooleanField(default=False, help_text="Run the code that comes with the model")
+    allow_pickle = models.BooleanField(default=False, help_text="Load weights that are pickles, which can run code")
     created_at = models.DateTimeField(db_default=Now())
 
     objects = ModelQuerySet.as_manager()
@@ -64,7 +84,7 @@ class Model(models.Model):
             source=self.source,
             task=self.task,
             kind=EngineKind(self.kind),
-            args=tuple(sorted((self._lora_args() | self.engine_args).items())),
+            args=tuple(sorted((self._lora_args() | self._code_args() | self.engine_args).items())),
             remote_name=self.remote_name,
         )
 
@@ -76,6 +96,9 @@ class Model(models.Model):
         most = max(USUAL_LORA_RANK, *ranks)
         return {"enable-lora": True, "max-lora-rank": next(rank for rank in LORA_RANKS if rank >= most)}
 
+    def _code_args(self) -> dict[str, Any]:
+        return {"trust-remote-code": True} if self.trust_remote_code else {}
+
     def adapter(self) -> Adapter | None:
         return Adapter(self.served_name, self.source) if self.base else None
 
@@ -83,6 +106,20 @@ class Model(models.Model):
     def served_name(self) -> str:
         """What the engine calls it. An adapter that is removed and added anew is another one to the engine."""
         return f"@adapter-{self.pk}" if self.base else self.remote_name or self.name
+
+
+class HubToken(models.Model):
+    """An access token of the hub. `secret` is encrypted with the server's secret key (models_registry.secrets)."""
+
+    name = models.CharField(max_length=100, unique=True)
+    secret = models.TextField(editable=False)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Alias(models.Model):
@@ -100,10 +137,151 @@ class Alias(models.Model):
         return f"{self.name} → {self.model}"
 
 
+class DownloadState(models.TextChoices):
+    QUEUED = "queued", "queued"
+    RUNNING = "running", "running"
+    PAUSED = "paused", "paused"
+    CANCELLED = "cancelled", "cancelled"
+    FAILED = "failed", "failed"
+    DONE = "done", "done"
+
+
+OPEN_DOWNLOADS = (DownloadState.QUEUED, DownloadState.RUNNING, DownloadState.PAUSED)
+
+
+class Download(models.Model):
+    """The fetching of a model's files. What is on the disk is found again, so it may stop at any instant."""
+
+    model = models.OneToOneField(Model, on_delete=models.CASCADE, related_name="download")
+    state = models.CharField(max_length=10, choices=DownloadState.choices, default=DownloadState.QUEUED)
+    reason = models.TextField(blank=True, help_text="Why it failed, and what to do")
+    commit = models.CharField(max_length=64, blank=True)
+    files = models.JSONField(default=list, help_text="path, size and sha256 (or null) of each")
+    bytes_total = models.BigIntegerField(default=0)
+    bytes_done = models.BigIntegerField(default=0)
+    bytes_per_second = models.FloatField(null=True)
+    attempts = models.PositiveIntegerField(default=0, help_text="How often a worker took it up")
+    created_at = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    leased_by = models.UUIDField(null=True)
+    leased_until = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["created_at"]
+        indexes = [
+            models.Index(fields=["created_at"], name="download_open", condition=models.Q(state__in=OPEN_DOWNLOADS))
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.state}"
+
+
+class OperationKind(models.TextChoices):
+    LOAD = "load", "load"
+    UNLOAD = "unload", "unload"
+    TEST = "test", "test"
+    BENCHMARK = "benchmark", "benchmark"
+
+
+class OperationState(models.TextChoices):
+    QUEUED = "queued", "queued"
+    RUNNING = "running", "running"
+    SUCCEEDED = "succeeded", "succeeded"
+    FAILED = "failed", "failed"
+    CANCELLED = "cancelled", "cancelled"
+
+
+OPEN_OPERATIONS = (OperationState.QUEUED, OperationState.RUNNING)
+
+
+class Operation(models.Model):
+    """Something that somebody asked the GPU's worker to do with a model. It takes its turn among the batches."""
+
+    id = models.CharField(primary_key=True, max_length=40, default=ids.operation_id, editable=False)
+    kind = models.CharField(max_length=10, choices=OperationKind.choices)
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="operations")
+    state = models.CharField(max_length=10, choices=OperationState.choices, default=OperationState.QUEUED)
+    priority = models.SmallIntegerField(default=0, help_text="As of batches; above 100 it interrupts what runs")
+    options = models.JSONField(default=dict, blank=True)
+    result = models.JSONField(null=True, blank=True)
+    error = models.TextField(blank=True)
+    log = models.TextField(blank=True, help_text="What it did, a line each, with the time of day")
+    asked_by = models.CharField(max_length=150, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    leased_by = models.UUIDField(null=True)
+    leased_until = models.DateTimeField(null=True)
+    attempts = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(
+                fields=["-priority", "created_at"], name="operation_open", condition=models.Q(state__in=OPEN_OPERATIONS)
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.model} ({self.id})"
+
+
+class MeasurementKind(models.TextChoices):
+    LOAD = "load", "load"  # load_seconds, first_token_seconds, memory_bytes, predicted_bytes
+    BENCHMARK = "benchmark", "benchmark"  # all of them
+    BATCH = "batch", "batch"  # one turn of a batch on the engine: requests, tokens, seconds
+
+
+class Measurement(models.Model):
+    """How fast a model was, and what it took, once. Times in seconds; tokens as the engine counts them."""
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="measurements")
+    kind = models.CharField(max_length=10, choices=MeasurementKind.choices)
+    at = models.DateTimeField(default=timezone.now)
+    machine = models.CharField(max_length=200, blank=True, help_text="Processor or GPU")
+    versions = models.JSONField(default=dict, blank=True, help_text="Of vLLM and torch")
+    options = models.JSONField(default=dict, blank=True, help_text="The engine's, as it was started")
+    batch_id = models.CharField(max_length=40, blank=True)
+    endpoint = models.CharField(max_length=40, blank=True)
+    requests = models.PositiveIntegerField(default=0, help_text="That were answered")
+    failed = models.PositiveIntegerField(default=0)
+    input_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+    seconds = models.FloatField(null=True, help_text="From the first request to the last answer")
+    latency_p50 = models.FloatField(null=True)
+    latency_p99 = models.FloatField(null=True)
+    load_seconds = models.FloatField(null=True, help_text="From the start of the engine until it answers")
+    first_token_seconds = models.FloatField(null=True, help_text="From the unloading of another model to a first token")
+    memory_bytes = models.BigIntegerField(null=True, help_text="That the engine has taken")
+    predicted_bytes = models.BigIntegerField(null=True, help_text="What fit had said, uncorrected")
+
+    class Meta:
+        ordering = ["-at"]
+        indexes = [models.Index(fields=["model", "kind", "-at"], name="measurement_of_model")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.model} at {self.at:%Y-%m-%d %H:%M}"
+
+
+HEARTBEAT_SECONDS = 5
+STALE = timedelta(seconds=4 * HEARTBEAT_SECONDS)  # after so long without a heartbeat a worker counts as dead
+
+
 class WorkerState(models.TextChoices):
     IDLE = "idle", "idle"
     LOADING = "loading", "loading a model"
     RUNNING = "running", "running"
+
+
+class WorkerQuerySet(models.QuerySet["Worker"]):
+    def alive(self) -> "WorkerQuerySet":
+        return self.filter(heartbeat_at__gt=timezone.now() - STALE)
+
+    def loaded(self) -> set[str]:
+        """What the engines of those that live have: names of models, and the engines' names of adapters."""
+        found = self.alive().exclude(model_name="").values_list("model_name", "adapters")
+        return {name for model, adapters in found for name in (model, *adapters)}
 
 
 class Worker(models.Model):
@@ -122,12 +300,19 @@ class Worker(models.Model):
     engine_pid = models.IntegerField(null=True, blank=True)
     engine_url = models.CharField(max_length=500, blank=True)
     adapters = models.JSONField(default=list, blank=True, help_text="Those that its engine has, by the engine's names")
+    health = models.JSONField(default=dict, blank=True, help_text="Of its GPU: memory, utilisation, temperature, power")
+
+    objects = WorkerQuerySet.as_manager()
 
     class Meta:
         ordering = ["cluster", "started_at"]
 
     def __str__(self) -> str:
         return f"{self.cluster}@{self.hostname}:{self.pid}"
+
+    @property
+    def alive(self) -> bool:
+        return timezone.now() - self.heartbeat_at < STALE
 
     def set(self, **fields: Any) -> None:
         """Change some fields in one statement; it counts as a heartbeat."""

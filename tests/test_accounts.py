@@ -208,6 +208,12 @@ def test_the_command_prints_the_key_alone_and_makes_the_project(db):
     assert Project.objects.count() == 1 and ApiKey.objects.count() == 2
 
 
+def test_the_command_for_an_operator(db):
+    make("--project", "new", "--name", "x", "--operator")
+    make("--project", "new", "--name", "y")
+    assert [key.operator for key in ApiKey.objects.order_by("name")] == [True, False]
+
+
 def test_the_command_with_days(db):
     make("--project", "new", "--name", "x", "--days", "2")
     left = ApiKey.objects.get().expires_at - timezone.now()

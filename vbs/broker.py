@@ -25,6 +25,7 @@ TASKS = {
     "validate": ("batches.tasks.validate", "io"),
     "finalize": ("batches.tasks.finalize", "io"),
     "sweep": ("batches.tasks.sweep", "io"),
+    "fetch": ("models_registry.tasks.fetch", "io"),
 }
 
 

@@ -54,6 +54,16 @@ VBS_REQUEST_ATTEMPTS: int = env.int("VBS_REQUEST_ATTEMPTS", 4, validate=validate
 VBS_WORKER_NAME: str = env.str("VBS_WORKER_NAME", "gpu", validate=validate.Regexp(r"^[a-z0-9-]{1,20}$"))
 VBS_REMOTE_KEY: str = env.str("VBS_REMOTE_KEY", "")
 
+# Models: where they come from, and when new work waits
+VBS_HUB_URL: str = env.str("VBS_HUB_URL", "https://huggingface.co", validate=validate.URL(require_tld=False))
+HF_TOKEN: str = env.str("HF_TOKEN", "")
+VBS_DOWNLOADS: int = env.int("VBS_DOWNLOADS", 1, validate=validate.Range(1))
+VBS_MODEL_ROOTS: list[str] = env.list("VBS_MODEL_ROOTS", [])
+VBS_PRIVATE_URLS: bool = env.bool("VBS_PRIVATE_URLS", False)
+VBS_GPU_MAX_CELSIUS: int = env.int("VBS_GPU_MAX_CELSIUS", 90, validate=validate.Range(1))
+VBS_GPU_MAX_USED_PERCENT: int = env.int("VBS_GPU_MAX_USED_PERCENT", 50, validate=validate.Range(1, 100))
+VBS_SLEEP_MODE: bool = env.bool("VBS_SLEEP_MODE", False)
+
 # Database: embedded unless DATABASE_URL names a server.
 DATABASE_URL: str = env.str("DATABASE_URL", "")
 VBS_DB_POOL: bool = env.bool("VBS_DB_POOL", False)
@@ -173,6 +183,8 @@ MIDDLEWARE = [
 ROOT_URLCONF = "vbs.urls"
 ASGI_APPLICATION = "vbs.asgi.application"
 APPEND_SLASH = False
+LOGIN_URL = "/login"
+LOGIN_REDIRECT_URL = "/models/"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

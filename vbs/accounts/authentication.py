@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
-from rest_framework.permissions import BasePermission
+from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from vbs.accounts.models import DEFAULT_PROJECT, ApiKey, Project
-from vbs.openai.errors import NotAuthenticated
+from vbs.openai.errors import Forbidden, NotAuthenticated
 
 if TYPE_CHECKING:  # it imports us
     from rest_framework.views import APIView
@@ -45,3 +45,24 @@ def project_of(request: Request) -> Project:
 class HasProject(BasePermission):
     def has_permission(self, request: Request, view: "APIView") -> bool:
         return isinstance(request.user, Project)
+
+
+def is_operator(request: Request) -> bool:
+    """Whether the key may change the registry of models. In open mode, which is for loopback only, everybody may."""
+    if settings.VBS_API_AUTH == "open":
+        return True
+    return isinstance(request.auth, ApiKey) and request.auth.operator
+
+
+class IsOperator(HasProject):
+    """Looking is for every key, changing for operators' keys."""
+
+    def has_permission(self, request: Request, view: "APIView") -> bool:
+        if not super().has_permission(request, view):
+            return False
+        if request.method in SAFE_METHODS or is_operator(request):
+            return True
+        raise Forbidden(
+            "This key may not change the registry of models. Use an operator's key: "
+            "'manage.py create_api_key --project PROJECT --name NAME --operator' makes one."
+        )

@@ -34,8 +34,10 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def usable(self) -> "ApiKeyQuerySet":
         return self.filter(models.Q(expires_at=None) | models.Q(expires_at__gt=timezone.now()), revoked_at=None)
 
-    def issue(self, project: Project, name: str, expires_at: datetime | None = None) -> tuple["ApiKey", str]:
-        """Make a key. Its secret is returned here and never again."""
+    def issue(
+        self, project: Project, name: str, expires_at: datetime | None = None, operator: bool = False
+    ) -> tuple["ApiKey", str]:
+        """Make a key. Its secret is returned here and never again. operator: it may also change the registry."""
         secret = PREFIX + secrets.token_urlsafe(32)
         key = self.create(
             project=project,
@@ -43,6 +45,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
             prefix=secret[: len(PREFIX) + 6],
             digest=digest(secret),
             expires_at=expires_at,
+            operator=operator,
         )
         return key, secret
 
@@ -66,6 +69,7 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    operator = models.BooleanField(default=False, help_text="May also change the registry of models")
 
     objects = ApiKeyQuerySet.as_manager()
 

@@ -14,8 +14,9 @@ class Command(BaseCommand):
         parser.add_argument("--project", required=True, help="made when it is new")
         parser.add_argument("--name", required=True, help="what the key is for")
         parser.add_argument("--days", type=int, help="expire after so many days")
+        parser.add_argument("--operator", action="store_true", help="the key may also change the registry of models")
 
-    def handle(self, *, project: str, name: str, days: int | None, **options: Any) -> None:
+    def handle(self, *, project: str, name: str, days: int | None, operator: bool, **options: Any) -> None:
         for label, value in (("project", project), ("name", name)):
             if not value.strip() or len(value) > 100 or not value.isprintable():
                 raise CommandError(f"--{label} is {value!r}; it must be 1 to 100 printable characters.")
@@ -23,5 +24,5 @@ class Command(BaseCommand):
             raise CommandError(f"--days is {days}; it must be from 1 to 36500.")
         owner, _ = Project.objects.get_or_create(name=project)
         expires_at = timezone.now() + timedelta(days=days) if days else None
-        _, secret = ApiKey.objects.issue(owner, name, expires_at)
+        _, secret = ApiKey.objects.issue(owner, name, expires_at, operator)
         self.stdout.write(secret)
