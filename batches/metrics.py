@@ -3,13 +3,11 @@
 from collections.abc import Iterable, Iterator
 
 from django.db.models import Count, Sum
-from django.utils import timezone
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from batches.models import Batch
-from models_registry.models import Worker
 
 
 class BatchCollector(Collector):
@@ -32,16 +30,6 @@ class BatchCollector(Collector):
         yield GaugeMetricFamily("vbs_tokens_per_second", "Of the running batches", value=sums["tokens"] or 0)
         left = (sums["total"] or 0) - (sums["completed"] or 0) - (sums["failed"] or 0)
         yield GaugeMetricFamily("vbs_requests_left", "Of the running batches", value=left)
-        age = GaugeMetricFamily(
-            "vbs_worker_heartbeat_age_seconds", "Since a worker's last sign of life", labels=["cluster", "worker"]
-        )
-        loaded = GaugeMetricFamily("vbs_engine_loaded", "1 for the model that a worker has loaded", labels=["model"])
-        for worker in Worker.objects.all():
-            age.add_metric([worker.cluster, str(worker)], (timezone.now() - worker.heartbeat_at).total_seconds())
-            if worker.model_name:
-                loaded.add_metric([worker.model_name], 1)
-        yield age
-        yield loaded
 
 
 def register() -> None:

@@ -8,13 +8,15 @@ of each layer (Kwon et al. 2023, "Efficient Memory Management for Large Language
 `SlidingWindowSpec` reserves it), one with multi-head latent attention keeps `kv_lora_rank + qk_rope_head_dim` values
 (DeepSeek-AI 2024, "DeepSeek-V2", §2.1.3), and one with linear attention keeps no cache. Encoders keep none at all.
 
-Weights are what the headers count, so tied embeddings, experts and image encoders need no formula. Working memory is an
-estimate. Not counted: the fixed state of linear attention, what an image encoder computes, LoRA on experts.
+Weights are what the headers count, so tied embeddings, experts and image encoders need no formula. What the process
+takes and its working memory are estimates. Not counted: the fixed state of linear attention, what an image encoder
+computes, LoRA on experts. What earlier loads took beyond what was said of them (`Fit.resident`) is added as a
+correction, which never takes away from weights and cache: those are known.
 
 All sizes are bytes. Pure: knows no database, no engine and no files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -121,11 +123,14 @@ class Need:
     weights: int
     cache: int
     lora: int
-    working: int
+    process: int  # before it loads anything
+    working: int  # while it computes a step
+    correction: int = 0  # what loads were measured to take beyond all that; below 0 when less
 
     @property
     def total(self) -> int:
-        return self.weights + self.cache + self.lora + self.working
+        known = self.weights + self.cache
+        return max(known, known + self.lora + self.process + self.working + self.correction)
 
 
 class Verdict(StrEnum):
@@ -141,11 +146,29 @@ class Fit:
 
     verdict: Verdict
     need: Need
+    asked: Need  # without them
     room: Room
     context: int  # what fits, in tokens
     sequences: int  # of that context at once, as far as the memory goes; 0 for encoders, which keep nothing of them
     change: Mapping[str, Any]  # engine options that make it fit
+    loads: int  # that were measured, behind the correction
     text: str
+
+    @property
+    def resident(self) -> int | None:
+        """Bytes that should be measured right after a load as asked, uncorrected: what measurements are compared with.
+
+        All but the working memory, which no request has needed yet. (vLLM 0.32 gives back what it takes to try out a
+        step, and on a CPU it tries none as long as it compiles nothing and is told the size of its cache.) The cache
+        counts as a whole although it is empty: vLLM fills it with zeros when it sets it aside, so its pages are taken
+        on a CPU too. None where that size is not fixed: there the engine takes all of its share whatever the model
+        is, and only what it says of its cache makes a measurement tell something (`resident_with`).
+        """
+        return None if self.asked.cache and self.room.cache is None else self.resident_with(self.room.cache or 0)
+
+    def resident_with(self, cache: int) -> int:
+        """The same where the engine says that it has set aside this much for its cache."""
+        return self.asked.weights + self.asked.lora + self.asked.process + (cache if self.asked.cache else 0)
 
 
 def shape(config: Mapping[str, Any]) -> Shape:
@@ -223,7 +246,7 @@ def _is_encoder(config: Mapping[str, Any]) -> bool:
     )
 
 
-def need(model: Shape, parameters: Mapping[str, int], load: Load, room: Room) -> Need:
+def need(model: Shape, parameters: Mapping[str, int], load: Load, room: Room, correction: int = 0) -> Need:
     """What the engine takes. parameters: how many values of each safetensors type the weights have."""
     weights = max(0, _weights(model, parameters, load) // load.parallel - load.offload)
     one = model.cache(load.context, load.cache_bits, STEPS * load.batched_tokens, load.parallel)
@@ -236,7 +259,7 @@ def need(model: Shape, parameters: Mapping[str, int], load: Load, room: Room) ->
     # One step: the hidden states and the widest inner ones of its tokens, and logits in 32 bits, each of them twice.
     step = load.batched_tokens * 2 * (model.hidden + model.intermediate) * 4
     logits = 0 if model.encoder else 2 * load.max_sequences * model.vocabulary * 4
-    return Need(weights, cache, lora, PROCESS[room.kind] + (step + logits) // load.parallel)
+    return Need(weights, cache, lora, PROCESS[room.kind], (step + logits) // load.parallel, correction)
 
 
 def _weights(model: Shape, parameters: Mapping[str, int], load: Load) -> int:
@@ -249,31 +272,51 @@ def _weights(model: Shape, parameters: Mapping[str, int], load: Load) -> int:
     return (kept * load.bits + int((floats - kept) * load.quantized) + others) // 8
 
 
-def fit(model: Shape, parameters: Mapping[str, int], load: Load, room: Room) -> Fit:
-    """Whether it fits as asked, else up to which context, else with what changed."""
-    asked = need(model, parameters, load, room)
+def fit(
+    model: Shape, parameters: Mapping[str, int], load: Load, room: Room, correction: int = 0, loads: int = 0
+) -> Fit:
+    """Whether it fits as asked, else up to which context, else with what changed.
+
+    correction: bytes that `loads` measured loads took beyond `Fit.resident`.
+    """
+
+    def needed(load: Load) -> Need:
+        return need(model, parameters, load, room, correction)
+
+    asked = needed(load)
+    source = f"; corrected by {loads} measured load{'s' * (loads != 1)}" if loads else ""
     if _fits(asked, room):
         sequences = _sequences(model, load, asked, room)
         text = f"fits: {size(asked.total)} of {size(room.total)}"
         if sequences:
             text += f", with room for {sequences:,} × {load.context:,} tokens at once"
-        return Fit(Verdict.FITS, asked, room, load.context, sequences, {}, text)
+        return Fit(Verdict.FITS, asked, asked, room, load.context, sequences, {}, loads, text + source)
     why = _why_not(asked, room)
     for verdict, change, other in _ways(asked, model, load, room):
-        if context := _longest(model, parameters, other, room):
+        if context := _longest(needed, other, room):
             options = change | ({"max-model-len": context} if context < load.context else {})
             other = replace(other, context=context)
-            less = need(model, parameters, other, room)
+            less = needed(other)
+            sequences = _sequences(model, other, less, room)
             how = "with " + ", ".join(f"{name} {value}" for name, value in options.items())
             how = how if change else f"up to a context of {context:,} tokens"
             text = f"fits {how}: {size(less.total)} of {size(room.total)}; as asked, {why}"
-            return Fit(verdict, less, room, context, _sequences(model, other, less, room), options, text)
-    return Fit(Verdict.DOES_NOT, asked, room, 0, 0, {}, f"does not fit: {why}")
+            return Fit(verdict, less, asked, room, context, sequences, options, loads, text + source)
+    return Fit(Verdict.DOES_NOT, asked, asked, room, 0, 0, {}, loads, f"does not fit: {why}{source}")
+
+
+def error(measured: int, predicted: int) -> float:
+    """By which part of what was measured the prediction was off; above 0 when it was too much."""
+    return (predicted - measured) / measured
 
 
 def size(number: int) -> str:
     """In words, rounded."""
-    return f"{number / GIB:.1f} GiB" if number >= GIB else f"{number / 2**20:.0f} MiB"
+    if abs(number) >= GIB:
+        return f"{number / GIB:.1f} GiB"
+    if number == 0 or abs(number) >= 2**20:
+        return f"{number / 2**20:.0f} MiB"
+    return f"{number / 2**10:.0f} KiB" if abs(number) >= 2**10 else f"{number} bytes"
 
 
 def _fits(asked: Need, room: Room) -> bool:
@@ -283,7 +326,8 @@ def _fits(asked: Need, room: Room) -> bool:
 def _why_not(asked: Need, room: Room) -> str:
     if asked.total > room.total:
         return f"{size(asked.total)} needed ({size(asked.weights)} of it weights) and {size(room.total)} there"
-    return f"{size(asked.cache)} of KV cache needed and {size(room.cache or 0)} set aside (VLLM_CPU_KVCACHE_SPACE)"
+    setting = "VLLM_CPU_KVCACHE_SPACE" if room.kind == "cpu" else "kv-cache-memory-bytes"
+    return f"{size(asked.cache)} of KV cache needed and {size(room.cache or 0)} set aside ({setting})"
 
 
 def _sequences(model: Shape, load: Load, asked: Need, room: Room) -> int:
@@ -292,11 +336,11 @@ def _sequences(model: Shape, load: Load, asked: Need, room: Room) -> int:
     return free // one if one else 0
 
 
-def _longest(model: Shape, parameters: Mapping[str, int], load: Load, room: Room) -> int:
+def _longest(needed: Callable[[Load], Need], load: Load, room: Room) -> int:
     """The longest context up to the one asked for, else in whole blocks, that fits; 0 if that is too short."""
 
     def goes(context: int) -> bool:
-        return _fits(need(model, parameters, replace(load, context=context), room), room)
+        return _fits(needed(replace(load, context=context)), room)
 
     if goes(load.context):
         return load.context

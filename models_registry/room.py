@@ -4,7 +4,6 @@ One machine and its first GPU: of GPUs that share a model it takes for granted t
 registry nor engine processes; an engine that runs already is not subtracted on a GPU, where a swap frees it.
 """
 
-import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -30,10 +29,12 @@ QUANTIZATIONS = {
 MULTIPLES = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
 
 
-def here(options: Mapping[str, Any], nvml: Any = None) -> Room:
-    """What the engine may take here. nvml: the module pynvml, or what stands for it. Raises FitError."""
+def here(options: Mapping[str, Any]) -> Room:
+    """What the engine may take here. Raises FitError."""
     memory = psutil.virtual_memory().available
-    if total := _gpu_memory(nvml or _pynvml()):
+    if total := defaults.gpu_memory():
+        if "kv-cache-memory-bytes" in options:  # takes the place of the share
+            return Room("gpu", total, cache=_count(options, "kv-cache-memory-bytes", 0), host=memory)
         share = _number(options, "gpu-memory-utilization", UTILIZATION)
         if not 0 < share <= 1:
             raise FitError(f"gpu-memory-utilization is {share}: give a fraction above 0 and up to 1")
@@ -60,27 +61,6 @@ def load(options: Mapping[str, Any], model_context: int) -> Load:
         offload=int(_number(options, "cpu-offload-gb", 0) * GIB),
         parallel=_count(options, "tensor-parallel-size", 1),
     )
-
-
-def _pynvml() -> Any:
-    try:
-        return importlib.import_module("pynvml")
-    except ImportError:
-        return None
-
-
-def _gpu_memory(nvml: Any) -> int:
-    """Bytes of the first GPU, or 0 where there is none."""
-    if nvml is None:
-        return 0
-    try:
-        nvml.nvmlInit()
-        try:
-            return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(0)).total)
-        finally:
-            nvml.nvmlShutdown()
-    except nvml.NVMLError:
-        return 0
 
 
 def _cache_bits(name: str, computed: int) -> int:

@@ -10,14 +10,14 @@ from typing import Any
 import psutil
 import pytest
 from django.core.management import CommandError, call_command
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models_registry import importer, model_folder
-from models_registry.engine import defaults
-from models_registry.fit import GIB, FitError, Load, Room, Shape, Verdict, fit, need, shape
+from models_registry.engine import defaults, gpus
+from models_registry.fit import GIB, PROCESS, FitError, Load, Room, Shape, Verdict, error, fit, need, shape, size
 from models_registry.model_folder import ModelError
-from models_registry.models import Model
+from models_registry.models import Measurement, Model
 from tests.models_registry.test_importer import model_folder as make_folder
 
 SMOLLM2 = {
@@ -229,6 +229,65 @@ def test_an_encoder_reserves_no_cache() -> None:
     assert (found.verdict, found.need.cache, found.sequences) == (Verdict.FITS, 0, 0)
 
 
+# What loads were measured to take
+
+
+@pytest.mark.parametrize("beyond", [-10 * GIB, -GIB, 0, GIB])
+def test_a_correction_never_takes_from_weights_and_cache(beyond: int) -> None:
+    room = Room("gpu", 80 * GIB)
+    plain = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room).need
+    found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room, beyond, 1).need
+    assert found.total == max(plain.total + beyond, plain.weights + plain.cache)
+    assert (found.weights, found.cache, found.correction) == (plain.weights, plain.cache, beyond)
+
+
+def test_a_correction_shortens_the_context() -> None:
+    room = Room("gpu", 19 * GIB)
+    assert fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room).verdict is Verdict.FITS
+    found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room, 3 * GIB // 2, 2)
+    assert found.verdict is Verdict.SHORTER
+    assert found.need.total <= room.total < found.asked.total
+    assert found.text.endswith("; corrected by 2 measured loads")
+
+
+@pytest.mark.parametrize(
+    ("room", "cache"),
+    [
+        (Room("cpu", 24 * GIB, cache=4 * GIB), 4 * GIB),
+        (Room("cpu", 24 * GIB, cache=GIB // 2), GIB // 2),  # what the engine sets aside, not what was asked for
+        (Room("gpu", 80 * GIB, cache=2 * GIB), 2 * GIB),
+        (Room("gpu", 80 * GIB), None),  # its share, whatever the model
+        (Room("cpu", 24 * GIB), None),
+    ],
+)
+def test_what_should_be_measured_after_a_load(room: Room, cache: int | None) -> None:
+    found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room, correction=GIB, loads=1)
+    without_cache = 2 * LLAMA3_VALUES["BF16"] + PROCESS[room.kind]
+    assert found.resident == (None if cache is None else without_cache + cache)
+    assert found.resident_with(7 * GIB) == without_cache + 7 * GIB
+
+
+def test_after_a_load_it_is_there_as_asked_even_if_less_was_advised() -> None:
+    found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192, bits=32), Room("cpu", 24 * GIB, cache=4 * GIB))
+    assert found.change == {"dtype": "bfloat16"}
+    assert found.resident == 4 * LLAMA3_VALUES["BF16"] + 4 * GIB + PROCESS["cpu"]
+
+
+def test_an_encoder_is_there_without_a_cache() -> None:
+    found = fit(shape(MINILM), {"F32": 1000}, Load(512), Room("gpu", 80 * GIB))
+    assert found.resident == found.resident_with(9 * GIB) == 2000 + PROCESS["gpu"]
+
+
+def test_a_fixed_cache_of_a_gpu_is_named() -> None:
+    text = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), Room("gpu", 80 * GIB, cache=GIB // 2)).text
+    assert text.endswith("1.0 GiB of KV cache needed and 512 MiB set aside (kv-cache-memory-bytes)")
+
+
+def test_error_and_sizes() -> None:
+    assert (error(200, 250), error(200, 150), error(200, 200)) == (0.25, -0.25, 0)
+    assert (size(-GIB), size(-(2**20)), size(0), size(3 * GIB // 2)) == ("-1.0 GiB", "-1 MiB", "0 MiB", "1.5 GiB")
+
+
 sizes = st.integers(1, 10**6)
 
 
@@ -254,6 +313,7 @@ names = ["text_config", "architectures", "use_sliding_window", "quantization_con
 spoiled = st.dictionaries(st.sampled_from(sorted({*GEMMA3_270M, *DEEPSEEK_V2_LITE, *names})), anything)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # which says more of the machine than of the strategy
 @given(st.sampled_from([{}, SMOLLM2, GEMMA3_270M, DEEPSEEK_V2_LITE, MINILM]), spoiled)
 def test_any_config_gives_a_shape_or_a_fit_error(config: dict[str, Any], other: dict[str, Any]) -> None:
     try:
@@ -303,7 +363,7 @@ def test_parameters_of_damaged_folders(tmp_path: Path, files: dict[str, Any], sa
 @pytest.fixture
 def cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "gpu_memory", lambda: 0)
-    monkeypatch.setattr("models_registry.room._pynvml", lambda: None)
+    monkeypatch.setattr(gpus, "library", lambda: None)
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     memory = type("Memory", (), {"total": 16 * GIB, "available": 8 * GIB})()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
@@ -325,9 +385,10 @@ def test_a_folder_that_fits(folder: Path) -> None:
     verdict, *table = run(str(folder)).splitlines()
     assert " fits: " in verdict
     assert [" ".join(line.split()[:-2]) for line in table] == [
-        *("weights", "KV cache", "LoRA", "working memory", "sum", "room (CPU)")
+        *("weights", "KV cache", "LoRA", "process", "working memory", "correction (0 loads)", "sum", "room (CPU)")
     ]
     assert table[1].endswith("1.0 GiB")
+    assert table[5].endswith(" 0 MiB")
     assert table[-1].endswith("8.0 GiB")
 
 
@@ -337,10 +398,26 @@ def test_a_registered_model_as_it_is_set(folder: Path) -> None:
     found = json.loads(run("tiny", "--json"))
     assert (found["model"], found["verdict"], found["context"]) == ("tiny", "fits", 1024)
     assert found["need"]["weights"] == 2**20
-    assert found["need"]["total"] == sum(found["need"][name] for name in ("weights", "cache", "lora", "working"))
+    parts = ("weights", "cache", "lora", "process", "working", "correction")
+    assert found["need"]["total"] == sum(found["need"][name] for name in parts)
+    assert found["need"] == found["asked"]
+    assert found["resident"] == found["need"]["total"] - found["need"]["working"]
     found = json.loads(run("tiny", "--json", "--context", "8192", "--sequences", "10"))
     assert found["verdict"] == "fits up to a shorter context"
     assert found["change"] == {"max-model-len": GIB // 23_040 // 10 // 16 * 16}
+
+
+@pytest.mark.django_db
+def test_measured_loads_correct_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models_registry.machine.name", lambda: "here")
+    model = importer.add("tiny", str(folder))
+    for taken in (2 * GIB, 2 * GIB + 2**20):
+        Measurement.objects.create(
+            model=model, kind="load", machine="here", memory_bytes=taken, predicted_bytes=5 * GIB // 2
+        )
+    verdict, *table = run("tiny").splitlines()
+    assert verdict.endswith("; corrected by 2 measured loads")
+    assert table[5].split() == ["correction", "(2", "loads)", "-512", "MiB"]
 
 
 @pytest.mark.django_db

@@ -11,54 +11,29 @@ from models_registry.engine import defaults
 from models_registry.fit import GIB, FitError, Load, Room
 
 
-class FakeNvml:
-    """pynvml for one GPU of this many GiB, or for a machine whose driver does not answer."""
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, gib: int | None) -> None:
-        self.gib = gib
-        self.open = 0
-
-    def nvmlInit(self) -> None:
-        if self.gib is None:
-            raise self.NVMLError
-        self.open += 1
-
-    def nvmlShutdown(self) -> None:
-        self.open -= 1
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        if index or not self.gib:
-            raise self.NVMLError
-        return index
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
-        assert self.gib
-        return SimpleNamespace(total=self.gib * GIB, free=0)
-
-
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = SimpleNamespace(total=20 * GIB, available=12 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(defaults, "gpu_memory", lambda: 0)
-    monkeypatch.setattr(room, "_pynvml", lambda: None)
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
 
 
 @pytest.mark.parametrize(("options", "share"), [({}, 0.92), ({"gpu-memory-utilization": 0.5}, 0.5)])
-def test_a_gpu_offers_a_share_of_its_memory(options: dict[str, Any], share: float) -> None:
-    nvml = FakeNvml(80)
-    assert room.here(options, nvml) == Room("gpu", int(80 * GIB * share), host=12 * GIB)
-    assert nvml.open == 0
+def test_a_gpu_offers_a_share_of_its_memory(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], share: float
+) -> None:
+    monkeypatch.setattr(defaults, "gpu_memory", lambda: 80 * GIB)
+    assert room.here(options) == Room("gpu", int(80 * GIB * share), host=12 * GIB)
 
 
-@pytest.mark.parametrize("nvml", [None, FakeNvml(None), FakeNvml(0)])
-def test_without_a_gpu_memory_and_a_fixed_cache(nvml: FakeNvml | None) -> None:
-    assert room.here({}, nvml) == Room("cpu", 12 * GIB, cache=4 * GIB)
-    assert nvml is None or nvml.open == 0
+def test_without_a_gpu_memory_and_a_fixed_cache() -> None:
+    assert room.here({}) == Room("cpu", 12 * GIB, cache=4 * GIB)
+
+
+def test_a_fixed_cache_takes_the_place_of_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defaults, "gpu_memory", lambda: 80 * GIB)
+    assert room.here({"kv-cache-memory-bytes": 3 * GIB}) == Room("gpu", 80 * GIB, cache=3 * GIB, host=12 * GIB)
 
 
 def test_the_operator_sets_the_cache_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +90,7 @@ def test_an_option_that_is_no_number_is_named(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("share", [0, 1.5, "half"])
-def test_a_share_that_is_none(share: Any) -> None:
+def test_a_share_that_is_none(monkeypatch: pytest.MonkeyPatch, share: Any) -> None:
+    monkeypatch.setattr(defaults, "gpu_memory", lambda: 80 * GIB)
     with pytest.raises(FitError, match="gpu-memory-utilization is"):
-        room.here({"gpu-memory-utilization": share}, FakeNvml(80))
+        room.here({"gpu-memory-utilization": share})
