@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -167,6 +167,18 @@ class BatchQuerySet(models.QuerySet["Batch"]):
             .unleased()
             .order_by("-priority", "validated_at", "id")
         )
+
+    def that_need_none_of(self, names: Collection[str]) -> "BatchQuerySet":
+        """Without those that ask for one of these names, or have started with a model of such a name.
+
+        One that has started on an alias is kept, for its `pinned_names` tell what it needs.
+        """
+        if not names:
+            return self
+        needs = Q(resolved=[], model_names__has_any_keys=list(names))
+        for name in names:
+            needs |= Q(resolved__contains=[{"model": name}])
+        return self.exclude(needs)
 
     def running(self) -> "BatchQuerySet":
         return self.filter(status__in=RUNNABLE, leased_by__isnull=False, leased_until__gte=Now())

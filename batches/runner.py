@@ -20,16 +20,17 @@ from typing import TypeVar
 import orjson
 from django.conf import settings
 from django.db import connection
+from django.db.models import Q
 
 from batches import blobs, commit
 from batches.models import Batch, LeaseLost, RequestState
 from batches.outcomes import Outcome, failure, outcome
-from models_registry import aliases
+from models_registry import aliases, measure
 from models_registry.engine.client import Call, Client, EngineDied, Limits
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine
-from models_registry.gpu import Gpu, Work
-from models_registry.models import Model, WorkerState
+from models_registry.gpu import Gpu, Work, in_flight, loaded_words
+from models_registry.models import Alias, Model, ModelState, WorkerState
 from vbs.logs import bind
 from vbs.outages import DATABASE_ERRORS, insist
 
@@ -55,6 +56,7 @@ class End(enum.Enum):
 
     DONE = "no request of this model is left"
     CLOSED = "the batch was cancelled or has expired"
+    FETCHING = "its model is being fetched"
     YIELDED = "something more urgent waits"
     STOPPED = "this worker has to stop"
 
@@ -71,14 +73,24 @@ class Interrupted(Exception):
         self.end = end
 
 
+def being_fetched() -> set[str]:
+    """Every name of a model whose files, or whose base's, are on their way here."""
+    models = Model.objects.filter(Q(state=ModelState.DOWNLOADING) | Q(base__state=ModelState.DOWNLOADING))
+    names = set(models.values_list("name", flat=True))
+    return names | set(Alias.objects.filter(model__in=models).values_list("name", flat=True)) if names else names
+
+
 class BatchSource:
     """Batches, as the arbiter sees them."""
 
     def waiting(self, loaded: str) -> list[Work]:
         found: list[Work] = []
         engines = aliases.engines()
+        fetching = being_fetched()
         fields = ("model_names", "resolved", "priority", "validated_at", "expires_at")
-        for batch in Batch.objects.waiting().only(*fields)[:200]:
+        for batch in Batch.objects.waiting().that_need_none_of(fetching).only(*fields)[:200]:
+            if fetching.intersection(batch.pinned_names()):
+                continue
             if found and batch.priority < found[0].priority:
                 break
             assert batch.validated_at is not None
@@ -153,21 +165,22 @@ class Runner:
         name = self.batch.pinned_names()[self.model_index]
         if (model := aliases.resolve(name)) is None:
             raise LoadError(f"the model {name!r} is not registered any more")
+        if ModelState.DOWNLOADING in (model.state, model.base and model.base.state):
+            raise Interrupted(End.FETCHING)
         return model
 
     def _acquire(self, model: Model) -> Engine:
         self._look()
-        resident, before = self.gpu.resident, self.gpu.resident.engine
-        started = time.monotonic()
+        before = self.gpu.resident.engine
 
         def on_progress(doing: str) -> None:
             if time.monotonic() - self._looked > 1:
                 self._look()
                 self.gpu.show(WorkerState.LOADING, f"Loading {model.name}: {doing}")
 
-        engine = resident.acquire(model.spec(), on_progress, model.adapter())
+        engine = self.gpu.load(model, on_progress)
         if engine is not before:
-            self.batch.note(f"Loaded {engine.spec.name} in {time.monotonic() - started:.1f} s.")
+            self.batch.note(loaded_words(model, engine))
         return engine
 
     def _look(self) -> None:
@@ -215,17 +228,17 @@ class Run:
     """
 
     def __init__(self, runner: Runner, engine: Engine, model: Model, path: Path) -> None:
-        self.runner, self.engine, self.path = runner, engine, path
-        self.served_name = model.served_name
+        self.runner, self.engine, self.model, self.path = runner, engine, model, path
         self.batch_id, self.worker = runner.batch.pk, runner.worker
         self.call_path = runner.batch.endpoint.removeprefix("/v1")
         self.client = Client(engine, Limits(settings.VBS_REQUEST_SECONDS, settings.VBS_REQUEST_ATTEMPTS))
+        self.tally = measure.Tally()
         self.alone = False
         self.end: End | None = None
         self._outcomes: list[Outcome] = []
         self._bytes = 0
         # Before half of what is in flight at first has ended, a rate says nothing of the rest.
-        self._rates = Rates(least=min(self._window(), runner.batch.pending) / 2)
+        self._rates = Rates(least=min(in_flight(engine), runner.batch.pending) / 2)
         self._done = asyncio.Event()  # there is nothing more to tick for
         self._room = asyncio.Event()  # for more answers to wait for their commit
         self._room.set()
@@ -241,13 +254,10 @@ class Run:
                     self._database.submit(lambda: connection.close())  # that thread's own
         finally:
             os.close(self._descriptor)
-
-    def _window(self) -> int:
-        """Requests in flight: the engine's own queue is short, and never empty."""
-        return math.ceil(self.engine.max_num_seqs * 1.25)
+            measure.turn(self.model, self.engine, self.tally, self.batch_id, self.runner.batch.endpoint)
 
     async def _drive(self) -> End:
-        window = self._window()
+        window = in_flight(self.engine)
         for crashes, size in (((0, 0), window), ((1, ALONE - 1), math.isqrt(window)), ((ALONE, 9999), 1)):
             self.alone = size == 1
             end = await self._level(crashes, size)
@@ -295,6 +305,8 @@ class Run:
                 self._outcomes.append(made)
                 self._bytes += len(answer.body)
                 self._rates.add(made)
+                done = made.state == RequestState.COMPLETED
+                self.tally.answered(answer.key, done, made.input_tokens, made.output_tokens)
                 if self._bytes > BUFFER_BYTES:
                     self._room.clear()
                     await self._room.wait()
@@ -313,11 +325,13 @@ class Run:
                 if self.end is not None:
                     coming.cancel()
                     return
-                yield Call(row.id, self.call_path, self._body(row))
+                call = Call(row.id, self.call_path, self._body(row))
+                self.tally.sent(row.id)
+                yield call
 
     def _body(self, row: commit.Pending) -> bytes:
         body = orjson.loads(os.pread(self._descriptor, row.length, row.offset))["body"]
-        body["model"] = self.served_name
+        body["model"] = self.model.served_name
         return orjson.dumps(body)
 
     async def _tick(self) -> None:

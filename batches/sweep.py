@@ -22,6 +22,7 @@ from batches.models import (
     UploadPart,
     UploadStatus,
 )
+from models_registry.gpu import SWEEPS
 from models_registry.models import Worker
 from vbs.broker import wake
 
@@ -42,11 +43,12 @@ def sweep() -> None:
         _purge_requests,
         _purge_scratch,
         _forget_workers,
+        *SWEEPS,
     ):
         try:
             part()
         except Exception:
-            log.exception("A part of the sweep failed: %s", part.__name__.strip("_"))
+            log.exception("A part of the sweep failed: %s.%s", part.__module__, part.__qualname__)
 
 
 def _wake_the_forgotten() -> None:

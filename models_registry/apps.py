@@ -6,6 +6,11 @@ class ModelsRegistryConfig(AppConfig):
     verbose_name = "Models and workers"
 
     def ready(self) -> None:
-        from models_registry import gpu
+        from models_registry import fetch, gpu, metrics, operations
+        from models_registry.operating import OperationSource
 
         gpu.connect()
+        metrics.register()
+        gpu.register(OperationSource())
+        gpu.RELEASES.append(operations.release_all)
+        gpu.SWEEPS += [operations.sweep, fetch.sweep]

@@ -4,6 +4,7 @@ Knows neither batches nor training: a source says what waits and runs what was c
 """
 
 import logging
+import math
 import multiprocessing
 import os
 import socket
@@ -19,8 +20,11 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
+from models_registry import health, measure
+from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
-from models_registry.models import Model, Worker, WorkerState
+from models_registry.engine.server import Engine, Progress
+from models_registry.models import HEARTBEAT_SECONDS, Model, ModelState, Worker, WorkerState
 from vbs import outages
 from vbs.broker import is_worker_of, wake
 from vbs.logs import bind
@@ -28,8 +32,7 @@ from vbs.outages import DATABASE_ERRORS, insist
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 5
-STALE = timedelta(seconds=4 * HEARTBEAT_SECONDS)
+HEALTH_SECONDS = 3  # between looks at a GPU that is too hot or too full
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Work:
     """Something that waits for the GPU.
 
     model: whose engine it needs. since: when it began to wait. deadline: when it has to have ended. part: which part
-    of it this is, for its source to know.
+    of it this is, for its source to know. frees: it only takes load off the GPU, so it may run on one that is too hot
+    or too full.
     """
 
     source: "Source"
@@ -47,6 +51,7 @@ class Work:
     since: datetime
     deadline: datetime | None = None
     part: int = 0
+    frees: bool = False
 
 
 class Source(Protocol):
@@ -59,22 +64,62 @@ class Source(Protocol):
 
 SOURCES: list[Source] = []
 RELEASES: list[Callable[[uuid.UUID], object]] = []  # how to take from a worker what it holds
+SWEEPS: list[Callable[[], object]] = []  # what finds, every minute, what was left undone
 
 
 def register(source: Source) -> None:
     SOURCES.append(source)
 
 
-def choose(waiting: Iterable[Work], loaded: str, now: datetime, patience: timedelta) -> Work | None:
+def choose(
+    waiting: Iterable[Work], loaded: str, loaded_at: datetime, now: datetime, patience: timedelta
+) -> Work | None:
     """Highest priority first; then whoever has waited longer than `patience` or is close to a deadline; then the
-    model that is already loaded; then who has waited longest."""
+    model that is already loaded; then who has waited longest.
+
+    Of those that have waited too long, too, the loaded model's go first, but only those that waited already when it was
+    loaded: so a full queue swaps once for all of them, not for each, and nobody who comes later gets in between.
+    """
 
     def rank(work: Work) -> tuple[Any, ...]:
         near = work.deadline is not None and work.deadline - now < patience
         overdue = now - work.since > patience or near
-        return (-work.priority, not overdue, work.model != loaded and not overdue, work.since, work.id)
+        at_hand = work.model == loaded and (not overdue or work.since <= loaded_at)
+        return (-work.priority, not overdue, not at_hand, work.since, work.id)
 
     return min(waiting, key=rank, default=None)
+
+
+def not_ready(model: Model) -> str:
+    """Why it, or its base, cannot be loaded, and what to do; empty when it can."""
+    model = model.base if model.base and model.base.state != ModelState.READY else model
+    match model.state:
+        case ModelState.DRAFT:
+            return f"{model.name} is a draft, its files are not here: manage.py model fetch {model.name}"
+        case ModelState.DOWNLOADING:
+            return f"the files of {model.name} are still being fetched: manage.py model show {model.name} says how far"
+        case ModelState.FAILED:
+            return f"{model.name} has failed ({model.reason}): manage.py model fetch {model.name} tries again"
+    return ""
+
+
+def in_flight(engine: Engine) -> int:
+    """How many requests to have in flight: the engine's own queue is short, and never empty."""
+    return math.ceil(engine.max_num_seqs * 1.25)
+
+
+def loaded_words(model: Model, engine: Engine) -> str:
+    """E.g. `Loaded X in 31.2 s, with max-model-len 4096, for 8192 does not fit.`"""
+    start = engine.started
+    if engine.pid is None:
+        return f"{engine.spec.name} is there, at {engine.address.url}."
+    said = f"{'Woke' if start.woken else 'Loaded'} {engine.spec.name} in {start.seconds:.1f} s"
+    if not start.less:
+        return f"{said}."
+    changed = " and ".join(f"{name} {value}" for name, value in start.less.items())
+    asked = {"max-model-len": (model.base or model).context_length} | dict(engine.spec.args)
+    given = asked.get(next(iter(start.less))) if len(start.less) == 1 else None
+    return f"{said}, with {changed}, for {given or 'more'} does not fit."
 
 
 class Gpu:
@@ -83,6 +128,7 @@ class Gpu:
     def __init__(self, worker: Worker, resident: Resident) -> None:
         self.worker = worker
         self.resident = resident
+        self.loaded_at = timezone.now()
 
     def stopping(self) -> bool:
         return bool(outages.stopping.is_set())
@@ -92,9 +138,33 @@ class Gpu:
         engine = self.resident.engine
         return engine.spec.name if engine else ""
 
-    def next(self) -> Work | None:
-        waiting = [work for source in SOURCES for work in source.waiting(self.loaded)]
-        return choose(waiting, self.loaded, timezone.now(), timedelta(minutes=settings.VBS_MAX_WAIT_MINUTES))
+    def load(self, model: Model, on_progress: Progress) -> Engine:
+        """The engine that serves this model, and the adapter that it may be: at once when it is loaded.
+
+        on_progress may raise to end the loading. Raises LoadError.
+        """
+        if why := not_ready(model):
+            raise LoadError(why)
+        before = self.resident.engine
+        engine = self.resident.acquire(model.spec(), on_progress, model.adapter())
+        if engine is not before:
+            self.loaded_at = timezone.now()
+            measure.load(model, engine)
+        return engine
+
+    def unload(self, model: Model) -> bool:
+        """Take it, or the one adapter that it is, off the GPU. False when it was not there."""
+        if not model.base:
+            return self.resident.unload(model.name)
+        loaded = model.served_name in self.resident.adapters
+        self.resident.keep_adapters(self.resident.adapters - {model.served_name})
+        return loaded
+
+    def next(self, freeing: bool = False) -> Work | None:
+        """What to do now; with `freeing` only what takes load off the GPU."""
+        waiting = [work for source in SOURCES for work in source.waiting(self.loaded) if work.frees or not freeing]
+        patience = timedelta(minutes=settings.VBS_MAX_WAIT_MINUTES)
+        return choose(waiting, self.loaded, self.loaded_at, timezone.now(), patience)
 
     def outranked(self, work: Work) -> bool:
         """Does something with a higher priority wait?"""
@@ -108,9 +178,15 @@ class Gpu:
             adapters = Model.objects.filter(base__name=self.loaded)
             self.resident.keep_adapters({model.served_name for model in adapters.select_related("base")})
             self.show(WorkerState.IDLE)
+        why = ""
         while not self.stopping() and (work := self.next()):
-            work.source.run(work, self)
-            self.show(WorkerState.IDLE)
+            if why := health.why_wait(health.read(), loaded=bool(self.loaded), waiting=bool(why)):
+                work = self.next(freeing=True)
+            if work:
+                work.source.run(work, self)
+            self.show(WorkerState.IDLE, why)
+            if not work:
+                outages.stopping.wait(HEALTH_SECONDS)
 
     def show(self, state: WorkerState, activity: str = "") -> None:
         """What `status` and the pages say of this worker."""
@@ -141,7 +217,10 @@ def _begin(**signal: Any) -> None:
     global GPU
     if is_worker_of("gpu"):
         resident = Resident(
-            settings.RUN_DIR / settings.VBS_WORKER_NAME, settings.VBS_ENGINE_START_SECONDS, settings.VBS_REMOTE_KEY
+            settings.RUN_DIR / settings.VBS_WORKER_NAME,
+            settings.VBS_ENGINE_START_SECONDS,
+            settings.VBS_REMOTE_KEY,
+            sleep=settings.VBS_SLEEP_MODE,
         )
         waited = False
         while not resident.lock():
@@ -201,16 +280,18 @@ def _beat(worker: Worker) -> None:
             engine = GPU.resident.engine if GPU else None
             if engine and GPU and GPU.worker.state == WorkerState.IDLE and not engine.alive():
                 log.warning("The idle engine has ended; it starts again with the next request")
-                worker.set(model_name="", engine_pid=None, engine_url="")
+                worker.set(model_name="", engine_pid=None, engine_url="", health=health.read())
             else:
-                worker.set()
+                worker.set(health=health.read())
         except DATABASE_ERRORS:
             connection.close()
+        except Exception:  # a GPU that answers nonsense does not stop the heart
+            log.exception("A heartbeat failed")
 
 
 def _leave() -> None:
     if GPU:
-        GPU.resident.release()
+        GPU.resident.release_all()
         _forget(GPU.worker)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pytest
 from django.conf import settings
 
+from tests.engines import add_model, close, gpu, home, make_gpu, project, submitted  # noqa: F401
 from vbs import postgres
 
 

@@ -11,7 +11,7 @@ from models_registry import aliases, importer
 from models_registry.model_folder import ModelError
 from models_registry.wire import model_object
 from tests.adapters import adapter_folder
-from tests.batches.conftest import line
+from tests.engines import line
 
 
 @pytest.fixture

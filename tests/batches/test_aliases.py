@@ -6,7 +6,7 @@ from batches.models import Batch, BatchStatus
 from models_registry import aliases, importer
 from models_registry.model_folder import ModelError
 from models_registry.models import Model
-from tests.batches.conftest import line
+from tests.engines import line
 
 
 def asked(name, count=3):

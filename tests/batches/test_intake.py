@@ -11,7 +11,7 @@ from batches import blobs, commit, files, intake, submit
 from batches.models import Batch, BatchRequest, BatchStatus, File, RequestState
 from batches.outcomes import failure
 from models_registry.models import Model, Task, Worker
-from tests.batches.conftest import CHAT, line
+from tests.engines import CHAT, line
 from vbs.accounts.models import Project
 from vbs.openai.errors import Conflict
 

@@ -21,7 +21,7 @@ from batches.outcomes import failure
 from batches.runner import BatchSource
 from models_registry.gpu import Work
 from models_registry.models import Model
-from tests.batches.conftest import line, status_of
+from tests.engines import line, status_of
 from vbs import outages
 from vbs.stack import free_port
 

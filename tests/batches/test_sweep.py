@@ -16,7 +16,7 @@ from batches import api, blobs, commit, files, outputs, submit, sweep
 from batches.models import Batch, BatchStatus, File, RequestState, Upload, UploadPart
 from batches.outcomes import failure
 from models_registry.models import Model, Worker
-from tests.batches.conftest import CHAT, line
+from tests.engines import CHAT, line
 from vbs.accounts.models import Project
 from vbs.openai.errors import NotFound
 

@@ -1,4 +1,7 @@
-"""Batches in this process: made, validated, run on the scripted engine and finalized without a cluster."""
+"""Batches and operations in this process: made, run on the scripted engine and finished without a cluster.
+
+Fixtures for every test; those with a name of their own in a test's module are meant there.
+"""
 
 import json
 import shutil
@@ -22,6 +25,18 @@ CHAT = "/v1/chat/completions"
 def line(custom_id, text="hello", model="scripted", **body):
     request = {"model": model, "messages": [{"role": "user", "content": text}]} | body
     return {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": request}
+
+
+def lines_of(file):
+    if file is None:
+        return []
+    with blobs.open_blob(file.blob) as content:
+        return [json.loads(one) for one in content.read().splitlines()]
+
+
+def status_of(batch: Batch) -> str:
+    batch.refresh_from_db()
+    return batch.status
 
 
 @pytest.fixture
@@ -100,15 +115,3 @@ def close():
         return good, bad
 
     return finish
-
-
-def lines_of(file):
-    if file is None:
-        return []
-    with blobs.open_blob(file.blob) as content:
-        return [json.loads(one) for one in content.read().splitlines()]
-
-
-def status_of(batch: Batch) -> str:
-    batch.refresh_from_db()
-    return batch.status

@@ -1,0 +1,590 @@
+"""When batches start and end: against the arbiter itself, with reasons where nothing was measured, and on the wire."""
+
+import json
+import random
+import threading
+import time
+import uuid
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from django.core.files.base import ContentFile
+from django.db import connection
+from django.db.models import F
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from batches import blobs, files, forecast, intake, sample, submit, wire
+from batches.forecast import WINDOW, blend
+from batches.management.commands.batch import expected
+from batches.models import Batch, BatchRequest, BatchStatus, File, RequestState
+from batches.runner import BatchSource
+from batches.simulation import Job, Part, Slot, simulate
+from models_registry.gpu import Work, choose
+from models_registry.models import Alias, Measurement, Model, Worker
+from tests.engines import CHAT, line
+from vbs.accounts.models import Project
+
+FOREVER = timedelta(days=365)
+NOW = datetime(2026, 1, 1, tzinfo=timezone.get_fixed_timezone(0))
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    forecast.forget()
+    yield
+    forecast.forget()
+
+
+# Seconds per request of a running batch
+
+
+def test_with_one_of_the_two_it_is_that_one():
+    assert blend(None, None, 10) is None
+    assert blend(2.0, None, 10) == 2.0
+    assert blend(None, 3.0, 10) == 3.0
+
+
+def test_it_goes_from_what_was_measured_to_what_is_measured_now():
+    assert blend(2.0, 10.0, 0) == 2.0
+    assert blend(2.0, 10.0, WINDOW) == pytest.approx(6.0)
+    assert blend(2.0, 10.0, 8, window=8) == pytest.approx(6.0)
+    found = [blend(2.0, 10.0, answered) for answered in range(0, 100_000, 50)]
+    assert all(early < late < 10.0 for early, late in pairwise(found))
+    assert found[-1] == pytest.approx(10.0, rel=0.01)
+
+
+def test_over_a_run_it_errs_less_than_either_alone():
+    """A model that takes 1 s a request today, 1.3 s by its history; in the first window the live rate is half of it."""
+    errors = {"blend": 0.0, "live": 0.0, "history": 0.0}
+    for answered in range(20, 2000, 20):
+        live = 1.0 if answered > WINDOW else 2.0
+        left = 2000 - answered
+        for name, pace in (("blend", blend(1.3, live, answered)), ("live", live), ("history", 1.3)):
+            errors[name] += abs(left * pace - left)
+    assert errors["blend"] < errors["live"] and errors["blend"] < errors["history"]
+
+
+# The queue played through, against the arbiter itself
+
+
+def brute(jobs, loaded, loads, now, patience):
+    """Ask the arbiter about everything that waits, again and again."""
+    left = {job.id: list(job.parts) for job in jobs}
+    start, end, loaded_at = {}, {}, now
+    while waiting := [job for job in jobs if left[job.id]]:
+        works = []
+        for job in waiting:
+            part = next((part for part in left[job.id] if part.engine == loaded), left[job.id][0])
+            works.append(Work(part, job.id, part.engine, job.priority, job.since, job.deadline))
+        work = choose(works, loaded, loaded_at, now, patience)
+        left[work.id].remove(work.source)
+        if work.model != loaded:
+            now += timedelta(seconds=loads[work.model])
+            loaded_at = now
+        loaded = work.model
+        start.setdefault(work.id, now)
+        now += timedelta(seconds=work.source.seconds)
+        end[work.id] = now
+    return {job.id: (start[job.id], end[job.id]) for job in jobs}
+
+
+def random_jobs(random, count, engines, priorities, several):
+    jobs = []
+    for number in range(count):
+        names = random.sample(engines, k=random.randint(1, several))
+        parts = tuple(Part(name, float(random.randint(1, 900))) for name in names)
+        since = NOW - timedelta(seconds=random.choice([0, random.randint(0, 5000)]))
+        jobs.append(Job(f"{number:04}", random.randint(0, priorities), since, NOW + FOREVER, parts))
+    return jobs
+
+
+@pytest.mark.parametrize("patience", [FOREVER, timedelta(minutes=30)], ids=["no ageing", "with ageing"])
+@pytest.mark.parametrize("seed", range(25))
+def test_it_is_what_the_arbiter_does(seed, patience):
+    chance = random.Random(seed)
+    engines = [f"m{number}" for number in range(chance.randint(1, 5))]
+    loads = {name: float(chance.randint(0, 300)) for name in engines}
+    jobs = random_jobs(chance, chance.randint(1, 60), engines, chance.choice([0, 3]), min(len(engines), 3))
+    loaded = chance.choice(["", *engines])
+    found = simulate(jobs, [Slot(loaded)], loads, NOW, patience)
+    assert {one: (times.start, times.end) for one, times in found.items()} == brute(jobs, loaded, loads, NOW, patience)
+    assert not any(times.why for times in found.values())
+
+
+def job(name, engine="a", seconds=10.0, priority=0, waited=0, parts=None, why=""):
+    parts = parts or (Part(engine, seconds, why),)
+    return Job(name, priority, NOW - timedelta(seconds=waited), NOW + FOREVER, tuple(parts))
+
+
+def seconds_of(found):
+    return {
+        name: tuple(None if one is None else (one - NOW).total_seconds() for one in (times.start, times.end))
+        for name, times in found.items()
+    }
+
+
+LOADS = {"a": 100.0, "b": 200.0}
+
+
+def test_what_runs_goes_first_unless_something_more_urgent_waits():
+    jobs = [job("runs", "b"), job("waits", "a", waited=99)]
+    found = simulate(jobs, [Slot("b", "runs")], LOADS, NOW, FOREVER)
+    assert seconds_of(found) == {"runs": (0, 10), "waits": (110, 120)}
+    jobs[1] = job("waits", "a", priority=1)
+    found = simulate(jobs, [Slot("b", "runs")], LOADS, NOW, FOREVER)
+    assert seconds_of(found) == {"waits": (100, 110), "runs": (310, 320)}
+
+
+def test_two_workers_share_the_queue():
+    jobs = [job(name, "a", waited=9 - number) for number, name in enumerate("wxyz")]
+    found = simulate(jobs, [Slot("a"), Slot("a")], LOADS, NOW, FOREVER)
+    assert seconds_of(found) == {"w": (0, 10), "x": (0, 10), "y": (10, 20), "z": (10, 20)}
+
+
+def test_behind_what_is_not_known_nothing_is_known_and_it_says_what():
+    jobs = [
+        job("first", "a", waited=3),
+        job("new", "b", None, waited=2, why="b has never been measured."),
+        job("behind", "c", waited=1),
+        job("new too", "d", None, why="d has never been measured."),
+    ]
+    found = simulate(jobs, [Slot("a")], {**LOADS, "c": 1.0, "d": 1.0}, NOW, FOREVER)
+    assert seconds_of(found) == {
+        "first": (0, 10), "new": (210, None), "behind": (None, None), "new too": (None, None)
+    }  # fmt: skip
+    assert found["new"].why == "b has never been measured." and not found["first"].why
+    assert "b has never been measured." in found["behind"].why
+    assert found["new too"].why == "d has never been measured."
+
+
+def test_a_time_to_load_that_is_not_known_is_not_guessed():
+    found = simulate([job("x", "new"), job("y", "a")], [Slot("a")], {**LOADS, "new": None}, NOW, FOREVER)
+    assert seconds_of(found) == {"y": (0, 10), "x": (None, None)}
+    assert found["x"].why == "How long new takes to load has never been measured."
+
+
+def test_the_second_model_of_a_batch_may_be_the_one_that_is_not_known():
+    parts = (Part("a", 10.0), Part("b", None, "b has never been measured."))
+    found = simulate([job("x", parts=parts)], [Slot("a")], LOADS, NOW, FOREVER)
+    assert seconds_of(found) == {"x": (0, None)} and "b has never" in found["x"].why
+
+
+def test_without_a_worker_nothing_starts():
+    found = simulate([job("x")], [], LOADS, NOW, FOREVER)
+    assert seconds_of(found) == {"x": (None, None)} and found["x"].why == "No GPU worker is running."
+
+
+def test_a_thousand_batches_take_no_time():
+    jobs = random_jobs(random.Random(1), 1000, ["a", "b", "c", "d"], 3, 3)
+    began = time.perf_counter()
+    found = simulate(jobs, [Slot("a")], dict.fromkeys("abcd", 9.0), NOW, timedelta(minutes=30))
+    assert len(found) == 1000 and time.perf_counter() - began < 1
+
+
+# With the tables
+
+
+def model(name, pace=None, load=None, **fields):
+    """`pace`: seconds per request. `load`: seconds."""
+    made = Model.objects.create(name=name, kind="scripted", **fields)
+    if pace is not None:
+        Measurement.objects.create(model=made, kind="batch", requests=100, seconds=100 * pace, input_tokens=1)
+    if load is not None:
+        Measurement.objects.create(model=made, kind="load", load_seconds=load)
+    return made
+
+
+@pytest.fixture
+def worker(transactional_db):
+    return Worker.objects.create(cluster="gpu", hostname="test", pid=1)
+
+
+@pytest.fixture
+def queued(project):
+    """A batch in the queue, with so many requests for each of these models."""
+    made = []
+
+    def make(*counts, waited=0.0, **fields):
+        now = timezone.now()
+        batch = Batch.objects.create(
+            project=project,
+            input_file_id_given="x",
+            endpoint=CHAT,
+            completion_window="24h",
+            expires_at=now + FOREVER,
+            validated_at=now - timedelta(seconds=waited),
+            model_names=[name for name, _ in counts],
+            **{"total": sum(count for _, count in counts)} | fields,
+        )
+        rows = [index for index, (_, count) in enumerate(counts) for _ in range(count)]
+        BatchRequest.objects.bulk_create(
+            BatchRequest(
+                batch=batch, line=number, offset=0, length=1, custom_id=f"{number}", model_index=index,
+                prefix=uuid.UUID(int=0),
+            )
+            for number, index in enumerate(rows, 1)
+        )  # fmt: skip
+        made.append(batch)
+        return batch
+
+    return make
+
+
+def since(now, forecast):
+    return tuple(
+        None if one is None else round((one - now).total_seconds(), 3)
+        for one in (forecast.start_at, forecast.completion_at)
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_plan_is_what_the_worker_will_do(seed, queued, worker, settings):
+    """The queue in the tables is emptied as the worker would: its source says what waits, the arbiter chooses."""
+    settings.VBS_MAX_WAIT_MINUTES = 10**6
+    chance = random.Random(seed)
+    paces = {name: chance.randint(1, 9) / 4 for name in "abc"}
+    loads = {name: float(chance.randint(5, 50)) for name in "abc"}
+    models = {name: model(name, paces[name], loads[name]) for name in "abc"}
+    tuned = model("tuned", 0.5, base=models["a"])
+    Alias.objects.create(name="@best", model=tuned)
+    engines = {"tuned": "a", "@best": "a"}
+    for _ in range(14):
+        names = chance.sample(["a", "b", "c", "@best"], k=chance.choice([1, 1, 1, 2, 3]))
+        queued(
+            *[(name, chance.randint(1, 4)) for name in names],
+            waited=chance.uniform(0, 100),
+            priority=chance.choice([0, 0, 5]),
+        )
+    loaded = chance.choice("abc")
+    worker.set(model_name=loaded)
+    found = forecast.plan()
+    assert len(found) == 14 and not any(one.why for one in found.values())
+
+    clock, start, end = 0.0, {}, {}
+    while work := choose(BatchSource().waiting(loaded), loaded, timezone.now(), timezone.now(), FOREVER):
+        batch = Batch.objects.get(pk=work.id)
+        name = batch.model_names[work.part]
+        rows = batch.requests.filter(model_index=work.part, state=RequestState.PENDING)
+        count = rows.update(state=RequestState.COMPLETED)
+        clock += loads[work.model] if work.model != loaded else 0
+        loaded = work.model
+        assert loaded == engines.get(name, name)
+        start.setdefault(batch.pk, clock)
+        clock += count * paces.get(name, 0.5)
+        end[batch.pk] = clock
+        Batch.objects.filter(pk=batch.pk).update(completed=F("completed") + count)
+        batch.refresh_from_db()
+        if not batch.pending:
+            Batch.objects.filter(pk=batch.pk).update(status=BatchStatus.COMPLETED)
+    assert len(end) == 14
+    origin = min(one.start_at for one in found.values()) - timedelta(seconds=min(start.values()))
+    for pk, one in found.items():
+        assert since(origin, one) == pytest.approx((start[pk], end[pk]), abs=0.01), pk
+
+
+def test_of_a_model_never_measured_it_says_so(queued, worker):
+    model("new")
+    model("known", 0.5, 10.0)
+    known, new = queued(("known", 20), waited=3), queued(("new", 3), waited=2)
+    behind, worse = queued(("known", 2), priority=-1), queued(("new", 2), priority=-2)
+    found = forecast.plan()
+    assert (found[known.pk].seconds, found[known.pk].measurements, found[known.pk].why) == (10.0, 1, "")
+    assert (found[new.pk].seconds, found[new.pk].measurements, found[new.pk].start_at) == (None, 0, None)
+    assert found[new.pk].why == "new has never been measured."
+    assert (found[behind.pk].seconds, found[behind.pk].start_at) == (1.0, None)
+    assert "new " in found[behind.pk].why and "never been measured" in found[behind.pk].why
+    assert found[worse.pk].why == "new has never been measured."
+
+
+def test_a_model_that_is_not_ready_holds_nobody_up(queued, worker):
+    model("coming", 1.0, 1.0, state="downloading")
+    model("broken", 1.0, 1.0, state="failed", reason="no weights")
+    model("here", 1.0, 1.0)
+    coming, both = queued(("coming", 1), waited=9), queued(("here", 1), ("coming", 1), waited=8)
+    broken, gone = queued(("broken", 1), waited=7), queued(("gone", 1), waited=6)
+    partly, here = queued(("here", 4), ("broken", 1), waited=5), queued(("here", 2))
+    found = forecast.plan()
+    assert "coming" in found[coming.pk].why and "coming" in found[both.pk].why
+    assert "no weights" in found[broken.pk].why and "'gone'" in found[gone.pk].why
+    for one in (coming, both, broken, gone):
+        assert found[one.pk].start_at is None and found[one.pk].completion_at is None
+    assert found[partly.pk].seconds == 4.0 and "no weights" in found[partly.pk].why
+    assert (found[here.pk].start_at - found[partly.pk].start_at).total_seconds() == pytest.approx(4.0)
+
+
+def leased(batch, worker, **fields):
+    until = timezone.now() + timedelta(seconds=30)
+    Batch.objects.filter(pk=batch.pk).update(
+        leased_by=worker.pk, leased_until=until, status="in_progress", in_progress_at=timezone.now(), **fields
+    )
+    batch.refresh_from_db()
+    return batch
+
+
+def test_of_what_runs_the_rest_is_blended(queued, worker):
+    known = model("known", 1.0, 10.0)
+    worker.set(model_name="known")
+    runs = leased(queued(("known", 0), total=1000), worker, completed=150, failed=10, requests_per_second=None)
+    waits = queued(("known", 1))
+    shown = wire.batch_object(runs)
+    assert shown["progress"]["eta_seconds"] == pytest.approx(840, abs=1)
+    assert shown["estimate"]["starts_in_seconds"] == 0 and shown["estimate"]["requests"] == 840
+    leased(runs, worker, requests_per_second=0.5)
+    forecast.forget()
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(840 * 1.5, abs=1)
+    assert forecast.of(waits).start_at == forecast.of(runs).completion_at
+    Measurement.objects.filter(model=known).update(options={"max-num-seqs": 256})
+    forecast.forget()
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(840 * (320 + 160 * 2) / 480, abs=1)
+    Measurement.objects.filter(model=known).delete()
+    forecast.forget()
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(840 * 2, abs=1)
+    leased(runs, worker, requests_per_second=0.0)
+    forecast.forget()
+    shown = wire.batch_object(runs)
+    assert shown["progress"]["eta_seconds"] is None and shown["estimated_completion_at"] is None
+    assert shown["estimate"]["reason"] == "known has never been measured."
+
+
+def test_a_worker_that_is_dead_or_that_waits_is_not_counted_on(queued, worker):
+    model("known", 1.0, 10.0)
+    batch = queued(("known", 1))
+    worker.set(activity="The GPU has 95 °C")
+    assert "95 °C" in forecast.of(batch).why and forecast.of(batch).start_at is None
+    worker.set(activity="")
+    Worker.objects.update(heartbeat_at=timezone.now() - timedelta(minutes=5))
+    forecast.forget()
+    assert forecast.of(batch).why == "No GPU worker is running."
+
+
+def queries(step):
+    with CaptureQueriesContext(connection) as found:
+        step()
+    return len(found)
+
+
+def test_the_number_of_queries_is_constant(queued, worker):
+    for name in "ab":
+        model(name, 1.0, 1.0)
+    queued(("a", 1), ("b", 1))
+    few = queries(forecast.plan)
+    for number in range(20):
+        model(f"m{number}", 1.0, 1.0)
+        queued(("a", 1), ("b", 1))
+        queued((f"m{number}", 1))
+    forecast.forget()
+    assert queries(forecast.plan) == few <= 9
+    assert queries(forecast.plan) == 0
+    assert len(forecast.plan()) == 41
+
+
+def test_requests_for_several_models_are_counted_up_to_a_limit(queued, worker, monkeypatch):
+    monkeypatch.setattr(forecast, "COUNTED", 5)
+    for name in "ab":
+        model(name, 1.0, 1.0)
+    first, second = queued(("a", 2), ("b", 2), waited=2), queued(("a", 2), ("b", 2), waited=1)
+    found = forecast.plan()
+    assert found[first.pk].seconds == 4.0
+    assert found[second.pk].seconds is None and "not counted" in found[second.pk].why
+
+
+def test_only_the_first_of_a_long_queue_are_looked_at(queued, worker, monkeypatch, project, stored):
+    monkeypatch.setattr(forecast, "MOST", 2)
+    model("a", 1.0, 1.0)
+    batches = [queued(("a", 1), waited=9 - number) for number in range(3)]
+    assert list(forecast.plan()) == [one.pk for one in batches[:2]]
+    assert "more than 2" in forecast.of(batches[2]).why
+    new = forecast.of_new(created(project, stored(lines(3, "a"))))
+    assert (new.seconds, new.start_at) == (3.0, None) and "More than 2" in new.why
+
+
+def test_many_threads_work_it_out_once(queued, worker, monkeypatch):
+    made = []
+    real = forecast.Situation
+
+    def slow():
+        made.append(1)
+        time.sleep(0.05)
+        return real()
+
+    monkeypatch.setattr(forecast, "Situation", slow)
+    found = []
+
+    def ask():
+        found.append(forecast.plan())
+        connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    [one.start() for one in threads]
+    [one.join() for one in threads]
+    assert len(found) == 8 and len(made) == 1
+
+
+# The beginning of a file
+
+
+@pytest.fixture
+def stored(project):
+    def store(content, purpose="batch"):
+        with blobs.scratch() as scratch:
+            scratch.write(content)
+            scratch.flush()
+            return files.store(project, Path(scratch.name), "in.jsonl", purpose, None)
+
+    return store
+
+
+def lines(count, model="known", text="hello"):
+    return b"".join(json.dumps(line(str(number), text, model)).encode() + b"\n" for number in range(count))
+
+
+def test_a_small_file_is_counted_exactly(stored):
+    content = lines(7)
+    for one in (content, content[:-1], b"\xef\xbb\xbf" + content, content.replace(b"\n", b"\r\n\n")):
+        assert sample.look(stored(one)) == sample.Sample("known", 7)
+
+
+def test_a_large_file_is_estimated(stored):
+    chance = random.Random(3)
+    content = b"".join(lines(1, text="x" * chance.randint(10, 500)) for _ in range(5000))
+    found = sample.look(stored(content))
+    assert found.model == "known" and found.requests == pytest.approx(5000, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"a": 1}\n{', b"[1]\n", b'{"body": 3}\n', b'{"body": {"model": {"x": 1}}}\n', b'{"body": {}}\n', b"\n \n",
+     b'{"body": {"model": "' + b"x" * 70_000 + b'"}}\n' * 2],
+)  # fmt: skip
+def test_what_cannot_be_read_has_a_reason(stored, content):
+    found = sample.look(stored(content))
+    assert found.why and not found.requests
+
+
+def test_a_file_that_is_not_there_has_a_reason(stored):
+    file = stored(lines(1))
+    blobs.remove(file.blob)
+    assert sample.look(file).why and sample.look(None).why
+    assert sample.look(stored(b"x", "user_data")).why
+
+
+def test_of_a_file_in_a_bucket_only_the_beginning_is_fetched(monkeypatch):
+    import boto3  # type: ignore[import-untyped]
+    from moto import mock_aws
+    from storages.backends.s3 import S3Storage
+
+    for name in ("aws_access_key_id", "aws_secret_access_key"):
+        monkeypatch.setenv(name.upper(), "test")
+    with mock_aws():
+        boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="vbs")
+        storage = S3Storage(bucket_name="vbs", region_name="us-east-1")
+        content = lines(3000)
+        storage.save("aa/file", ContentFile(content))
+        opened = []
+        monkeypatch.setattr(blobs, "open_blob", lambda blob: opened.append(storage.open("aa/file", "rb")) or opened[-1])
+        found = sample.look(File(id="file-aa", purpose="batch", bytes=len(content)))
+        assert found.model == "known" and found.requests == pytest.approx(3000, rel=0.05)
+        assert opened[0]._file is None, "nothing else was read"
+
+
+@pytest.mark.parametrize(
+    ("estimate", "words"),
+    [
+        (None, ""),
+        ({"reason": "It is not counted."}, "It is not counted."),
+        (
+            {"requests": 1500, "seconds": 45, "starts_in_seconds": 10, "measurements": 1},
+            "about 1,500 requests, expected to take 45 s and to start in 10 s (1 measurement)",
+        ),
+        (
+            {"requests": 2, "seconds": 45, "measurements": 3, "reason": "No GPU worker is running."},
+            "about 2 requests, expected to take 45 s (3 measurements); No GPU worker is running.",
+        ),
+    ],
+)
+def test_the_command_says_it(estimate, words):
+    blank = {"seconds": None, "starts_in_seconds": None, "requests": None, "model": None, "measurements": 0}
+    assert expected({"estimate": estimate and blank | {"reason": None} | estimate}) == words
+    assert expected({}) == "", "a server of an earlier version"
+
+
+def test_the_default_model_is_for_lines_that_name_none(stored):
+    content = b'{"custom_id": "a", "body": {"messages": []}}\n'
+    assert sample.look(stored(content), "known").model == "known" and sample.look(stored(content)).why
+
+
+# On the wire
+
+
+def created(project, file, **options):
+    return submit.create(project, file.pk, CHAT, "24h", **options)
+
+
+def test_from_creation_to_the_end(project, stored, worker):
+    model("known", 0.5, 10.0)
+    batch = created(project, stored(lines(20)))
+    shown = wire.batch_object(batch, expected=forecast.of_new(batch))
+    assert shown["estimate"] == {
+        "seconds": 10, "starts_in_seconds": 10, "requests": 20, "model": "known", "measurements": 1, "reason": None
+    }  # fmt: skip
+    assert shown["estimated_start_at"] == pytest.approx(time.time() + 10, abs=2)
+    assert shown["estimated_completion_at"] == pytest.approx(time.time() + 20, abs=2)
+    shown = wire.batch_object(batch)  # in a list, nobody reads files
+    assert shown["estimate"]["reason"] and shown["estimate"]["seconds"] is None
+    intake.validate(batch.pk)
+    batch.refresh_from_db()
+    forecast.forget()
+    shown = wire.batch_object(batch)
+    assert shown["estimate"]["seconds"] == 10 and shown["estimate"]["reason"] is None
+    assert shown["progress"]["eta_seconds"] is None and shown["queue_position"] == 1
+    item = wire.queue_item(batch, 1, own=False)
+    assert item["estimated_start_at"] == shown["estimated_start_at"] and item["id"] is None
+    assert item["estimated_completion_at"] == shown["estimated_completion_at"]
+    Batch.objects.filter(pk=batch.pk).update(status="completed", completed=20)
+    batch.refresh_from_db()
+    shown = wire.batch_object(batch)
+    assert shown["estimate"] is None and shown["estimated_completion_at"] is None
+
+
+def test_a_new_batch_is_behind_those_that_wait(project, stored, worker, queued):
+    model("known", 0.5, 10.0)
+    worker.set(model_name="known")
+    queued(("known", 100))
+    file = stored(lines(4))
+    assert forecast.of_new(created(project, file)).start_at == next(iter(forecast.plan().values())).completion_at
+    urgent = wire.batch_object(batch := created(project, file, priority=9), expected=forecast.of_new(batch))
+    assert urgent["estimate"]["starts_in_seconds"] == 0
+
+
+@pytest.mark.parametrize("content", [b"[]\n", lines(3, "nobody"), lines(3, "x" * 5000), lines(3, "new")])
+def test_creation_never_fails_for_want_of_an_estimate(project, stored, worker, content):
+    model("new")
+    batch = created(project, stored(content))
+    estimate = wire.batch_object(batch, expected=forecast.of_new(batch))["estimate"]
+    assert estimate["reason"] and estimate["seconds"] is None and len(estimate["reason"]) < 300
+
+
+def test_the_routes_show_it(project, stored, worker, queued, settings, client):
+    settings.VBS_API_AUTH = "open"
+    model("known", 0.5, 10.0)
+    file = stored(lines(20))
+    type(file).objects.update(project=Project.objects.get_or_create(name="default")[0])
+    worker.set(health={"celsius": 61.0}, activity="The GPU is full")
+    Worker.objects.create(cluster="io", hostname="test", pid=2)
+    queued(("known", 4))
+    given = {"input_file_id": file.pk, "endpoint": CHAT, "completion_window": "24h"}
+    shown = client.post("/v1/batches", json.dumps(given), content_type="application/json").json()
+    assert shown["estimate"]["requests"] == 20 and "The GPU is full" in shown["estimate"]["reason"]
+    assert client.get(f"/v1/batches/{shown['id']}").json()["estimate"]["reason"]
+    assert client.get("/v1/batches").json()["data"][0]["estimate"]["reason"]
+    queue = client.get("/v1/queue").json()
+    assert queue["gpu"] == [{"celsius": 61.0, "waiting_because": "The GPU is full"}]
+    assert queue["waiting"][0]["estimated_start_at"] is None
+    worker.set(activity="")
+    forecast.forget()
+    queue = client.get("/v1/queue").json()
+    assert queue["gpu"] == [{"celsius": 61.0, "waiting_because": None}]
+    assert queue["waiting"][0]["estimated_start_at"] == pytest.approx(time.time() + 10, abs=2)

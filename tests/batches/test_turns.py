@@ -1,0 +1,264 @@
+"""Turns on the GPU: who shares a load, what a turn leaves behind as a measurement, and who waits for files."""
+
+import threading
+
+import pytest
+from django.db import connection
+
+from batches.models import Batch, BatchStatus
+from batches.runner import BatchSource
+from models_registry import aliases, health, measure
+from models_registry.models import Measurement, MeasurementKind, Model, ModelState, Worker
+from tests.batches.test_runner import fresh, until
+from tests.engines import line, status_of
+from vbs import outages
+
+
+def asked(model, count=3, text=""):
+    return [line(f"{model} {n}", f"{text}{model} says {n}", model=model) for n in range(count)]
+
+
+def answers(good):
+    return {one["custom_id"]: one["response"]["body"]["choices"][0]["message"]["content"] for one in good}
+
+
+def measured(kind, **of):
+    return Measurement.objects.filter(kind=kind, **of)
+
+
+def state_of(model, state, **fields):
+    Model.objects.filter(pk=model.pk).update(state=state, **fields)
+
+
+def test_three_queues_that_alternate_need_three_loads(add_model, submitted, gpu, close):
+    models = {name: add_model(name) for name in "ABC"}
+    batches = [(name, submitted(asked(name, 5, f"{turn} "))) for turn in range(3) for name in "ABC"]
+    gpu.serve()
+    for place, (name, batch) in enumerate(batches):
+        good, bad = close(batch)
+        assert not bad and answers(good) == {f"{name} {n}": f"{place // 3} {name} says {n}" for n in range(5)}
+        assert {one["response"]["body"]["model"] for one in good} == {name}
+    assert measured(MeasurementKind.LOAD).count() == 3
+    assert {load.model for load in measured(MeasurementKind.LOAD)} == set(models.values())
+    assert measured(MeasurementKind.BATCH).count() == 9
+
+
+def test_a_load_is_measured(add_model, submitted, gpu):
+    model = add_model(**{"start-seconds": 0.5, "max-num-seqs": 7})
+    batch = submitted([line("a")])
+    gpu.serve()
+    one = measured(MeasurementKind.LOAD).get()
+    assert one.model == model and one.load_seconds > 0.5 and one.memory_bytes > 1e6
+    assert one.predicted_bytes is None, "of a scripted model fit can say nothing"
+    assert one.options["max-num-seqs"] == 7 and one.machine and "torch" in one.versions
+    said = next(event.message for event in batch.events.all() if event.message.startswith("Loaded"))
+    assert said == f"Loaded scripted in {one.load_seconds:.1f} s."
+
+
+def test_a_turn_is_measured(add_model, submitted, gpu):
+    add_model(**{"latency-ms": 50, "max-num-seqs": 2})
+    batch = submitted([line(f"{n}", "three words here") for n in range(10)] + [line("bad", max_tokens=-1)])
+    gpu.serve()
+    one = measured(MeasurementKind.BATCH).get()
+    assert (one.batch_id, one.endpoint) == (batch.pk, "/v1/chat/completions")
+    assert (one.requests, one.failed, one.input_tokens, one.output_tokens) == (10, 1, 30, 30)
+    assert 0.2 < one.seconds < 10, "10 requests of 50 ms each, two at a time"
+    assert 0.05 <= one.latency_p50 <= one.latency_p99 <= one.seconds
+
+
+def test_a_turn_that_was_interrupted_is_measured_and_so_is_the_rest(add_model, submitted, make_gpu):
+    add_model(**{"max-num-seqs": 4, "latency-ms": 20})
+    batch = submitted([line(f"{n}", f"{n}") for n in range(200)])
+    first = make_gpu()
+    thread = threading.Thread(target=lambda: (first.serve(), connection.close()))
+    thread.start()
+    until(lambda: fresh(batch).completed > 5)
+    outages.stopping.set()
+    thread.join(10)
+    done = fresh(batch).completed
+    assert [one.requests for one in measured(MeasurementKind.BATCH)] == [done] and 5 < done < 200
+    outages.stopping.clear()
+    make_gpu().serve()
+    assert sorted(one.requests for one in measured(MeasurementKind.BATCH)) == sorted([done, 200 - done])
+
+
+def test_a_turn_in_which_nothing_was_answered_tells_nothing(add_model, submitted, gpu, settings):
+    settings.VBS_REQUEST_ATTEMPTS = 1
+    add_model()
+    submitted([line("a", "[[status 500]]"), line("b", max_tokens=-1)])
+    gpu.serve()
+    assert not measured(MeasurementKind.BATCH).exists()
+
+
+def test_an_adapters_turns_are_its_own_and_the_load_its_bases(add_model, submitted, gpu, tmp_path):
+    from models_registry import importer
+    from tests.adapters import adapter_folder
+
+    base = add_model("base")
+    tuned = importer.add("tuned", str(adapter_folder(tmp_path / "tuned")), base=base)
+    submitted(asked("tuned"))
+    gpu.serve()
+    assert measured(MeasurementKind.BATCH).get().model == tuned
+    assert measured(MeasurementKind.LOAD).get().model == base
+
+
+@pytest.mark.parametrize("part", ["memory.taken", "machine.name", "Measurement.objects.create"])
+def test_what_cannot_be_measured_stops_nothing(add_model, submitted, gpu, close, monkeypatch, part):
+    def fail(*_, **__):
+        raise RuntimeError("no such sensor")
+
+    monkeypatch.setattr(f"models_registry.measure.{part}", fail)
+    add_model()
+    batch = submitted([line("a")])
+    gpu.serve()
+    assert len(close(batch)[0]) == 1
+
+
+def test_a_batch_waits_for_its_model_and_holds_up_nobody(add_model, submitted, gpu, close):
+    late = add_model("late")
+    add_model("here")
+    waits = submitted(asked("late"), priority=5)
+    goes = submitted(asked("here"))
+    state_of(late, ModelState.DOWNLOADING)
+    gpu.serve()
+    assert status_of(waits) == BatchStatus.VALIDATING and fresh(waits).attempts == 0
+    assert len(close(goes)[0]) == 3
+    state_of(late, ModelState.READY)
+    gpu.serve()
+    assert len(close(waits)[0]) == 3
+
+
+def test_many_that_wait_do_not_hide_the_one_that_can_run(add_model, submitted, gpu, project):
+    state_of(add_model("late"), ModelState.DOWNLOADING)
+    add_model("here")
+    goes = submitted(asked("here"))
+    first = fresh(goes)
+    rows = [
+        Batch(
+            project=project,
+            endpoint=first.endpoint,
+            model_names=["late"],
+            total=1,
+            validated_at=first.created_at,
+            expires_at=first.expires_at,
+        )
+        for _ in range(250)
+    ]
+    Batch.objects.bulk_create(rows)
+    assert [work.id for work in BatchSource().waiting("")] == [goes.pk]
+
+
+def test_a_batch_of_several_models_waits_for_all_of_them(add_model, submitted, gpu, close):
+    add_model("here")
+    late = add_model("late")
+    batch = submitted(asked("here") + asked("late"))
+    state_of(late, ModelState.DOWNLOADING)
+    gpu.serve()
+    assert status_of(batch) == BatchStatus.VALIDATING and not gpu.loaded
+    state_of(late, ModelState.READY)
+    gpu.serve()
+    assert len(close(batch)[0]) == 6
+
+
+def test_aliases_and_adapters_wait_with_their_model(add_model, submitted, gpu):
+    base = add_model("base")
+    Model.objects.create(name="tuned", kind="scripted", base=base, source="/nowhere")
+    aliases.point("@best", Model.objects.get(name="tuned"))
+    batches = [submitted([line("a", model=name)]) for name in ("base", "tuned", "@best")]
+    state_of(base, ModelState.DOWNLOADING)
+    assert BatchSource().waiting("") == []
+    state_of(base, ModelState.READY)
+    assert {work.id for work in BatchSource().waiting("")} == {batch.pk for batch in batches}
+
+
+def test_a_batch_that_has_started_waits_for_the_model_that_it_started_with(add_model, submitted, gpu):
+    first, second = add_model("first"), add_model("second")
+    aliases.point("best", first)
+    batch = submitted(asked("best"))
+    claimed = Batch.objects.claim(batch.pk, gpu.worker.pk)
+    claimed.start(gpu.worker.pk, "best", first)
+    claimed.release(gpu.worker.pk)
+    aliases.point("best", second)
+    state_of(second, ModelState.DOWNLOADING)
+    assert [work.id for work in BatchSource().waiting("")] == [batch.pk], "the alias has moved; the batch has not"
+    state_of(second, ModelState.READY)
+    state_of(first, ModelState.DOWNLOADING)
+    assert BatchSource().waiting("") == []
+
+
+def test_a_batch_that_has_started_waits_for_its_other_model(add_model, submitted, gpu):
+    here, late = add_model("here"), add_model("late")
+    aliases.point("@late", late)
+    batch = submitted(asked("here") + asked("@late"))
+    claimed = Batch.objects.claim(batch.pk, gpu.worker.pk)
+    claimed.start(gpu.worker.pk, "here", here)
+    claimed.release(gpu.worker.pk)
+    state_of(late, ModelState.DOWNLOADING)
+    assert BatchSource().waiting("here") == []
+
+
+def test_a_model_that_goes_after_the_choice_is_waited_for(add_model, submitted, gpu):
+    model = add_model()
+    batch = submitted([line("a")])
+    (work,) = BatchSource().waiting("")
+    state_of(model, ModelState.DOWNLOADING)
+    work.source.run(work, gpu)
+    assert status_of(batch) == BatchStatus.VALIDATING and fresh(batch).leased_by is None
+    assert BatchSource().waiting("") == []
+
+
+@pytest.mark.parametrize("state, words", [("draft", "is a draft"), ("failed", "has failed (no room)")])
+def test_a_model_without_files_fails_the_batch_and_says_what_to_do(add_model, submitted, gpu, state, words):
+    model = add_model()
+    batch = submitted([line("a")])
+    state_of(model, state, reason="no room")
+    gpu.serve()
+    assert status_of(batch) == BatchStatus.FAILED and not gpu.loaded
+    message = batch.errors[0]["message"]
+    assert words in message and "manage.py model fetch scripted" in message
+
+
+def test_while_the_gpu_is_too_hot_nothing_new_begins_and_it_says_why(add_model, submitted, gpu, close, monkeypatch):
+    celsius = [99]
+    monkeypatch.setattr("models_registry.gpu.HEALTH_SECONDS", 0.05)
+    monkeypatch.setattr(health, "read", lambda: {"celsius": celsius[0]})
+    monkeypatch.setattr(health, "why_wait", lambda reading, **_: "it is too hot" if reading["celsius"] > 90 else "")
+    add_model()
+    batch = submitted([line("a")])
+    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
+    thread.start()
+    until(lambda: Worker.objects.get().activity == "it is too hot")
+    assert fresh(batch).attempts == 0 and Worker.objects.get().state == "idle"
+    celsius[0] = 60
+    thread.join(20)
+    assert len(close(batch)[0]) == 1 and Worker.objects.get().activity == ""
+
+
+def test_a_worker_that_waits_for_the_gpu_to_cool_can_stop(add_model, submitted, gpu, monkeypatch):
+    monkeypatch.setattr(health, "why_wait", lambda reading, **_: "it is too hot")
+    add_model()
+    submitted([line("a")])
+    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
+    thread.start()
+    until(lambda: Worker.objects.get().activity)
+    outages.stopping.set()
+    thread.join(2)
+    assert not thread.is_alive()
+
+
+def test_old_measurements_make_room(add_model):
+    model, other = add_model("one"), add_model("two")
+
+    class Engine:
+        class started:
+            options: dict = {}
+
+    for number in range(measure.KEPT + 5):
+        tally = measure.Tally()
+        tally.sent(0)
+        tally.answered(0, True, number, 0)
+        measure.turn(model, Engine, tally, "batch_x", "/v1/embeddings")
+    measure.turn(other, Engine, tally, "batch_y", "/v1/embeddings")
+    kept = measured(MeasurementKind.BATCH, model=model)
+    assert kept.count() == measure.KEPT and min(one.input_tokens for one in kept) == 5
+    assert measured(MeasurementKind.BATCH, model=other).count() == 1

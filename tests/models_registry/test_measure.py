@@ -1,0 +1,154 @@
+"""What is written down of loads and turns, and what it is counted from."""
+
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from models_registry import benchmarking, fitting, machine, measure
+from models_registry.engine.client import Answer
+from models_registry.engine.server import Engine
+from models_registry.engine.spec import Address, Start
+from models_registry.models import Measurement, Model
+
+
+@pytest.mark.parametrize(
+    "values, half, nearly_all",
+    [([], None, None), ([3.0], 3.0, 3.0), ([1.0, 2.0], 1.0, 2.0), ([float(n) for n in range(1, 101)], 50.0, 99.0)],
+)
+def test_percentiles(values, half, nearly_all):
+    assert measure.percentile(values, 50) == half
+    assert measure.percentile(values, 99) == nearly_all
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = SimpleNamespace(seconds=1000.0)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    return now
+
+
+def test_a_tally_counts_from_the_first_request_to_the_last_answer(clock):
+    tally = measure.Tally()
+    assert tally.fields()["seconds"] == 0 and tally.fields()["latency_p50"] is None
+    for key in "abc":
+        tally.sent(key)
+        clock.seconds += 1
+    tally.answered("b", True, 10, 5)
+    clock.seconds += 2
+    tally.answered("c", False)
+    tally.answered("a", True, 20, 7)
+    clock.seconds += 60
+    assert tally.fields() == {
+        "requests": 2,
+        "failed": 1,
+        "input_tokens": 30,
+        "output_tokens": 12,
+        "seconds": 5.0,
+        "latency_p50": 2.0,
+        "latency_p99": 5.0,
+    }
+
+
+def test_what_was_sent_and_not_answered_counts_for_nothing(clock):
+    tally = measure.Tally()
+    tally.sent("a")
+    tally.sent("b")
+    clock.seconds += 3
+    tally.answered("a", True)
+    clock.seconds += 100
+    assert (tally.seconds, tally.requests, tally.failed) == (3.0, 1, 0)
+
+
+def test_a_tally_costs_little():
+    tally, began = measure.Tally(), time.monotonic()
+    for key in range(50_000):
+        tally.sent(key)
+        tally.answered(key, True, 1, 1)
+    assert tally.fields()["requests"] == 50_000 and time.monotonic() - began < 2
+
+
+def engine_of(model, pid=1, **options):
+    start = Start(seconds=12.5, options=options)
+    return Engine(model.spec(), Address("http://engine/v1"), 8, pid, Path("/no/log"), start)
+
+
+@pytest.fixture
+def model(db):
+    return Model.objects.create(name="m", kind="scripted")
+
+
+def test_a_load_stands_beside_what_had_been_said_of_it(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(measure.memory, "taken", lambda engine: 5 * 2**30)
+    monkeypatch.setattr(fitting, "predicted", lambda *about: asked.append(about) or 4 * 2**30)
+    engine = engine_of(model, **{"max-model-len": 4096})
+    measure.load(model, engine)
+    one = Measurement.objects.get()
+    assert (one.kind, one.load_seconds, one.memory_bytes, one.predicted_bytes) == ("load", 12.5, 5 * 2**30, 4 * 2**30)
+    assert one.options == {"max-model-len": 4096} and one.machine == machine.name()
+    assert one.versions == machine.versions()
+    assert asked == [(model, {"max-model-len": 4096}, Path("/no/log"))], "as it was started, not as it was asked for"
+
+
+def test_of_a_server_of_others_there_is_no_load(model):
+    measure.load(model, engine_of(model, pid=None))
+    assert not Measurement.objects.exists()
+
+
+def test_a_model_that_is_gone_meanwhile_is_no_error(transactional_db):
+    model = Model.objects.create(name="m", kind="scripted")
+    Model.objects.filter(pk=model.pk).delete()
+    measure.load(model, engine_of(model))
+    assert not Measurement.objects.exists() and not Model.objects.exists()
+
+
+def test_the_machine_has_a_name_and_versions_without_loading_anything():
+    assert 3 < len(machine.name()) <= 200 and "\n" not in machine.name()
+    assert set(machine.versions()) <= {"vllm", "torch"}
+
+
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (Answer(0, 200, b"{}"), ""),
+        (Answer(0, 200, b"[1]"), "not a JSON object"),
+        (Answer(0, 200, b'{"id": '), "not a JSON object"),
+        (Answer(0, 400, b'{"error": {"message": "too long"}}'), "400: too long"),
+        (Answer(0, 400, b'{"message": "too long"}'), "400: too long"),
+        (Answer(0, 404, b'{"error": "nothing here"}'), "404: nothing here"),
+        (Answer(0, 502, b"<html>bad \xff gateway"), "502: <html>bad"),
+        (Answer(0, 500, b""), "answered 500"),
+        (Answer(0, None, b"", None, "connection_lost", "The connection was lost."), "The connection was lost."),
+    ],
+)
+def test_what_an_answer_says_when_it_is_none(answer, words):
+    said = benchmarking.failure(answer)
+    assert words in said and bool(said) == bool(words)
+
+
+@pytest.mark.parametrize(
+    "usage, counts",
+    [
+        ('{"prompt_tokens": 3, "completion_tokens": 4}', (3, 4)),
+        ('{"prompt_tokens": 3}', (3, 0)),
+        ('{"prompt_tokens": -3, "completion_tokens": "4"}', (0, 0)),
+        ('{"prompt_tokens": 99999999999}', (0, 0)),
+        ("[]", (0, 0)),
+        ("null", (0, 0)),
+    ],
+)
+def test_tokens_are_as_the_engine_counts_them(usage, counts):
+    assert benchmarking.tokens(Answer(0, 200, f'{{"usage": {usage}}}'.encode())) == counts
+
+
+def test_an_engine_of_ours_is_made_to_write_as_much_as_was_asked():
+    options = {"requests": 50, "prompt_tokens": 3, "seed": 0, "max_tokens": 9}
+    for kind, exactly in (("vllm", True), ("remote", None)):
+        bodies = [
+            json.loads(call.body) for call in benchmarking.calls(Model(name="m", kind=kind, task="chat"), options)
+        ]
+        assert {body["max_tokens"] for body in bodies} == {5, 6, 7, 8, 9}
+        assert all(body.get("ignore_eos") == exactly for body in bodies)
