@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from batches import blobs, files, outputs, submit, wire
+from batches import blobs, files, forecast, outputs, submit, wire
 from batches.models import Batch, BatchEvent, File, Purpose, RequestState, Upload
 from batches.serializers import (
     MAX_PART,
@@ -32,7 +32,7 @@ from batches.serializers import (
     nested,
 )
 from models_registry.models import Worker
-from models_registry.wire import worker_object
+from models_registry.wire import gpu_object, worker_object
 from vbs.accounts.authentication import project_of
 from vbs.openai import schema
 from vbs.openai.checks import checked
@@ -214,7 +214,7 @@ class Batches(APIView):
             batch = self._submit(request)
         else:
             batch = submit.create(project_of(request), **checked(BatchCreate(data=request.data)))
-        return Response(wire.batch_object(batch))
+        return Response(wire.batch_object(batch, expected=forecast.of_new(batch)))
 
     def _submit(self, request: Request) -> Batch:
         """Upload and create in one call."""
@@ -311,7 +311,8 @@ class BatchLogs(APIView):
 class Queue(APIView):
     @extend_schema(responses={200: of(schema.QueueObject), **ERRORS})
     def get(self, request: Request) -> Response:
-        workers = [worker_object(worker) for worker in Worker.objects.all()]
+        found = list(Worker.objects.all())
+        workers = [worker_object(worker) for worker in found]
         waiting = Batch.objects.waiting()
 
         def item(batch: Batch, position: int) -> schema.QueueItem:
@@ -320,6 +321,11 @@ class Queue(APIView):
         body: schema.QueueObject = {
             "object": "queue",
             "workers": workers,
+            "gpu": [
+                gpu_object(one)
+                for one, shown in zip(found, workers, strict=True)
+                if shown["alive"] and one.cluster == "gpu"
+            ],
             "loaded_model": next((one["model"] for one in workers if one["model"] and one["alive"]), None),
             "running": [item(batch, 0) for batch in Batch.objects.running()[:QUEUE_LINES]],
             "waiting": [item(batch, place) for place, batch in enumerate(waiting[:QUEUE_LINES], 1)],

@@ -1,11 +1,16 @@
 """Rows of this app as wire objects: one function each."""
 
+from datetime import datetime
+
 from django.utils import timezone
 
+from batches import forecast
+from batches.forecast import Forecast
 from batches.models import RUNNABLE, Batch, BatchStatus, File, Upload, UploadPart
 from vbs.openai.schema import (
     BatchErrors,
     BatchObject,
+    Estimate,
     FileObject,
     PartObject,
     Progress,
@@ -69,11 +74,12 @@ def _usage(batch: Batch) -> Usage | None:
     }
 
 
-def progress(batch: Batch) -> Progress:
-    """How far it is, and how fast it goes while it runs."""
+def progress(batch: Batch, expected: Forecast | None = None) -> Progress:
+    """How far it is, and while it runs how fast it goes and how long it still takes."""
     done = batch.completed + batch.failed
     running = batch.status == BatchStatus.IN_PROGRESS
-    rate = batch.requests_per_second if running else None
+    if running and expected is None:
+        expected = forecast.of(batch)
     if batch.total:
         percent = round(100 * done / batch.total, 2)
     else:
@@ -81,23 +87,27 @@ def progress(batch: Batch) -> Progress:
     return {
         "percent": percent,
         "tokens_per_second": _rounded(batch.tokens_per_second),
-        "requests_per_second": _rounded(rate),
-        "eta_seconds": round(batch.pending / rate) if rate else None,
+        "requests_per_second": _rounded(batch.requests_per_second) if running else None,
+        "eta_seconds": _until(expected.completion_at) if running and expected else None,
     }
+
+
+def _until(moment: datetime | None) -> int | None:
+    return None if moment is None else max(0, round((moment - timezone.now()).total_seconds()))
 
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def batch_object(batch: Batch, places: dict[str, int] | None = None) -> BatchObject:
-    """`places`: where the batches are in the queue; without it, it is asked for this one."""
-    shown = progress(batch)
+def batch_object(batch: Batch, places: dict[str, int] | None = None, expected: Forecast | None = None) -> BatchObject:
+    """`places`: where the batches are in the queue; without it, it is asked for this one. `expected`: what is to be
+    expected of it, when that is not what the plan of the queue says."""
     if batch.status not in RUNNABLE:
-        position = None
+        position = expected = None
     else:
         position = batch.queue_position() if places is None else places.get(batch.pk)
-    eta = shown["eta_seconds"]
+        expected = expected or forecast.of(batch)
     return {
         "id": batch.pk,
         "object": "batch",
@@ -122,20 +132,29 @@ def batch_object(batch: Batch, places: dict[str, int] | None = None) -> BatchObj
         "model": batch.model_names[0] if batch.model_names else None,
         "usage": _usage(batch),
         "priority": batch.priority,
-        "progress": shown,
+        "progress": progress(batch, expected),
         "queue_position": position,
-        "estimated_start_at": unix(batch.in_progress_at),
-        "estimated_completion_at": None if eta is None or position != 0 else _soon(eta),
+        "estimated_start_at": unix(batch.in_progress_at or (expected.start_at if expected else None)),
+        "estimated_completion_at": unix(expected.completion_at) if expected else None,
+        "estimate": _estimate(expected) if expected else None,
         "attempts": batch.attempts,
         "resolved_models": batch.resolved,
     }
 
 
-def _soon(seconds: int) -> int:
-    return int(timezone.now().timestamp()) + seconds
+def _estimate(expected: Forecast) -> Estimate:
+    return {
+        "seconds": None if expected.seconds is None else round(expected.seconds),
+        "starts_in_seconds": _until(expected.start_at),
+        "requests": expected.requests,
+        "model": expected.model,
+        "measurements": expected.measurements,
+        "reason": expected.why or None,
+    }
 
 
 def queue_item(batch: Batch, position: int, own: bool) -> QueueItem:
+    expected = forecast.of(batch)
     return {
         "id": batch.pk if own else None,
         "status": batch.status,
@@ -144,6 +163,8 @@ def queue_item(batch: Batch, position: int, own: bool) -> QueueItem:
         "total": batch.total,
         "completed": batch.completed,
         "failed": batch.failed,
-        "progress": progress(batch),
+        "progress": progress(batch, expected),
         "position": position,
+        "estimated_start_at": unix(batch.in_progress_at or expected.start_at),
+        "estimated_completion_at": unix(expected.completion_at),
     }

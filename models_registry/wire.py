@@ -1,27 +1,45 @@
 """Rows of this app as wire objects."""
 
-from django.utils import timezone
+from typing import Any
 
-from models_registry.gpu import STALE
-from models_registry.models import Model, Worker
-from vbs.openai.schema import ModelObject, WorkerObject
+from models_registry import speeds
+from models_registry.models import Model, Task, Worker, WorkerState
+from models_registry.speeds import Speed
+from vbs.openai.schema import ModelObject, WorkerObject, unix
 
 
-def model_object(model: Model, loaded: set[str]) -> ModelObject:
+def model_object(model: Model, loaded: set[str], speed: Speed | None = None) -> ModelObject:
+    """`speed`: how fast it is; without it, it is asked for this one."""
+    speed = speed or speeds.of(model)
+    tokens = speed.input_tokens_per_second if model.task == Task.EMBEDDING else speed.output_tokens_per_second
     return {
         "id": model.name,
         "object": "model",
         "created": int(model.created_at.timestamp()),
         "owned_by": "vbs",
-        "state": "ready",
+        "state": model.state,
         "task": model.task,
         "context_length": model.context_length,
         "size_bytes": model.size_bytes,
         "loaded": (model.served_name if model.base else model.name) in loaded,
         "aliases": [alias.name for alias in model.aliases.all()],
         "parent": model.base.name if model.base else None,
-        "tokens_per_second": None,
+        "reason": model.reason or None,
+        "license": model.license or None,
+        "revision": model.revision or None,
+        "quantization": model.engine_args.get("quantization"),
+        "trust_remote_code": model.trust_remote_code,
+        "tokens_per_second": _rounded(tokens),
+        "input_tokens_per_second": _rounded(speed.input_tokens_per_second),
+        "requests_per_second": _rounded(speed.requests_per_second),
+        "load_seconds": _rounded(speed.load_seconds),
+        "measurements": speed.measurements,
+        "measured_at": unix(speed.measured_at),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
 def worker_object(worker: Worker) -> WorkerObject:
@@ -31,9 +49,15 @@ def worker_object(worker: Worker) -> WorkerObject:
         "pid": worker.pid,
         "state": worker.state,
         "activity": worker.activity,
-        "alive": timezone.now() - worker.heartbeat_at < STALE,
+        "alive": worker.alive,
         "heartbeat_at": int(worker.heartbeat_at.timestamp()),
         "model": worker.model_name or None,
         "engine_pid": worker.engine_pid,
         "engine_url": worker.engine_url or None,
     }
+
+
+def gpu_object(worker: Worker) -> dict[str, Any]:
+    """What a worker has read of its GPU, as it wrote it down, and why it takes nothing up though it is idle."""
+    idle = worker.state == WorkerState.IDLE
+    return {**worker.health, "waiting_because": (worker.activity or None) if idle else None}

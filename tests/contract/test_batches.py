@@ -16,6 +16,7 @@ def test_every_field_of_the_batch_object_is_there(vbs):
         assert name in wire, name
     for name in ("priority", "progress", "queue_position", "estimated_start_at", "estimated_completion_at", "attempts"):
         assert name in wire, name
+    assert wire["estimate"] is None, "nothing is left of it"
     assert wire["usage"]["total_tokens"] == wire["usage"]["input_tokens"] + wire["usage"]["output_tokens"] > 0
 
 

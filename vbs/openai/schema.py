@@ -113,6 +113,18 @@ class ResolvedModel(TypedDict):
     revision: str | None
 
 
+class Estimate(TypedDict):
+    """What is to be expected of the requests that are left, from what was measured. `reason`: why something of it is
+    null."""
+
+    seconds: int | None
+    starts_in_seconds: int | None
+    requests: int | None
+    model: str | None
+    measurements: int
+    reason: str | None
+
+
 class BatchObject(TypedDict):
     id: str
     object: Literal["batch"]
@@ -142,6 +154,7 @@ class BatchObject(TypedDict):
     queue_position: int | None
     estimated_start_at: int | None
     estimated_completion_at: int | None
+    estimate: Estimate | None
     attempts: int
     resolved_models: list[ResolvedModel]
 
@@ -167,7 +180,17 @@ class ModelObject(TypedDict):
     loaded: bool
     aliases: list[str]
     parent: str | None
+    reason: str | None
+    license: str | None
+    revision: str | None
+    quantization: str | None
+    trust_remote_code: bool
     tokens_per_second: float | None
+    input_tokens_per_second: float | None
+    requests_per_second: float | None
+    load_seconds: float | None
+    measurements: int
+    measured_at: int | None
 
 
 class ModelList(TypedDict):
@@ -200,11 +223,16 @@ class QueueItem(TypedDict):
     failed: int
     progress: Progress
     position: int
+    estimated_start_at: int | None
+    estimated_completion_at: int | None
 
 
 class QueueObject(TypedDict):
+    """`gpu`: what each worker has read of its GPU last, and `waiting_because`: why it takes nothing up, or null."""
+
     object: Literal["queue"]
     workers: list[WorkerObject]
+    gpu: list[dict[str, Any]]
     loaded_model: str | None
     running: list[QueueItem]
     waiting: list[QueueItem]

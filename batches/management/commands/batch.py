@@ -154,6 +154,8 @@ class Command(BaseCommand):
         """The id alone is on standard output, for scripts; with --wait the summary follows."""
         self.stdout.write(one_line(batch["id"]))
         self.stdout.flush()
+        if said := expected(batch):
+            self._tell(said)
         if not wait:
             self._tell(f"{self._command('show', batch['id'], '--wait')} shows how it gets on")
             return
@@ -193,6 +195,22 @@ class Command(BaseCommand):
         """Beside the results: not in the colour of errors."""
         self.stderr.write(one_line(text), style_func=str)
         self.stderr.flush()
+
+
+def expected(batch: BatchObject) -> str:
+    """`about 500 requests, expected to take 45 s and to start in 10 s (7 measurements)`, or why that is not known."""
+    estimate = batch.get("estimate")  # an older server tells none
+    if not estimate:
+        return ""
+    said = []
+    if estimate["requests"] is not None:
+        said.append(f"about {estimate['requests']:,} requests")
+    if estimate["seconds"] is not None:
+        begins, count = estimate["starts_in_seconds"], estimate["measurements"]
+        start = "" if begins is None else f" and to start in {report.duration(begins)}"
+        measured = f"{count:,} measurement{'' if count == 1 else 's'}"
+        said.append(f"expected to take {report.duration(estimate['seconds'])}{start} ({measured})")
+    return "; ".join(filter(None, [", ".join(said), estimate["reason"]]))
 
 
 def pair(text: str) -> tuple[str, str]:

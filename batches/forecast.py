@@ -1,0 +1,256 @@
+"""When each batch starts and ends: estimates from what was measured, and a reason where nothing was.
+
+The queue is played through as the arbiter will take it (batches.simulation), with each batch's requests at its model's
+measured pace and each change of model at its measured time to load. Requests are taken to be as long as those that
+were measured: what the lines tell cheaply, their bytes, says little of the tokens that will be written. Of operations,
+training and what is still to be submitted it knows nothing, and a batch of fewer requests than the engine runs at once
+takes longer than it says.
+"""
+
+import math
+import threading
+import time
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db.models import Count
+from django.utils import timezone
+
+from batches import sample
+from batches.models import Batch, BatchRequest, BatchStatus, RequestState
+from batches.simulation import Job, Part, Slot, Times, simulate
+from models_registry import speeds
+from models_registry.engine.spec import EngineKind
+from models_registry.gpu import not_ready
+from models_registry.models import Alias, Model, ModelState, Worker, WorkerState
+from models_registry.speeds import UNKNOWN, Speed
+
+MOST = 1000  # batches that are looked at
+COUNTED = 250_000  # requests of batches with several models that are counted, to know how many are for each
+FRESH_SECONDS = 2.0  # for which what was worked out is told again
+WINDOW = 160  # requests in flight, where the engine's own number is not known
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """start_at, completion_at: None when they are not known, and `why` says why. seconds: that its requests take on
+    the engine. requests: that are left. model: the first that it names. measurements: how many are behind the speed of
+    its models, of several models the fewest."""
+
+    start_at: datetime | None = None
+    completion_at: datetime | None = None
+    seconds: float | None = None
+    requests: int | None = None
+    model: str | None = None
+    measurements: int = 0
+    why: str = ""
+
+
+def blend(history: float | None, live: float | None, answered: int, window: int = WINDOW) -> float | None:
+    """Seconds per request of a running batch: (window · history + answered · live) / (window + answered).
+
+    history: what was measured before, which counts as one window of answers. live: what is measured now, which is
+    wrong while the first window is in flight and right in the end. Each is None when it is not known.
+    """
+    if history is None or live is None:
+        return live if history is None else history
+    return (window * history + answered * live) / (window + answered)
+
+
+def plan() -> dict[str, Forecast]:
+    """Of every batch that runs or waits, by its id; of at most MOST. Worked out anew at most every FRESH_SECONDS."""
+    return _situation().forecasts
+
+
+def of(batch: Batch) -> Forecast:
+    """From the plan; of a batch that is not in it, why."""
+    if found := plan().get(batch.pk):
+        return found
+    if batch.validated_at is None:
+        return Forecast(why="Its requests are not counted yet.")
+    why = f"It came into the queue this instant, or it is tried again soon, or more than {MOST:,} are before it."
+    return Forecast(requests=batch.pending, model=next(iter(batch.model_names), None), why=why)
+
+
+def of_new(batch: Batch) -> Forecast:
+    """Of a batch that is not read yet: from the beginning of its file, as if it were in the queue already."""
+    seen = sample.look(batch.input_file, batch.default_model)
+    if seen.why:
+        return Forecast(why=seen.why)
+    return _situation().with_one_more(batch, seen.model, seen.requests)
+
+
+def forget() -> None:
+    """Work it out anew the next time."""
+    global _kept
+    with _lock:
+        _kept = None
+
+
+def _situation() -> "Situation":
+    global _kept
+    with _lock:  # whoever comes meanwhile waits for what the first works out
+        if _kept is None or time.monotonic() - _kept[0] > FRESH_SECONDS:
+            _kept = time.monotonic(), Situation()
+        return _kept[1]
+
+
+_lock = threading.Lock()
+_kept: "tuple[float, Situation] | None" = None
+
+
+class Situation:
+    """The queue, the workers and the speeds at one instant, read in a fixed number of queries."""
+
+    def __init__(self) -> None:
+        self._now = timezone.now()
+        self._models = _Models()
+        running = list(Batch.objects.running()[:MOST])
+        batches = running + list(Batch.objects.waiting()[: MOST - len(running)])
+        self._full = len(batches) >= MOST
+        self._blocked, self._slots = self._read_workers(running)
+        slots = {slot.running: slot for slot in self._slots}
+        counts = _counts(batches)
+        self._jobs: list[Job] = []
+        self.forecasts: dict[str, Forecast] = {}
+        for batch in batches:
+            self._add(batch, batch.pinned_names(), counts.get(batch.pk), slots.get(batch.pk))
+        for pk, times in self._simulated(self._jobs).items():
+            self.forecasts[pk] = _timed(self.forecasts[pk], times)
+
+    def _read_workers(self, running: list[Batch]) -> tuple[str, list[Slot]]:
+        """Why none takes anything up, in case; and those that do, with what they run."""
+        held = {batch.leased_by: batch.pk for batch in running}
+        slots, blocked = [], "No GPU worker is running."
+        for worker in Worker.objects.alive().filter(cluster="gpu"):
+            if worker.state == WorkerState.IDLE and worker.activity:  # it says why it is idle
+                blocked = f"The GPU takes nothing up now: {worker.activity}"
+            else:
+                slots.append(Slot(worker.model_name, held.get(worker.pk)))
+        return blocked, slots
+
+    def _add(self, batch: Batch, names: list[str], counts: dict[int, int] | None, slot: Slot | None) -> None:
+        """Its forecast, without times as yet, and its job, unless nothing of it can run.
+
+        It waits while a model of it is fetched; the requests for one that cannot be served fail at once.
+        """
+        blank = Forecast(requests=batch.pending, model=next(iter(batch.model_names), None))
+        fetched = [self._models.hindrance(name) for name in names if self._models.fetching(name)]
+        hindered = {index: why for index in counts or () if (why := self._models.hindrance(names[index]))}
+        why = next(iter([*fetched, *hindered.values()]), "")
+        if counts is None:
+            unknown = f"Its requests for each of its models are not counted: with others' they are over {COUNTED:,}."
+            parts, measured = [Part(self._models.engine(names[0]), None, unknown)], 0
+        else:
+            runs = {index: names[index] for index in counts if index not in hindered}
+            engines = {index: self._models.engine(name) for index, name in runs.items()}
+            current = next((index for index in runs if slot and engines[index] == slot.loaded), None)
+            parts = [
+                self._models.part(name, counts[index], batch if index == current else None)
+                for index, name in runs.items()
+            ]
+            measured = min((self._models.speed(name).measurements for name in runs.values()), default=0)
+        if fetched or not parts:
+            self.forecasts[batch.pk] = replace(blank, why=why)
+            return
+        seconds = [part.seconds for part in parts]
+        whole = None if None in seconds else sum(filter(None, seconds))
+        self.forecasts[batch.pk] = replace(blank, seconds=whole, measurements=measured, why=why)
+        self._jobs.append(_job(batch, batch.validated_at or self._now, parts))
+
+    def with_one_more(self, batch: Batch, name: str, requests: int) -> Forecast:
+        """What the forecast of this batch would be, with so many requests for this model."""
+        forecast = Forecast(requests=requests, model=name)
+        if why := self._models.hindrance(name):
+            return replace(forecast, why=why)
+        part = self._models.part(name, requests, None)
+        job = _job(batch, timezone.now(), [part])
+        forecast = replace(forecast, seconds=part.seconds, measurements=self._models.speed(name).measurements)
+        if self._full:
+            return replace(forecast, why=f"More than {MOST:,} batches are in the queue.")
+        others = [other for other in self._jobs if other.id != batch.pk]
+        return _timed(forecast, self._simulated([*others, job])[batch.pk])
+
+    def _simulated(self, jobs: list[Job]) -> dict[str, Times]:
+        patience = timedelta(minutes=settings.VBS_MAX_WAIT_MINUTES)
+        return simulate(jobs, self._slots, self._models.loads, self._now, patience, self._blocked)
+
+
+def _job(batch: Batch, since: datetime, parts: list[Part]) -> Job:
+    return Job(batch.pk, batch.priority, since, batch.expires_at, tuple(parts))
+
+
+def _timed(forecast: Forecast, times: Times) -> Forecast:
+    return replace(forecast, start_at=times.start, completion_at=times.end, why=times.why or forecast.why)
+
+
+def _counts(batches: list[Batch]) -> dict[str, dict[int, int]]:
+    """How many requests are left for each of a batch's models. Where there are several, that has to be counted: it is
+    done for the first of the queue only."""
+    counts: dict[str, dict[int, int]] = {}
+    several, room = [], COUNTED
+    for batch in batches:
+        if len(batch.model_names) == 1:
+            counts[batch.pk] = {0: batch.pending}
+        elif batch.pending <= room:
+            room -= batch.pending
+            several.append(batch.pk)
+    if several:
+        rows = BatchRequest.objects.filter(batch_id__in=several, state=RequestState.PENDING)
+        found = rows.order_by("batch_id", "model_index").values_list("batch_id", "model_index")
+        for pk, index, count in found.annotate(count=Count("pk")):
+            counts.setdefault(pk, {})[index] = count
+        for pk in several:
+            counts.setdefault(pk, {0: 0})
+    return counts
+
+
+class _Models:
+    """Every model by each of its names, and how fast it is."""
+
+    def __init__(self) -> None:
+        measured = speeds.all()
+        models = {model.pk: model for model in Model.objects.select_related("base")}
+        aliases = Alias.objects.values_list("name", "model_id")
+        self._by_name = {name: models[pk] for name, pk in aliases if pk in models}
+        self._by_name |= {model.name: model for model in models.values()}
+        self._speeds = {model.name: measured.get(pk, UNKNOWN) for pk, model in models.items()}
+        self.loads = {
+            model.name: 0.0 if model.kind == EngineKind.REMOTE else self._speeds[model.name].load_seconds
+            for model in models.values()
+        }
+
+    def hindrance(self, name: str) -> str:
+        """Why it cannot be run now, or empty."""
+        model = self._by_name.get(name)
+        if model is None:
+            shown = name if len(name) <= 100 else f"{name[:100]}…"
+            return f"No model '{shown}' is registered (GET /v1/models has those that are)."
+        why = not_ready(model)
+        return f"{why[0].upper()}{why[1:]}." if why else ""
+
+    def fetching(self, name: str) -> bool:
+        """Are its files, or its base's, on their way here?"""
+        model = self._by_name.get(name)
+        return model is not None and ModelState.DOWNLOADING in (model.state, model.base and model.base.state)
+
+    def engine(self, name: str) -> str:
+        """The model whose engine serves it."""
+        model = self._by_name.get(name)
+        return name if model is None else (model.base or model).name
+
+    def speed(self, name: str) -> Speed:
+        model = self._by_name.get(name)
+        return UNKNOWN if model is None else self._speeds[model.name]
+
+    def part(self, name: str, requests: int, running: Batch | None) -> Part:
+        """So many requests for it. running: the batch, when it is these that it runs now."""
+        model, speed = self._by_name[name], self.speed(name)
+        pace = 1 / speed.requests_per_second if speed.requests_per_second else None
+        if running and running.status == BatchStatus.IN_PROGRESS and running.requests_per_second:
+            window = math.ceil(speed.sequences * 1.25) if speed.sequences else WINDOW
+            pace = blend(pace, 1 / running.requests_per_second, running.completed + running.failed, window)
+        if requests and pace is None:
+            return Part(self.engine(name), None, f"{model.name} has never been measured.")
+        return Part(self.engine(name), requests * (pace or 0.0))

@@ -1,0 +1,147 @@
+"""How fast a model is, from what was measured."""
+
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from models_registry import speeds
+from models_registry.models import Measurement, Model
+from models_registry.wire import model_object
+
+pytestmark = pytest.mark.django_db
+NOW = timezone.now()
+
+
+def model(name, **fields):
+    return Model.objects.create(name=name, kind="scripted", **fields)
+
+
+def turn(model, requests=10, seconds=5.0, minutes=0, kind="batch", **fields):
+    at = NOW - timedelta(minutes=minutes)
+    return Measurement.objects.create(model=model, kind=kind, requests=requests, seconds=seconds, at=at, **fields)
+
+
+def load(model, seconds, minutes=0):
+    at = NOW - timedelta(minutes=minutes)
+    Measurement.objects.create(model=model, kind="load", load_seconds=seconds, at=at)
+
+
+def test_of_a_model_never_measured_nothing_is_said():
+    assert speeds.of(model("new")) == speeds.all()[Model.objects.get().pk] == speeds.UNKNOWN
+    assert speeds.UNKNOWN.requests_per_second is None and speeds.UNKNOWN.measurements == 0
+
+
+def test_a_long_turn_counts_for_more_than_a_short_one():
+    one = model("one")
+    turn(one, requests=90, seconds=9.0, input_tokens=900, output_tokens=1800, minutes=3)
+    small = {"options": {"max-num-seqs": 8}, "kind": "benchmark", "minutes": 1}
+    turn(one, requests=10, seconds=91.0, input_tokens=100, output_tokens=200, **small)
+    speed = speeds.of(one)
+    assert speed.requests_per_second == pytest.approx(1.0)
+    assert (speed.input_tokens_per_second, speed.output_tokens_per_second) == pytest.approx((10.0, 20.0))
+    assert (speed.input_tokens, speed.output_tokens) == pytest.approx((10.0, 20.0))
+    assert (speed.measurements, speed.measured_at, speed.model) == (2, NOW - timedelta(minutes=1), "one")
+    assert speed.sequences == 8
+
+
+@pytest.mark.parametrize("fields", [{"requests": 0, "failed": 7}, {"seconds": 0.0}, {"seconds": None}])
+def test_a_turn_that_answered_nothing_tells_nothing(fields):
+    one = model("one")
+    turn(one, **fields)
+    assert speeds.of(one) == speeds.UNKNOWN
+    turn(one, requests=8, seconds=2.0)
+    assert speeds.of(one).requests_per_second == 4.0 and speeds.of(one).measurements == 1
+
+
+def test_the_time_to_load_is_the_median_and_is_known_before_any_turn():
+    one = model("one")
+    for minutes, seconds in enumerate((30.0, 20.0, 500.0)):
+        load(one, seconds, minutes)
+    speed = speeds.of(one)
+    assert speed.load_seconds == 30.0 and speed.requests_per_second is None and speed.measurements == 0
+    turn(one, kind="benchmark", load_seconds=29.0)
+    assert speeds.of(one).load_seconds == 29.5
+
+
+def test_only_the_newest_count_whatever_their_kind():
+    one = model("one")
+    for minutes in range(1, 60):
+        turn(one, requests=1, seconds=1.0, minutes=100 + minutes)
+        load(one, 1.0, 100 + minutes)
+        turn(one, requests=20, seconds=1.0, minutes=minutes, kind="batch" if minutes % 2 else "benchmark")
+        load(one, 9.0, minutes)
+    speed = speeds.of(one)
+    assert speed.requests_per_second == 20.0 and speed.measurements == speeds.RECENT and speed.load_seconds == 9.0
+
+
+def test_an_adapter_has_its_bases_until_it_has_its_own():
+    base = model("base")
+    tuned = model("tuned", base=base)
+    turn(base, requests=10, seconds=1.0)
+    load(base, 7.0)
+    for speed in (speeds.of(tuned), speeds.all()[tuned.pk]):
+        assert (speed.requests_per_second, speed.load_seconds, speed.model) == (10.0, 7.0, "base")
+    turn(tuned, requests=3, seconds=1.0)
+    for speed in (speeds.of(tuned), speeds.all()[tuned.pk]):
+        assert (speed.requests_per_second, speed.load_seconds, speed.model) == (3.0, 7.0, "tuned")
+    assert speeds.of(base).requests_per_second == 10.0
+
+
+def test_the_number_of_queries_does_not_grow():
+    def count():
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            speeds.all()
+        return len(queries)
+
+    for n in range(30):
+        for minutes in range(3):
+            turn(model(f"{n}-{minutes}"), minutes=minutes)
+    assert count() == 2
+    with CaptureQueriesContext(connection) as queries:
+        speeds.of(Model.objects.select_related("base").first())
+    assert len(queries) == 2  # the model, and its measurements
+
+
+def test_all_and_of_agree():
+    base = model("base")
+    made = [base, model("a", base=base), model("b"), model("c")]
+    for n, one in enumerate(made[:3]):
+        turn(one, requests=n + 1, seconds=2.0)
+        load(one, n + 1.0)
+    found = speeds.all()
+    assert found == {one.pk: speeds.of(one) for one in made}
+
+
+def test_on_the_wire():
+    one = model("one", engine_args={"quantization": "awq"}, revision="abc", license="mit", trust_remote_code=True)
+    shown = model_object(one, set())
+    assert (shown["state"], shown["reason"], shown["license"], shown["revision"]) == ("ready", None, "mit", "abc")
+    assert shown["quantization"] == "awq" and shown["trust_remote_code"] is True
+    for name in ("tokens_per_second", "requests_per_second", "input_tokens_per_second", "load_seconds", "measured_at"):
+        assert shown[name] is None, name
+    assert shown["measurements"] == 0
+    turn(one, requests=10, seconds=4.0, input_tokens=400, output_tokens=40)
+    load(one, 3.21987)
+    shown = model_object(one, set())
+    assert (shown["tokens_per_second"], shown["input_tokens_per_second"]) == (10.0, 100.0)
+    assert (shown["requests_per_second"], shown["load_seconds"], shown["measurements"]) == (2.5, 3.22, 1)
+    assert shown["measured_at"] == int(NOW.timestamp())
+    one.task = "embedding"
+    assert model_object(one, set())["tokens_per_second"] == 100.0
+    Model.objects.filter(pk=one.pk).update(state="failed", reason="no weights")
+    one.refresh_from_db()
+    assert (model_object(one, set())["state"], model_object(one, set())["reason"]) == ("failed", "no weights")
+
+
+def test_with_speeds_at_hand_a_list_of_models_asks_nothing_more(django_assert_num_queries):
+    for n in range(5):
+        turn(model(str(n)))
+    models, found = list(Model.objects.described()), speeds.all()
+    with django_assert_num_queries(0):
+        shown = [model_object(one, set(), found[one.pk]) for one in models]
+    assert all(one["requests_per_second"] == 2.0 for one in shown)
