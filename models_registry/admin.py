@@ -1,39 +1,91 @@
+"""Models and what is done with them in the admin: through the same functions as the API, and with what they refuse."""
+
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db import models
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
+from django.utils.html import format_html
 
-from models_registry import importer
-from models_registry.engine.spec import EngineKind
+from models_registry import fetch, importer, operations, secrets
 from models_registry.model_folder import ModelError
-from models_registry.models import Alias, Model, Worker
+from models_registry.models import (
+    Alias,
+    Download,
+    HubToken,
+    Measurement,
+    Model,
+    Operation,
+    OperationKind,
+    Worker,
+)
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):
+    """What the system writes is not edited by hand."""
+
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
+        return False
+
+
+def each(request: HttpRequest, rows: Iterable[Any], act: Callable[[Any], Any], done: str) -> None:
+    """Do it to each row, and say what came of it: one that refuses does not keep the others."""
+    for row in rows:
+        try:
+            act(row)
+            messages.info(request, f"{row}: {done}.")
+        except ModelError as error:
+            messages.error(request, str(error))
 
 
 class ModelForm(forms.ModelForm):
-    def clean_engine_args(self) -> dict[str, Any]:
-        given: Any = self.cleaned_data["engine_args"] or {}
-        if not isinstance(given, dict):
-            raise forms.ValidationError(f"It must be a JSON object, not {given!r}.")
-        try:
-            return importer.check_options(EngineKind(self.instance.kind), given)
-        except ModelError as error:
-            raise forms.ValidationError(str(error)) from error
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or self.cleaned_data
+        if "engine_args" in data:
+            data["engine_args"] = data["engine_args"] or {}
+        if not self.errors:
+            try:
+                data |= {
+                    name: value
+                    for name, value in importer.check_changes(self.instance, **self.changes(data)).items()
+                    if name in self.fields
+                }
+            except ModelError as error:
+                raise forms.ValidationError(str(error)) from error
+        return data
+
+    def changes(self, data: dict[str, Any]) -> dict[str, Any]:
+        return {name: data[name] for name in self.changed_data if name in importer.EDITABLE}
 
 
 @admin.register(Model)
 class ModelAdmin(admin.ModelAdmin):
-    list_display = ["name", "task", "kind", "source", "size_bytes", "context_length", "created_at"]
-    list_filter = ["task", "kind"]
-    search_fields = ["name", "source"]
+    list_display = ["name", "state", "task", "kind", "base", "size", "is_loaded", "aliased", "context_length"]
+    list_filter = ["state", "task", "kind", ("base", admin.RelatedOnlyFieldListFilter)]
+    list_select_related = ["base"]
+    search_fields = ["name", "source", "hub_id", "aliases__name"]
     form = ModelForm
-    fields = ("name", "kind", "source", "base", "task", "engine_args", "size_bytes", "context_length", "revision")
-    readonly_fields = ("name", "kind", "source", "base", "size_bytes", "context_length", "revision")  # from its files
-    actions = ("remove",)
+    fields = (
+        *("name", "state", "reason", "kind", "source", "hub_id", "revision", "base", "remote_name"),
+        *("size_bytes", "context_length", "lora_rank", "created_at", *importer.EDITABLE),
+    )
+    readonly_fields = tuple(name for name in fields if name not in importer.EDITABLE)
+    actions = ("fetch", "load", "unload", "test", "benchmark", "remove")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return False  # 'manage.py model add' looks into the files, and fetches or converts them
+        return False  # the page of models looks into the files, and fetches or converts them
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False  # the action below asks first who needs it
@@ -41,30 +93,186 @@ class ModelAdmin(admin.ModelAdmin):
     def has_remove_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("models_registry.delete_model")
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
+        here = Worker.objects.loaded()
+        adapters = [int(name.removeprefix("@adapter-")) for name in here if name.startswith("@adapter-")]
+        is_loaded = models.ExpressionWrapper(
+            Q(base=None, name__in=here) | Q(pk__in=adapters), output_field=models.BooleanField()
+        )
+        return super().get_queryset(request).prefetch_related("aliases").annotate(loaded_now=is_loaded)
+
+    def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
+        try:
+            importer.edit(obj, **form.changes(form.cleaned_data))
+        except ModelError as error:  # what was right when the form was checked
+            messages.error(request, str(error))
+
+    @admin.display(description="size", ordering="size_bytes")
+    def size(self, model: Model) -> str:
+        return filesizeformat(model.size_bytes) if model.size_bytes else "-"
+
+    @admin.display(description="loaded", boolean=True)
+    def is_loaded(self, model: Model) -> bool:
+        return bool(vars(model)["loaded_now"])
+
+    @admin.display(description="aliases")
+    def aliased(self, model: Model) -> str:
+        return ", ".join(alias.name for alias in model.aliases.all())
+
+    @admin.action(description="Fetch the files of the selected models", permissions=["change"])
+    def fetch(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
+        each(request, queryset, fetch.start, "is being fetched")
+
+    @admin.action(description="Load the selected models, one after the other", permissions=["change"])
+    def load(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
+        self._ask(request, queryset, OperationKind.LOAD)
+
+    @admin.action(description="Unload the selected models", permissions=["change"])
+    def unload(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
+        self._ask(request, queryset, OperationKind.UNLOAD)
+
+    @admin.action(description="Test the selected models with one request", permissions=["change"])
+    def test(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
+        self._ask(request, queryset, OperationKind.TEST)
+
+    @admin.action(description="Measure how fast the selected models are", permissions=["change"])
+    def benchmark(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
+        self._ask(request, queryset, OperationKind.BENCHMARK)
+
     @admin.action(description="Remove the selected models (their files stay)", permissions=["remove"])
     def remove(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
-        for model in queryset:
-            try:
-                importer.remove(model)
-                messages.info(request, f"Model {model}: removed.")
-            except ModelError as error:
-                messages.error(request, f"Model {error}")
+        each(request, queryset, importer.remove, "removed")
+
+    def _ask(self, request: HttpRequest, queryset: QuerySet[Model], kind: OperationKind) -> None:
+        asked_by = request.user.get_username()
+        each(request, queryset, lambda model: operations.ask(kind, model, asked_by=asked_by), f"{kind} is queued")
 
 
 @admin.register(Alias)
-class AliasAdmin(admin.ModelAdmin):
+class AliasAdmin(ReadOnlyAdmin):
+    """To look at: 'manage.py model alias', the API and the page of a model check the name, and who needs it."""
+
     list_display = ["name", "model", "changed_at"]
     list_select_related = ["model"]
     search_fields = ["name", "model__name"]
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False  # 'manage.py model alias' checks the name, and who needs it
 
-    def has_change_permission(self, request: HttpRequest, obj: Alias | None = None) -> bool:
-        return False
+@admin.register(Download)
+class DownloadAdmin(ReadOnlyAdmin):
+    list_display = ["model", "state", "bar", "rate", "attempts", "created_at", "finished_at", "reason"]
+    list_filter = ["state", "created_at"]
+    list_select_related = ["model"]
+    search_fields = ["model__name", "model__hub_id"]
+    actions = ("pause", "resume", "cancel", "retry")
 
-    def has_delete_permission(self, request: HttpRequest, obj: Alias | None = None) -> bool:
-        return False
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Download]:
+        return super().get_queryset(request).defer("files")  # thousands of them; a detail reads them itself
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("models_registry.change_model")
+
+    @admin.display(description="fetched")
+    def bar(self, download: Download) -> str:
+        return format_html(
+            '<progress max="{}" value="{}"></progress> {} of {}',
+            download.bytes_total or 1,
+            download.bytes_done,
+            filesizeformat(download.bytes_done),
+            filesizeformat(download.bytes_total),
+        )
+
+    @admin.display(description="rate")
+    def rate(self, download: Download) -> str:
+        return f"{filesizeformat(download.bytes_per_second)}/s" if download.bytes_per_second else "-"
+
+    @admin.action(description="Pause the selected downloads", permissions=["operate"])
+    def pause(self, request: HttpRequest, queryset: QuerySet[Download]) -> None:
+        self._each(request, queryset, fetch.pause, "paused")
+
+    @admin.action(description="Resume the selected downloads", permissions=["operate"])
+    def resume(self, request: HttpRequest, queryset: QuerySet[Download]) -> None:
+        self._each(request, queryset, fetch.resume, "goes on")
+
+    @admin.action(description="Cancel the selected downloads", permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Download]) -> None:
+        self._each(request, queryset, fetch.cancel, "cancelled")
+
+    @admin.action(description="Fetch anew what failed in the selected downloads", permissions=["operate"])
+    def retry(self, request: HttpRequest, queryset: QuerySet[Download]) -> None:
+        self._each(request, queryset, fetch.retry, "is fetched again")
+
+    def _each(self, request: HttpRequest, queryset: QuerySet[Download], act: Callable[[Model], Any], done: str) -> None:
+        each(request, [download.model for download in queryset.select_related("model")], act, done)
+
+
+@admin.register(Operation)
+class OperationAdmin(ReadOnlyAdmin):
+    list_display = ["id", "kind", "model", "state", "priority", "asked_by", "created_at", "started_at", "finished_at"]
+    list_filter = ["kind", "state", "created_at"]
+    list_select_related = ["model"]
+    search_fields = ["id", "model__name", "asked_by"]
+    actions = ("cancel",)
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("models_registry.change_model")
+
+    @admin.action(description="Cancel the selected operations", permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Operation]) -> None:
+        each(request, queryset.select_related("model"), _cancel, "cancelled")
+
+
+def _cancel(operation: Operation) -> None:
+    if not operations.cancel(operation):
+        raise ModelError(f"{operation} has ended already: it is {operation.state}")
+
+
+@admin.register(Measurement)
+class MeasurementAdmin(ReadOnlyAdmin):
+    list_display = ["at", "model", "kind", "machine", "requests", "output_rate", "load_seconds", "memory", "batch_id"]
+    list_filter = ["kind", "machine", "at"]
+    list_select_related = ["model"]
+    search_fields = ["model__name", "=batch_id"]
+
+    @admin.display(description="output tokens/s")
+    def output_rate(self, row: Measurement) -> str:
+        return f"{row.output_tokens / row.seconds:,.1f}" if row.seconds else "-"
+
+    @admin.display(description="memory", ordering="memory_bytes")
+    def memory(self, row: Measurement) -> str:
+        return filesizeformat(row.memory_bytes) if row.memory_bytes else "-"
+
+
+class HubTokenForm(forms.ModelForm):
+    token = forms.CharField(
+        max_length=secrets.MOST_TOKEN,
+        widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
+        help_text="Kept encrypted, and never shown again; a new one takes the place of the old.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or self.cleaned_data
+        try:
+            if not self.instance.pk and not secrets.NAME.fullmatch(data.get("name", "")):
+                raise ModelError("The name has 1 to 100 letters, digits and . _ -, no sign first.")
+            secrets.check(data.get("token", "").strip())
+        except ModelError as error:
+            raise forms.ValidationError(str(error)) from None
+        return data
+
+
+@admin.register(HubToken)
+class HubTokenAdmin(admin.ModelAdmin):
+    list_display = ["name", "created_at"]
+    search_fields = ["name"]
+    form = HubTokenForm
+    fields = ("name", "token", "created_at")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: HubToken | None = None) -> tuple[str, ...]:
+        return ("created_at", *(("name",) if obj else ()))
+
+    def save_model(self, request: HttpRequest, obj: HubToken, form: Any, change: bool) -> None:
+        kept = secrets.keep(obj.name, form.cleaned_data["token"])
+        obj.pk, obj.secret = kept.pk, kept.secret
 
 
 @admin.register(Worker)

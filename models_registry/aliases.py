@@ -7,8 +7,8 @@ import re
 
 from django.db.models.functions import Now
 
-from models_registry.importer import BLOCKERS
-from models_registry.model_folder import ModelError
+from models_registry import removal
+from models_registry.model_folder import ModelError, Needed, Taken
 from models_registry.models import Alias, Model
 
 ALIAS = re.compile(r"@?[A-Za-z0-9][A-Za-z0-9._:/-]{0,198}")
@@ -48,7 +48,7 @@ def point(name: str, model: Model) -> str:
             "(or @ and then one), and no '..'"
         )
     if Model.objects.filter(name=name).exists():
-        raise ModelError(f"{name} is a model's own name: choose another for the alias")
+        raise Taken(f"{name} is a model's own name: choose another for the alias")
     before = Alias.objects.filter(name=name).values_list("model__name", flat=True).first()
     Alias.objects.update_or_create(name=name, defaults={"model": model, "changed_at": Now()})
     return before or ""
@@ -59,6 +59,6 @@ def remove(name: str) -> None:
     alias = Alias.objects.filter(name=name).first()
     if alias is None:
         raise ModelError(f"there is no alias {name!r}: 'manage.py model list' names those there are")
-    if reasons := [reason for blocker in BLOCKERS for reason in blocker([name])]:
-        raise ModelError(f"{name} is still needed: {'; '.join(reasons)}")
+    if reasons := removal.blocked([name]):
+        raise Needed(f"{name} is still needed: {'; '.join(reasons)}")
     alias.delete()

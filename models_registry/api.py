@@ -5,42 +5,56 @@ import uuid
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from django.db import DatabaseError
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from models_registry import aliases
-from models_registry.gpu import STALE
+from models_registry import aliases, removal, speeds
+from models_registry.model_folder import Needed
 from models_registry.models import Model, Worker
 from models_registry.wire import model_object
+from vbs.accounts.authentication import IsOperator
 from vbs.openai import schema
 from vbs.openai.docs import ERRORS, of
-from vbs.openai.errors import NotFound
-
-
-def loaded() -> set[str]:
-    """Names of models, and the engines' names of adapters."""
-    fresh = timezone.now() - STALE
-    workers = Worker.objects.filter(heartbeat_at__gt=fresh).exclude(model_name="").values_list("model_name", "adapters")
-    return {name for model, adapters in workers for name in (model, *adapters)}
+from vbs.openai.errors import Conflict, InvalidRequest, NotFound
 
 
 class Models(APIView):
     @extend_schema(responses={200: of(schema.ModelList), **ERRORS})
     def get(self, request: Request) -> Response:
-        here = loaded()
-        return Response({"object": "list", "data": [model_object(model, here) for model in Model.objects.described()]})
+        here, fast = Worker.objects.loaded(), speeds.all()
+        data = [model_object(model, here, fast.get(model.pk, speeds.UNKNOWN)) for model in Model.objects.described()]
+        return Response({"object": "list", "data": data})
 
 
 class ModelDetail(APIView):
+    permission_classes = [IsOperator]
+
     @extend_schema(responses={200: of(schema.ModelObject), **ERRORS})
     def get(self, request: Request, name: str) -> Response:
         model = None if "\0" in name else aliases.resolve(name)
         if model is None:
             raise NotFound(f"The model '{name[:100]}' does not exist.", param="model", code="model_not_found")
-        return Response(model_object(model, loaded()))
+        return Response(model_object(model, Worker.objects.loaded()))
+
+    @extend_schema(responses={200: of(schema.Deleted), **ERRORS, (403, "application/json"): of(schema.ErrorObject)})
+    def delete(self, request: Request, name: str) -> Response:
+        """As OpenAI deletes a fine-tuned model: an adapter, and by its own name only."""
+        model = None if "\0" in name else Model.objects.select_related("base").filter(name=name).first()
+        if model is None:
+            raise NotFound(f"The model '{name[:100]}' does not exist.", param="model", code="model_not_found")
+        if not model.base:
+            raise InvalidRequest(
+                f"'{model.name}' is not an adapter: DELETE /v1/registry/models/{model.name} removes whole models, "
+                "and says first what would go with ?dry_run=true.",
+                param="model",
+            )
+        try:
+            removal.remove(model)
+        except Needed as error:
+            raise Conflict(str(error), param="model", code="model_needed") from error
+        return Response({"id": model.name, "object": "model", "deleted": True})
 
 
 class Ready(APIView):
@@ -53,8 +67,7 @@ class Ready(APIView):
     def get(self, request: Request) -> Response:
         parts = {"database": "ok"}
         try:
-            fresh = timezone.now() - STALE
-            alive = set(Worker.objects.filter(heartbeat_at__gt=fresh).values_list("cluster", flat=True))
+            alive = set(Worker.objects.alive().values_list("cluster", flat=True))
             for cluster in ("io", "gpu"):
                 parts[f"{cluster}_worker"] = "ok" if cluster in alive else "no heartbeat"
         except DatabaseError:

@@ -1,36 +1,49 @@
-"""Puts models into the registry, and takes them out: `add` and `remove`.
+"""Puts models into the registry, and changes what is said of them there: `add` and `edit`. `removal` takes them out.
 
 A source is a folder as Hugging Face lays it out, a GGUF file (converted into a folder of ours), the URL of an
-OpenAI-compatible server, or `scripted:` (an engine without a model, for tests and demos). Knows nothing of batches:
-apps above say through BLOCKERS who still needs a model.
+OpenAI-compatible server, or `scripted:` (an engine without a model, for tests and demos). Models of a hub are added by
+`fetch`.
 """
 
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.db import IntegrityError, transaction
 
-from models_registry import adapter_folder, made_folders
+from models_registry import adapter_folder, made_folders, sources
 from models_registry.engine import options as engine_options
 from models_registry.engine.options import OptionError
 from models_registry.engine.spec import EngineKind
 from models_registry.made_folders import Progress
-from models_registry.model_folder import Facts, ModelError, examine
-from models_registry.models import Alias, Model, Task
-from vbs.broker import wake
+from models_registry.model_folder import Facts, ModelError, Taken, examine
+from models_registry.models import Alias, Model, ModelState, Task
+from models_registry.removal import BLOCKERS, needed_by, preview, remove
 
-__all__ = ["BLOCKERS", "ModelError", "add", "remove"]
+__all__ = [
+    "BLOCKERS",
+    "ModelError",
+    "add",
+    "check_changes",
+    "check_name",
+    "check_options",
+    "edit",
+    "needed_by",
+    "preview",
+    "remove",
+]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 OPTION = re.compile(r"[a-z][a-z0-9.-]*")
 MOST_SOURCE = 900  # characters, so that it fits its column also as an absolute path
+MOST_NOTES = 20_000  # characters
 SOURCES = "give a folder, a .gguf file, an http(s)://…/v1 URL, or scripted:"
-
-# Apps above register here what may still need a model: each is given its names, and returns reasons, in words.
-BLOCKERS: list[Callable[[Sequence[str]], list[str]]] = []
+# Addresses of the API end so: after the name of a model they say what is done with it.
+VERBS = {
+    *("fetch", "plan", "pause", "resume", "cancel", "retry"),
+    *("load", "unload", "test", "benchmark", "fit", "measurements"),
+}
+EDITABLE = ("task", "engine_args", "license", "notes", "trust_remote_code", "allow_pickle")
 
 
 def add(
@@ -42,6 +55,11 @@ def add(
     remote_name: str = "",
     base: Model | None = None,
     copy: bool = False,
+    license: str = "",
+    notes: str = "",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    on_server: bool = False,
     on_progress: Progress = lambda step: None,
 ) -> Model:
     """Register a model. Raises ModelError, which says what was wrong and what to do; then nothing has changed.
@@ -49,36 +67,85 @@ def add(
     task: guessed from the model where it is not given. engine_args: options of the engine by their long name without
     dashes; for vLLM those of models_registry.engine.options. remote_name: what a remote server calls the model. base:
     the model whose LoRA adapter the folder holds. copy: keep a copy of the folder under MODELS_DIR instead of using it
-    where it is. on_progress is told each step that takes long.
+    where it is. license: read from the folder where it is not given. on_server: who asks has no shell here, and may
+    only name folders and servers that models may come from. on_progress is told each step that takes long.
     """
     options = engine_args or {}
-    _check(name, task)
+    check_name(name, task)
+    row = Model(name=name, license=license, notes=notes, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    check_texts(row)
     if len(source) > MOST_SOURCE:
         raise ModelError(f"{source[:60]!r}… is too long: a source has at most {MOST_SOURCE} characters")
     if base:
         if given := [what for what, is_given in (("task", task), ("options", options), ("copy", copy)) if is_given]:
             raise ModelError(f"an adapter has the {given[0]} of its base, and stays where it is: leave that out")
-        return _add_adapter(name, Path(source).expanduser().absolute(), base)
+        _check_code(row, "an adapter is read and run as its base is")
+        return _add_adapter(row, sources.folder(source, on_server), base)
     if source.startswith(("http://", "https://")):
-        _check_url(source)
+        sources.check_url(source, on_server)
         check_options(EngineKind.REMOTE, options)
-        url = source.rstrip("/")
-        return _register(name, EngineKind.REMOTE, url, task or Task.CHAT, options, remote_name)
+        _check_code(row, "a remote server decides that itself")
+        row.kind, row.source, row.remote_name = EngineKind.REMOTE.value, source.rstrip("/"), remote_name
+        return register(row, task or Task.CHAT, options)
     if remote_name:
         raise ModelError(
             f"a remote name ({remote_name}) is only for a model on a remote server, and {source!r} is none"
         )
     if source == "scripted:":
         check_options(EngineKind.SCRIPTED, options)
-        return _register(name, EngineKind.SCRIPTED, "", task or Task.CHAT, options)
+        _check_code(row, "a scripted model has no files")
+        row.kind = EngineKind.SCRIPTED.value
+        return register(row, task or Task.CHAT, options)
     if "://" in source or source.startswith("scripted:"):
         raise ModelError(f"unknown kind of source {source!r}: {SOURCES}")
     options = check_options(EngineKind.VLLM, options)
-    return _add_local(name, Path(source).expanduser().absolute(), task, options, copy, on_progress)
+    return _add_local(row, sources.folder(source, on_server), task, options, copy, on_progress)
+
+
+def edit(model: Model, **changes: Any) -> Model:
+    """Change some of EDITABLE; the model as it is then. Raises ModelError, and then nothing has changed."""
+    with transaction.atomic():
+        row = Model.objects.select_for_update().filter(pk=model.pk).first()
+        if row is None:
+            raise ModelError(f"the model {model.name} has been removed")
+        checked = check_changes(row, **changes)
+        Model.objects.filter(pk=row.pk).update(**checked)
+        passed_on = {name: checked[name] for name in ("task", "context_length") if name in checked}
+        if passed_on:
+            row.adapters.update(**passed_on)
+    return Model.objects.select_related("base").get(pk=row.pk)
+
+
+def check_changes(model: Model, **changes: Any) -> dict[str, Any]:
+    """What `edit` would write: the changes as they are kept, and what follows from them. Raises ModelError."""
+    if odd := sorted(changes.keys() - set(EDITABLE)):
+        raise ModelError(f"{odd[0]} of a model cannot be changed: only {', '.join(EDITABLE)} can")
+    row = Model(**{name: getattr(model, name) for name in (*EDITABLE, "name", "kind", "source", "state")} | changes)
+    _check_task(row.task)
+    check_texts(row)
+    if model.base:
+        given = [name for name in ("task", "engine_args") if name in changes and changes[name] != vars(model)[name]]
+        if given:
+            raise ModelError(f"an adapter has the {given[0]} of its base {model.base.name}: change it there")
+        _check_code(row, "an adapter is read and run as its base is")
+        return changes
+    if "engine_args" in changes:
+        changes["engine_args"] = row.engine_args = check_options(EngineKind(row.kind), row.engine_args or {})
+        _check_ranks(model, row.engine_args)
+    if row.task == Task.EMBEDDING and (adapter := model.adapters.first()):
+        raise ModelError(f"{model.name} has the adapter {adapter.name}, which makes no embeddings: keep its task")
+    if row.kind != EngineKind.VLLM:
+        _check_code(row, f"a {row.kind} model has no files here")
+    elif row.state == ModelState.READY and changes.keys() & {"task", "engine_args", "allow_pickle"}:
+        facts = examine(Path(row.source), row.task, row.engine_args, row.allow_pickle)
+        changes["context_length"] = facts.context_length
+    return changes
 
 
 def check_options(kind: EngineKind, options: dict[str, Any]) -> dict[str, Any]:
     """Engine options as this kind of engine takes them. Raises ModelError."""
+    if not isinstance(options, dict):
+        raise ModelError(f"engine options must be a JSON object, not {str(options)[:60]!r}")
     if kind is EngineKind.VLLM:
         try:
             return engine_options.check(options)
@@ -86,39 +153,37 @@ def check_options(kind: EngineKind, options: dict[str, Any]) -> dict[str, Any]:
             raise ModelError(str(error)) from error
     if kind is EngineKind.REMOTE and options:
         raise ModelError(f"a remote server has its own engine options: leave out {', '.join(sorted(options))}")
-    _check_scripted(options)
+    for option in options:
+        if not OPTION.fullmatch(option):
+            raise ModelError(f"{option!r} cannot be an engine option: give its long name, without dashes before it")
+        if option in engine_options.OURS:
+            raise ModelError(f"the engine option {option} is set by this server: leave it out")
     return options
 
 
-def remove(model: Model, files: bool = False) -> None:
-    """Take a model out of the registry; with `files` also its folder, which must be one that we made."""
-    pointing = list(model.aliases.values_list("name", flat=True))
-    reasons = [f"adapter {name}" for name in model.adapters.values_list("name", flat=True)]
-    reasons += [f"alias {name}" for name in pointing]
-    reasons += [reason for blocker in BLOCKERS for reason in blocker([model.name, *pointing])]
-    if reasons:
-        raise ModelError(f"{model.name} is still needed: {'; '.join(reasons)}")
-    if not files:
-        model.delete()
-        if model.base:
-            wake("gpu")  # whose engine may have it
-        return
-    folder = Path(model.source)
-    if not made_folders.is_ours(folder):
+def check_name(name: str, task: str | None = None) -> None:
+    """Raises ModelError unless a new model can have this name, and this task."""
+    if not NAME.fullmatch(name) or ".." in name:
         raise ModelError(
-            f"the files of {model.name} ({model.source or 'none'}) are not ours to delete: leave out --files"
+            f"{name!r} cannot be a model's name: use 1 to 200 letters, digits and . _ : / -, "
+            "a letter or digit first, and no '..'"
         )
-    if other := Model.objects.filter(source=model.source).exclude(pk=model.pk).first():
-        raise ModelError(f"{folder} is also the folder of {other.name}: leave out --files")
-    with made_folders.lock(folder):
-        model.delete()
-        made_folders.discard(folder)
+    if "/" in name and (verb := name.rpartition("/")[2]) in VERBS:
+        raise ModelError(f"{name!r} cannot be a model's name: /{verb} at the end is what the API does with a model")
+    if task is not None:
+        _check_task(task)
+    if Model.objects.filter(name=name).exists():
+        raise _taken(name)
+    if alias := Alias.objects.select_related("model").filter(name=name).first():
+        raise Taken(f"{name} is an alias of {alias.model}: choose another name, or remove the alias first")
 
 
-def _add_adapter(name: str, folder: Path, base: Model) -> Model:
+def _add_adapter(row: Model, folder: Path, base: Model) -> Model:
     if base.base or base.kind == EngineKind.REMOTE:
         kind = "an adapter" if base.base else "on a remote server"
         raise ModelError(f"{base.name} is {kind}: an adapter's base is a model that runs here")
+    if base.state != ModelState.READY:
+        raise ModelError(f"the files of {base.name} are not here ({base.state}): fetch it, then add its adapter")
     if base.task == Task.EMBEDDING:
         raise ModelError(f"{base.name} makes embeddings: adapters are served for chat and completion models")
     facts = adapter_folder.examine(folder, Path(base.source) if base.kind == EngineKind.VLLM else None)
@@ -128,109 +193,82 @@ def _add_adapter(name: str, folder: Path, base: Model) -> Model:
             f"the adapter's rank is {facts.rank}, and {base.name} is run with max-lora-rank {most}: "
             "raise or remove that option of the base"
         )
-    try:
-        with transaction.atomic():
-            return Model.objects.create(
-                name=name,
-                kind=base.kind,
-                source=str(folder),
-                task=base.task,
-                base=base,
-                lora_rank=facts.rank,
-                size_bytes=facts.size_bytes,
-                context_length=base.context_length,
-            )
-    except IntegrityError:
-        raise _taken(name) from None
+    row.base, row.kind, row.source, row.lora_rank = base, base.kind, str(folder), facts.rank
+    row.size_bytes, row.context_length = facts.size_bytes, base.context_length
+    return register(row, base.task, {})
 
 
 def _add_local(
-    name: str, path: Path, task: str | None, options: dict[str, Any], copy: bool, on_progress: Progress
+    row: Model, path: Path, task: str | None, options: dict[str, Any], copy: bool, on_progress: Progress
 ) -> Model:
     if path.is_dir() and adapter_folder.is_adapter(path):
         raise ModelError(f"{path} is an adapter, not a whole model: name its base (--base)")
     if path.is_dir():
-        facts = examine(path, task, options)
+        facts = examine(path, task, options, row.allow_pickle)
         if not copy:
-            return _register(name, EngineKind.VLLM, str(path), facts.task, options, facts=facts)
+            return _register_local(row, path, options, facts)
     elif not path.exists():
         raise ModelError(f"{path} does not exist: {SOURCES}")
     elif path.suffix.lower() != ".gguf":
         raise ModelError(f"{path} is a file but not a .gguf file: give the folder that the model's config.json is in")
-    folder = made_folders.path_of(name)
+    folder = made_folders.path_of(row.name)
     if other := Model.objects.filter(source=str(folder)).first():
-        raise ModelError(f"{folder} is the folder of {other.name}: choose another name than {name}")
+        raise ModelError(f"{folder} is the folder of {other.name}: choose another name than {row.name}")
     with made_folders.lock(folder) as held:
         maker = made_folders.copied if path.is_dir() else made_folders.converted
         made_folders.make(folder, path, maker, held, on_progress)
         try:
-            facts = examine(folder, task, options)
-            return _register(name, EngineKind.VLLM, str(folder), facts.task, options, facts=facts)
+            return _register_local(row, folder, options, examine(folder, task, options, row.allow_pickle))
         except ModelError:
             if not Model.objects.filter(source=str(folder)).exists():
                 made_folders.discard(folder)
             raise
 
 
-def _check(name: str, task: str | None) -> None:
-    if not NAME.fullmatch(name) or ".." in name:
-        raise ModelError(
-            f"{name!r} cannot be a model's name: use 1 to 200 letters, digits and . _ : / -, "
-            "a letter or digit first, and no '..'"
-        )
-    if task is not None and task not in Task.values:
-        raise ModelError(f"unknown task {task!r}: it must be one of {', '.join(Task.values)}")
-    if Model.objects.filter(name=name).exists():
-        raise _taken(name)
-    if alias := Alias.objects.select_related("model").filter(name=name).first():
-        raise ModelError(f"{name} is an alias of {alias.model}: choose another name, or remove the alias first")
+def _register_local(row: Model, folder: Path, options: dict[str, Any], facts: Facts) -> Model:
+    row.source, row.size_bytes, row.context_length = str(folder), facts.size_bytes, facts.context_length
+    row.license = row.license or facts.license
+    return register(row, facts.task, options)
 
 
-def _check_scripted(options: dict[str, Any]) -> None:
-    for option in options:
-        if not OPTION.fullmatch(option):
-            raise ModelError(f"{option!r} cannot be an engine option: give its long name, without dashes before it")
-        if option in engine_options.OURS:
-            raise ModelError(f"the engine option {option} is set by this server: leave it out")
-
-
-def _check_url(source: str) -> None:
-    try:
-        parts = urlsplit(source)
-        good = parts.hostname and parts.port != 0 and parts.path.rstrip("/").endswith("/v1")
-    except ValueError:  # a port that is none, half an IPv6 address
-        good = False
-    if not good or parts.username or parts.query or parts.fragment:
-        raise ModelError(
-            f"{source!r} cannot be a remote server: it must look like http(s)://host[:port]/v1, "
-            "without a user, a query or a fragment"
-        )
-
-
-def _taken(name: str) -> ModelError:
-    return ModelError(f"there is a model {name} already: choose another name, or remove that one first")
-
-
-def _register(
-    name: str,
-    kind: EngineKind,
-    source: str,
-    task: str,
-    options: dict[str, Any],
-    remote_name: str = "",
-    facts: Facts | None = None,
-) -> Model:
+def register(row: Model, task: str, options: dict[str, Any]) -> Model:
+    row.task, row.engine_args = task, options
     try:
         with transaction.atomic():
-            return Model.objects.create(
-                name=name,
-                kind=kind.value,
-                source=source,
-                task=task,
-                engine_args=options,
-                remote_name=remote_name,
-                size_bytes=facts.size_bytes if facts else None,
-                context_length=facts.context_length if facts else None,
-            )
+            row.save(force_insert=True)
     except IntegrityError:
-        raise _taken(name) from None
+        if row.base and not Model.objects.filter(pk=row.base.pk).exists():
+            raise ModelError(f"the base {row.base.name} has just been removed") from None
+        raise _taken(row.name) from None
+    return row
+
+
+def _taken(name: str) -> Taken:
+    return Taken(f"there is a model {name} already: choose another name, or remove that one first")
+
+
+def _check_task(task: str) -> None:
+    if task not in Task.values:
+        raise ModelError(f"unknown task {task!r}: it must be one of {', '.join(Task.values)}")
+
+
+def check_texts(row: Model) -> None:
+    if len(row.license) > 100 or not row.license.isprintable():
+        raise ModelError(f"{row.license[:60]!r} cannot be a licence: give its name in at most 100 printable characters")
+    if len(row.notes) > MOST_NOTES or "\0" in row.notes:
+        raise ModelError(f"notes have at most {MOST_NOTES:,} characters, and no NUL; these have {len(row.notes):,}")
+
+
+def _check_code(row: Model, because: str) -> None:
+    for name in ("trust_remote_code", "allow_pickle"):
+        if getattr(row, name):
+            raise ModelError(f"{name} is for a model whose files are here, and {because}: leave it out")
+
+
+def _check_ranks(model: Model, options: dict[str, Any]) -> None:
+    most = options.get("max-lora-rank")
+    if most is not None and (adapter := model.adapters.filter(lora_rank__gt=most).first()):
+        raise ModelError(
+            f"max-lora-rank {most} is less than the rank of the adapter {adapter.name}, which is {adapter.lora_rank}: "
+            "raise or leave out that option"
+        )

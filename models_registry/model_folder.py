@@ -5,8 +5,11 @@ Only small files and headers are read, so it takes milliseconds for any model. K
 
 import json
 import math
+import re
 import struct
 from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,17 @@ TOKENIZERS = (
     "spiece.model",
     "tekken.json",
 )
+PICKLES = ("*.bin", "*.pt")
+NO_WEIGHTS = {"training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pt"}  # what trainers leave beside them
 LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
 MOST_HEADER = 100_000_000  # bytes; what safetensors itself allows
+MOST_JSON = 64 * 2**20  # bytes; the index of a model of a thousand files has a few of these millions
+MOST_README = 2**16  # bytes of it that are looked at
 LFS_POINTER = b"version https://git-lfs"
 
+
+LICENSE = re.compile(r"^(license|license_name):(?:[ \t]+|[ \t]*\n[ \t]*-[ \t]+)([^\s#][^\n#]*)", re.MULTILINE)
+ALLOW_PICKLE = "set allow_pickle (--allow-pickle) if you trust whoever made it"
 
 Shape = tuple[int, ...]
 
@@ -32,28 +42,57 @@ class ModelError(Exception):
     """A model that cannot be added, found or removed: what was wrong, with the value, and what to do."""
 
 
+class Taken(ModelError):
+    """The name is in use."""
+
+
+class Needed(ModelError):
+    """It cannot go: something stands on it."""
+
+
 @dataclass(frozen=True)
 class Facts:
-    """task: chat, completion or embedding. size_bytes: of the weights. context_length: in tokens, where it is known."""
+    """task: chat, completion or embedding. size_bytes: of the weights. context_length: in tokens, where it is known.
+
+    license: as its README or config names it, or empty. own_code: it comes with code, which the engine runs if told.
+    """
 
     task: str
     size_bytes: int
     context_length: int | None
+    license: str = ""
+    own_code: bool = False
 
 
-def examine(folder: Path, task: str | None = None, options: dict[str, Any] | None = None) -> Facts:
-    """Raises ModelError for a folder that no engine could load. `options` are the engine's, which may fill gaps.
+def examine(
+    folder: Path, task: str | None = None, options: dict[str, Any] | None = None, allow_pickle: bool = False
+) -> Facts:
+    """Raises ModelError for a folder that no engine could load, or that holds its weights as pickles only.
 
-    task: taken for granted when given, guessed otherwise.
+    task: taken for granted when given, guessed otherwise. options: the engine's, which may fill gaps. allow_pickle:
+    take pickles for weights too.
     """
     options = options or {}
     content = config(folder)
-    size = _weights(folder)
+    size = _weights(folder, allow_pickle)
+    if options.get("load-format") == "pt" and not allow_pickle:
+        raise ModelError(f"load-format pt reads pickles, which can run code: leave it out, or {ALLOW_PICKLE}")
     if "tokenizer" not in options and not any((folder / name).exists() for name in TOKENIZERS):
         raise ModelError(
             f"{folder} has no tokenizer (tokenizer.json, tokenizer.model …): fetch the model's other files"
         )
-    return Facts(task or _guess_task(folder, content, options), size, _context_length(folder, content, options))
+    return Facts(
+        task or _guess_task(folder, content, options),
+        size,
+        _context_length(folder, content, options),
+        _license(folder, content),
+        own_code(content),
+    )
+
+
+def own_code(content: dict[str, Any]) -> bool:
+    """Whether this config.json names Python files of the folder as the model's code."""
+    return bool(content.get("auto_map"))
 
 
 def config(folder: Path) -> dict[str, Any]:
@@ -71,39 +110,44 @@ def parameters(folder: Path) -> dict[str, int]:
     """
     found = {path.name: path for path in folder.glob("*.safetensors")}
     index = read_json(folder / "model.safetensors.index.json") or {}
-    counts: Counter[str] = Counter()
-    for name in _shards(folder, index, found) or found:
-        for kind, shape in _tensors(found[name]).values():
-            counts[kind] += math.prod(shape)
+    counts = count(_tensors(found[name]) for name in _shards(folder, index, found) or found)
     if not counts:
         raise ModelError(f"{folder} has no *.safetensors, whose headers say how many values there are: convert it")
-    return dict(counts)
+    return counts
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     try:
+        size = path.stat().st_size
+        if not path.is_file() or size > MOST_JSON:
+            raise ValueError(f"it is {size:,} bytes long" if path.is_file() else "it is not a file")
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}. Fetch it again") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is not a JSON object: fetch it again")
     return content
 
 
-def _weights(folder: Path) -> int:
+def _weights(folder: Path, allow_pickle: bool) -> int:
     """Bytes of the weight files, all of which are there and whole as far as their headers say."""
     found = {path.name: path for path in folder.glob("*.safetensors")}
     for path in found.values():
         _tensors(path)
     index = read_json(folder / "model.safetensors.index.json") or {}
     if not found and not index:
-        found = {path.name: path for path in folder.glob("*.bin") if path.name != "training_args.bin"}
+        found = {path.name: path for ending in PICKLES for path in folder.glob(ending) if path.name not in NO_WEIGHTS}
+        if found and not allow_pickle:
+            raise ModelError(
+                f"{folder} has its weights as pickles only ({min(found)}), which can run code when they are read: "
+                f"take a version with *.safetensors, or {ALLOW_PICKLE}"
+            )
         index = read_json(folder / "pytorch_model.bin.index.json") or {}
     _shards(folder, index, found)
     if not found:
-        raise ModelError(f"{folder} has no weights (*.safetensors or *.bin): fetch the model's other files")
+        raise ModelError(f"{folder} has no weights (*.safetensors): fetch the model's other files")
     return sum(path.stat().st_size for path in found.values())
 
 
@@ -126,18 +170,30 @@ def shapes_of(path: Path) -> dict[str, Shape]:
 
 
 def _tensors(path: Path) -> dict[str, tuple[str, Shape]]:
-    """Type and shape of each. A file is eight bytes of length, a JSON header, and just the bytes that it speaks of."""
-    found: dict[str, tuple[str, Shape]] = {}
+    """Type and shape of each tensor of a file of weights."""
     try:
-        size = path.stat().st_size
+        if not path.is_file():
+            raise ValueError("it is not a file")
         with path.open("rb") as file:
-            start = file.read(8)
-            if LFS_POINTER.startswith(start) and start:
-                raise ModelError(f"{path} is a Git LFS pointer, not the weights: run 'git lfs pull' in its folder")
-            (length,) = struct.unpack("<Q", start)
-            if length > min(MOST_HEADER, size - 8):
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header = json.loads(file.read(length))
+            return tensors(file.read, path.stat().st_size)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged or not complete ({error}): fetch it again") from error
+
+
+def tensors(read: Callable[[int], bytes], size: int) -> dict[str, tuple[str, Shape]]:
+    """Type and shape of each, from the beginning of a safetensors file of this size. Raises ValueError.
+
+    A file is eight bytes of length, a JSON header, and just the bytes that it speaks of. read: the next so many bytes.
+    """
+    found: dict[str, tuple[str, Shape]] = {}
+    start = read(8)
+    if LFS_POINTER.startswith(start) and start:
+        raise ValueError("a Git LFS pointer, not the weights: run 'git lfs pull' in its folder")
+    try:
+        (length,) = struct.unpack("<Q", start)
+        if length > min(MOST_HEADER, size - 8):
+            raise ValueError(f"a header of {length} bytes in a file of {size}")
+        header = json.loads(read(length))
         header.pop("__metadata__", None)
         if (expected := 8 + length + max((one["data_offsets"][1] for one in header.values()), default=0)) != size:
             raise ValueError(f"{size} bytes where its header speaks of {expected}")
@@ -147,9 +203,18 @@ def _tensors(path: Path) -> dict[str, tuple[str, Shape]]:
             if not 0 <= math.prod(shape) <= 2 * (end - first):  # the smallest values take half a byte
                 raise ValueError(f"a tensor of {math.prod(shape)} values in {end - first} bytes")
             found[name] = (str(tensor["dtype"]), shape)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
-        raise ModelError(f"{path} is damaged or not complete ({error}): fetch it again") from error
+    except (TypeError, LookupError, AttributeError, RecursionError, struct.error) as error:
+        raise ValueError(error) from error
     return found
+
+
+def count(files: Iterable[dict[str, tuple[str, Shape]]]) -> dict[str, int]:
+    """How many values of each type, such as BF16, the tensors of these files have."""
+    counts: Counter[str] = Counter()
+    for file in files:
+        for kind, shape in file.values():
+            counts[kind] += math.prod(shape)
+    return dict(counts)
 
 
 def _guess_task(folder: Path, config: dict[str, Any], options: dict[str, Any]) -> str:
@@ -187,3 +252,18 @@ def _context_length(folder: Path, config: dict[str, Any], options: dict[str, Any
 
 def _is_length(value: Any) -> bool:
     return isinstance(value, int) and 0 < value < 2**31  # what the database holds
+
+
+def _license(folder: Path, config: dict[str, Any]) -> str:
+    """From the YAML head of the model's card, as the hub has it, else from its config. A line is read, not YAML."""
+    head = ""
+    card = folder / "README.md"
+    if card.is_file():  # and nothing that can be read forever
+        with suppress(OSError), card.open("rb") as file:
+            head = file.read(MOST_README).decode(errors="replace").replace("\r\n", "\n")
+    head = head.removeprefix("---\n").partition("\n---")[0] if head.startswith("---\n") else ""
+    named = {key: value.strip(" \t\"'") for key, value in LICENSE.findall(head)}
+    found = named.get("license")
+    if found in (None, "other"):
+        found = named.get("license_name") or found or config.get("license")
+    return found[:100] if isinstance(found, str) and found.isprintable() else ""

@@ -10,11 +10,13 @@ from django.test import Client
 from django.utils import timezone
 
 from batches.models import Batch, BatchEvent, BatchRequest, BatchStatus, File, RequestState, Upload, UploadPart
-from models_registry.models import Alias, Model, Worker
+from models_registry import secrets
+from models_registry.models import Alias, Download, HubToken, Measurement, Model, Operation, Worker
+from tests.models_registry.test_importer import model_folder
 from vbs.accounts.models import ApiKey, Project
 
 OURS = ("accounts", "batches", "models_registry", "curation", "finetuning")
-READ_ONLY = (Batch, BatchEvent, BatchRequest, File, Upload, UploadPart, Worker)
+READ_ONLY = (Batch, BatchEvent, BatchRequest, File, Upload, UploadPart, Worker, Download, Operation, Measurement, Alias)
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +57,11 @@ def rows(project, number):
     ApiKey.objects.issue(project, f"key {number}")
     model = Model.objects.create(name=f"model {number}", kind="scripted")
     Alias.objects.create(name=f"alias {number}", model=model)
+    Model.objects.create(name=f"adapter {number}", kind="scripted", base=model, lora_rank=8)
+    Download.objects.create(model=model, state="failed", reason="<b>hello</b>", files=[{"path": "<i>"}])
+    Operation.objects.create(model=model, kind="test", state="failed", log="<b>hello</b>", result={"<i>": 1})
+    Measurement.objects.create(model=model, kind="batch", requests=1, output_tokens=5, seconds=2, memory_bytes=10)
+    secrets.keep(f"token-{number}", f"hf_secret{number}")
     Worker.objects.create(cluster="gpu", hostname=f"host {number}", pid=number)
     file = File.objects.create(project=project, filename=f"{number}.jsonl", purpose="batch", bytes=3)
     upload = Upload.objects.create(
@@ -249,21 +256,106 @@ def test_who_may_operate(staff, project):
     assert batch.status == BatchStatus.CANCELLING
 
 
-def test_a_model_that_is_needed_stays_and_bad_options_are_refused(root, monkeypatch):
+def test_a_model_that_is_needed_stays_and_bad_options_are_refused(root, monkeypatch, tmp_path):
     """What the command refuses, the admin refuses too."""
-    model = Model.objects.create(name="m", kind="vllm", source="/models/m")
-    monkeypatch.setattr("models_registry.importer.BLOCKERS", [lambda names: ["batch_1 waits"]])
-    assert act(root, Model, "remove", model)[1] == ["Model m is still needed: batch_1 waits"]
+    model = Model.objects.create(name="m", kind="vllm", source=str(model_folder(tmp_path / "m")))
+    monkeypatch.setattr("models_registry.removal.BLOCKERS", [lambda names: ["batch_1 waits"]])
+    assert act(root, Model, "remove", model)[1] == ["m is still needed: batch_1 waits"]
     assert Model.objects.exists()
     assert root.get(address(Model, "add")).status_code == 403
     assert root.post(address(Model, "delete", str(model.pk)), {"post": "yes"}).status_code == 403
     for given, message in (("[1]", "must be a JSON object"), ('{"max-model-len": "abc"}', "max-model-len")):
         answer = root.post(address(Model, "change", str(model.pk)), {"task": "chat", "engine_args": given})
         assert answer.status_code == 200 and message in answer.content.decode()
-    given = {"task": "chat", "engine_args": '{"max_model_len": "2048"}'}
+    given = {"task": "chat", "engine_args": '{"max_model_len": "2048"}', "trust_remote_code": "on"}
     assert root.post(address(Model, "change", str(model.pk)), given).status_code == 302
     model.refresh_from_db()
-    assert model.engine_args == {"max-model-len": 2048}
-    monkeypatch.setattr("models_registry.importer.BLOCKERS", [])
-    assert "Model m: removed." in act(root, Model, "remove", model)[1]
+    assert model.engine_args == {"max-model-len": 2048} and model.context_length == 2048
+    assert model.trust_remote_code and dict(model.spec().args)["trust-remote-code"] is True
+    monkeypatch.setattr("models_registry.removal.BLOCKERS", [])
+    assert "m: removed." in act(root, Model, "remove", model)[1]
     assert not Model.objects.exists()
+
+
+# Models: what is asked of the GPU and of the hub.
+
+
+@pytest.mark.parametrize("action", ["load", "unload", "test", "benchmark"])
+def test_operations_are_queued_for_each_model_that_can(root, action):
+    fine = Model.objects.create(name="fine", kind="scripted")
+    draft = Model.objects.create(name="draft", kind="vllm", state="draft", hub_id="o/n")
+    _, said = act(root, Model, action, draft, fine)
+    assert f"fine: {action} is queued." in said
+    operation = Operation.objects.get(model=fine)
+    assert (operation.kind, operation.state, operation.asked_by) == (action, "queued", "root")
+    assert Operation.objects.filter(model=draft).exists() is (action == "unload")
+
+
+def test_fetching_says_why_not(root):
+    model = Model.objects.create(name="m", kind="scripted")
+    assert act(root, Model, "fetch", model)[1] == ["m is not from a hub: there is nothing to fetch"]
+
+
+def test_what_is_loaded_is_marked(root):
+    base = Model.objects.create(name="base", kind="scripted")
+    adapter = Model.objects.create(name="adapter", kind="scripted", base=base)
+    Model.objects.create(name="other", kind="scripted")
+    Worker.objects.create(cluster="gpu", hostname="h", pid=1, model_name="base", adapters=[adapter.served_name])
+    page = root.get(address(Model, "")).content.decode()
+    assert page.count("icon-yes") == 2 and page.count("icon-no") == 1
+
+
+def test_operations_and_downloads_can_be_ended(root):
+    model = Model.objects.create(name="m", kind="vllm", state="downloading", hub_id="o/n")
+    download = Download.objects.create(model=model)
+    operation = Operation.objects.create(model=model, kind="unload")
+    assert act(root, Operation, "cancel", operation)[1] == [f"{operation}: cancelled."]
+    assert "has ended already: it is cancelled" in act(root, Operation, "cancel", operation)[1][0]
+    for action, state in (("pause", "paused"), ("resume", "queued"), ("cancel", "cancelled")):
+        act(root, Download, action, download)
+        download.refresh_from_db()
+        assert download.state == state
+    assert act(root, Download, "retry", download)[1] == ["the download of m is cancelled: it cannot be retried"]
+
+
+@pytest.mark.parametrize("model, action", [
+    (Model, "load"), (Model, "unload"), (Model, "test"), (Model, "benchmark"), (Model, "fetch"), (Model, "remove"),
+    (Download, "pause"), (Download, "cancel"), (Operation, "cancel"),
+])  # fmt: skip
+def test_who_may_only_look_cannot_operate_models(staff, model, action):
+    one = Model.objects.create(name="m", kind="vllm", state="downloading", hub_id="o/n")
+    Download.objects.create(model=one)
+    Operation.objects.create(model=one, kind="unload")
+    client = staff(f"view_{model._meta.model_name}")
+    assert client.get(address(model, "")).status_code == 200
+    act(client, model, action, model.objects.get())
+    assert Download.objects.get().state == "queued" and Operation.objects.get().state == "queued"
+    assert Model.objects.exists()
+
+
+def test_a_token_goes_in_and_never_comes_out(root):
+    assert root.post(address(HubToken, "add"), {"name": "mine", "token": "hf_first"}).status_code == 302
+    token = HubToken.objects.get()
+    assert secrets.reveal(token) == "hf_first" and "hf_first" not in token.secret
+    assert root.post(address(HubToken, "change", str(token.pk)), {"token": "hf_second"}).status_code == 302
+    token.refresh_from_db()
+    assert secrets.reveal(token) == "hf_second"
+    for page in (address(HubToken, ""), *(address(HubToken, page, str(token.pk)) for page in ("change", "history"))):
+        text = root.get(page).content.decode()
+        assert "hf_" not in text and token.secret not in text
+    for given in ({"name": "other", "token": "two words"}, {"name": "-", "token": "hf_x"}, {"name": "x", "token": ""}):
+        answer = root.post(address(HubToken, "add"), given)
+        assert answer.status_code == 200 and "two words" not in answer.content.decode()
+    assert HubToken.objects.count() == 1
+
+
+def test_an_operators_key_is_made_so_and_stays_so(root, project):
+    root.post(address(ApiKey, "add"), {"project": project.pk, "name": "x", "operator": "on"})
+    key = ApiKey.objects.get()
+    assert key.operator
+    plain, _ = ApiKey.objects.issue(project, "plain")
+    root.post(address(ApiKey, "change", str(plain.pk)), {"project": project.pk, "name": "plain", "operator": "on"})
+    root.post(address(ApiKey, "change", str(key.pk)), {"project": project.pk, "name": "x"})
+    for one in (key, plain):
+        one.refresh_from_db()
+    assert key.operator and not plain.operator

@@ -1,6 +1,7 @@
 """System checks: bad combinations of settings stop the server before it starts."""
 
 import ipaddress
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -55,4 +56,18 @@ def data_path_is_short(**options: Any) -> list[CheckMessage]:
             hint="Unix sockets allow about 100; use a shorter folder.",
             id="vbs.E004",
         )
+    ]
+
+
+@register()
+def model_roots_are_folders(**options: Any) -> list[CheckMessage]:
+    """A relative one would mean another folder for each process, and a misspelt one that nothing may be added."""
+    return [
+        Error(
+            f"VBS_MODEL_ROOTS names {root!r}, which is not a folder's absolute path.",
+            hint="Give absolute paths of folders that are there, with commas between them, or leave it empty.",
+            id="vbs.E005",
+        )
+        for root in settings.VBS_MODEL_ROOTS
+        if not Path(root).is_absolute() or not Path(root).is_dir()
     ]

@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.urls import path, re_path
+from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerView
 from rest_framework.request import Request
@@ -10,6 +10,7 @@ from rest_framework.views import APIView
 
 from batches import api as batches
 from models_registry import api as models
+from models_registry import registry_api as registry
 from vbs import metrics
 from vbs.openai.errors import NotFound
 
@@ -51,6 +52,28 @@ urlpatterns = [
     path("v1/queue", batches.Queue.as_view()),
     path("v1/models", models.Models.as_view()),
     path("v1/models/<path:name>", models.ModelDetail.as_view()),
+    # What is done with a model comes before the model itself: its name may have slashes, and ends with none of these.
+    path("v1/registry/models", registry.RegistryModels.as_view()),
+    path("v1/registry/models/<path:name>/fetch", registry.ModelFetch.as_view()),
+    path("v1/registry/models/<path:name>/pause", registry.ModelPause.as_view()),
+    path("v1/registry/models/<path:name>/resume", registry.ModelResume.as_view()),
+    path("v1/registry/models/<path:name>/cancel", registry.ModelCancel.as_view()),
+    path("v1/registry/models/<path:name>/retry", registry.ModelRetry.as_view()),
+    path("v1/registry/models/<path:name>/plan", registry.ModelPlan.as_view()),
+    path("v1/registry/models/<path:name>/fit", registry.ModelFit.as_view()),
+    path("v1/registry/models/<path:name>/measurements", registry.ModelMeasurements.as_view()),
+    path("v1/registry/models/<path:name>/load", registry.ModelLoad.as_view()),
+    path("v1/registry/models/<path:name>/unload", registry.ModelUnload.as_view()),
+    path("v1/registry/models/<path:name>/test", registry.ModelTest.as_view()),
+    path("v1/registry/models/<path:name>/benchmark", registry.ModelBenchmark.as_view()),
+    path("v1/registry/models/<path:name>", registry.RegistryModelDetail.as_view()),
+    path("v1/registry/operations", registry.Operations.as_view()),
+    path("v1/registry/operations/<str:operation_id>", registry.OperationDetail.as_view()),
+    path("v1/registry/operations/<str:operation_id>/cancel", registry.OperationCancellation.as_view()),
+    path("v1/registry/aliases", registry.Aliases.as_view()),
+    path("v1/registry/aliases/<path:name>", registry.AliasDetail.as_view()),
+    path("v1/registry/paste", registry.Paste.as_view()),
+    path("", include("models_registry.page_urls")),
     path("", RedirectView.as_view(url="/docs")),
     path("health", health),
     path("ready", models.Ready.as_view()),

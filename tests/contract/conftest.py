@@ -15,3 +15,10 @@ def vbs() -> Iterator[Live]:
         running.add_scripted("broken", **{"fail-start": "CUDA_out_of_memory:_no_room"})
         running.manage("model", "add", "vectors", "scripted:", "--task", "embedding")
         yield running
+
+
+@pytest.fixture(scope="session")
+def operator(vbs: Live) -> dict[str, str]:
+    """The headers of somebody who may change the registry."""
+    key = vbs.manage("create_api_key", "--project", "one", "--name", "operator", "--operator").split()[-1]
+    return {"Authorization": f"Bearer {key}"}

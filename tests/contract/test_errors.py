@@ -4,16 +4,21 @@ import re
 
 import pytest
 
+from models_registry.importer import VERBS
 from vbs.openai.errors import envelope
 
 ENVELOPE = set(envelope("", "")["error"])
 ROUTES = [
     "/files", "/files/x", "/files/x/content", "/uploads", "/uploads/x/parts", "/uploads/x/complete",
     "/uploads/x/cancel", "/batches", "/batches/x", "/batches/x/cancel", "/batches/x/retry", "/batches/x/results",
-    "/batches/x/errors", "/batches/x/logs", "/queue", "/models", "/models/x", "/nothing", "/files/", "",
+    "/batches/x/errors", "/batches/x/logs", "/queue", "/models", "/models/x", "/registry/models",
+    "/registry/models/x", *(f"/registry/models/x/{verb}" for verb in sorted(VERBS)), "/registry/operations",
+    "/registry/operations/x", "/registry/operations/x/cancel", "/registry/aliases", "/registry/aliases/x",
+    "/registry/paste", "/nothing", "/files/", "",
 ]  # fmt: skip
 TYPES = {
-    400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 405: "invalid_request_error",
+    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+    405: "invalid_request_error",
     409: "conflict_error", 413: "invalid_request_error", 415: "invalid_request_error", 500: "server_error",
 }  # fmt: skip
 
@@ -31,7 +36,15 @@ def check(answer, *statuses):
 def test_every_route_and_method(vbs, route, method):
     answer = vbs.http.request(method, route)
     if answer.status_code >= 400:
-        check(answer, 400, 404, 405, 415)
+        check(answer, 400, 403, 404, 405, 415)
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.startswith("/registry")])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_every_route_of_the_registry_for_an_operator(vbs, operator, route, method):
+    for body in (b"", b"{", b"[]", b"null", b'{"name": NaN}', b"[" * 5000):
+        headers = operator | {"Content-Type": "application/json"}
+        check(vbs.http.request(method, route, content=body, headers=headers), 400, 404, 405)
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route not in ("/nothing", "/files/", "")])

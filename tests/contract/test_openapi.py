@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import time
 
 import httpx
 import jsonschema  # type: ignore[import-untyped]
@@ -22,13 +23,18 @@ def document(vbs):
 
 
 @pytest.fixture(scope="session")
-def ids(vbs):
+def ids(vbs, operator):
     """One of each object, to fill the paths with."""
     batch = vbs.run([line("a"), line("bad", max_tokens=-1)], metadata={"team": "x"})
     failed = vbs.run([{"custom_id": "a"}])
     file = vbs.client.files.create(file=("a", io.BytesIO(b"x")), purpose="user_data")
     upload = vbs.client.uploads.create(bytes=1, filename="a", mime_type="x/y", purpose="user_data")
-    return {"batch_id": [batch.id, failed.id], "file_id": [file.id], "upload_id": [upload.id], "name": ["scripted"]}
+    name = ["scripted"]  # of a model, which may also be an alias
+    asked = vbs.http.post("/registry/models/scripted/test", headers=operator).json()
+    return {
+        "batch_id": [batch.id, failed.id], "file_id": [file.id], "upload_id": [upload.id], "name": name,
+        "operation_id": [asked["id"]],
+    }  # fmt: skip
 
 
 def served():
@@ -162,6 +168,33 @@ def test_writes_answer_as_described(vbs, document):
     conforms(http.post(f"/uploads/{again['id']}/cancel"), "/v1/uploads/{upload_id}/cancel")
 
 
+def test_writes_of_the_registry_answer_as_described(vbs, document, operator):
+    def conforms(method, route, path, body=None, status=200):
+        answer = vbs.http.request(method, f"/registry/{route}", json=body, headers=operator)
+        assert answer.status_code == status, answer.text
+        described = document["paths"][f"/v1/registry/{path}"][method.lower()]["responses"][str(status)]
+        schema = described["content"]["application/json"]["schema"]
+        jsonschema.validate(answer.json(), strict(resolved(schema, document)))
+        return answer.json()
+
+    conforms("POST", "models", "models", {"name": "o/new", "source": "scripted:", "engine_args": {"latency-ms": 1}})
+    conforms("PATCH", "models/o/new", "models/{name}", {"notes": "x"})
+    conforms("PUT", "aliases/@new", "aliases/{name}", {"model": "o/new"})
+    conforms("GET", "aliases/@new", "aliases/{name}")
+    conforms("GET", "aliases", "aliases")
+    asked = conforms("POST", "models/o/new/test", "models/{name}/test", {"options": {"prompt": "Hi"}}, 202)
+    conforms("GET", "operations", "operations")
+    end = time.monotonic() + 60
+    while (found := conforms("GET", f"operations/{asked['id']}", "operations/{operation_id}"))["finished_at"] is None:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert found["state"] == "succeeded", found
+    conforms("POST", "paste", "paste", {"text": "vllm serve org/name --port 1 --host x --middleware y"})
+    conforms("DELETE", "models/o/new?dry_run=true", "models/{name}")
+    conforms("DELETE", "aliases/@new", "aliases/{name}")
+    conforms("DELETE", "models/o/new", "models/{name}")
+
+
 def test_the_page_needs_nothing_from_elsewhere(vbs):
     page = vbs.http.get(f"{vbs.stack.url}/docs").text
     for address in re.findall(r"""(?:src|href)=["']([^"']+)""", page):
@@ -199,6 +232,22 @@ def test_any_body(vbs, ids, body):
         if "post" in methods and path.startswith("/v1/"):
             path = re.sub(r"{(\w+)}", lambda match: ids[match[1]][0], path.removeprefix("/v1"))
             never_500(vbs.http.post(path, content=content, headers={"Content-Type": "application/json"}))
+
+
+OF_MODELS = [
+    "name", "source", "hub_id", "paste", "text", "model", "base", "task", "engine_args", "license", "notes", "file",
+    "revision", "token", "trust_remote_code", "allow_pickle", "remote_name",
+]  # fmt: skip
+SOURCES = st.sampled_from(["scripted:", "/etc", "~", "o/n", "http://127.0.0.1/v1", "vllm serve o/n", True, {}, "m"])
+
+
+@examples
+@given(body=st.dictionaries(st.sampled_from(OF_MODELS), values | SOURCES, max_size=6) | values)
+def test_any_body_of_an_operator(vbs, operator, body):
+    content = json.dumps(body).encode()
+    headers = operator | {"Content-Type": "application/json"}
+    for method, route in (("POST", "models"), ("PATCH", "models/vectors"), ("PUT", "aliases/x"), ("POST", "paste")):
+        never_500(vbs.http.request(method, f"/registry/{route}", content=content, headers=headers))
 
 
 @examples

@@ -6,17 +6,22 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
 
-from models_registry import importer, made_folders
+from models_registry import importer, made_folders, removal
 from models_registry.engine.spec import EngineKind
 from models_registry.importer import ModelError
+from models_registry.model_folder import Taken
 from models_registry.models import Model
+from tests.adapters import adapter_folder
 
 pytestmark = pytest.mark.django_db
 
@@ -26,7 +31,7 @@ def safetensors(size: int = 8) -> bytes:
     return struct.pack("<Q", len(header)) + header + b"\0" * size
 
 
-def model_folder(path: Path, architecture: str = "LlamaForCausalLM", **files: Any) -> Path:
+def model_folder(path: Path, architecture: str = "LlamaForCausalLM", /, **files: Any) -> Path:
     """A folder that looks like a model. `files` add to it, or take away when None; `__` in a name stands for a dot."""
     content: dict[str, Any] = {
         "config.json": {"architectures": [architecture], "max_position_embeddings": 4096},
@@ -125,9 +130,29 @@ def test_a_folder_that_no_engine_could_load(tmp_path: Path, files: dict[str, Any
     assert not Model.objects.exists()
 
 
-def test_pickled_weights_count_as_weights(tmp_path: Path) -> None:
-    folder = model_folder(tmp_path / "m", model__safetensors=None, pytorch_model__bin=b"1234")
-    assert importer.add("m", str(folder)).size_bytes == 4
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_pickled_weights_are_taken_only_where_that_is_allowed(tmp_path: Path, name: str) -> None:
+    folder = model_folder(tmp_path / "m", **{"model__safetensors": None, name: b"1234"})
+    with pytest.raises(ModelError, match=rf"pickles only \({name}\).*--allow-pickle"):
+        importer.add("m", str(folder))
+    assert not Model.objects.exists()
+    model = importer.add("m", str(folder), allow_pickle=True)
+    assert (model.size_bytes, model.allow_pickle) == (4, True)
+    with pytest.raises(ModelError, match="pickles only"):
+        importer.edit(model, allow_pickle=False)
+
+
+def test_an_option_that_reads_pickles_is_one_of_them(tmp_path: Path) -> None:
+    folder = str(model_folder(tmp_path / "m", pytorch_model__bin=b"1234"))
+    with pytest.raises(ModelError, match="load-format pt reads pickles"):
+        importer.add("m", folder, None, {"load-format": "pt"})
+    importer.add("m", folder, None, {"load-format": "pt"}, allow_pickle=True)
+
+
+def test_what_a_trainer_left_is_no_weights(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", model__safetensors=None, **{"optimizer.pt": b"1", "training_args.bin": b"1"})
+    with pytest.raises(ModelError, match="no weights"):
+        importer.add("m", str(folder), allow_pickle=True)
 
 
 # Names, options, other sources
@@ -180,9 +205,99 @@ def test_a_name_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     importer.add("m", "scripted:")
     with pytest.raises(ModelError, match="there is a model m already"):
         importer.add("m", "scripted:")
-    monkeypatch.setattr(importer, "_check", lambda *_: None)  # as if the other one came after the check
+    monkeypatch.setattr(importer, "check_name", lambda *_: None)  # as if the other one came after the check
     with pytest.raises(ModelError, match="there is a model m already"):
         importer.add("m", "scripted:")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("kind", ["scripted", "folder", "adapter"])
+def test_two_adds_of_one_name_at_once(tmp_path: Path, kind: str) -> None:
+    """One wins; each other one hears so, and leaves nothing."""
+    base = importer.add("base", "scripted:") if kind == "adapter" else None
+    folders = [tmp_path / f"{kind} {number}" for number in range(8)]
+    for folder in folders:
+        adapter_folder(folder) if base else model_folder(folder)
+    together = threading.Barrier(len(folders))
+
+    def add(folder: Path) -> str:
+        together.wait()
+        try:
+            return importer.add("m", "scripted:" if kind == "scripted" else str(folder), base=base).source
+        except Taken as error:
+            return str(error)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(len(folders)) as pool:
+        said = list(pool.map(add, folders))
+    assert sum(one.startswith("there is a model m already") for one in said) == len(folders) - 1
+    model = Model.objects.get(name="m")
+    assert model.source in said
+
+
+# Changing what is said of a model
+
+
+def test_edit(tmp_path: Path) -> None:
+    model = importer.add("m", str(model_folder(tmp_path / "m")))
+    changed = importer.edit(model, engine_args={"max_model_len": "1k"}, license="mit", notes="n", task="completion")
+    assert (changed.engine_args, changed.context_length) == ({"max-model-len": 1000}, 1000)
+    assert (changed.license, changed.notes, changed.task) == ("mit", "n", "completion")
+    changed = importer.edit(model, engine_args={}, trust_remote_code=True)
+    assert (changed.context_length, changed.license) == (4096, "mit")
+    assert dict(changed.spec().args) == {"trust-remote-code": True}
+    assert "trust-remote-code" not in dict(importer.edit(model, trust_remote_code=False).spec().args)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source": "/x"}, "source of a model cannot be changed"),
+        ({"task": "sing"}, "unknown task 'sing'"),
+        ({"engine_args": {"trust-remote-code": True}}, "the model's own field trust_remote_code"),
+        ({"engine_args": ["x"]}, "must be a JSON object"),
+        ({"engine_args": {"load-format": "pt"}}, "reads pickles"),
+        ({"license": "x" * 200}, "licence"),
+        ({"notes": "good", "task": "sing"}, "unknown task"),
+    ],
+)
+def test_what_cannot_be_changed(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    model = importer.add("m", str(model_folder(tmp_path / "m")), notes="before")
+    before = Model.objects.values().get()
+    with pytest.raises(ModelError, match=words):
+        importer.edit(model, **changes)
+    assert Model.objects.values().get() == before
+
+
+def test_a_base_and_its_adapters_change_together(tmp_path: Path) -> None:
+    base = importer.add("base", "scripted:")
+    adapter = importer.add("a", str(adapter_folder(tmp_path / "a", rank=8)), base=base)
+    for name, value in (("task", "completion"), ("engine_args", {"x": 1})):
+        with pytest.raises(ModelError, match=f"has the {name} of its base base"):
+            importer.edit(adapter, **{name: value})
+    with pytest.raises(ModelError, match="which makes no embeddings"):
+        importer.edit(base, task="embedding")
+    with pytest.raises(ModelError, match="less than the rank of the adapter a, which is 8"):
+        importer.edit(base, engine_args={"max-lora-rank": 4})
+    importer.edit(base, task="completion")
+    adapter.refresh_from_db()
+    assert adapter.task == "completion"
+    assert importer.edit(adapter, notes="mine").notes == "mine"
+
+
+def test_a_model_that_is_gone_cannot_be_changed() -> None:
+    model = importer.add("m", "scripted:")
+    importer.remove(model)
+    with pytest.raises(ModelError, match="has been removed"):
+        importer.edit(model, notes="x")
+    assert not Model.objects.exists()
+
+
+def test_an_adapter_of_a_base_that_is_not_here_yet(tmp_path: Path) -> None:
+    base = Model.objects.create(name="base", hub_id="o/n", state="draft")
+    with pytest.raises(ModelError, match=r"files of base are not here \(draft\): fetch it"):
+        importer.add("a", str(adapter_folder(tmp_path / "a")), base=base)
 
 
 # Folders of ours
@@ -216,7 +331,7 @@ def test_a_folder_that_two_models_share_stays(tmp_path: Path) -> None:
 
 def test_a_model_that_is_needed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     model = importer.add("m", "scripted:")
-    monkeypatch.setattr(importer, "BLOCKERS", [lambda names: [f"batch_1 waits for {names[0]}"], lambda names: []])
+    monkeypatch.setattr(removal, "BLOCKERS", [lambda names: [f"batch_1 waits for {names[0]}"], lambda names: []])
     with pytest.raises(ModelError, match="m is still needed: batch_1 waits for m"):
         importer.remove(model)
     assert Model.objects.exists()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from models_registry import demo_models, importer
+from models_registry import demo_models, importer, removal
 from models_registry.models import Model
 from tests.models_registry.test_importer import model_folder
 
@@ -40,7 +40,7 @@ def test_add_show_list_remove(tmp_path: Path) -> None:
     assert (shown["task"], shown["source"], shown["context_length"]) == ("chat", folder, 2048)
     assert json.loads(run("list", "--json")[0]) == [shown]
     (line,) = run("list")[0].splitlines()
-    assert line.split()[:3] == ["tiny", "chat", "vllm"]
+    assert line.split()[:4] == ["tiny", "ready", "chat", "vllm"]
     run("remove", "tiny")
     assert json.loads(run("list", "--json")[0]) == []
 
@@ -85,7 +85,7 @@ def test_errors_are_one_line(words: list[str], said: str) -> None:
 
 def test_a_needed_model_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     run("add", "m", "scripted:")
-    monkeypatch.setattr(importer, "BLOCKERS", [lambda model: ["batch_1 is not finished"]])
+    monkeypatch.setattr(removal, "BLOCKERS", [lambda model: ["batch_1 is not finished"]])
     with pytest.raises(CommandError, match="batch_1 is not finished"):
         run("remove", "m")
 

@@ -255,7 +255,10 @@ def test_a_pasted_command_registers_a_model(tmp_path: Path, add: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--paste", "o/n"], "fetching from a hub is not there yet.* model add n FOLDER"),
+        (["--paste", "o/n", "--base", "m"], "--base is not for a model of the hub"),
+        (["--paste", "o/n", "--hub", "o/n"], "leave out --hub"),
+        (["m", "/x", "--revision", "main"], "--revision is only for a model of the hub"),
+        (["m", "--hub", "o/n", "--token", "mine"], "there is no token 'mine'"),
         (["--paste", "what?"], "no model is named here"),
         (["m", "/x", "--paste", "/y"], "leave out SOURCE"),
         (["m", "/x", "--name", "n"], "--name is for --paste"),
@@ -266,3 +269,10 @@ def test_a_paste_that_cannot_be_added(add: Any, words: list[str], said: str) -> 
     with pytest.raises(CommandError, match=said):
         add(*words)
     assert not Model.objects.exists()
+
+
+def test_a_pasted_id_becomes_a_draft(add: Any) -> None:
+    assert "model fetch smollm" in add("--paste", "https://huggingface.co/o/smollm/tree/v1", "--license", "mit")
+    model = Model.objects.get()
+    assert (model.name, model.state, model.source) == ("smollm", "draft", "")
+    assert (model.hub_id, model.hub_revision, model.license) == ("o/smollm", "v1", "mit")

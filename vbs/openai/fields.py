@@ -1,0 +1,65 @@
+"""Fields of serializers that take just what JSON sent, and what a database can hold. Nothing is turned into a text."""
+
+import json
+from typing import Any
+
+from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
+from rest_framework.fields import empty
+
+MOST_JSON = 200_000  # characters
+MOST_LEVELS = 20
+
+
+class PlainText(serializers.CharField):
+    """Text that a database can hold; only strings, and none of them is changed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"trim_whitespace": False} | options)
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            raise ValidationError(f"Invalid type: expected a string, got {type(data).__name__}.", "invalid_type")
+        if "\0" in data or any("\ud800" <= one <= "\udfff" for one in data):
+            raise ValidationError("Invalid value: NUL and lone surrogates are not allowed.", "invalid_value")
+        return str(super().to_internal_value(data))
+
+
+class Flag(serializers.BooleanField):
+    """true or false, and no word or number that stands for them. An empty form has none, where HTML would say false."""
+
+    default_empty_form_html = empty
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            raise ValidationError(f"Invalid type: expected true or false, got {type(data).__name__}.", "invalid_type")
+        return data
+
+
+class PlainObject(serializers.Field[Any, Any, Any, Any]):
+    """A JSON object that a database can hold, of a bounded size and depth."""
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        if not isinstance(data, dict):
+            raise ValidationError(f"Invalid type: expected an object, got {type(data).__name__}.", "invalid_type")
+        if _levels(data) > MOST_LEVELS:
+            raise ValidationError(f"Invalid value: it has more than {MOST_LEVELS} levels.", "invalid_value")
+        text = json.dumps(data)
+        if len(text) > MOST_JSON or "\\u0000" in text:
+            raise ValidationError(
+                f"Invalid value: at most {MOST_JSON:,} characters are allowed, and no NUL.", "invalid_value"
+            )
+        return data
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+def _levels(data: Any) -> int:
+    """How deep it is, level by level: a recursion could end in the stack's."""
+    levels, here = 0, [data]
+    while here and levels <= MOST_LEVELS:
+        levels += 1
+        lists = [one.values() if isinstance(one, dict) else one for one in here if isinstance(one, dict | list)]
+        here = [inner for one in lists for inner in one]
+    return levels
