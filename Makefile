@@ -59,7 +59,7 @@ lint: $(READY) ## ruff, mypy, imports, migrations, templates
 	$(RUN) -m mypy .
 	$(VENV)/bin/lint-imports
 	$(RUN) -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
-	@templates=$$(git ls-files '*.html'); [ -z "$$templates" ] || $(RUN) -m djade --target-version 5.2 --check $$templates
+	@templates=$$(git ls-files '*.html'); [ -z "$$templates" ] || $(VENV)/bin/djade --target-version 5.2 --check $$templates
 
 bench: $(READY) ## the benchmarks, as a table
 	$(RUN) -m benchmarks

@@ -1,0 +1,238 @@
+"""Rows as the parts that pages of models show: plain values, in words. Knows no request and no HTML."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.urls import reverse
+
+from models_registry import fit, history, speeds
+from models_registry.engine.spec import EngineKind
+from models_registry.models import (
+    OPEN_OPERATIONS,
+    Download,
+    DownloadState,
+    Model,
+    ModelState,
+    Operation,
+    OperationState,
+    Task,
+    Worker,
+    WorkerState,
+)
+from models_registry.parts import (
+    Doing,
+    Fetching,
+    History,
+    Machine,
+    Machines,
+    Part,
+    Pulse,
+    Reading,
+    Row,
+    Summary,
+    Table,
+)
+from models_registry.speeds import Speed
+from models_registry.words import duration, number
+
+SOON, LATER = "1s", "5s"  # until a page asks again: while something moves, and while nothing does
+
+
+def registry() -> dict[str, Part]:
+    """The page of all models."""
+    machines = _machines()
+    rows = _rows(_in_order(list(Model.objects.described())), Row)
+    table = Table(ids=tuple(row.id for row in rows), children=tuple(rows))
+    return {"machines": machines, "table": table, "pulse": _pulse(reverse("models-live"), rows, machines)}
+
+
+def one(model: Model) -> dict[str, Part]:
+    """The page of a model."""
+    machines = _machines()
+    (summary,) = _rows([model], Summary)
+    ran = history.operations(model)
+    done = History(ids=tuple(part.id for part in ran), children=tuple(ran))
+    pulse = _pulse(reverse("model-live", args=[model.pk]), [summary], machines)
+    return {
+        "machines": machines,
+        "summary": summary,
+        "history": done,
+        "measured": history.measurements(model),
+        "pulse": pulse,
+    }
+
+
+def _pulse(url: str, rows: Iterable[Row], machines: Machines) -> Pulse:
+    moves = any(row.moves for row in rows) or machines.busy
+    return Pulse(url=url, every=SOON if moves else LATER)
+
+
+def _in_order(models: list[Model]) -> list[Model]:
+    """Adapters after their base."""
+    adapters = defaultdict(list)
+    for model in models:
+        adapters[model.base_id].append(model)
+    return [each for model in adapters[None] for each in (model, *adapters[model.pk])]
+
+
+# The machine
+
+
+def _machines() -> Machines:
+    """The workers that serve models."""
+    fresh = Worker.objects.alive().filter(cluster="gpu")
+    machines = tuple(map(_machine, fresh))
+    return Machines(ids=tuple(machine.id for machine in machines), children=machines)
+
+
+def _machine(worker: Worker) -> Machine:
+    idle = worker.state == WorkerState.IDLE
+    return Machine(
+        id=f"machine-{worker.pk}",
+        host=worker.hostname,
+        doing="" if idle else worker.activity or worker.get_state_display(),
+        waits=worker.activity if idle else "",
+        model=worker.model_name,
+        readings=tuple(_readings(worker.health)),
+    )
+
+
+def _readings(health: Mapping[str, Any]) -> Iterable[Reading]:
+    """Of each GPU, else of the machine; as models_registry.health has them."""
+    devices = health.get("devices") or []
+    for place, device in enumerate(devices):
+        yield from _of_device(device, f"GPU {place}" if len(devices) > 1 else "GPU")
+    if health and not devices:
+        yield from _of_device(health, "Main", "Processors")
+
+
+def _of_device(one: Mapping[str, Any], name: str, busy: str = "") -> Iterable[Reading]:
+    used, total = one.get("memory_used"), one.get("memory_total")
+    if used is not None and total:
+        yield Reading(f"{name} memory", f"{fit.size(used)} of {fit.size(total)}", round(100 * used / total))
+    if (percent := one.get("utilization")) is not None:
+        yield Reading(busy or f"{name} use", f"{percent:.0f} %")
+    if (celsius := one.get("temperature")) is not None:
+        yield Reading(f"{name} temperature", f"{celsius} °C")
+    if (watts := one.get("power_watts")) is not None:
+        limit = one.get("power_limit_watts")
+        yield Reading(f"{name} power", f"{watts:.0f} W" + (f" of {limit:.0f} W" if limit else ""))
+
+
+# Models
+
+
+def _rows(models: list[Model], kind: type[Row]) -> list[Row]:
+    keys = [model.pk for model in models]
+    downloads = {row.model_id: row for row in Download.objects.filter(model__in=keys).defer("files")}
+    latest = _latest(keys)
+    fast = speeds.all() if len(models) != 1 else {models[0].pk: speeds.of(models[0])}
+    loaded = Worker.objects.loaded()
+    return [
+        _row(model, kind, downloads.get(model.pk), latest.get(model.pk), fast.get(model.pk, speeds.UNKNOWN), loaded)
+        for model in models
+    ]
+
+
+def _latest(keys: list[int]) -> dict[int, Operation]:
+    """Of each model the operation that runs or waits, else the last one."""
+    found: dict[int, Operation] = {}
+    rows = Operation.objects.filter(model__in=keys).defer("log", "result", "options")
+    for row in rows.order_by("model_id", "-id").distinct("model_id"):
+        found[row.model_id] = row
+    for row in rows.filter(state__in=OPEN_OPERATIONS).order_by("-created_at"):  # the oldest wins, and a running one
+        if row.state == OperationState.RUNNING or found[row.model_id].state != OperationState.RUNNING:
+            found[row.model_id] = row
+    return found
+
+
+def _row(
+    model: Model,
+    kind: type[Row],
+    download: Download | None,
+    operation: Operation | None,
+    speed: Speed,
+    loaded: set[str],
+) -> Row:
+    here = (model.served_name if model.base else model.name) in loaded
+    return kind(
+        id=f"model-{model.pk}",
+        pk=model.pk,
+        name=model.name,
+        aliases=tuple(alias.name for alias in model.aliases.all()),
+        base=model.base.name if model.base else "",
+        state=model.state,
+        reason=model.reason,
+        task=model.task,
+        kind=model.kind,
+        size=fit.size(model.size_bytes) if model.size_bytes else "",
+        context=f"{model.context_length:,}" if model.context_length else "",
+        fit_id=_fit_id(model),
+        speed=_speed(speed, model.task),
+        loaded=here,
+        runs_code=model.trust_remote_code,
+        fetching=_fetching(download) if download else None,
+        doing=_doing(operation) if operation else None,
+        actions=_actions(model, download, operation, here),
+    )
+
+
+def _fit_id(model: Model) -> str:
+    if model.base or model.kind != EngineKind.VLLM or model.state != ModelState.READY:
+        return ""
+    asked = repr((model.source, model.revision, model.task, sorted(model.engine_args.items(), key=str)))
+    return f"fit-{model.pk}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+
+
+def _speed(speed: Speed, task: str) -> tuple[str, ...]:
+    if not speed.measurements:
+        return ()
+    rate = speed.input_tokens_per_second if task == Task.EMBEDDING else speed.output_tokens_per_second
+    return f"{number(rate)} tokens/s", f"{number(speed.requests_per_second)} requests/s"
+
+
+def _fetching(download: Download) -> Fetching | None:
+    if download.state in (DownloadState.DONE, DownloadState.CANCELLED):
+        return None
+    total, done = download.bytes_total, min(download.bytes_done, download.bytes_total)
+    moves = download.state in (DownloadState.QUEUED, DownloadState.RUNNING)
+    note = download.reason
+    if download.state == DownloadState.RUNNING and (rate := download.bytes_per_second):
+        note = f"{fit.size(int(rate))}/s, {duration((total - done) / rate)} left"
+    return Fetching(
+        state=download.state,
+        moves=moves,
+        percent=100 * done // total if total else 0,
+        amount=f"{fit.size(done)} of {fit.size(total)}" if total else "",
+        note=note,
+    )
+
+
+def _doing(operation: Operation) -> Doing | None:
+    is_open = operation.state in OPEN_OPERATIONS
+    if not is_open and operation.state != OperationState.FAILED:
+        return None
+    return Doing(operation.pk, operation.kind, operation.state, is_open, operation.error)
+
+
+def _actions(
+    model: Model, download: Download | None, operation: Operation | None, loaded: bool
+) -> tuple[tuple[str, str], ...]:
+    found = []
+    match download.state if download else None:
+        case DownloadState.QUEUED | DownloadState.RUNNING:
+            found += [("pause", "Pause"), ("cancel", "Cancel")]
+        case DownloadState.PAUSED:
+            found += [("resume", "Resume"), ("cancel", "Cancel")]
+        case DownloadState.FAILED:
+            found += [("retry", "Fetch again"), ("cancel", "Discard")]
+        case _ if model.hub_id and model.state == ModelState.DRAFT:
+            found.append(("fetch", "Fetch"))
+    if operation and operation.state in OPEN_OPERATIONS:
+        found.append(("stop", f"Cancel {operation.kind}"))
+    elif model.state == ModelState.READY:
+        found.append(("unload", "Unload") if loaded else ("load", "Load"))
+        found += [("test", "Test"), ("benchmark", "Benchmark")]
+    return tuple(found)
