@@ -32,7 +32,9 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vbs.settings")
     from django.conf import settings
     from django.core.management import execute_from_command_line
+    from django.db import ProgrammingError
     from environs import EnvError
+    from psycopg.errors import UndefinedColumn, UndefinedTable
 
     from vbs.postgres import PostgresError
 
@@ -45,6 +47,11 @@ def main() -> None:
             execute_from_command_line(sys.argv)
     except PostgresError as error:
         sys.exit(f"manage.py: {error}")
+    except ProgrammingError as error:
+        if not isinstance(error.__cause__, (UndefinedTable, UndefinedColumn)):
+            raise
+        said = str(error).partition("\n")[0]
+        sys.exit(f"manage.py: the database is not that of this version ({said}): run 'manage.py prepare', or 'up'")
 
 
 def database_for(words: list[str]) -> AbstractContextManager[object]:
