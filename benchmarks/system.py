@@ -74,8 +74,14 @@ class System:
         return str(answer["id"])
 
     def create(self, file_id: str) -> str:
+        return str(self.create_object(file_id)["id"])
+
+    def create_object(self, file_id: str) -> Any:
         body = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
-        return str(self._json(self.http.post("/batches", json=body))["id"])
+        return self._json(self.http.post("/batches", json=body))
+
+    def get(self, path: str) -> Any:
+        return self._json(self.http.get(path))
 
     def cancel(self, batch_id: str) -> None:
         """Returns when it is cancelled, or has completed before."""

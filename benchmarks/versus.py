@@ -31,7 +31,7 @@ def compare(
     theirs: dict[str, list[float]] = {file: [] for file in FILES}
     ours: dict[str, list[float]] = {file: [] for file in FILES}
     with scratch() as folder:
-        model = options.model or _demo_model(folder)
+        model = options.model or demo_model(folder)
         with system(folder) as running:
             running.add_model(NAME, str(model), **args)
 
@@ -69,7 +69,7 @@ def _rows(file: str, ours: list[float], theirs: list[float], least: float | None
     ]
 
 
-def _demo_model(folder: Path) -> Path:
+def demo_model(folder: Path) -> Path:
     tell("fetching and converting the demo model (--model FOLDER to use your own)")
     with system(folder) as running:
         running.manage("model", "add-demo", "smollm2")
