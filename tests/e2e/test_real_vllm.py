@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.adapters import adapter_folder
-from tests.live import line, live
+from tests.live import CHAT, line, live
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 SMOL, GEMMA, MINILM = "smollm2-135m", "gemma3-270m", "all-minilm-l6-v2"
@@ -29,7 +29,10 @@ def vbs():
         yield running
 
 
-def ask(custom_id, text="What is the capital of France?", **body):
+FRANCE = "What is the capital of France?"
+
+
+def ask(custom_id, text=FRANCE, **body):
     return line(custom_id, text, model=SMOL, **{"max_tokens": 16, "temperature": 0} | body)
 
 
@@ -43,27 +46,72 @@ def embedding(custom_id, text):
 
 
 def test_three_models_take_turns(vbs):
-    """All three are queued at once; each is loaded once."""
-    chat = vbs.create([ask(f"c{n}") for n in range(20)])
-    texts = vbs.create([completion(f"t{n}") for n in range(10)], endpoint="/v1/completions")
-    vectors = vbs.create(
-        [embedding("cat", "a cat"), embedding("kitten", "a small kitten"), embedding("car", "engine repair")],
-        endpoint="/v1/embeddings",
-    )
-    more = vbs.create([ask(f"m{n}") for n in range(5)])
-    good, _ = vbs.books(vbs.wait(chat, seconds=600), [f"c{n}" for n in range(20)])
-    for one in good:
-        body = one["response"]["body"]
-        assert "Paris" in body["choices"][0]["message"]["content"] and body["model"] == SMOL
-    good, _ = vbs.books(vbs.wait(more, seconds=600), [f"m{n}" for n in range(5)])
-    good, _ = vbs.books(vbs.wait(texts, seconds=600), [f"t{n}" for n in range(10)])
-    for one in good:
-        assert one["response"]["body"]["choices"][0]["text"].startswith(" 7, 8")
-    good, _ = vbs.books(vbs.wait(vectors, seconds=600), ["cat", "kitten", "car"])
-    vector = {one["custom_id"]: one["response"]["body"]["data"][0]["embedding"] for one in good}
-    assert cosine(vector["cat"], vector["kitten"]) > cosine(vector["cat"], vector["car"]) + 0.2
-    loads = [text for batch in (chat, more, texts, vectors) for text in vbs.log(batch).splitlines() if "Loaded" in text]
-    assert len(loads) == 3, loads
+    """Nine batches, the three models by turns: each model is loaded once, which is two swaps. In order it would be
+    eight."""
+    ids = [f"r{n}" for n in range(10)]
+    texts = ["a cat", "a small kitten", "engine repair"]
+    queues = {
+        SMOL: (CHAT, [ask(one) for one in ids]),
+        GEMMA: ("/v1/completions", [completion(one) for one in ids]),
+        MINILM: ("/v1/embeddings", [embedding(one, text) for one, text in zip(ids, texts, strict=False)]),
+    }
+    made = [
+        (model, vbs.create(lines, endpoint=endpoint), [one["custom_id"] for one in lines])
+        for _ in range(3)
+        for model, (endpoint, lines) in queues.items()
+    ]
+    for model, batch, asked in made:
+        good, bad = vbs.books(vbs.wait(batch, seconds=900), asked)
+        assert not bad and all(one["response"]["body"]["model"] == model for one in good)
+        bodies = {one["custom_id"]: one["response"]["body"] for one in good}
+        if model == SMOL:
+            assert all("Paris" in body["choices"][0]["message"]["content"] for body in bodies.values())
+        elif model == GEMMA:
+            assert all(body["choices"][0]["text"].startswith(" 7, 8") for body in bodies.values())
+        else:
+            cat, kitten, car = (bodies[one]["data"][0]["embedding"] for one in ids[:3])
+            assert cosine(cat, kitten) > cosine(cat, car) + 0.2
+    loads = {model: [one for one in measured(vbs, model) if one["kind"] == "load"] for model in queues}
+    assert {model: len(found) for model, found in loads.items()} == {SMOL: 1, GEMMA: 1, MINILM: 1}
+    turns = {model: [one for one in measured(vbs, model) if one["kind"] == "batch"] for model in queues}
+    assert {model: sum(one["requests"] for one in found) for model, found in turns.items()} == {
+        SMOL: 30,
+        GEMMA: 30,
+        MINILM: 9,
+    }
+
+
+def test_what_a_model_takes_and_does_is_measured(vbs):
+    """Load, test, benchmark, unload by hand; what it takes is near what was said of it, nearer once it was loaded."""
+    vbs.manage("model", "load", SMOL)
+    assert vbs.client.models.retrieve(SMOL).model_extra["loaded"]
+    assert "Paris" in json.loads(vbs.manage("model", "test", SMOL, "--json"))["result"]["answer"]
+    done = json.loads(vbs.manage("model", "benchmark", SMOL, "--requests=20", "--max-tokens=16", "--cold", "--json"))
+    found = measured(vbs, SMOL)[0]
+    assert done["state"] == "succeeded" and found["kind"] == "benchmark" and found["requests"] == 20
+    assert 160 <= found["output_tokens"] <= 320 and found["latency_p50"] <= found["latency_p99"] <= found["seconds"]
+    assert found["load_seconds"] < found["first_token_seconds"] < found["load_seconds"] + 60
+    assert found["memory_bytes"] == pytest.approx(found["predicted_bytes"], rel=0.25)
+    fit = vbs.http.get(f"/registry/models/{SMOL}/fit").json()
+    assert fit["loads"] >= 1
+    speed = vbs.client.models.retrieve(SMOL).model_extra
+    assert speed["measurements"] >= 1 and speed["tokens_per_second"] > 0 and speed["load_seconds"] > 0
+    vbs.manage("model", "unload", SMOL)
+    assert not vbs.client.models.retrieve(SMOL).model_extra["loaded"] and "engine" not in vbs.pids()
+
+
+def test_a_context_that_does_not_fit_is_made_shorter(vbs):
+    """A cache of 40 MB holds less than the 8,192 tokens that are asked for; the load says what it changed."""
+    folder = vbs.stack.data / "models" / SMOL
+    vbs.manage("model", "add", "tight", str(folder), "--arg=max-model-len=8192", "--arg=kv-cache-memory-bytes=40000000")
+    result = json.loads(vbs.manage("model", "load", "tight", "--json"))["result"]
+    assert 256 <= result["less"]["max-model-len"] < 8192
+    good, _ = vbs.books(vbs.wait(vbs.create([line("a", FRANCE, model="tight", max_tokens=16)]), seconds=400), ["a"])
+    assert "Paris" in good[0]["response"]["body"]["choices"][0]["message"]["content"]
+
+
+def measured(vbs, model):
+    return vbs.http.get(f"/registry/models/{model}/measurements").json()["data"]
 
 
 def cosine(one, other):
@@ -124,11 +172,10 @@ def test_an_adapter_answers_differently_on_the_running_engine(vbs, tmp_path):
     modules = tuple(f"model.layers.{layer}.self_attn.{part}_proj" for layer in range(4) for part in ("q", "o"))
     folders = [adapter_folder(tmp_path / name, modules, 576, 576, rank=8, scale=0.3) for name in ("one", "two")]
     vbs.manage("model", "add", "one", str(folders[0]), "--base", SMOL)
-    question = "What is the capital of France?"
-    first = vbs.run([line(name, question, model=name, max_tokens=16, temperature=0) for name in (SMOL, "one")])
+    first = vbs.run([line(name, FRANCE, model=name, max_tokens=16, temperature=0) for name in (SMOL, "one")])
     engine = vbs.pids()["engine"]
     vbs.manage("model", "add", "two", str(folders[1]), "--base", SMOL)
-    second = vbs.run([line("two", question, model="two", max_tokens=16, temperature=0)])
+    second = vbs.run([line("two", FRANCE, model="two", max_tokens=16, temperature=0)])
     assert vbs.pids()["engine"] == engine, "loaded without a restart"
     said = {}
     for batch in (first, second):
@@ -138,6 +185,14 @@ def test_an_adapter_answers_differently_on_the_running_engine(vbs, tmp_path):
             said[one["custom_id"]] = body["choices"][0]["message"]["content"]
     assert "Paris" in said[SMOL]
     assert said["one"] == said["two"] != said[SMOL]
+    listed = {model.id: model.model_extra for model in vbs.client.models.list()}
+    assert all(listed[name]["parent"] == SMOL and listed[name]["loaded"] for name in ("one", "two"))
+    vbs.manage("model", "unload", "one")
+    key = vbs.manage("create_api_key", "--project", "one", "--name", "operator", "--operator").split()[-1]
+    assert vbs.open(key).models.delete("two").deleted
+    listed = {model.id: model.model_extra for model in vbs.client.models.list()}
+    assert "two" not in listed and not listed["one"]["loaded"] and listed[SMOL]["loaded"]
+    assert vbs.pids()["engine"] == engine
     listed = {model["id"]: model for model in vbs.http.get("/models").json()["data"]}
     assert listed["one"]["parent"] == SMOL and listed["one"]["loaded"] and listed["two"]["loaded"]
     log = max((vbs.stack.data / "run" / "gpu").glob("engine-*.log"), key=os.path.getmtime)
