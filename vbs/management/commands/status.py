@@ -20,8 +20,7 @@ from batches.management.report import duration
 from batches.management.terminal import aligned
 from batches.models import Batch
 from batches.remote import Remote, RemoteError
-from models_registry.gpu import STALE
-from models_registry.models import Worker
+from models_registry.models import STALE, Worker
 from vbs import postgres, stack
 from vbs.logs import one_line
 

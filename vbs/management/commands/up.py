@@ -4,6 +4,7 @@ from io import StringIO
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
@@ -49,9 +50,12 @@ class Command(BaseCommand):
         self.stdout.write(f"""
 vbs is up. Ctrl-C stops it.
   API        {url}/v1
+  models     {url}/models/
   admin      {url}/admin/
   API docs   {url}/docs
   logs       {running.data / "logs"}""")
+        if not get_user_model().objects.exists():
+            self.stdout.write("  sign in    `manage.py createsuperuser` makes somebody for models and admin")
         if key := first_key():
             self.stdout.write(f"  API key    {key}   (project default; it is shown only this once)")
         elif settings.VBS_API_AUTH == "required":
@@ -91,7 +95,7 @@ def first_key() -> str | None:
         if settings.VBS_API_AUTH != "required" or ApiKey.objects.exists():
             return None
         printed = StringIO()
-        call_command("create_api_key", project="default", name="first key", stdout=printed)
+        call_command("create_api_key", project="default", name="first key", operator=True, stdout=printed)
         return printed.getvalue().strip()
     finally:
         connection.close()  # nobody needs it while we follow logs
