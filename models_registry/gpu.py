@@ -280,13 +280,19 @@ def _beat(worker: Worker) -> None:
             engine = GPU.resident.engine if GPU else None
             if engine and GPU and GPU.worker.state == WorkerState.IDLE and not engine.alive():
                 log.warning("The idle engine has ended; it starts again with the next request")
-                worker.set(model_name="", engine_pid=None, engine_url="", health=health.read())
+                worker.set(model_name="", engine_pid=None, engine_url="", health=_reading())
             else:
-                worker.set(health=health.read())
+                worker.set(health=_reading())
         except DATABASE_ERRORS:
             connection.close()
         except Exception:  # a GPU that answers nonsense does not stop the heart
             log.exception("A heartbeat failed")
+
+
+def _reading() -> dict[str, Any]:
+    """Of the GPU, and which models sleep beside it."""
+    asleep = {engine.spec.name for engine in list(GPU.resident.sleepers.engines)} if GPU else set()
+    return health.read() | {"asleep": sorted(asleep)}
 
 
 def _leave() -> None:

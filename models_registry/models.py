@@ -283,6 +283,10 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         found = self.alive().exclude(model_name="").values_list("model_name", "adapters")
         return {name for model, adapters in found for name in (model, *adapters)}
 
+    def asleep(self) -> set[str]:
+        """Names of models whose engines wait in main memory for their turn."""
+        return {name for health in self.alive().values_list("health", flat=True) for name in health.get("asleep", ())}
+
 
 class Worker(models.Model):
     """A worker process: it writes its heartbeat here, and its id is the owner of the leases that it holds."""

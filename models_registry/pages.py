@@ -129,9 +129,17 @@ def _rows(models: list[Model], kind: type[Row]) -> list[Row]:
     downloads = {row.model_id: row for row in Download.objects.filter(model__in=keys).defer("files")}
     latest = _latest(keys)
     fast = speeds.all() if len(models) != 1 else {models[0].pk: speeds.of(models[0])}
-    loaded = Worker.objects.loaded()
+    loaded, asleep = Worker.objects.loaded(), Worker.objects.asleep()
     return [
-        _row(model, kind, downloads.get(model.pk), latest.get(model.pk), fast.get(model.pk, speeds.UNKNOWN), loaded)
+        _row(
+            model,
+            kind,
+            downloads.get(model.pk),
+            latest.get(model.pk),
+            fast.get(model.pk, speeds.UNKNOWN),
+            loaded,
+            asleep,
+        )
         for model in models
     ]
 
@@ -155,6 +163,7 @@ def _row(
     operation: Operation | None,
     speed: Speed,
     loaded: set[str],
+    asleep: set[str],
 ) -> Row:
     here = (model.served_name if model.base else model.name) in loaded
     return kind(
@@ -172,6 +181,7 @@ def _row(
         fit_id=_fit_id(model),
         speed=_speed(speed, model.task),
         loaded=here,
+        asleep=not here and model.name in asleep,
         runs_code=model.trust_remote_code,
         fetching=_fetching(download) if download else None,
         doing=_doing(operation) if operation else None,

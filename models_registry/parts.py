@@ -120,6 +120,7 @@ class Row(Part):
     fit_id: str  # empty when there is nothing to ask; another one when the answer may be another
     speed: tuple[str, ...]  # empty when it was never measured
     loaded: bool
+    asleep: bool
     runs_code: bool
     fetching: Fetching | None
     doing: Doing | None

@@ -40,3 +40,5 @@ os.environ["VBS_DATA_DIR"] = str(DATA)
 os.environ["DJANGO_SETTINGS_MODULE"] = "vbs.settings"  # for the processes that tests start
 
 from vbs.settings import *  # noqa: E402, F403
+
+(DATA / "static").mkdir()  # or each client warns that there is none

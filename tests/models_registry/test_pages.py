@@ -82,6 +82,14 @@ def test_an_empty_registry_says_what_to_do(root):
     assert "No worker is running" in page
 
 
+def test_a_model_that_sleeps_is_neither_loaded_nor_gone(root):
+    one, other = (Model.objects.create(name=name, kind="scripted") for name in ("one", "other"))
+    worker(model_name=other.name, health={"asleep": [one.name, other.name]})
+    page = root.get("/models/").content.decode()
+    assert page.count('class="state asleep"') == page.count('class="state loaded"') == 1
+
+
+
 def test_the_table(root):
     base = Model.objects.create(name="zebra", kind="scripted", size_bytes=3 * 2**30, context_length=8192)
     Model.objects.create(name="ant", kind="scripted", state=ModelState.FAILED, reason="its weights are damaged")
