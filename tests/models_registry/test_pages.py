@@ -89,7 +89,6 @@ def test_a_model_that_sleeps_is_neither_loaded_nor_gone(root):
     assert page.count('class="state asleep"') == page.count('class="state loaded"') == 1
 
 
-
 def test_the_table(root):
     base = Model.objects.create(name="zebra", kind="scripted", size_bytes=3 * 2**30, context_length=8192)
     Model.objects.create(name="ant", kind="scripted", state=ModelState.FAILED, reason="its weights are damaged")
