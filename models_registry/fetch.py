@@ -1,7 +1,8 @@
 """Models that are on a hub: registering one, what fetching it takes, and starting, pausing, cancelling that.
 
-Everything here is a change of rows, and safe to do twice; the bytes are fetched by `fetching`, on the io cluster. What
-has come lies in MODELS_DIR/.fetch/<name> until the model is whole.
+A .gguf file of this machine that a worker is to convert goes the same way, with nothing to fetch. Everything here is a
+change of rows, and safe to do twice; the bytes are fetched by `fetching`, on the io cluster. What has come lies in
+MODELS_DIR/.fetch/<name> until the model is whole.
 """
 
 import logging
@@ -19,7 +20,7 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
-from models_registry import hub, hub_files, importer, made_folders, secrets, transfer
+from models_registry import hub, hub_adapters, hub_files, importer, made_folders, secrets, transfer
 from models_registry.engine.spec import EngineKind
 from models_registry.hub_files import File
 from models_registry.model_folder import ModelError
@@ -43,7 +44,8 @@ class Plan:
     """What fetching a model takes, in bytes. present: of `bytes`, those that are here already.
 
     converted: what a .gguf file is estimated to take once more, as it is turned into a folder. promised: what other
-    downloads will still take. gated: whether access has to be asked for on the hub.
+    downloads will still take. gated: whether access has to be asked for on the hub. made_for: the base that an adapter
+    names, which may go by another name here, or empty.
     """
 
     commit: str
@@ -55,6 +57,7 @@ class Plan:
     disk_free: int
     license: str
     gated: bool
+    made_for: str = ""
 
     @property
     def need(self) -> int:
@@ -78,6 +81,7 @@ def add(
     file: str = "",
     task: str | None = None,
     engine_args: dict[str, Any] | None = None,
+    base: Model | None = None,
     token: HubToken | None = None,
     license: str = "",
     notes: str = "",
@@ -87,11 +91,11 @@ def add(
     """Register a model of the hub as a draft; nothing is asked of the hub. Raises ModelError.
 
     revision: a branch, tag or commit; the main one when left out. file: the one .gguf file that is meant. task: what
-    the files say, when left out. token: for a private or gated model; otherwise HF_TOKEN is used, where it is set.
+    the files say, when left out. base: the model whose LoRA adapter the repository holds. token: for a private or gated
+    model; otherwise HF_TOKEN is used, where it is set.
     """
     importer.check_name(name, task)
-    if len(_quoted(name)) > LONGEST_FOLDER:
-        raise ModelError(f"{name[:60]}… is too long for the name of a folder: choose a shorter name")
+    _check_length(name)
     _check_source(hub_id, revision, file)
     row = Model(
         name=name,
@@ -106,16 +110,25 @@ def add(
         allow_pickle=allow_pickle,
     )
     importer.check_texts(row)
-    return importer.register(row, task or Task.CHAT, importer.check_options(EngineKind.VLLM, engine_args or {}))
+    options = engine_args or {}
+    if base:
+        importer.check_adapter(row, base, task, options)
+        if file:
+            raise ModelError(f"{file!r} is a whole model, and with a base an adapter is meant: leave out one of them")
+        row.base, row.kind, row.context_length = base, base.kind, base.context_length
+        return importer.register(row, base.task, {})
+    return importer.register(row, task or Task.CHAT, importer.check_options(EngineKind.VLLM, options))
 
 
 def plan(model: Model) -> Plan:
-    """Ask the hub what fetching a model, which need not be saved, takes. Raises ModelError."""
-    _check_on_hub(model)
+    """Ask the hub what fetching a model, which need not be saved, takes, or a conversion. Raises ModelError."""
+    _check_can_come(model)
+    if is_conversion(model):
+        return _plan_conversion(model)
+    if model.base:
+        importer.check_base(model.base)
     found = hub.repository(place(model))
-    files = hub_files.choose(
-        found.files, model.hub_id, model.hub_file, model.allow_pickle, own_code=model.trust_remote_code
-    )
+    files = _choose(model, found.files)
     sizes = {file.sum: file for file in files}.values()  # what is there twice is fetched once
     folder = folder_of(model.name)
     return Plan(
@@ -128,12 +141,13 @@ def plan(model: Model) -> Plan:
         disk_free=_disk_free(),
         license=found.license,
         gated=found.gated,
+        made_for=hub_adapters.made_for(place(model, found.commit), files) if model.base else "",
     )
 
 
 def start(model: Model) -> Download:
     """Queue the fetching of a model; one that is under way stays so. Raises ModelError, also when it does not fit."""
-    _check_on_hub(model)
+    _check_can_come(model)
     model.refresh_from_db()
     if model.state == ModelState.DOWNLOADING:
         return _under_way(model)
@@ -262,7 +276,7 @@ def clean_locked(name: str) -> None:
         return
     shutil.rmtree(folder_of(name), ignore_errors=True)
     folder = made_folders.path_of(name)
-    cancelled = Model.objects.filter(name=name, source="", download__state=DownloadState.CANCELLED)
+    cancelled = Model.objects.filter(name=name, state=ModelState.DRAFT, download__state=DownloadState.CANCELLED)
     if made_folders.is_ours(folder) and cancelled.exists():
         made_folders.discard(folder)  # made by somebody who was killed before he could register it
 
@@ -271,6 +285,18 @@ def place(model: Model, commit: str = "") -> hub.Place:
     """Where it is, with the token to use. Raises ModelError."""
     token = secrets.reveal(model.hub_token) if model.hub_token else settings.HF_TOKEN.strip()
     return hub.Place(model.hub_id, commit or model.hub_revision, token)
+
+
+def is_conversion(model: Model) -> bool:
+    """Whether its source is a .gguf file of this machine, which has yet to become a folder."""
+    return not model.hub_id and model.state != ModelState.READY and model.source.lower().endswith(".gguf")
+
+
+def doing(model: Model, download: Download) -> str:
+    """What is done with it while no bytes come, in words; empty when they do, or nothing is done."""
+    if download.state != DownloadState.RUNNING or download.bytes_done < download.bytes_total:
+        return ""
+    return "being converted" if model.hub_file or not model.hub_id else "being put in its place"
 
 
 def folder_of(name: str) -> Path:
@@ -290,7 +316,15 @@ def _quoted(name: str) -> str:
     return quote(name, safe="")
 
 
-def _check_on_hub(model: Model) -> None:
+def _check_length(name: str) -> None:
+    if len(_quoted(name)) > LONGEST_FOLDER:
+        raise ModelError(f"{name[:60]}… is too long for the name of a folder: choose a shorter name")
+
+
+def _check_can_come(model: Model) -> None:
+    _check_length(model.name)
+    if is_conversion(model):
+        return
     if not model.hub_id:
         raise ModelError(f"{model.name} is not from a hub: there is nothing to fetch")
     _check_source(model.hub_id, model.hub_revision, model.hub_file)
@@ -336,6 +370,31 @@ def _promised(model: Model) -> int:
     others = Download.objects.filter(state__in=OPEN_DOWNLOADS).exclude(model_id=model.pk)
     left = others.annotate(left=F("bytes_total") - F("bytes_done")).values_list("left", flat=True)
     return sum(max(0, one) for one in left)
+
+
+def _plan_conversion(model: Model) -> Plan:
+    source = Path(model.source)
+    try:
+        file = File(source.name, source.stat().st_size)
+    except OSError as error:
+        raise ModelError(f"{source} cannot be read ({error.strerror}): put it back, or remove {model.name}") from error
+    return Plan(
+        commit="",
+        files=[],
+        bytes=0,
+        present=0,
+        converted=_converted(file),
+        promised=_promised(model),
+        disk_free=_disk_free(),
+        license="",
+        gated=False,
+    )
+
+
+def _choose(model: Model, files: list[File]) -> list[File]:
+    if model.base:
+        return hub_files.choose_adapter(files, model.hub_id)
+    return hub_files.choose(files, model.hub_id, model.hub_file, model.allow_pickle, own_code=model.trust_remote_code)
 
 
 def _converted(file: File) -> int:

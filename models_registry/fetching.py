@@ -16,6 +16,7 @@ import uuid
 from collections import deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
@@ -23,11 +24,11 @@ from django.db import connection, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 
-from models_registry import fetch, hub, made_folders, model_folder, transfer
+from models_registry import fetch, hub, importer, made_folders, model_folder, sources, transfer
 from models_registry.hub import Place
 from models_registry.hub_files import File
 from models_registry.made_folders import Progress
-from models_registry.model_folder import Facts, ModelError
+from models_registry.model_folder import ModelError
 from models_registry.models import Download, DownloadState, Model, ModelState, Task
 from vbs import outages
 from vbs.broker import wake
@@ -95,7 +96,7 @@ def _claim(model_id: int, worker_id: uuid.UUID) -> Download | None:
             attempts=F("attempts") + 1,
             bytes_per_second=None,
         )
-    return Download.objects.select_related("model__hub_token").get(model_id=model_id) if taken else None
+    return Download.objects.select_related("model__hub_token", "model__base").get(model_id=model_id) if taken else None
 
 
 def _disk_error(error: OSError) -> str:
@@ -122,7 +123,8 @@ class _Turn:
 
     def run(self) -> None:
         """Raises _Lost, _Over, ModelError, OSError, and what the database does."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.files:
+            self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             held = self._lock(stack)
             if held is None:
@@ -132,8 +134,8 @@ class _Turn:
                 raise ModelError(f"{self.target} is the folder of {other.name}: register it under another name")
             place = fetch.place(self.model, self.commit)
             try:
-                facts = async_to_sync(self._bring_and_make)(place, held)
-                self._finish(facts)
+                found = async_to_sync(self._bring_and_make)(place, held)
+                self._finish(found)
             except _Lost:
                 Download.objects.filter(model_id=self.model.pk, state=DownloadState.PAUSED).update(bytes_done=self.done)
                 fetch.clean_locked(self.model.name)
@@ -170,7 +172,7 @@ class _Turn:
                 if time.monotonic() > deadline or outages.stopping.wait(LOCK_SECONDS / 20):
                     return None
 
-    async def _bring_and_make(self, place: Place, held: int) -> Facts:
+    async def _bring_and_make(self, place: Place, held: int) -> dict[str, Any]:
         clock = asyncio.create_task(self._watch())
         work = asyncio.create_task(self._work(place, held))
         try:
@@ -183,7 +185,7 @@ class _Turn:
             clock.result()  # raises what it ended with
         return work.result()
 
-    async def _work(self, place: Place, held: int) -> Facts:
+    async def _work(self, place: Place, held: int) -> dict[str, Any]:
         files = list({file.sum: file for file in self.files}.values())
         self.done = self.began = sum(transfer.present(self.folder, file) for file in files)
         async with hub.client() as client:
@@ -218,13 +220,18 @@ class _Turn:
             connection.close()
             return True
 
-    def _make(self, held: int) -> Facts:
-        """The model's folder, whole and in its place. In a thread of its own: it may take minutes."""
+    def _make(self, held: int) -> dict[str, Any]:
+        """The model's folder, whole and in its place; what it says of the model. It may take minutes, in a thread."""
         if self.model.hub_file:
             (file,) = self.files
             source = self.folder / Path(file.path).name
             source.unlink(missing_ok=True)
             os.link(self.folder / file.sum, source)
+            made_folders.make(self.target, source, made_folders.converted, held, self._say)
+        elif fetch.is_conversion(self.model):
+            source = sources.folder(self.model.source, on_server=True)  # which may have become another one since
+            if not source.is_file():
+                raise ModelError(f"{source} is not there any more: put it back and retry, or cancel this")
             made_folders.make(self.target, source, made_folders.converted, held, self._say)
         else:
             made_folders.make(self.target, self.folder, self._linked, held, self._say)
@@ -246,37 +253,45 @@ class _Turn:
                     raise
                 shutil.copyfile(source / file.sum, path)  # a file system without links
 
-    def _examine(self) -> Facts:
+    def _examine(self) -> dict[str, Any]:
         """A task other than chat was given by a person. Chat may be a guess: then the files say, where they do."""
         model = self.model
+        if model.base:
+            return importer.examine_adapter(self.target, model.base)
         facts = model_folder.examine(self.target, model.task, model.engine_args, model.allow_pickle)
         if model.task == Task.CHAT:
             with suppress(ModelError):
-                return model_folder.examine(self.target, None, model.engine_args, model.allow_pickle)
-        return facts
+                facts = model_folder.examine(self.target, None, model.engine_args, model.allow_pickle)
+        return {
+            "size_bytes": facts.size_bytes,
+            "context_length": facts.context_length,
+            "task": facts.task,
+            "license": model.license or facts.license,
+        }
 
-    def _finish(self, facts: Facts) -> None:
-        """Ready, in one transaction. Raises _Lost."""
+    def _finish(self, found: dict[str, Any]) -> None:
+        """Ready, in one transaction. Raises _Lost, and ModelError when its base has been changed meanwhile."""
 
         def step() -> bool:
             with transaction.atomic():
+                if self.model.base:  # which is locked before its adapters, as by whoever changes it
+                    bases = Model.objects.select_for_update().filter(pk=self.model.base.pk)
+                    found.update(*(importer.examine_adapter(self.target, base) for base in bases))
                 Model.objects.select_for_update().filter(pk=self.model.pk).first()
                 done = {"state": DownloadState.DONE, "bytes_done": F("bytes_total"), "finished_at": Now()}
                 if self.mine.update(**done, **fetch.FREE):
                     Model.objects.filter(pk=self.model.pk).update(
-                        source=str(self.target),
-                        size_bytes=facts.size_bytes,
-                        context_length=facts.context_length,
-                        task=facts.task,
-                        revision=self.commit,
-                        license=self.model.license or facts.license,
-                        state=ModelState.READY,
-                        reason="",
+                        source=str(self.target), revision=self.commit, state=ModelState.READY, reason="", **found
                     )
                     wake("gpu")  # batches may wait for it
             return Download.objects.filter(model_id=self.model.pk, state=DownloadState.DONE).exists()
 
-        if not insist(step):
+        try:
+            ours = insist(step)
+        except ModelError:
+            made_folders.discard(self.target)
+            raise
+        if not ours:
             made_folders.discard(self.target)
             raise _Lost
         shutil.rmtree(self.folder, ignore_errors=True)

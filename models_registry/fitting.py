@@ -42,6 +42,7 @@ def judge(model: Model, context: int | None = None, sequences: int = 1, ask_hub:
 
 def judge_hub(model: Model, planned: fetch.Plan, context: int | None = None, sequences: int = 1) -> fit.Fit:
     """Before it is fetched: from the beginnings of its files on the hub. Takes seconds. Raises ModelError."""
+    _check_whole(model)
     return _judged(model, _given(model, context), sequences, _files_on_hub(model, planned), corrected=True)
 
 
@@ -88,12 +89,16 @@ class _Files:
     size: int | None = None
 
 
-def _files_of(model: Model) -> _Files:
+def _check_whole(model: Model) -> None:
     if model.base:
         raise ModelError(f"{model.name} is an adapter of {model.base.name}: ask for that one")
+
+
+def _files_of(model: Model) -> _Files:
+    _check_whole(model)
     if model.kind != EngineKind.VLLM:
         raise ModelError(f"{model.name} is a {model.kind} model: nothing of it runs here, so there is nothing to fit")
-    if not model.source or model.state in (ModelState.DRAFT, ModelState.DOWNLOADING):
+    if not model.source or model.state != ModelState.READY:
         raise ModelError(f"the files of {model.name} are not here yet: fetch it first")
     folder = Path(model.source)
     return _Files(model_folder.config(folder), model_folder.parameters(folder))

@@ -104,7 +104,9 @@ class AddForm(forms.Form):
     remote_name = _text("Name on that server", 200, "What the server calls the model, if not by the name above")
     task = forms.ChoiceField(choices=[("", "found out"), *Task.choices], required=False)
     base = forms.ModelChoiceField(
-        queryset=Model.objects.filter(base=None, state=ModelState.READY).exclude(task=Task.EMBEDDING),
+        queryset=Model.objects.filter(base=None, state=ModelState.READY)
+        .exclude(task=Task.EMBEDDING)
+        .exclude(kind=EngineKind.REMOTE),
         required=False,
         empty_label="none: a whole model",
         help_text="For a LoRA adapter, the model that it was made for",
@@ -122,7 +124,7 @@ class AddForm(forms.Form):
         on_hub = self["on_hub"].value() in (True, "True", "true", "on", "1")
         is_url = str(self["source"].value() or "").startswith(("http://", "https://"))
         self["source"].label = "Id on the hub" if on_hub else "Server" if is_url else "Folder or file"
-        for name in ("remote_name", "base") if on_hub else ("base",) if is_url else ("remote_name",):
+        for name in ("base",) if is_url and not on_hub else ("remote_name",):
             del self.fields[name]
         for name in () if on_hub else ("revision", "file", "token"):
             del self.fields[name]
@@ -136,6 +138,7 @@ class AddForm(forms.Form):
             hub_revision=data["revision"],
             hub_file=data["file"],
             task=data["task"] or Task.CHAT,
+            base=data["base"],
             hub_token=data["token"],
             engine_args=data["engine_args"],
             trust_remote_code=data.get("trust_remote_code", False),

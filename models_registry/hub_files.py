@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
+from models_registry import adapter_folder
 from models_registry.made_folders import ORIGIN
 from models_registry.model_folder import ALLOW_PICKLE, NO_WEIGHTS, PICKLES, ModelError
 
@@ -17,6 +18,7 @@ MOST_FILES = 3000
 MOST_PATH = 500  # characters
 MOST_BYTES = 2**60
 NAMED = 10  # files in an error
+ADAPTER_PICKLES = ("adapter_model.bin", "adapter_model.pt")
 INDEX, PICKLE_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 # What configures a model: its config, tokenizer, chat template, and what people should know of it.
 WITH_MODEL = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "*.bpe", "README.md")
@@ -60,15 +62,35 @@ def choose(
         if wanted not in by_path:
             raise ModelError(f"{repository} has no file {wanted!r}: {_those(ggufs) or 'it has no .gguf files at all'}")
         return _checked([by_path[wanted]], repository)
+    if _is_adapter(set(by_path)):
+        raise ModelError(f"{repository} is a LoRA adapter, not a whole model: add it with its base (--base)")
     weights = _weights(set(by_path), repository, ggufs, allow_pickle)
     if "config.json" not in by_path:
-        if "adapter_config.json" in by_path:
-            raise ModelError(
-                f"{repository} is a LoRA adapter, not a whole model: fetch its folder yourself, and name its base"
-            )
         raise ModelError(f"{repository} has no config.json, so it is no model that vLLM serves: take another one")
     taken = [file for path, file in by_path.items() if path in weights or _beside(path, weights, own_code)]
     return _checked(sorted(taken, key=lambda file: file.path), repository)
+
+
+def choose_adapter(files: Sequence[File], repository: str) -> list[File]:
+    """Those of a LoRA adapter, by path: its tokenizer and template are its base's. Raises ModelError."""
+    by_path = {file.path: file for file in files}
+    if adapter_folder.CONFIG not in by_path:
+        raise ModelError(f"{repository} has no {adapter_folder.CONFIG}, so it is no LoRA adapter: leave out its base")
+    if adapter_folder.WEIGHTS not in by_path:
+        pickles = sorted(path for path in by_path if _like(path, ADAPTER_PICKLES))
+        why = f" but a pickle ({pickles[0]}), which can run code when it is read" if pickles else ""
+        raise ModelError(f"{repository} has no {adapter_folder.WEIGHTS}{why}: take a version of the adapter that has")
+    taken = {adapter_folder.CONFIG, adapter_folder.WEIGHTS, "README.md"}
+    return _checked(
+        [file for path, file in sorted(by_path.items()) if path in taken or TERMS.fullmatch(path)], repository
+    )
+
+
+def _is_adapter(paths: set[str]) -> bool:
+    """Some trainers leave the base's config.json beside an adapter: then its weights tell."""
+    weights = {path for path in paths - NO_WEIGHTS if "/" not in path and _like(path, ("*.safetensors", *PICKLES))}
+    whole = {path for path in weights if not path.startswith("adapter_model.")}
+    return adapter_folder.CONFIG in paths and not ("config.json" in paths and whole)
 
 
 def _weights(paths: set[str], repository: str, ggufs: list[str], allow_pickle: bool) -> set[str]:

@@ -68,7 +68,8 @@ def add(
     dashes; for vLLM those of models_registry.engine.options. remote_name: what a remote server calls the model. base:
     the model whose LoRA adapter the folder holds. copy: keep a copy of the folder under MODELS_DIR instead of using it
     where it is. license: read from the folder where it is not given. on_server: who asks has no shell here, and may
-    only name folders and servers that models may come from. on_progress is told each step that takes long.
+    only name folders and servers that models may come from; nor does he wait while a .gguf file is converted: the model
+    is `downloading` until an io worker has done so. on_progress is told each step that takes long.
     """
     options = engine_args or {}
     check_name(name, task)
@@ -77,9 +78,9 @@ def add(
     if len(source) > MOST_SOURCE:
         raise ModelError(f"{source[:60]!r}… is too long: a source has at most {MOST_SOURCE} characters")
     if base:
-        if given := [what for what, is_given in (("task", task), ("options", options), ("copy", copy)) if is_given]:
-            raise ModelError(f"an adapter has the {given[0]} of its base, and stays where it is: leave that out")
-        _check_code(row, "an adapter is read and run as its base is")
+        check_adapter(row, base, task, options)
+        if copy:
+            raise ModelError("an adapter stays where it is: leave copy out")
         return _add_adapter(row, sources.folder(source, on_server), base)
     if source.startswith(("http://", "https://")):
         sources.check_url(source, on_server)
@@ -99,7 +100,10 @@ def add(
     if "://" in source or source.startswith("scripted:"):
         raise ModelError(f"unknown kind of source {source!r}: {SOURCES}")
     options = check_options(EngineKind.VLLM, options)
-    return _add_local(row, sources.folder(source, on_server), task, options, copy, on_progress)
+    path = sources.folder(source, on_server)
+    if on_server and path.suffix.lower() == ".gguf" and path.is_file():
+        return _convert_later(row, path, task, options)
+    return _add_local(row, path, task, options, copy, on_progress)
 
 
 def edit(model: Model, **changes: Any) -> Model:
@@ -178,7 +182,16 @@ def check_name(name: str, task: str | None = None) -> None:
         raise Taken(f"{name} is an alias of {alias.model}: choose another name, or remove the alias first")
 
 
-def _add_adapter(row: Model, folder: Path, base: Model) -> Model:
+def check_adapter(row: Model, base: Model, task: str | None, options: dict[str, Any]) -> None:
+    """Raises ModelError for what an adapter cannot have of its own, and for a base that cannot have one."""
+    if task or options:
+        raise ModelError(f"an adapter has the {'task' if task else 'options'} of its base: leave that out")
+    _check_code(row, "an adapter is read and run as its base is")
+    check_base(base)
+
+
+def check_base(base: Model) -> None:
+    """Raises ModelError unless adapters of this model could be served."""
     if base.base or base.kind == EngineKind.REMOTE:
         kind = "an adapter" if base.base else "on a remote server"
         raise ModelError(f"{base.name} is {kind}: an adapter's base is a model that runs here")
@@ -186,6 +199,10 @@ def _add_adapter(row: Model, folder: Path, base: Model) -> Model:
         raise ModelError(f"the files of {base.name} are not here ({base.state}): fetch it, then add its adapter")
     if base.task == Task.EMBEDDING:
         raise ModelError(f"{base.name} makes embeddings: adapters are served for chat and completion models")
+
+
+def examine_adapter(folder: Path, base: Model) -> dict[str, Any]:
+    """What an adapter's row has of its folder, and of its base. Raises ModelError for what could not be served."""
     facts = adapter_folder.examine(folder, Path(base.source) if base.kind == EngineKind.VLLM else None)
     most = base.engine_args.get("max-lora-rank")
     if most is not None and facts.rank > most:
@@ -193,9 +210,19 @@ def _add_adapter(row: Model, folder: Path, base: Model) -> Model:
             f"the adapter's rank is {facts.rank}, and {base.name} is run with max-lora-rank {most}: "
             "raise or remove that option of the base"
         )
-    row.base, row.kind, row.source, row.lora_rank = base, base.kind, str(folder), facts.rank
-    row.size_bytes, row.context_length = facts.size_bytes, base.context_length
-    return register(row, base.task, {})
+    return {
+        "lora_rank": facts.rank,
+        "size_bytes": facts.size_bytes,
+        "context_length": base.context_length,
+        "task": base.task,
+    }
+
+
+def _add_adapter(row: Model, folder: Path, base: Model) -> Model:
+    row.base, row.kind, row.source = base, base.kind, str(folder)
+    for name, value in examine_adapter(folder, base).items():
+        setattr(row, name, value)
+    return register(row, row.task, {})
 
 
 def _add_local(
@@ -209,11 +236,9 @@ def _add_local(
             return _register_local(row, path, options, facts)
     elif not path.exists():
         raise ModelError(f"{path} does not exist: {SOURCES}")
-    elif path.suffix.lower() != ".gguf":
+    elif path.suffix.lower() != ".gguf" or not path.is_file():  # but a pipe, which would be read for ever
         raise ModelError(f"{path} is a file but not a .gguf file: give the folder that the model's config.json is in")
-    folder = made_folders.path_of(row.name)
-    if other := Model.objects.filter(source=str(folder)).first():
-        raise ModelError(f"{folder} is the folder of {other.name}: choose another name than {row.name}")
+    folder = _free_folder(row)
     with made_folders.lock(folder) as held:
         maker = made_folders.copied if path.is_dir() else made_folders.converted
         made_folders.make(folder, path, maker, held, on_progress)
@@ -223,6 +248,25 @@ def _add_local(
             if not Model.objects.filter(source=str(folder)).exists():
                 made_folders.discard(folder)
             raise
+
+
+def _convert_later(row: Model, path: Path, task: str | None, options: dict[str, Any]) -> Model:
+    from models_registry import fetch  # which imports us
+
+    _free_folder(row)
+    row.source, row.state = str(path), ModelState.DRAFT
+    with transaction.atomic():
+        register(row, task or Task.CHAT, options)
+        fetch.start(row)
+    return row
+
+
+def _free_folder(row: Model) -> Path:
+    """The folder of ours for a model of this name. Raises ModelError when it is another one's."""
+    folder = made_folders.path_of(row.name)
+    if other := Model.objects.filter(source=str(folder)).first():
+        raise ModelError(f"{folder} is the folder of {other.name}: choose another name than {row.name}")
+    return folder
 
 
 def _register_local(row: Model, folder: Path, options: dict[str, Any], facts: Facts) -> Model:

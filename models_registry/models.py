@@ -90,7 +90,8 @@ class Model(models.Model):
 
     def _lora_args(self) -> dict[str, Any]:
         """So chosen that another adapter seldom changes them: an engine with other options has to be started anew."""
-        ranks = [rank or 0 for rank in self.adapters.values_list("lora_rank", flat=True)]
+        here = self.adapters.filter(state=ModelState.READY)
+        ranks = [rank or 0 for rank in here.values_list("lora_rank", flat=True)]
         if not ranks:
             return {}
         most = max(USUAL_LORA_RANK, *ranks)

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.urls import reverse
 
-from models_registry import fit, history, speeds
+from models_registry import fetch, fit, history, speeds
 from models_registry.engine.spec import EngineKind
 from models_registry.models import (
     OPEN_OPERATIONS,
@@ -183,7 +183,7 @@ def _row(
         loaded=here,
         asleep=not here and model.name in asleep,
         runs_code=model.trust_remote_code,
-        fetching=_fetching(download) if download else None,
+        fetching=_fetching(model, download) if download else None,
         doing=_doing(operation) if operation else None,
         actions=_actions(model, download, operation, here),
     )
@@ -203,13 +203,13 @@ def _speed(speed: Speed, task: str) -> tuple[str, ...]:
     return f"{number(rate)} tokens/s", f"{number(speed.requests_per_second)} requests/s"
 
 
-def _fetching(download: Download) -> Fetching | None:
+def _fetching(model: Model, download: Download) -> Fetching | None:
     if download.state in (DownloadState.DONE, DownloadState.CANCELLED):
         return None
     total, done = download.bytes_total, min(download.bytes_done, download.bytes_total)
     moves = download.state in (DownloadState.QUEUED, DownloadState.RUNNING)
-    note = download.reason
-    if download.state == DownloadState.RUNNING and (rate := download.bytes_per_second):
+    note = download.reason or fetch.doing(model, download)
+    if not note and download.state == DownloadState.RUNNING and (rate := download.bytes_per_second):
         note = f"{fit.size(int(rate))}/s, {duration((total - done) / rate)} left"
     return Fetching(
         state=download.state,
@@ -238,8 +238,8 @@ def _actions(
             found += [("resume", "Resume"), ("cancel", "Cancel")]
         case DownloadState.FAILED:
             found += [("retry", "Fetch again"), ("cancel", "Discard")]
-        case _ if model.hub_id and model.state == ModelState.DRAFT:
-            found.append(("fetch", "Fetch"))
+        case _ if model.state == ModelState.DRAFT and (model.hub_id or fetch.is_conversion(model)):
+            found.append(("fetch", "Fetch" if model.hub_id else "Convert"))
     if operation and operation.state in OPEN_OPERATIONS:
         found.append(("stop", f"Cancel {operation.kind}"))
     elif model.state == ModelState.READY:

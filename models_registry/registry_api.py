@@ -116,15 +116,15 @@ def _with(found: Proposal | None, given: dict[str, Any]) -> dict[str, Any]:
 
 def _add(given: dict[str, Any]) -> Model:
     about = {name: given[name] for name in importer.EDITABLE if name in given}
+    base = find(given["base"]) if given.get("base") else None
     if "hub_id" in given:
-        if odd := [name for name in ("base", "remote_name") if given.get(name)]:
-            raise ModelError(f"{odd[0]} is not for a model of the hub: leave it out")
+        if given.get("remote_name"):
+            raise ModelError("remote_name is not for a model of the hub: leave it out")
         places = {name: given[name] for name in ("revision", "file") if given.get(name)}
         token = _find_token(given["token"]) if given.get("token") else None
-        return fetch.add(given["name"], given["hub_id"], token=token, **places, **about)
+        return fetch.add(given["name"], given["hub_id"], base=base, token=token, **places, **about)
     if odd := [name for name in ("revision", "file", "token") if given.get(name)]:
         raise ModelError(f"{odd[0]} is only for a model of the hub: leave it out, or give hub_id instead of source")
-    base = find(given["base"]) if given.get("base") else None
     remote_name = given.get("remote_name", "")
     return importer.add(given["name"], given["source"], remote_name=remote_name, base=base, on_server=True, **about)
 

@@ -6,7 +6,7 @@ Times are Unix seconds. What tells of another project's work (who asked, which b
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from models_registry import model_folder, removal, speeds
+from models_registry import fetch, model_folder, removal, speeds
 from models_registry.engine.spec import EngineKind
 from models_registry.fetch import Plan
 from models_registry.fit import Fit
@@ -21,6 +21,7 @@ class DownloadObject(TypedDict):
     model: str
     state: str
     reason: str | None
+    doing: str | None
     commit: str | None
     bytes_total: int
     bytes_done: int
@@ -98,7 +99,8 @@ class PlannedFile(TypedDict):
 class PlanObject(TypedDict):
     """What fetching takes, in bytes. present: of `bytes`, those that are here. need: what it takes of the disk still.
 
-    promised: what other downloads will take. fits: whether the disk holds all that, and some stays free.
+    promised: what other downloads will take. fits: whether the disk holds all that, and some stays free. made_for: the
+    base that an adapter names itself.
     """
 
     object: Literal["registry.plan"]
@@ -113,6 +115,7 @@ class PlanObject(TypedDict):
     fits: bool
     license: str | None
     gated: bool
+    made_for: str | None
 
 
 class FitObject(TypedDict):
@@ -254,6 +257,7 @@ def download_object(download: Download) -> DownloadObject:
         "model": download.model.name,
         "state": download.state,
         "reason": download.reason or None,
+        "doing": fetch.doing(download.model, download) or None,
         "commit": download.commit or None,
         "bytes_total": download.bytes_total,
         "bytes_done": download.bytes_done,
@@ -279,6 +283,7 @@ def plan_object(model: Model, plan: Plan) -> PlanObject:
         "fits": plan.fits,
         "license": plan.license or None,
         "gated": plan.gated,
+        "made_for": plan.made_for or None,
     }
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import ProtectedError
+from django.db.models import ProtectedError, Q
 
 from models_registry import made_folders
 from models_registry.model_folder import ModelError, Needed
-from models_registry.models import OPEN_DOWNLOADS, OPEN_OPERATIONS, Download, Model
+from models_registry.models import OPEN_DOWNLOADS, OPEN_OPERATIONS, Download, Model, ModelState
 from vbs.broker import wake
 
 # Apps above register here what may still need a model: each is given its names, and returns reasons, in words.
@@ -160,7 +160,7 @@ def _deletable(model: Model) -> Path | None:
 def _users(folder: Path) -> list[str]:
     """Names of the models whose files are in the folder, or are to be."""
     used = [name for name, source in Model.objects.values_list("name", "source") if _is_in(source, folder)]
-    unfinished = Model.objects.filter(source="").exclude(hub_id="").values_list("name", flat=True)
+    unfinished = Model.objects.filter(Q(source="") | ~Q(state=ModelState.READY)).values_list("name", flat=True)
     return used + [name for name in unfinished if made_folders.path_of(name) == folder]
 
 

@@ -18,7 +18,7 @@ from models_registry import aliases, fetch, fitting, importer, operations, pages
 from models_registry.fit import size
 from models_registry.forms import AddForm, BenchmarkForm, EditForm, FitForm, PasteForm, TestForm
 from models_registry.model_folder import ModelError
-from models_registry.models import OPEN_OPERATIONS, Model, OperationKind
+from models_registry.models import OPEN_OPERATIONS, Model, ModelState, OperationKind
 from models_registry.page_access import Request, page
 from models_registry.parts import Part, unseen
 
@@ -74,7 +74,7 @@ def plan(request: Request) -> HttpResponse:
     except ModelError as error:
         return render(request, "models/_plan.html", {"error": str(error)})
     try:
-        fit = fitting.judge_hub(draft, found).text
+        fit = f"is served by the engine of {draft.base}" if draft.base else fitting.judge_hub(draft, found).text
     except ModelError as error:
         fit = str(error)
     numbers = {
@@ -95,7 +95,10 @@ def add(request: Request) -> HttpResponseBase:
     form = AddForm(request.POST, may_trust=_may_trust(request))
     if not form.is_valid() or (model := _taken(form, form.add)) is None:
         return _models(request, PasteForm(), form)
-    messages.success(request, f"{model.name} is added{', and being fetched' if model.hub_id else ''}.")
+    coming = (
+        f", and being {'fetched' if model.hub_id else 'converted'}" if model.state == ModelState.DOWNLOADING else ""
+    )
+    messages.success(request, f"{model.name} is added{coming}.")
     address = resolve_url("model", model.pk)
     return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
 

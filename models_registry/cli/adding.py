@@ -32,7 +32,7 @@ def add_to(actions: Any) -> None:
         metavar="KEY=VALUE",
         help="an option of the engine by its long name, e.g. max-model-len=2048 or enforce-eager; may be repeated",
     )
-    add.add_argument("--base", help="the model that the folder is a LoRA adapter of")
+    add.add_argument("--base", help="the model that SOURCE or the hub's model is a LoRA adapter of")
     add.add_argument("--remote-name", default="", help="what the remote server calls the model, if not NAME")
     add.add_argument("--copy", action="store_true", help="copy the folder instead of using it where it is")
     _about(add)
@@ -83,10 +83,12 @@ def _add(
         raise CommandError("--hub says where the model is: leave out SOURCE")
     if not name or not (source or hub):
         raise CommandError("a name and a source are required, or --hub ORG/NAME, or --paste TEXT")
+    base = find(given["base"]) if given["base"] else None
     if hub:
-        _check(given, ("base", "copy", "remote_name"), "is not for a model of the hub")
+        _check(given, ("copy", "remote_name"), "is not for a model of the hub")
         token = _token(given["token"]) if given["token"] else None
-        model = fetch.add(name, hub, task=task, engine_args=options, token=token, **places, **_said(given))
+        places |= _said(given)
+        model = fetch.add(name, hub, task=task, engine_args=options, base=base, token=token, **places)
         console.say(line(model))
         console.progress(f"its files are not here yet: fetch them with 'manage.py model fetch {model.name}'")
         return
@@ -98,7 +100,7 @@ def _add(
         task,
         options,
         remote_name=given["remote_name"],
-        base=find(given["base"]) if given["base"] else None,
+        base=base,
         copy=given["copy"],
         on_progress=console.progress,
         **_said(given),

@@ -90,9 +90,12 @@ def _say_plan(say: Callable[[str], None], model: Model) -> None:
     if (more := len(plan.files) - NAMED) > 0:
         say(f"{'':>10}  and {more} more")
     there = f", {size(plan.present)} of it here already" if plan.present else ""
-    say(f"{size(plan.bytes):>10}  in {len(plan.files)} files{there}; licence: {plan.license or 'not named'}")
+    if plan.files:
+        say(f"{size(plan.bytes):>10}  in {len(plan.files)} files{there}; licence: {plan.license or 'not named'}")
     if plan.converted:
         say(f"{size(plan.converted):>10}  more, about, as it is turned into a folder")
+    if model.base:
+        say(f"an adapter of {plan.made_for or 'a model that it does not name'}; here of {model.base.name}")
     if plan.gated:
         say(f"{model.hub_id} is gated: it needs a token with access")
     if plan.fits:
@@ -109,7 +112,7 @@ def _say_if_nobody_works(console: Console) -> None:
 
 def _follow(console: Console, model: Model) -> None:
     """Until it has ended. Raises ModelError when it has failed."""
-    with _bar() if console.err.isatty() else _lines(console) as show:
+    with _bar(model) if console.err.isatty() else _lines(console, model) as show:
         while True:
             download = insist(lambda: Download.objects.filter(model_id=model.pk).first())
             if download is None:
@@ -130,7 +133,7 @@ def _follow(console: Console, model: Model) -> None:
 
 
 @contextmanager
-def _bar() -> Iterator[Show]:
+def _bar(model: Model) -> Iterator[Show]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
@@ -142,19 +145,21 @@ def _bar() -> Iterator[Show]:
         task = progress.add_task("queued", total=None)
 
         def show(download: Download) -> None:
-            progress.update(task, description=download.state, total=download.bytes_total, completed=download.bytes_done)
+            words = fetch.doing(model, download) or download.state
+            progress.update(task, description=words, total=download.bytes_total, completed=download.bytes_done)
 
         yield show
 
 
 @contextmanager
-def _lines(console: Console) -> Iterator[Show]:
+def _lines(console: Console, model: Model) -> Iterator[Show]:
     said, due = "", 0.0
 
     def show(download: Download) -> None:
         nonlocal said, due
         speed = f", {size(int(download.bytes_per_second))}/s" if download.bytes_per_second else ""
-        line = f"{download.state}: {size(download.bytes_done)} of {size(download.bytes_total)}{speed}"
+        words = fetch.doing(model, download) or download.state
+        line = f"{words}: {size(download.bytes_done)} of {size(download.bytes_total)}{speed}"
         now = time.monotonic()
         if line != said and now >= due:
             console.progress(line)

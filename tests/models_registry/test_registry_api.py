@@ -123,7 +123,7 @@ def test_code_that_comes_with_a_model_is_shown(api, folders):
         ({"name": "m", "source": "scripted:", "engine_args": {"x": "\0"}}, "NUL"),
         ({"name": "m", "source": "scripted:", "task": "sing"}, "unknown task 'sing'"),
         ({"name": "m", "source": "scripted:", "revision": "main"}, "revision is only for a model of the hub"),
-        ({"name": "m", "hub_id": "o/n", "base": "b"}, "base is not for a model of the hub"),
+        ({"name": "m", "hub_id": "o/n", "remote_name": "b"}, "remote_name is not for a model of the hub"),
         ({"name": "m", "hub_id": "../x"}, "is no id of a hub's model"),
         ({"name": "m", "hub_id": "o/n", "token": "nobody's"}, "there is no token"),
         ({"name": "m", "source": "/etc"}, "not in a folder that models may come from"),
