@@ -97,7 +97,7 @@ def not_ready(model: Model) -> str:
         case ModelState.DRAFT:
             return f"{model.name} is a draft, its files are not here: manage.py model fetch {model.name}"
         case ModelState.DOWNLOADING:
-            return f"the files of {model.name} are still being fetched: manage.py model show {model.name} says how far"
+            return f"{model.name} is still being fetched or converted: manage.py model show {model.name} says how far"
         case ModelState.FAILED:
             return f"{model.name} has failed ({model.reason}): manage.py model fetch {model.name} tries again"
     return ""
