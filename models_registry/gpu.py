@@ -174,6 +174,9 @@ class Gpu:
         """Run what waits, one after the other, until nothing does. Everything else is found again in the tables."""
         for release in RELEASES:  # what an error may have left in our hands
             release(self.worker.pk)
+        if self.resident.engine and not self.resident.engine.alive():
+            self.resident.unload(self.loaded)  # what it had started may still hold memory
+            self.show(WorkerState.IDLE)
         if self.resident.adapters:
             adapters = Model.objects.filter(base__name=self.loaded)
             self.resident.keep_adapters({model.served_name for model in adapters.select_related("base")})
@@ -281,6 +284,7 @@ def _beat(worker: Worker) -> None:
             if engine and GPU and GPU.worker.state == WorkerState.IDLE and not engine.alive():
                 log.warning("The idle engine has ended; it starts again with the next request")
                 worker.set(model_name="", engine_pid=None, engine_url="", health=_reading())
+                wake("gpu")  # to end what is left of it
             else:
                 worker.set(health=_reading())
         except DATABASE_ERRORS:

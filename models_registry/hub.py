@@ -207,7 +207,7 @@ def _explain(response: "httpx2.Response", place: Place, path: str) -> str:
     """What a refusal means, and what to do. Never with the token."""
     status, said = response.status_code, _short(response.headers.get("X-Error-Message", "")) or response.status_code
     page = f"{base_url()}/{place}"
-    how = "give a token of the registry (manage.py model token NAME), or set HF_TOKEN"
+    how = "keep a token (manage.py model token T) for it (manage.py model edit … --token T), or set HF_TOKEN"
     no_file = f"{place} has no file {path!r} at revision {place.revision!r} on {base_url()}"
     match response.headers.get("X-Error-Code"):
         case "GatedRepo" if place.token:

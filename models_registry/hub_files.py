@@ -128,6 +128,8 @@ def _once(safe: set[str], indexed: bool) -> set[str]:
 
 def _beside(path: str, weights: set[str], own_code: bool) -> bool:
     """Whether it is a file that a model needs beside its weights."""
+    if path == ORIGIN:  # of another vbs
+        return False
     if path.endswith(".index.json"):
         with_pickles = any(_like(weight, PICKLES) for weight in weights)
         return path == (PICKLE_INDEX if with_pickles else INDEX)

@@ -43,7 +43,7 @@ VERBS = {
     *("fetch", "plan", "pause", "resume", "cancel", "retry"),
     *("load", "unload", "test", "benchmark", "fit", "measurements"),
 }
-EDITABLE = ("task", "engine_args", "license", "notes", "trust_remote_code", "allow_pickle")
+EDITABLE = ("task", "engine_args", "license", "notes", "trust_remote_code", "allow_pickle", "hub_token")
 
 
 def add(
@@ -127,6 +127,8 @@ def check_changes(model: Model, **changes: Any) -> dict[str, Any]:
     row = Model(**{name: getattr(model, name) for name in (*EDITABLE, "name", "kind", "source", "state")} | changes)
     _check_task(row.task)
     check_texts(row)
+    if changes.get("hub_token") and not model.hub_id:
+        raise ModelError(f"{model.name} is not of the hub: leave out the token")
     if model.base:
         given = [name for name in ("task", "engine_args") if name in changes and changes[name] != vars(model)[name]]
         if given:

@@ -143,7 +143,11 @@ class RegistryModelDetail(RegistryView):
     @extend_schema(request=ModelChange, responses={200: of(wire.RegistryModel), **CHANGES})
     def patch(self, request: Request, name: str) -> Response:
         model = find(name)
-        return Response(model_object(importer.edit(model, **checked(ModelChange(data=request.data)))))
+        changes = checked(ModelChange(data=request.data))
+        if "token" in changes:
+            name = changes.pop("token")
+            changes["hub_token"] = _find_token(name) if name else None
+        return Response(model_object(importer.edit(model, **changes)))
 
     @extend_schema(
         parameters=[

@@ -33,6 +33,7 @@ class ModelChange(_Strict):
     notes = PlainText(required=False, allow_blank=True, max_length=MOST_NOTES)
     trust_remote_code = Flag(required=False)
     allow_pickle = Flag(required=False)
+    token = PlainText(required=False, allow_blank=True, max_length=100, help_text="Name of a token of the hub")
 
 
 class ModelCreate(ModelChange):

@@ -46,6 +46,7 @@ def add_to(actions: Any) -> None:
     edit.add_argument("name")
     edit.add_argument("--task", help=", ".join(Task.values))
     edit.add_argument("--arg", action="append", metavar="KEY=VALUE", help="as of add; these take the place of all")
+    edit.add_argument("--token", metavar="NAME", help="of the registry, for a gated or private model of the hub")
     edit.add_argument("--no-args", action="store_true", help="no options of the engine any more")
     _about(edit)
     edit.set_defaults(run=_edit)
@@ -145,6 +146,8 @@ def _edit(console: Console, *, name: str, task: str | None, arg: list[str] | Non
         raise CommandError("--arg and --no-args cannot both be meant: leave one out")
     if arg or no_args:
         changes["engine_args"] = dict(map(_option, arg or []))
+    if given["token"]:
+        changes["hub_token"] = _token(given["token"])
     if not changes:
         raise CommandError("there is nothing to change: give --task, --arg, --license …")
     console.say(line(importer.edit(find(name), **changes)))

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from models_registry import fetch, secrets
+from models_registry import fetch, fitting, secrets
 from models_registry.cli import Console, find, size
 from models_registry.model_folder import ModelError
 from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubToken, Model, ModelState, Worker
@@ -96,12 +96,21 @@ def _say_plan(say: Callable[[str], None], model: Model) -> None:
         say(f"{size(plan.converted):>10}  more, about, as it is turned into a folder")
     if model.base:
         say(f"an adapter of {plan.made_for or 'a model that it does not name'}; here of {model.base.name}")
+    if plan.files and not model.base:
+        say(f"{model.name} {_fit(model, plan)}")
     if plan.gated:
         say(f"{model.hub_id} is gated: it needs a token with access")
     if plan.fits:
         say(f"{size(plan.free_after):>10}  of the disk stay free")
     else:
         say(f"the disk cannot hold it: {size(plan.disk_free)} are free")
+
+
+def _fit(model: Model, plan: fetch.Plan) -> str:
+    try:
+        return fitting.judge_hub(model, plan).text
+    except ModelError as error:
+        return f"may fit or not: {error}"
 
 
 def _say_if_nobody_works(console: Console) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,7 @@ from models_registry.engine.spec import Adapter, EngineKind, EngineSpec
 log = logging.getLogger(__name__)
 
 START_ATTEMPTS = 3
+FOR_ADAPTERS = ("enable-lora", "max-lora-rank")
 OWN_SHARE = (Lack.CONTEXT, Lack.CACHE)  # wanting in the engine's own share, whoever else is there
 
 
@@ -96,7 +98,7 @@ class Resident:
                     log.warning("The adapter %s was not unloaded: %s", name, error)
 
     def _acquire(self, spec: EngineSpec, on_progress: Progress) -> Engine:
-        if self.engine and self.engine.spec == spec and self.engine.alive():
+        if self.engine and _serves(self.engine.spec, spec) and self.engine.alive():
             return self.engine
         self._make_room(spec)
         if spec.kind is EngineKind.REMOTE:
@@ -170,3 +172,9 @@ class Resident:
             server.stop(self.engine, self.home)
             self.engine = None
             self.adapters = set()
+
+
+def _serves(running: EngineSpec, asked: EngineSpec) -> bool:
+    """An engine with room for adapters serves its model without any as well."""
+    plain = tuple((name, value) for name, value in running.args if name not in FOR_ADAPTERS)
+    return asked in (running, replace(running, args=plain))

@@ -188,3 +188,13 @@ def close_after(batch, gpu, close):
     good, bad = close(batch)
     assert not bad
     return good
+
+
+def test_without_its_last_adapter_a_base_stays_on_its_engine(add_model, adapter, submitted, gpu, close):
+    base = add_model("base")
+    tuned = adapter("tuned", base)
+    close_after(submitted([line("a", model="tuned")]), gpu, close)
+    engine = gpu.resident.engine.pid
+    importer.remove(tuned)
+    close_after(submitted([line("b", model="base")]), gpu, close)
+    assert gpu.resident.engine.pid == engine

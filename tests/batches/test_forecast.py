@@ -6,7 +6,6 @@ import threading
 import time
 import uuid
 from datetime import datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,32 +37,36 @@ def fresh():
     forecast.forget()
 
 
-# Seconds per request of a running batch
+# Seconds that are left of a running batch
 
 
 def test_with_one_of_the_two_it_is_that_one():
-    assert blend(None, None, 10) is None
-    assert blend(2.0, None, 10) == 2.0
-    assert blend(None, 3.0, 10) == 3.0
+    assert blend(None, None, 10, 90, 5.0) is None
+    assert blend(None, 3.0, 10, 90, 5.0) == 270.0
+    assert blend(2.0, None, 10, 90, 20.0) == 180.0
+    assert blend(2.0, None, 0, 100, 30.0) == 170.0, "the time that went by without an answer counts"
+    assert blend(2.0, None, 0, 100, 900.0) == 200.0, "but it is never over before it began"
 
 
 def test_it_goes_from_what_was_measured_to_what_is_measured_now():
-    assert blend(2.0, 10.0, 0) == 2.0
-    assert blend(2.0, 10.0, WINDOW) == pytest.approx(6.0)
-    assert blend(2.0, 10.0, 8, window=8) == pytest.approx(6.0)
-    found = [blend(2.0, 10.0, answered) for answered in range(0, 100_000, 50)]
-    assert all(early < late < 10.0 for early, late in pairwise(found))
-    assert found[-1] == pytest.approx(10.0, rel=0.01)
+    assert blend(2.0, 10.0, 0, 1000, 0.0) == 2000.0
+    assert blend(2.0, 10.0, WINDOW, 10**9, 2.0 * WINDOW) == pytest.approx(6.0 * 10**9, rel=1e-6)
+    assert blend(2.0, 1.0, 999, 1, 1000.0) == pytest.approx(1.0, abs=0.5), "at the end what is measured now decides"
+    assert blend(2.0, 1.0, 1000, 0, 1000.0) == 0.0
+
+
+def test_a_history_that_is_outlasted_says_nothing():
+    assert blend(1.0, 3.0, 50, 50, 150.0) == 150.0
 
 
 def test_over_a_run_it_errs_less_than_either_alone():
-    """A model that takes 1 s a request today, 1.3 s by its history; in the first window the live rate is half of it."""
+    """A model that takes 1 s a request today, 1.2 s by its history; in the first window the live rate is half of it."""
     errors = {"blend": 0.0, "live": 0.0, "history": 0.0}
     for answered in range(20, 2000, 20):
-        live = 1.0 if answered > WINDOW else 2.0
-        left = 2000 - answered
-        for name, pace in (("blend", blend(1.3, live, answered)), ("live", live), ("history", 1.3)):
-            errors[name] += abs(left * pace - left)
+        live, left = 1.0 if answered > WINDOW else 2.0, 2000 - answered
+        errors["blend"] += abs(blend(1.2, live, answered, left, answered * 1.0) - left)
+        errors["live"] += abs(left * live - left)
+        errors["history"] += abs(left * 1.2 - left)
     assert errors["blend"] < errors["live"] and errors["blend"] < errors["history"]
 
 
@@ -318,7 +321,8 @@ def test_a_model_that_is_not_ready_holds_nobody_up(queued, worker):
 def leased(batch, worker, **fields):
     until = timezone.now() + timedelta(seconds=30)
     Batch.objects.filter(pk=batch.pk).update(
-        leased_by=worker.pk, leased_until=until, status="in_progress", in_progress_at=timezone.now(), **fields
+        **{"leased_by": worker.pk, "leased_until": until, "status": "in_progress", "in_progress_at": timezone.now()}
+        | fields
     )
     batch.refresh_from_db()
     return batch
@@ -327,18 +331,25 @@ def leased(batch, worker, **fields):
 def test_of_what_runs_the_rest_is_blended(queued, worker):
     known = model("known", 1.0, 10.0)
     worker.set(model_name="known")
+    began = timezone.now() - timedelta(seconds=160)
     runs = leased(queued(("known", 0), total=1000), worker, completed=150, failed=10, requests_per_second=None)
+    leased(runs, worker, attempts=1, in_progress_at=began)
     waits = queued(("known", 1))
     shown = wire.batch_object(runs)
     assert shown["progress"]["eta_seconds"] == pytest.approx(840, abs=1)
     assert shown["estimate"]["starts_in_seconds"] == 0 and shown["estimate"]["requests"] == 840
-    leased(runs, worker, requests_per_second=0.5)
+    leased(runs, worker, requests_per_second=0.5, in_progress_at=began)
     forecast.forget()
-    assert wire.progress(runs)["eta_seconds"] == pytest.approx(840 * 1.5, abs=1)
+    by_both = (0.84 * WINDOW * 840 + 160 * 840 * 2) / (0.84 * WINDOW + 160)
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(by_both, abs=2)
     assert forecast.of(waits).start_at == forecast.of(runs).completion_at
     Measurement.objects.filter(model=known).update(options={"max-num-seqs": 256})
     forecast.forget()
-    assert wire.progress(runs)["eta_seconds"] == pytest.approx(840 * (320 + 160 * 2) / 480, abs=1)
+    by_both = (0.84 * 320 * 840 + 160 * 840 * 2) / (0.84 * 320 + 160)
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(by_both, abs=2)
+    leased(runs, worker, attempts=2)
+    forecast.forget()
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(by_both, abs=2), "how long it ran before is not known"
     Measurement.objects.filter(model=known).delete()
     forecast.forget()
     assert wire.progress(runs)["eta_seconds"] == pytest.approx(840 * 2, abs=1)

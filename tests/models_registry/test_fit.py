@@ -15,7 +15,21 @@ from hypothesis import strategies as st
 
 from models_registry import importer, model_folder
 from models_registry.engine import defaults, gpus
-from models_registry.fit import GIB, PROCESS, FitError, Load, Room, Shape, Verdict, error, fit, need, shape, size
+from models_registry.fit import (
+    GIB,
+    PER_WORD,
+    PROCESS,
+    FitError,
+    Load,
+    Room,
+    Shape,
+    Verdict,
+    error,
+    fit,
+    need,
+    shape,
+    size,
+)
 from models_registry.model_folder import ModelError
 from models_registry.models import Measurement, Model
 from tests.models_registry.test_importer import model_folder as make_folder
@@ -250,6 +264,10 @@ def test_a_correction_shortens_the_context() -> None:
     assert found.text.endswith("; corrected by 2 measured loads")
 
 
+def process(kind: str) -> int:
+    return PROCESS[kind] + PER_WORD[kind] * int(LLAMA3["vocab_size"])
+
+
 @pytest.mark.parametrize(
     ("room", "cache"),
     [
@@ -262,7 +280,7 @@ def test_a_correction_shortens_the_context() -> None:
 )
 def test_what_should_be_measured_after_a_load(room: Room, cache: int | None) -> None:
     found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room, correction=GIB, loads=1)
-    without_cache = 2 * LLAMA3_VALUES["BF16"] + PROCESS[room.kind]
+    without_cache = 2 * LLAMA3_VALUES["BF16"] + process(room.kind)
     assert found.resident == (None if cache is None else without_cache + cache)
     assert found.resident_with(7 * GIB) == without_cache + 7 * GIB
 
@@ -270,7 +288,7 @@ def test_what_should_be_measured_after_a_load(room: Room, cache: int | None) -> 
 def test_after_a_load_it_is_there_as_asked_even_if_less_was_advised() -> None:
     found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192, bits=32), Room("cpu", 24 * GIB, cache=4 * GIB))
     assert found.change == {"dtype": "bfloat16"}
-    assert found.resident == 4 * LLAMA3_VALUES["BF16"] + 4 * GIB + PROCESS["cpu"]
+    assert found.resident == 4 * LLAMA3_VALUES["BF16"] + 4 * GIB + process("cpu")
 
 
 def test_an_encoder_is_there_without_a_cache() -> None:

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from models_registry import fitting, machine
 from models_registry.engine import defaults, gpus
-from models_registry.fit import GIB, PROCESS, Verdict
+from models_registry.fit import GIB, PER_WORD, PROCESS, Verdict
 from models_registry.model_folder import ModelError
 from models_registry.models import Measurement, Model
 from tests.models_registry.test_fit import MINILM, SMOLLM2, weights
@@ -20,6 +20,10 @@ from tests.models_registry.test_importer import model_folder as make_folder
 pytestmark = pytest.mark.django_db
 
 MIB = 2**20
+
+
+def process(config: dict[str, Any]) -> int:
+    return PROCESS["cpu"] + PER_WORD["cpu"] * int(config["vocab_size"])
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +180,7 @@ def test_less_than_was_said_makes_room(model: Model) -> None:
 
 
 def test_a_correction_decides(model: Model) -> None:
-    load(model, 5 * GIB)
+    load(model, 6 * GIB)
     found = fitting.judge(model)
     assert found.verdict is Verdict.DOES_NOT
     assert found.text.endswith("GiB there; corrected by 1 measured load")
@@ -186,10 +190,10 @@ def test_a_correction_decides(model: Model) -> None:
 
 
 def test_predicted_is_what_is_there_right_after_a_load(model: Model) -> None:
-    assert fitting.predicted(model, {}) == MIB + GIB + PROCESS["cpu"]  # all of the cache, no step yet
-    assert fitting.predicted(model, {"dtype": "float32"}) == 2 * MIB + GIB + PROCESS["cpu"]
+    assert fitting.predicted(model, {}) == MIB + GIB + process(SMOLLM2)  # all of the cache, no step yet
+    assert fitting.predicted(model, {"dtype": "float32"}) == 2 * MIB + GIB + process(SMOLLM2)
     load(model, 100 * MIB)
-    assert fitting.predicted(model, {}) == MIB + GIB + PROCESS["cpu"], "corrections are not corrected"
+    assert fitting.predicted(model, {}) == MIB + GIB + process(SMOLLM2), "corrections are not corrected"
 
 
 def test_predicted_does_not_depend_on_what_is_free_by_now(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +205,7 @@ def test_predicted_does_not_depend_on_what_is_free_by_now(model: Model, monkeypa
 def test_an_encoder_keeps_no_cache(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "e", config__json=MINILM, model__safetensors=weights(("F16", [512, 512])))
     encoder = Model.objects.create(name="encoder", source=str(folder), task="embedding")
-    assert fitting.predicted(encoder, {}) == 512 * 1024 + PROCESS["cpu"]
+    assert fitting.predicted(encoder, {}) == 512 * 1024 + process(MINILM)
 
 
 def test_on_a_gpu_the_engine_says_how_much_it_took(model: Model, gpu: None, tmp_path: Path) -> None:

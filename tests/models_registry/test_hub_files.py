@@ -114,6 +114,7 @@ def test_names_that_lead_elsewhere(path):
 
 
 def test_our_own_mark_cannot_come_from_a_hub():
+    assert choose(*CORE, "model.safetensors", hub_files.ORIGIN) == {*CORE, "model.safetensors"}
     refused("cannot be a file", *CORE, "model.safetensors", hub_files.ORIGIN, wanted=hub_files.ORIGIN)
 
 

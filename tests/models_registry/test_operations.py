@@ -1,6 +1,8 @@
 """Operations on a GPU's worker: asked, run among the batches, followed, cancelled, and done again after a death."""
 
 import json
+import os
+import signal
 import threading
 import time
 from datetime import timedelta
@@ -474,3 +476,14 @@ def test_the_source_says_what_it_needs(add_model):
     first, second = OperationSource().waiting("base")
     assert (first.model, first.priority, first.frees) == ("base", 101, False)
     assert (second.model, second.priority, second.frees) == ("base", 0, True)
+
+
+def test_what_an_engine_that_died_idle_has_left_is_ended(add_model, gpu):
+    """Its children may hold the memory: the worker is woken, and ends them before anything else is asked for."""
+    done(gpu, "load", add_model())
+    pid = gpu.resident.engine.pid
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not gpu.resident.engine.alive())
+    gpu.serve()
+    assert gpu.resident.engine is None and gpu.worker.model_name == ""
+    assert not list(gpu.resident.home.glob("engine.json"))
