@@ -166,9 +166,9 @@ def explain(log: Path, otherwise: str) -> LoadError:
         if _ERROR.match(line) and not _POINTER.search(line):
             reason = line
             if "validation error" in line:  # pydantic says what was wrong on the line after the field's name
-                said = " ".join(one.strip() for one in lines[number : number + 3])
-                inner = re.search(r"Value error, (.+?)(?: \[type=|$)", said)
-                reason = inner[1] if inner else said
+                reason = " ".join(one.strip() for one in lines[number : number + 3])
+                if inner := re.search(r"Value error, (.+?)(?: \[type=|$)", reason):
+                    reason = inner[1]
     if not reason:
         said = [line for line in lines if line.strip() and not _NOISE.search(line)]
         reason = said[-1].strip() if "Traceback" in text and said else otherwise

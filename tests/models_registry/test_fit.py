@@ -265,7 +265,7 @@ def test_a_correction_shortens_the_context() -> None:
 
 
 def process(kind: str) -> int:
-    return PROCESS[kind] + PER_WORD[kind] * int(LLAMA3["vocab_size"])
+    return PROCESS[kind] + PER_WORD[kind] * shape(LLAMA3).vocabulary
 
 
 @pytest.mark.parametrize(
