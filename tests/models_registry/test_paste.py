@@ -255,7 +255,7 @@ def test_a_pasted_command_registers_a_model(tmp_path: Path, add: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--paste", "o/n", "--base", "m"], "--base is not for a model of the hub"),
+        (["--paste", "o/n", "--base", "m"], "there is no model 'm'"),
         (["--paste", "o/n", "--hub", "o/n"], "leave out --hub"),
         (["m", "/x", "--revision", "main"], "--revision is only for a model of the hub"),
         (["m", "--hub", "o/n", "--token", "mine"], "there is no token 'mine'"),
