@@ -213,6 +213,16 @@ def test_edit(api):
     assert api("GET", f"{MODELS}/o/m") == changed
 
 
+def test_a_token_is_given_and_taken_back(api):
+    secrets.keep("mine", "hf_secret")
+    api("POST", MODELS, {"name": "m", "hub_id": "o/n"})
+    assert api("PATCH", f"{MODELS}/m", {"token": "mine"})["hub_token"] == "mine"
+    assert api("PATCH", f"{MODELS}/m", {"token": ""})["hub_token"] is None
+    assert "no token 'theirs'" in api("PATCH", f"{MODELS}/m", {"token": "theirs"}, 400)["message"]
+    api("POST", MODELS, {"name": "s", "source": "scripted:"})
+    assert "not of the hub" in api("PATCH", f"{MODELS}/s", {"token": "mine"}, 400)["message"]
+
+
 def test_an_empty_form_changes_nothing(api):
     model = Model.objects.create(name="m", source="/x", trust_remote_code=True)
     api.client.patch(f"{MODELS}/m", "", content_type="application/x-www-form-urlencoded")
