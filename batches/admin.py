@@ -3,27 +3,13 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html
 
 from batches.models import Batch, BatchEvent, BatchRequest, File, Upload, UploadPart
+from models_registry.admin import ReadOnlyAdmin
 from vbs.openai.errors import Conflict
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """What the system writes is not edited by hand."""
-
-    show_full_result_count = False  # counting millions of rows to show a page of them would take seconds
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
 
 
 @admin.register(File)

@@ -11,24 +11,11 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from batches.models import UPLOAD_PURPOSES
 from batches.validate import REQUIRED
+from vbs.openai.fields import PlainText
 
 ENDPOINTS = tuple(REQUIRED)
 MAX_UPLOAD = 8 * 2**30
 MAX_PART = 64 * 2**20
-
-
-class PlainText(serializers.CharField):
-    """Text that a database can hold; only strings, and none of them is changed."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"trim_whitespace": False} | options)
-
-    def to_internal_value(self, data: Any) -> str:
-        if not isinstance(data, str):
-            raise ValidationError(f"Invalid type: expected a string, got {type(data).__name__}.", "invalid_type")
-        if "\0" in data or any("\ud800" <= one <= "\udfff" for one in data):
-            raise ValidationError("Invalid value: NUL and lone surrogates are not allowed.", "invalid_value")
-        return str(super().to_internal_value(data))
 
 
 class ChoiceText(PlainText):

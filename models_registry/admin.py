@@ -28,7 +28,7 @@ from models_registry.models import (
 class ReadOnlyAdmin(admin.ModelAdmin):
     """What the system writes is not edited by hand."""
 
-    show_full_result_count = False
+    show_full_result_count = False  # counting millions of rows to show a page of them would take seconds
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
