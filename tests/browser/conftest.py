@@ -1,4 +1,7 @@
-"""A real Chromium before a whole vbs. Where there is none, these tests are skipped, but not in CI."""
+"""A real Chromium before a whole vbs. Where there is none, these tests are skipped, but not in CI.
+
+While Playwright runs, its thread has a running event loop, and `asyncio.run` refuses: so it ends with this package.
+"""
 
 import os
 import shutil
@@ -16,7 +19,7 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium():
     path = shutil.which("chromium")
     if path is None:
@@ -30,7 +33,7 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def hub(tmp_path_factory):
     """A hub with one model, org/tiny, that takes some seconds to fetch."""
     hub = Hub(tmp_path_factory.mktemp("hub"))
@@ -40,7 +43,7 @@ def hub(tmp_path_factory):
         yield hub
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def vbs(chromium, hub):
     with live(DJANGO_SUPERUSER_PASSWORD=PASSWORD, VBS_HUB_URL=hub.url, NO_PROXY="127.0.0.1") as running:
         running.manage("createsuperuser", "--noinput", "--username", "root", "--email", "root@example.com")
