@@ -12,11 +12,13 @@ class BatchesConfig(AppConfig):
         from batches.models import Batch
         from batches.runner import BatchSource
         from models_registry import gpu, importer
+        from vbs import live
 
         metrics.register()
         importer.BLOCKERS.append(Batch.objects.that_need)
         gpu.register(BatchSource())
         gpu.RELEASES.append(Batch.objects.release_all)
+        gpu.SWEEPS.append(live.sweep)
         post_migrate.connect(schedule_the_sweep, sender=self, dispatch_uid="schedule the sweep")
 
 

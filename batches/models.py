@@ -9,8 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
+from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.search import SearchVectorField
 from django.db import models, transaction
-from django.db.models import F, Q
+from django.db.models import F, Func, Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -146,6 +148,17 @@ RUNNABLE = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
 CLOSING = (BatchStatus.FINALIZING, BatchStatus.CANCELLING)
 
 
+# The words of the metadata's keys and values, to look for.
+METADATA_WORDS = Func(
+    Value("simple"),
+    F("metadata"),
+    Value('["key", "string"]'),
+    function="jsonb_to_tsvector",
+    template="%(function)s(%(expressions)s)",
+    output_field=SearchVectorField(),
+)
+
+
 class LeaseLost(Exception):
     """The batch was taken over, or ended, since we claimed it."""
 
@@ -229,6 +242,7 @@ class Batch(models.Model):
     priority = models.SmallIntegerField(default=0)
     default_model = models.CharField(max_length=200, blank=True, help_text="For lines that name none")
     output_seconds = models.PositiveIntegerField(null=True, help_text="output_expires_after")
+    created_by = models.CharField(max_length=150, blank=True, help_text="Who made it in the browser")
     retry_of = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="retries")
 
     status = models.CharField(max_length=12, choices=BatchStatus.choices, default=BatchStatus.VALIDATING)
@@ -279,6 +293,9 @@ class Batch(models.Model):
             ),
             models.Index(fields=["status"], name="batch_live", condition=~Q(status__in=TERMINAL)),
             models.Index(fields=["input_file"], name="batch_needs_file", condition=~Q(status__in=TERMINAL)),
+            models.Index(fields=["status", "-id"], name="batch_by_status"),
+            GinIndex(fields=["model_names"], name="batch_by_model"),
+            GinIndex(METADATA_WORDS, name="batch_by_metadata"),
         ]
 
     def __str__(self) -> str:
@@ -531,6 +548,51 @@ class BatchEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M:%S} {self.level.upper()} {self.message}"
+
+
+class Activity(models.Model):
+    """What became of a batch's requests within BUCKET_SECONDS; the runner's commit adds to it."""
+
+    BUCKET_SECONDS = 2
+
+    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="activity", db_index=False)
+    at = models.DateTimeField(help_text="When the interval begins: a multiple of BUCKET_SECONDS since 1970")
+    completed = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    input_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["batch", "at"]
+        verbose_name_plural = "activity"
+        constraints = [models.UniqueConstraint(fields=["batch", "at"], name="activity_once")]
+        indexes = [models.Index(fields=["at"], name="activity_by_time")]
+
+    def __str__(self) -> str:
+        return f"{self.batch_id} at {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+class Pause(models.Model):
+    """A time in which no batch is run: maintenance. The one that has not ended holds the queue."""
+
+    began_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    asked_by = models.CharField(max_length=150, blank=True)
+    ended_by = models.CharField(max_length=150, blank=True)
+    reason = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        ordering = ["-began_at"]
+        constraints = [
+            models.UniqueConstraint(
+                models.ExpressionWrapper(Q(ended_at=None), output_field=models.BooleanField()),
+                name="pause_once",
+                condition=Q(ended_at=None),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"paused at {self.began_at:%Y-%m-%d %H:%M}" + ("" if self.ended_at else ", still")
 
 
 def seconds(window: str) -> int:

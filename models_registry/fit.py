@@ -22,6 +22,8 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Literal
 
+from vbs.pages.words import size
+
 GIB = 2**30
 BLOCK = 16  # tokens of a block of the cache
 SHORTEST = 256  # tokens; a context below this is no use
@@ -311,15 +313,6 @@ def fit(
 def error(measured: int, predicted: int) -> float:
     """By which part of what was measured the prediction was off; above 0 when it was too much."""
     return (predicted - measured) / measured
-
-
-def size(number: int) -> str:
-    """In words, rounded."""
-    if abs(number) >= GIB:
-        return f"{number / GIB:.1f} GiB"
-    if number == 0 or abs(number) >= 2**20:
-        return f"{number / 2**20:.0f} MiB"
-    return f"{number / 2**10:.0f} KiB" if abs(number) >= 2**10 else f"{number} bytes"
 
 
 def _fits(asked: Need, room: Room) -> bool:

@@ -5,10 +5,11 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from models_registry import fit, plots
+from models_registry import fit
 from models_registry.models import OPEN_OPERATIONS, Measurement, MeasurementKind, Model, Operation, OperationKind, Task
 from models_registry.parts import Measured, Measurements, Ran
-from models_registry.words import duration, number
+from vbs.pages import plots
+from vbs.pages.words import duration, number
 
 RECENT = 10  # operations that are shown
 DRAWN = 200  # measurements in the plots

@@ -62,6 +62,12 @@ class Model(models.Model):
     hub_file = models.CharField(max_length=500, blank=True, help_text="The one .gguf file of the repository")
     hub_token = models.ForeignKey("HubToken", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     license = models.CharField(max_length=100, blank=True)
+    input_price = models.DecimalField(
+        max_digits=12, decimal_places=4, null=True, blank=True, help_text="Of a million tokens that it reads"
+    )
+    output_price = models.DecimalField(
+        max_digits=12, decimal_places=4, null=True, blank=True, help_text="Of a million tokens that it writes"
+    )
     notes = models.TextField(blank=True)
     trust_remote_code = models.BooleanField(default=False, help_text="Run the code that comes with the model")
     allow_pickle = models.BooleanField(default=False, help_text="Load weights that are pickles, which can run code")
@@ -305,6 +311,7 @@ class Worker(models.Model):
     engine_pid = models.IntegerField(null=True, blank=True)
     engine_url = models.CharField(max_length=500, blank=True)
     adapters = models.JSONField(default=list, blank=True, help_text="Those that its engine has, by the engine's names")
+    restart_asked_at = models.DateTimeField(null=True, blank=True, help_text="Somebody wants it to end and start anew")
     health = models.JSONField(default=dict, blank=True, help_text="Of its GPU: memory, utilisation, temperature, power")
 
     objects = WorkerQuerySet.as_manager()

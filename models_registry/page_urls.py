@@ -1,23 +1,20 @@
-"""The addresses of the pages of models, and of signing in and out."""
+"""The addresses of the pages of models."""
 
-from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 from django.views.generic import RedirectView
 
-from models_registry import views
-from models_registry.page_access import strict
+from models_registry import pages, views
+from vbs import live
 
 urlpatterns = [
-    path("login", strict(LoginView.as_view(redirect_authenticated_user=True)), name="login"),
-    path("logout", strict(LogoutView.as_view(next_page="login")), name="logout"),
     path("models", RedirectView.as_view(pattern_name="models")),
     path("models/", views.models, name="models"),
-    path("models/live", views.models_live, name="models-live"),
+    live.path("models/live", pages.MODELS, name="models-live"),
     path("models/read", views.read, name="models-read"),
     path("models/plan", views.plan, name="models-plan"),
     path("models/add", views.add, name="models-add"),
     path("models/<int:pk>/", views.model, name="model"),
-    path("models/<int:pk>/live", views.model_live, name="model-live"),
+    live.path("models/<int:pk>/live", pages.MODEL, name="model-live"),
     path("models/<int:pk>/act", views.act, name="model-act"),
     path("models/<int:pk>/run", views.run, name="model-run"),
     path("models/<int:pk>/fit", views.fit, name="model-fit"),

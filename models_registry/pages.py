@@ -27,17 +27,17 @@ from models_registry.parts import (
     History,
     Machine,
     Machines,
-    Part,
-    Pulse,
     Reading,
     Row,
     Summary,
     Table,
 )
 from models_registry.speeds import Speed
-from models_registry.words import duration, number
+from vbs.live import Gone, Page
+from vbs.pages.parts import Part, Pulse
+from vbs.pages.words import duration, number
 
-SOON, LATER = "1s", "5s"  # until a page asks again: while something moves, and while nothing does
+SOON, LATER = 1, 5  # seconds until a page asks again: while something moves, and while nothing does
 
 
 def registry() -> dict[str, Part]:
@@ -75,6 +75,16 @@ def _in_order(models: list[Model]) -> list[Model]:
     for model in models:
         adapters[model.base_id].append(model)
     return [each for model in adapters[None] for each in (model, *adapters[model.pk])]
+
+
+def _found(pk: int) -> Model:
+    if (model := Model.objects.described().filter(pk=pk).first()) is None:
+        raise Gone(pk)
+    return model
+
+
+MODELS = Page(build=lambda viewer, query: registry(), topics=lambda: ("models", "workers"))
+MODEL = Page(build=lambda viewer, query, pk: one(_found(pk)), topics=lambda pk: ("models", "workers"))
 
 
 # The machine

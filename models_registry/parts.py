@@ -1,48 +1,11 @@
-"""The parts of the pages of models that change by themselves while somebody looks. Knows no row, request or HTML.
+"""The parts of the pages of models."""
 
-Each has an id, a template, and `seen`, which changes when what it shows does. A browser sends back what it has seen,
-and is given the parts that are new: an open menu, a focus and what is being typed elsewhere stay as they are.
-"""
-
-import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar
 
-from models_registry.plots import Plot
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """children: parts within it, which are renewed by themselves as long as it stays the same."""
-
-    template: ClassVar[str]
-    id: str
-    children: Sequence["Part"] = field(default=(), repr=False)
-
-    @property
-    def seen(self) -> str:
-        return f"{self.id}:{hashlib.sha256(repr(self).encode()).hexdigest()[:10]}"
-
-
-def unseen(parts: Iterable[Part], seen: Collection[str]) -> Iterator[Part]:
-    """Those that are not as they were seen; of one that is, its children."""
-    for part in parts:
-        if part.seen in seen:
-            yield from unseen(part.children, seen)
-        else:
-            yield part
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pulse(Part):
-    """What asks for the new parts."""
-
-    template = "models/_pulse.html"
-    id: str = "pulse"
-    url: str
-    every: str
+from vbs.pages.parts import Part
+from vbs.pages.plots import Plot
 
 
 @dataclass(frozen=True)

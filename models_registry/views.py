@@ -3,12 +3,12 @@
 Forms and buttons work without scripts: they answer with a page. htmx is answered with the parts that have changed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.http import HttpResponse, HttpResponseBadRequest, QueryDict
+from django.http import HttpResponse, HttpResponseBadRequest
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render, resolve_url
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -19,8 +19,8 @@ from models_registry.fit import size
 from models_registry.forms import AddForm, BenchmarkForm, EditForm, FitForm, PasteForm, TestForm
 from models_registry.model_folder import ModelError
 from models_registry.models import OPEN_OPERATIONS, Model, ModelState, OperationKind
-from models_registry.page_access import Request, page
-from models_registry.parts import Part, unseen
+from vbs.live import Parts, changes
+from vbs.pages.access import Request, page
 
 WRONG = 422  # what was typed cannot be taken
 
@@ -34,12 +34,6 @@ def models(request: Request) -> HttpResponse:
     return _models(request, PasteForm())
 
 
-@require_GET
-@page()
-def models_live(request: Request) -> HttpResponse:
-    return _changes(request, pages.registry().values(), request.GET)
-
-
 def _models(request: Request, paste: PasteForm, add: AddForm | None = None, **context: Any) -> HttpResponse:
     context |= {"paste": paste, "form": add}
     status = WRONG if paste.errors or (add and add.errors) else 200
@@ -49,7 +43,7 @@ def _models(request: Request, paste: PasteForm, add: AddForm | None = None, **co
 
 
 @require_POST
-@page("add_model")
+@page("models_registry.add_model")
 def read(request: Request) -> HttpResponse:
     """What was pasted, as a form to look over. Nothing is added yet."""
     paste = PasteForm(request.POST)
@@ -62,7 +56,7 @@ def read(request: Request) -> HttpResponse:
 
 
 @require_POST
-@page("add_model")
+@page("models_registry.add_model")
 def plan(request: Request) -> HttpResponse:
     """What fetching the model in the form will take."""
     form = AddForm(request.POST, may_trust=_may_trust(request))
@@ -90,7 +84,7 @@ def plan(request: Request) -> HttpResponse:
 
 
 @require_POST
-@page("add_model")
+@page("models_registry.add_model")
 def add(request: Request) -> HttpResponseBase:
     form = AddForm(request.POST, may_trust=_may_trust(request))
     if not form.is_valid() or (model := _taken(form, form.add)) is None:
@@ -114,12 +108,6 @@ def _may_trust(request: Request) -> bool:
 @page()
 def model(request: Request, pk: int) -> HttpResponse:
     return _model(request, _find(pk))
-
-
-@require_GET
-@page()
-def model_live(request: Request, pk: int) -> HttpResponse:
-    return _changes(request, pages.one(_find(pk)).values(), request.GET)
 
 
 def _model(request: Request, model: Model, **forms: Any) -> HttpResponse:
@@ -184,7 +172,7 @@ def _stop(model: Model) -> None:
 
 
 @require_POST
-@page("change_model")
+@page("models_registry.change_model")
 def act(request: Request, pk: int) -> HttpResponseBase:
     """What a button says: `do` names it, `on` the page that it is on."""
     model = _find(pk)
@@ -198,7 +186,7 @@ def act(request: Request, pk: int) -> HttpResponseBase:
 
 
 @require_POST
-@page("change_model")
+@page("models_registry.change_model")
 def run(request: Request, pk: int) -> HttpResponseBase:
     """A test or a benchmark with what was typed."""
     model = _find(pk)
@@ -210,7 +198,7 @@ def run(request: Request, pk: int) -> HttpResponseBase:
 
 
 @require_POST
-@page("change_model")
+@page("models_registry.change_model")
 def edit(request: Request, pk: int) -> HttpResponseBase:
     model = _find(pk)
     form = EditForm(request.POST, model=model)
@@ -221,7 +209,7 @@ def edit(request: Request, pk: int) -> HttpResponseBase:
 
 
 @require_POST
-@page("change_model")
+@page("models_registry.change_model")
 def alias(request: Request, pk: int) -> HttpResponseBase:
     """Let another name stand for the model, or (with `remove`) for nothing."""
     model = _find(pk)
@@ -234,7 +222,7 @@ def alias(request: Request, pk: int) -> HttpResponseBase:
 
 
 @require_http_methods(["GET", "POST"])
-@page("delete_model")
+@page("models_registry.delete_model")
 def remove(request: Request, pk: int) -> HttpResponseBase:
     """First what that would free, and who still needs the model."""
     model = _find(pk)
@@ -278,15 +266,7 @@ def _say(request: Request, step: Callable[[], object], words: str) -> None:
         messages.success(request, words)
 
 
-def _done(request: Request, parts: Callable[[], Mapping[str, Part]], *address: Any) -> HttpResponseBase:
+def _done(request: Request, parts: Callable[[], Parts], *address: Any) -> HttpResponseBase:
     if request.htmx:
-        return _changes(request, parts().values(), request.POST)
+        return changes(request, parts(), request.POST)
     return redirect(*address)
-
-
-def _changes(request: Request, parts: Iterable[Part], given: QueryDict) -> HttpResponse:
-    """What is not as the browser has seen it, and what there is to say."""
-    changed = list(unseen(parts, set(given.getlist("seen"))))
-    if not changed and request.method == "GET":
-        return HttpResponse(status=204)
-    return render(request, "models/_changed.html", {"changed": changed})

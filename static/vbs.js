@@ -1,13 +1,16 @@
-// Says what htmx leaves unsaid: that the server refused, or cannot be reached. What it says goes with the next answer.
+// What the pages do beyond htmx: follow their changes by a socket, poll where it is down, say what htmx leaves unsaid.
 "use strict";
 (() => {
+  const byId = (id) => document.getElementById(id);
+
+  // What is said for a moment
+
   const say = (text) => {
     const message = document.createElement("p");
     message.className = "message error";
     message.textContent = text;
-    document.getElementById("messages")?.replaceChildren(message);
+    byId("messages")?.replaceChildren(message);
   };
-  let silent = false;
 
   document.addEventListener("htmx:responseError", (event) => {
     const { status, responseText } = event.detail.xhr;
@@ -15,11 +18,91 @@
     say(words[status] ?? `The server answered ${status}. ${status === 400 ? responseText : ""}`);
   });
   document.addEventListener("htmx:sendError", () => {
-    silent = true;
-    say("The server cannot be reached; trying again.");
+    polled = false;
+    show();
   });
   document.addEventListener("htmx:beforeOnLoad", () => {
-    if (silent) document.getElementById("messages")?.replaceChildren();
-    silent = false;
+    polled = true;
+    show();
   });
+
+  // Whether changes come by themselves
+
+  let socket = null;
+  let polled = true; // the last question was answered
+  let tries = 0;
+  const isOpen = () => socket?.readyState === WebSocket.OPEN;
+
+  const show = () => {
+    const shown = byId("connection");
+    if (!shown) return;
+    const state = isOpen() ? "live" : polled ? "polling" : "offline";
+    if (shown.dataset.state === state) return;
+    const words = {
+      live: "Live",
+      polling: "Asking every few seconds",
+      offline: "The server cannot be reached; trying again",
+    };
+    shown.dataset.state = state;
+    shown.querySelector(".words").textContent = words[state];
+  };
+
+  const connect = () => {
+    const pulse = byId("pulse");
+    if (!pulse) return;
+    const url = new URL(pulse.dataset.url, location.href);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    const mine = (socket = new WebSocket(url));
+    mine.addEventListener("open", () => {
+      tries = 0;
+      const seen = [...document.querySelectorAll("[name=seen]")].map((one) => one.value);
+      mine.send(JSON.stringify({ seen }));
+      show();
+    });
+    mine.addEventListener("message", (event) => {
+      htmx.swap("#pulse", event.data, { swapStyle: "none", swapDelay: 0, settleDelay: 0 });
+    });
+    mine.addEventListener("close", (event) => {
+      if (mine !== socket) return;
+      show();
+      if (event.code === 4404) return; // what the page was about is gone
+      tries += 1;
+      setTimeout(connect, Math.min(15_000, 500 * 2 ** Math.min(tries, 5)) * (0.5 + Math.random()));
+    });
+  };
+
+  let waited = 0;
+  setInterval(() => {
+    const pulse = byId("pulse");
+    if (!pulse || isOpen() || document.hidden) return;
+    waited += 1;
+    if (waited < Number(pulse.dataset.every)) return;
+    waited = 0;
+    htmx.trigger(pulse, "poll");
+  }, 1000);
+
+  // A choice that is sent as soon as it is made
+
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("[data-submits]")) event.target.form.requestSubmit();
+  });
+
+  // A question, in a dialog
+
+  document.addEventListener("htmx:afterSwap", (event) => {
+    if (event.target.id === "dialog" && !event.target.open) event.target.showModal();
+  });
+  document.addEventListener("click", (event) => {
+    const dialog = byId("dialog");
+    if (!dialog?.open || !(event.target === dialog || event.target.closest("[data-closes]"))) return;
+    event.preventDefault();
+    dialog.close();
+  });
+
+  document.addEventListener("DOMContentLoaded", () => {
+    show();
+    connect();
+  });
+  window.addEventListener("pagehide", () => socket?.close());
+  window.addEventListener("pageshow", (event) => event.persisted && connect());
 })();

@@ -1,14 +1,18 @@
-"""The ASGI application: HTTP goes to Django, WebSockets to the consumers of the apps."""
+"""The ASGI application: HTTP goes to Django, WebSockets to the pages that they follow."""
 
 import os
 from typing import Any
 
+from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
 from django.core.asgi import get_asgi_application
 from django.urls import re_path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vbs.settings")
-django_application = get_asgi_application()  # loads the apps, so it comes before their consumers are imported
+django_application = get_asgi_application()  # loads the apps, so it comes before their pages are imported
+
+from vbs import live, urls  # noqa: E402, F401  (the addresses of the pages)
 
 
 async def refuse(scope: Any, receive: Any, send: Any) -> None:
@@ -16,5 +20,7 @@ async def refuse(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "websocket.close"})
 
 
-websockets = [re_path(r"", refuse)]  # type: ignore[arg-type]
-application = ProtocolTypeRouter({"http": django_application, "websocket": URLRouter(websockets)})
+websockets = URLRouter([*live.routes(), re_path(r"", refuse)])  # type: ignore[arg-type]
+application = ProtocolTypeRouter(
+    {"http": django_application, "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(websockets))}
+)

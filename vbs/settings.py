@@ -92,6 +92,20 @@ def _database() -> dict[str, Any]:
 
 
 DATABASES = {"default": _database()}
+
+
+def _channel_layer() -> dict[str, Any]:
+    """The same database, with connections of its own."""
+    database = DATABASES["default"]
+    options = {name: value for name, value in database["OPTIONS"].items() if name != "pool"}
+    kept = {"TIME_ZONE": None, "CONN_MAX_AGE": 0, "AUTOCOMMIT": True, "PASSWORD": "", "PORT": ""}
+    pool = {"min_size": 1, "max_size": 2, "timeout": 10}
+    return kept | database | {"OPTIONS": options, "CONN_MAX_AGE": 0, "PSYCOPG_OPTIONS": pool, "group_expiry": 120}
+
+
+CHANNEL_LAYERS = {
+    "default": {"BACKEND": "channels_postgres.core.PostgresChannelLayer", "CONFIG": _channel_layer()},
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Files: a folder, or the bucket that VBS_STORAGE names (s3://bucket/prefix; credentials as boto3 finds them).
@@ -160,8 +174,11 @@ INSTALLED_APPS = [
     "django_htmx",
     "django_prometheus",
     "channels",
+    "channels_postgres",
     "vbs",
     "vbs.accounts",
+    "vbs.configuration",
+    "vbs.pages",
     "models_registry",
     "batches",
     "curation",
@@ -195,6 +212,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "vbs.pages.access.shell",
             ]
         },
     }

@@ -8,7 +8,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
-from models_registry import parts, plots
+from models_registry import parts
 from models_registry.models import (
     Alias,
     Download,
@@ -23,6 +23,8 @@ from models_registry.models import (
 )
 from tests.models_registry.test_fit import SMOLLM2, weights
 from tests.models_registry.test_importer import model_folder
+from vbs.pages import plots
+from vbs.pages.parts import Pulse, unseen
 
 BAD = "<script>alert('x')</script>"
 HTMX = {"HX-Request": "true"}
@@ -248,7 +250,7 @@ def test_only_what_changed_is_sent(root, scripted):
     Operation.objects.create(kind="load", model=scripted)
     live = root.get("/models/live", {"seen": seen(page)})
     assert f'id="model-{scripted.pk}"' in text(live) and f'id="model-{other.pk}"' not in text(live)
-    assert 'hx-swap-oob="true"' in text(live) and 'hx-trigger="every 1s"' in text(live)
+    assert 'hx-swap-oob="true"' in text(live) and 'data-every="1"' in text(live)
     other.delete()
     assert 'id="table"' in text(root.get("/models/live", {"seen": seen(page)}))
 
@@ -521,9 +523,9 @@ def test_nothing_to_draw():
 
 
 def test_parts_that_were_seen():
-    inner = parts.Pulse(id="inner", url="/", every="1s")
+    inner = Pulse(id="inner", url="/", every=1)
     outer = parts.Table(ids=("inner",), children=(inner,))
-    assert list(parts.unseen([outer], [])) == [outer]
-    assert list(parts.unseen([outer], [outer.seen])) == [inner]
-    assert list(parts.unseen([outer], [outer.seen, inner.seen])) == []
-    assert parts.Pulse(id="inner", url="/", every="2s").seen != inner.seen
+    assert list(unseen([outer], [])) == [outer]
+    assert list(unseen([outer], [outer.seen])) == [inner]
+    assert list(unseen([outer], [outer.seen, inner.seen])) == []
+    assert Pulse(id="inner", url="/", every=2).seen != inner.seen

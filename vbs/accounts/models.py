@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -17,6 +18,9 @@ class Project(models.Model):
 
     name = models.CharField(max_length=100, unique=True)
     created_at = models.DateTimeField(db_default=Now())
+    members = models.ManyToManyField(
+        settings.AUTH_USER_MODEL, blank=True, related_name="projects", help_text="Who sees it in the browser"
+    )
 
     class Meta:
         ordering = ["name"]

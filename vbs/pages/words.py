@@ -16,3 +16,12 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86400:.0f} days"
+
+
+def size(number: int) -> str:
+    """Of so many bytes, rounded."""
+    if abs(number) >= 2**30:
+        return f"{number / 2**30:.1f} GiB"
+    if number == 0 or abs(number) >= 2**20:
+        return f"{number / 2**20:.0f} MiB"
+    return f"{number / 2**10:.0f} KiB" if abs(number) >= 2**10 else f"{number} bytes"

@@ -1,4 +1,4 @@
-"""Who may see a page, and what a browser may do with it. Knows no model."""
+"""Who may see a page, and what a browser may do with it."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -12,6 +12,8 @@ from django.http.response import HttpResponseBase
 from django_htmx.http import HttpResponseClientRedirect
 from django_htmx.middleware import HtmxDetails
 
+from vbs.pages.viewer import Viewer, choices, viewer_of
+
 POLICY = (
     "default-src 'self'; style-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
@@ -21,6 +23,7 @@ POLICY = (
 class Request(HttpRequest):
     htmx: HtmxDetails
     user: User
+    viewer: Viewer
 
 
 View = Callable[..., HttpResponseBase]
@@ -33,14 +36,14 @@ def strict(view: View) -> View:
     def guarded(request: HttpRequest, *given: Any, **named: Any) -> HttpResponseBase:
         response = view(request, *given, **named)
         response.headers["Content-Security-Policy"] = POLICY
-        response.headers["Cache-Control"] = "no-store"
+        response.headers.setdefault("Cache-Control", "no-store")
         return response
 
     return guarded
 
 
 def page(permission: str = "") -> Callable[[View], View]:
-    """For whoever has signed in, and has this permission on models."""
+    """For whoever has signed in, and has this permission (`app.codename`)."""
 
     def decorator(view: View) -> View:
         @strict
@@ -48,7 +51,8 @@ def page(permission: str = "") -> Callable[[View], View]:
         def checked(request: Request, *given: Any, **named: Any) -> HttpResponseBase:
             if not request.user.is_authenticated:
                 return _sign_in(request)
-            if permission and not request.user.has_perm(f"models_registry.{permission}"):
+            request.viewer = viewer_of(request.user, request.session)
+            if permission and not request.viewer.may(permission):
                 raise PermissionDenied
             return view(request, *given, **named)
 
@@ -57,7 +61,28 @@ def page(permission: str = "") -> Callable[[View], View]:
     return decorator
 
 
+NAVIGATION = (
+    ("/", "Overview"), ("/queue/", "Queue"), ("/batches/", "Batches"), ("/models/", "Models"), ("/system/", "System"),
+    ("/help/", "Help"),
+)  # fmt: skip
+
+
+def shell(request: HttpRequest) -> dict[str, Any]:
+    """For templates: what every page shows around what it is about."""
+    viewer = getattr(request, "viewer", None)
+    if viewer is None:
+        return {}
+    here = next((address for address, _ in NAVIGATION[1:] if request.path.startswith(address)), request.path)
+    return {
+        "viewer": viewer,
+        "perms": viewer.perms,
+        "choosable": lambda: choices(viewer),
+        "pages": NAVIGATION,
+        "here": here,
+    }
+
+
 def _sign_in(request: Request) -> HttpResponseBase:
     if request.htmx:
-        return HttpResponseClientRedirect(redirect_to_login(request.htmx.current_url_abs_path or "/models/").url)
+        return HttpResponseClientRedirect(redirect_to_login(request.htmx.current_url_abs_path or "/").url)
     return redirect_to_login(request.get_full_path())

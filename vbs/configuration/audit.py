@@ -1,0 +1,19 @@
+"""Keep who did what. Within a transaction it is kept together with what was done, or not at all."""
+
+from vbs.accounts.models import Project
+from vbs.configuration.models import AuditEntry
+from vbs.pages.access import Request
+
+
+def record(
+    request: Request, action: str, target: str = "", detail: str = "", project: Project | int | None = None
+) -> None:
+    """action: `noun.verb`, e.g. batch.cancel. target: an id or a name. Never a secret."""
+    AuditEntry.objects.create(
+        user=request.user,
+        username=request.user.get_username(),
+        action=action,
+        target=target[:200].replace("\0", ""),
+        detail=detail[:10_000].replace("\0", ""),
+        project_id=project.pk if isinstance(project, Project) else project,
+    )

@@ -1,0 +1,22 @@
+"""Values as the pages say them."""
+
+from datetime import datetime
+
+from django import template
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from vbs.pages import words
+
+register = template.Library()
+register.filter("number", words.number)
+register.filter("duration", words.duration)
+register.filter("size", words.size)
+
+
+@register.filter
+def when(at: datetime | None) -> SafeString:
+    """A moment, in UTC."""
+    if at is None:
+        return format_html('<span class="quiet">–</span>')
+    return format_html('<time datetime="{}">{}</time>', at.isoformat(), at.strftime("%Y-%m-%d %H:%M:%S"))

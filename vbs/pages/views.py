@@ -1,0 +1,22 @@
+from django.http import HttpResponse, HttpResponseBadRequest
+from django.shortcuts import redirect
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.http import require_POST
+
+from vbs.pages.access import Request, page
+from vbs.pages.viewer import CHOSEN, choices
+
+
+@require_POST
+@page()
+def choose_project(request: Request) -> HttpResponse:
+    """Show this project alone, or with an empty one all that this user sees; then back to where they were."""
+    chosen = request.POST.get("project", "")
+    if not chosen:
+        request.session.pop(CHOSEN, None)
+    elif (found := next((one for one in choices(request.viewer) if str(one.pk) == chosen), None)) is not None:
+        request.session[CHOSEN] = found.pk
+    else:
+        return HttpResponseBadRequest("'project' must be one of yours.", content_type="text/plain")
+    back = request.POST.get("next", "")
+    return redirect(back if url_has_allowed_host_and_scheme(back, {request.get_host()}) else "/")
