@@ -344,12 +344,14 @@ def hub() -> Hub:
 class Socket(AsyncWebsocketConsumer):
     """A browser that looks at a page. It says what it has seen, and is sent what is new."""
 
-    shown: Page = None  # type: ignore[assignment]
-    room: Room | None = None
+    def __init__(self, shown: Page) -> None:
+        super().__init__()
+        self.shown = shown
+        self.room: Room | None = None
+        self.seen: dict[str, str] = {}  # the marks of parts, by their ids
+        self.looked = time.monotonic()
 
     async def connect(self) -> None:
-        self.seen: dict[str, str] = {}
-        self.looked = time.monotonic()
         user = self.scope.get("user")
         if user is None or not user.is_authenticated or hub().sockets >= MOST_SOCKETS:
             await self.close(4401)
