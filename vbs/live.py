@@ -15,12 +15,12 @@ from typing import Any
 
 import orjson
 import psycopg
-from asgiref.sync import sync_to_async
+from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import channel_layers, get_channel_layer
 from django.contrib.auth.models import User
 from django.contrib.sessions.backends.db import SessionStore
-from django.db import DatabaseError, close_old_connections, connection
+from django.db import DatabaseError, connection
 from django.db.migrations import RunSQL
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
@@ -169,21 +169,17 @@ class Room:
 
     def build(self, sockets: list["Socket"]) -> list["News"]:
         """What each of these has not seen. Raises Gone."""
-        close_old_connections()
-        try:
-            parts = list(self.shown.build(self.viewer, self.query, **self.named).values())
-            html: dict[str, str] = {}
-            found = []
-            for socket in sockets:
-                new = list(unseen(parts, set(socket.seen.values())))
-                for part in new:
-                    if part.seen not in html:
-                        html[part.seen] = self._render(part)
-                marks = {mark.rpartition(":")[0]: mark for mark in whole(new)}
-                found.append(News("".join(html[part.seen] for part in new), marks))
-            return found
-        finally:
-            close_old_connections()
+        parts = list(self.shown.build(self.viewer, self.query, **self.named).values())
+        html: dict[str, str] = {}
+        found = []
+        for socket in sockets:
+            new = list(unseen(parts, set(socket.seen.values())))
+            for part in new:
+                if part.seen not in html:
+                    html[part.seen] = self._render(part)
+            marks = {mark.rpartition(":")[0]: mark for mark in whole(new)}
+            found.append(News("".join(html[part.seen] for part in new), marks))
+        return found
 
     def _render(self, part: Part) -> str:
         context = {"changed": [part], "viewer": self.viewer, "perms": self.viewer.perms}
@@ -312,7 +308,7 @@ class Hub:
         try:
             async with self.limit:
                 sockets = list(room.sockets)
-                news = await sync_to_async(room.build, thread_sensitive=False)(sockets)
+                news = await database_sync_to_async(room.build, thread_sensitive=False)(sockets)
             for socket, new in zip(sockets, news, strict=True):
                 if new.html:
                     await socket.push(new)
@@ -392,16 +388,12 @@ class Socket(AsyncWebsocketConsumer):
 
     async def _viewer(self) -> Viewer | None:
         """As it is now: None for who may not look any more."""
-        return await sync_to_async(self._look, thread_sensitive=False)()
+        return await database_sync_to_async(self._look, thread_sensitive=False)()
 
     def _look(self) -> Viewer | None:
-        close_old_connections()
-        try:
-            session = SessionStore(self.scope["session"].session_key)
-            user = User.objects.filter(pk=session.get("_auth_user_id") or 0, is_active=True).first()
-            if user is None:
-                return None
-            viewer = viewer_of(user, session)
-            return viewer if not self.shown.permission or viewer.may(self.shown.permission) else None
-        finally:
-            close_old_connections()
+        session = SessionStore(self.scope["session"].session_key)
+        user = User.objects.filter(pk=session.get("_auth_user_id") or 0, is_active=True).first()
+        if user is None:
+            return None
+        viewer = viewer_of(user, session)
+        return viewer if not self.shown.permission or viewer.may(self.shown.permission) else None
