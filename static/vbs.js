@@ -47,6 +47,22 @@
     shown.querySelector(".words").textContent = words[state];
   };
 
+  // News wait while something is asked: htmx looks for the places of an answer around what asked for it.
+  const held = [];
+  let asked = 0;
+  const renew = () => {
+    while (!asked && held.length) {
+      htmx.swap("#pulse", held.shift(), { swapStyle: "none", swapDelay: 0, settleDelay: 0 });
+    }
+  };
+  document.addEventListener("htmx:beforeSend", () => {
+    asked += 1;
+  });
+  document.addEventListener("htmx:afterRequest", () => {
+    asked = Math.max(0, asked - 1);
+    renew();
+  });
+
   const connect = () => {
     const pulse = byId("pulse");
     if (!pulse) return;
@@ -60,7 +76,8 @@
       show();
     });
     mine.addEventListener("message", (event) => {
-      htmx.swap("#pulse", event.data, { swapStyle: "none", swapDelay: 0, settleDelay: 0 });
+      held.push(event.data);
+      renew();
     });
     mine.addEventListener("close", (event) => {
       if (mine !== socket) return;

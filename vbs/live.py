@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 GROUP = "live"
 REST_SECONDS = 0.4  # between two renewals of a room
 ALONE_SECONDS = 5.0  # a room is renewed this often when nothing is heard: the time that is left shrinks by itself
-RIGHTS_SECONDS = 60.0  # between looks at whether somebody still may look
+RIGHTS_SECONDS = 30.0  # between looks at whether somebody still may look
 PULSE_SECONDS = 5.0  # between messages to ourselves, which tell that the layer still carries
 AT_ONCE = 2  # rooms that are renewed side by side
 MOST_SOCKETS = 1000
@@ -310,8 +310,7 @@ class Hub:
                 sockets = list(room.sockets)
                 news = await database_sync_to_async(room.build, thread_sensitive=False)(sockets)
             for socket, new in zip(sockets, news, strict=True):
-                if new.html:
-                    await socket.push(new)
+                await socket.push(new)
         except Gone:
             for socket in list(room.sockets):
                 await socket.close(4404)
@@ -383,8 +382,9 @@ class Socket(AsyncWebsocketConsumer):
             if await self._viewer() != self.viewer:
                 await self.close(4403)  # the browser asks anew, as whoever it is now
                 return
-        self.seen |= new.marks
-        await self.send(new.html)
+        if new.html:
+            self.seen |= new.marks
+            await self.send(new.html)
 
     async def _viewer(self) -> Viewer | None:
         """As it is now: None for who may not look any more."""

@@ -7,6 +7,7 @@ import os
 import shutil
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from models_registry.scripted_hub import Hub, serving
 from tests.live import live
@@ -48,11 +49,27 @@ def vbs(chromium, hub):
     with live(DJANGO_SUPERUSER_PASSWORD=PASSWORD, VBS_HUB_URL=hub.url, NO_PROXY="127.0.0.1") as running:
         running.manage("createsuperuser", "--noinput", "--username", "root", "--email", "root@example.com")
         running.manage(
-            "shell", "-c",
-            "from django.contrib.auth.models import User;"
+            "shell", "-v0", "-c",
+            "from django.contrib.auth.models import User; from vbs.accounts.models import Project; from vbs.accounts import roles\n"
+            "for name in ('viewer', 'operator', 'admin'):\n"
+            f"    user = User.objects.create_user(name, password={PASSWORD!r}); roles.assign(user, name)\n"
+            "    Project.objects.get(name='one').members.add(user)\n"
+            f"stranger = User.objects.create_user('stranger', password={PASSWORD!r}); roles.assign(stranger, 'operator')\n"
+            "Project.objects.get(name='two').members.add(stranger)\n"
             f"User.objects.create_user('looker', password={PASSWORD!r})",
         )  # fmt: skip
         yield running
+
+
+def barriers(page):
+    """What keeps people out, as axe-core sees it: its serious and critical findings."""
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{one['id']}: {one['help']}: {node['html'][:200]} ({node['failureSummary'][:300]})"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"][:3]
+    ]
 
 
 @pytest.fixture
@@ -60,7 +77,7 @@ def sign_in(chromium, vbs):
     """A page of somebody's own, after signing in as they would. Whatever a page complains of fails the test."""
     contexts, complaints = [], []
 
-    def sign_in(name="root", allow=(), **options):
+    def sign_in(name="root", allow=(), at="/models/", **options):
         context = chromium.new_context(base_url=vbs.stack.url, **options)
         contexts.append(context)
         page = context.new_page()
@@ -74,11 +91,11 @@ def sign_in(chromium, vbs):
                 else None
             ),
         )
-        page.goto("/models/")
+        page.goto(at)
         page.get_by_label("Username").fill(name)
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Sign in").click()
-        page.wait_for_url("**/models/")
+        page.wait_for_url(f"**{at}")
         return page
 
     yield sign_in
