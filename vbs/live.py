@@ -31,14 +31,14 @@ from django.urls import path as url_path
 from django.views.decorators.http import require_GET
 
 from vbs.pages.access import Request, page
-from vbs.pages.parts import Part, unseen, whole
+from vbs.pages.parts import Part, Pulse, unseen, whole
 from vbs.pages.viewer import Viewer, viewer_of
 
 log = logging.getLogger(__name__)
 
 GROUP = "live"
 REST_SECONDS = 0.4  # between two renewals of a room
-ALONE_SECONDS = 5.0  # a room is renewed this often when nothing is heard: the time that is left shrinks by itself
+ALONE_SECONDS = 5.0  # a room is renewed this often, or as seldom as it polls, when nothing is heard: time goes on
 RIGHTS_SECONDS = 30.0  # between looks at whether somebody still may look
 PULSE_SECONDS = 5.0  # between messages to ourselves, which tell that the layer still carries
 AT_ONCE = 2  # rooms that are renewed side by side
@@ -163,6 +163,7 @@ class Room:
     due: float = 0.0  # when it is renewed next; asyncio's time
     renewed: float = 0.0
     renewing: bool = False
+    every: float = ALONE_SECONDS
 
     def topics(self) -> set[str]:
         return set(self.shown.topics(**self.named))
@@ -170,6 +171,7 @@ class Room:
     def build(self, sockets: list["Socket"]) -> list["News"]:
         """What each of these has not seen. Raises Gone."""
         parts = list(self.shown.build(self.viewer, self.query, **self.named).values())
+        self.every = max([ALONE_SECONDS, *(part.every for part in parts if isinstance(part, Pulse))])
         html: dict[str, str] = {}
         found = []
         for socket in sockets:
@@ -294,7 +296,7 @@ class Hub:
             for room in list(self.rooms.values()):
                 if room.due <= now and not room.renewing:
                     room.renewing = True
-                    room.renewed, room.due = now, now + ALONE_SECONDS
+                    room.renewed, room.due = now, now + room.every
                     self._start(self._renew_one(room))
             waits = [room.due for room in self.rooms.values() if not room.renewing]
             self.changed.clear()
