@@ -20,6 +20,22 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 
+# One of each role in project one, an operator of project two, and somebody without any role.
+PEOPLE = f"""
+from django.contrib.auth.models import User
+from vbs.accounts import roles
+from vbs.accounts.models import Project
+for name, role, project in (
+    ("viewer", "viewer", "one"), ("operator", "operator", "one"), ("admin", "admin", "one"),
+    ("stranger", "operator", "two"),
+):
+    user = User.objects.create_user(name, password={PASSWORD!r})
+    roles.assign(user, role)
+    Project.objects.get(name=project).members.add(user)
+User.objects.create_user("looker", password={PASSWORD!r})
+"""
+
+
 @pytest.fixture(scope="package")
 def chromium():
     path = shutil.which("chromium")
@@ -48,16 +64,7 @@ def hub(tmp_path_factory):
 def vbs(chromium, hub):
     with live(DJANGO_SUPERUSER_PASSWORD=PASSWORD, VBS_HUB_URL=hub.url, NO_PROXY="127.0.0.1") as running:
         running.manage("createsuperuser", "--noinput", "--username", "root", "--email", "root@example.com")
-        running.manage(
-            "shell", "-v0", "-c",
-            "from django.contrib.auth.models import User; from vbs.accounts.models import Project; from vbs.accounts import roles\n"
-            "for name in ('viewer', 'operator', 'admin'):\n"
-            f"    user = User.objects.create_user(name, password={PASSWORD!r}); roles.assign(user, name)\n"
-            "    Project.objects.get(name='one').members.add(user)\n"
-            f"stranger = User.objects.create_user('stranger', password={PASSWORD!r}); roles.assign(stranger, 'operator')\n"
-            "Project.objects.get(name='two').members.add(stranger)\n"
-            f"User.objects.create_user('looker', password={PASSWORD!r})",
-        )  # fmt: skip
+        running.manage("shell", "-v0", "-c", PEOPLE)
         yield running
 
 

@@ -14,6 +14,7 @@ from tests.live import line
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
+NO_PAGE = re.compile(r"download|/output|/errors|\.jsonl|\.csv")
 HOSTILE = "<script>alert(1)</script> \x1b[31mred\x1b[0m \u202edesrever\u202c"
 PHONE, WIDE = {"width": 380, "height": 800}, {"width": 1280, "height": 860}
 
@@ -101,11 +102,7 @@ def test_what_each_role_is_shown_can_be_opened(sign_in, addresses, role):
             continue
         for link in page.locator("a[href]").all():
             href = (link.get_attribute("href") or "").partition("#")[0]
-            if (
-                href.startswith("/")
-                and href not in opened
-                and not re.search(r"download|/output|/errors|\.jsonl|\.csv", href)
-            ):
+            if href.startswith("/") and href not in opened and not NO_PAGE.search(href):
                 opened[href] = page.request.get(href).status
                 if opened[href] >= 400:
                     wrong.append(f"{role}: {address} links to {href}, which answers {opened[href]}")

@@ -20,6 +20,9 @@ POLICY = (
 )
 
 
+PERMISSION = "takes_permission"  # the attribute of a page's view that says which
+
+
 class Request(HttpRequest):
     htmx: HtmxDetails
     user: User
@@ -56,6 +59,7 @@ def page(permission: str = "") -> Callable[[View], View]:
                 raise PermissionDenied
             return view(request, *given, **named)
 
+        setattr(checked, PERMISSION, permission)
         return checked
 
     return decorator
