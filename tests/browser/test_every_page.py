@@ -1,4 +1,4 @@
-"""Every page in Chromium: light and dark, phone and wide screen, as each role. Nothing keeps people out, nothing spills.
+"""Every page in Chromium: light and dark, phone and wide, as each role. Nothing keeps people out, nothing spills.
 
 With VBS_SCREENSHOTS=folder the pictures of the documentation are drawn there.
 """
