@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from django.conf import settings
 from django.urls import reverse
 
 from models_registry import fetch, fit, history, speeds
@@ -92,12 +93,11 @@ MODEL = Page(build=lambda viewer, query, pk: one(_found(pk)), topics=lambda pk: 
 
 def _machines() -> Machines:
     """The workers that serve models."""
-    fresh = Worker.objects.alive().filter(cluster="gpu")
-    machines = tuple(map(_machine, fresh))
+    machines = tuple(map(machine_of, Worker.objects.alive().filter(cluster="gpu")))
     return Machines(ids=tuple(machine.id for machine in machines), children=machines)
 
 
-def _machine(worker: Worker) -> Machine:
+def machine_of(worker: Worker) -> Machine:
     idle = worker.state == WorkerState.IDLE
     return Machine(
         id=f"machine-{worker.pk}",
@@ -123,12 +123,13 @@ def _of_device(one: Mapping[str, Any], name: str, busy: str = "") -> Iterable[Re
     if used is not None and total:
         yield Reading(f"{name} memory", f"{fit.size(used)} of {fit.size(total)}", round(100 * used / total))
     if (percent := one.get("utilization")) is not None:
-        yield Reading(busy or f"{name} use", f"{percent:.0f} %")
+        yield Reading(busy or f"{name} use", f"{percent:.0f} %", round(percent), warns=False)
     if (celsius := one.get("temperature")) is not None:
-        yield Reading(f"{name} temperature", f"{celsius} °C")
+        yield Reading(f"{name} temperature", f"{celsius} °C", round(100 * celsius / settings.VBS_GPU_MAX_CELSIUS))
     if (watts := one.get("power_watts")) is not None:
         limit = one.get("power_limit_watts")
-        yield Reading(f"{name} power", f"{watts:.0f} W" + (f" of {limit:.0f} W" if limit else ""))
+        shown = f"{watts:.0f} W" + (f" of {limit:.0f} W" if limit else "")
+        yield Reading(f"{name} power", shown, round(100 * watts / limit) if limit else None, warns=False)
 
 
 # Models
