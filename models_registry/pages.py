@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.conf import settings
+from django.db.models import F
 from django.urls import reverse
 
 from models_registry import fetch, fit, history, speeds
@@ -63,6 +64,12 @@ def one(model: Model) -> dict[str, Part]:
         "measured": history.measurements(model),
         "pulse": pulse,
     }
+
+
+def that_chat() -> Iterable[str]:
+    """Names of models that can be asked something, to be put into examples."""
+    ready = Model.objects.filter(state=ModelState.READY, task=Task.CHAT)
+    return ready.order_by(F("base_id").asc(nulls_first=True), "name").values_list("name", flat=True)[:20]
 
 
 def _pulse(url: str, rows: Iterable[Row], machines: Machines) -> Pulse:

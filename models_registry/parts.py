@@ -10,7 +10,7 @@ from vbs.pages.plots import Plot
 
 @dataclass(frozen=True)
 class Reading:
-    """One number of a machine. percent: of what there is or may be, where that makes sense. warns: much of it is bad."""
+    """One number of a machine. percent: of what there is or may be, if that makes sense. warns: much of it is bad."""
 
     name: str
     text: str
