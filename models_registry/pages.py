@@ -132,7 +132,8 @@ def _of_device(one: Mapping[str, Any], name: str, busy: str = "") -> Iterable[Re
     if (percent := one.get("utilization")) is not None:
         yield Reading(busy or f"{name} use", f"{percent:.0f} %", round(percent), warns=False)
     if (celsius := one.get("temperature")) is not None:
-        yield Reading(f"{name} temperature", f"{celsius} °C", round(100 * celsius / settings.VBS_GPU_MAX_CELSIUS))
+        part = round(100 * celsius / settings.VBS_GPU_MAX_CELSIUS)
+        yield Reading(f"{name} temperature", f"{celsius} °C", part, warns=part > 90)  # most of the way is as usual
     if (watts := one.get("power_watts")) is not None:
         limit = one.get("power_limit_watts")
         shown = f"{watts:.0f} W" + (f" of {limit:.0f} W" if limit else "")

@@ -112,8 +112,8 @@ def _description(unit: str, kinds: Sequence[str], rows: Sequence[Bar]) -> str:
     sums = [sum(row.amounts[index] for row in rows) for index in range(len(kinds))]
     said = ", ".join(f"{number(total)} {kind}" for kind, total in zip(kinds, sums, strict=True))
     words = f"{unit[:1].upper()}{unit[1:]} from {rows[0].at:%Y-%m-%d %H:%M} to {rows[-1].at:%Y-%m-%d %H:%M} UTC: {said}"
-    busiest = max(rows, key=lambda row: math.fsum(row.amounts))
-    if len(rows) > 1 and sum(busiest.amounts):
+    busiest = max(rows, key=lambda row: sum(row.amounts))
+    if len(rows) > 1 and sum(busiest.amounts) > 0:
         words += f"; most in the time from {busiest.at:%H:%M} on, {number(sum(busiest.amounts))}"
     return words + "."
 
