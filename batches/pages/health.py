@@ -77,7 +77,7 @@ def _storage() -> Fact:
         writable = os.access(folder, os.W_OK | os.X_OK)
     except OSError as error:
         return Fact("Storage", BAD, f"The data folder cannot be read: {error.strerror}.", f"ls -ld {folder}")
-    free = f"{size(disk.free)} of {size(disk.total)} are free"
+    free = f"{_whole(disk.free)} of {_whole(disk.total)} are free"
     where = " for models and scratch files; batches' files are in S3" if settings.VBS_STORAGE else ""
     if not writable:
         return Fact("Storage", BAD, "The data folder cannot be written to: give it to the server.", f"ls -ld {folder}")
@@ -87,6 +87,11 @@ def _storage() -> Fact:
     if disk.free < LOW_BYTES and 100 * disk.free < LOW_PERCENT * disk.total:
         return Fact("Storage", ATTENTION, f"{free}{where}: it may soon be full.", "manage.py model cleanup", "/models/")
     return Fact("Storage", OK, f"{free}{where}.")
+
+
+def _whole(number: int) -> str:
+    """So rounded that it does not change with every file."""
+    return f"{number // 2**30:,} GiB" if number >= 10 * 2**30 else size(number)
 
 
 def _io(workers: Sequence[Worker]) -> Fact:

@@ -27,13 +27,13 @@ def model() -> str:
 def recipes(server: str, model: str) -> tuple[Recipe, ...]:
     """server: scheme and host, without a slash at its end. They go on from each other."""
     model = model or NONE_YET
-    auth = '-H "Authorization: Bearer $VBS_KEY"'
+    auth = '-H "Authorization: Bearer $KEY"'
     return (
         Recipe(
             "key",
             "A key",
             "A key belongs to a project. Make one under System, or in a shell on the server; then let your shell know.",
-            "manage.py create_api_key --project default --name mine\nexport VBS_KEY=sk-vbs-…",
+            "manage.py create_api_key --project default --name mine\nexport KEY=sk-vbs-…",
         ),
         Recipe(
             "models",
@@ -61,7 +61,7 @@ def recipes(server: str, model: str) -> tuple[Recipe, ...]:
             "Only the address is another one than OpenAI's: pip install openai.",
             "import os, time\n"
             "from openai import OpenAI\n\n"
-            f'client = OpenAI(base_url="{server}/v1", api_key=os.environ["VBS_KEY"])\n'
+            f'client = OpenAI(base_url="{server}/v1", api_key=os.environ["KEY"])\n'
             'file = client.files.create(file=open("batch.jsonl", "rb"), purpose="batch")\n'
             "batch = client.batches.create(\n"
             '    input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"\n'
@@ -100,7 +100,7 @@ def recipes(server: str, model: str) -> tuple[Recipe, ...]:
             "shell",
             "From the command line",
             "In the server's folder, or with --url and --key from anywhere.",
-            f"manage.py batch submit batch.jsonl --url {server} --key $VBS_KEY --wait",
+            f"manage.py batch submit batch.jsonl --url {server} --key $KEY --wait",
         ),
     )
 
