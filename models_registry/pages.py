@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from django.conf import settings
+from django.db.models import F
 from django.urls import reverse
 
 from models_registry import fetch, fit, history, speeds
@@ -64,6 +66,12 @@ def one(model: Model) -> dict[str, Part]:
     }
 
 
+def that_chat() -> Iterable[str]:
+    """Names of models that can be asked something, to be put into examples."""
+    ready = Model.objects.filter(state=ModelState.READY, task=Task.CHAT)
+    return ready.order_by(F("base_id").asc(nulls_first=True), "name").values_list("name", flat=True)[:20]
+
+
 def _pulse(url: str, rows: Iterable[Row], machines: Machines) -> Pulse:
     moves = any(row.moves for row in rows) or machines.busy
     return Pulse(url=url, every=SOON if moves else LATER)
@@ -92,12 +100,11 @@ MODEL = Page(build=lambda viewer, query, pk: one(_found(pk)), topics=lambda pk: 
 
 def _machines() -> Machines:
     """The workers that serve models."""
-    fresh = Worker.objects.alive().filter(cluster="gpu")
-    machines = tuple(map(_machine, fresh))
+    machines = tuple(map(machine_of, Worker.objects.alive().filter(cluster="gpu")))
     return Machines(ids=tuple(machine.id for machine in machines), children=machines)
 
 
-def _machine(worker: Worker) -> Machine:
+def machine_of(worker: Worker) -> Machine:
     idle = worker.state == WorkerState.IDLE
     return Machine(
         id=f"machine-{worker.pk}",
@@ -123,12 +130,14 @@ def _of_device(one: Mapping[str, Any], name: str, busy: str = "") -> Iterable[Re
     if used is not None and total:
         yield Reading(f"{name} memory", f"{fit.size(used)} of {fit.size(total)}", round(100 * used / total))
     if (percent := one.get("utilization")) is not None:
-        yield Reading(busy or f"{name} use", f"{percent:.0f} %")
+        yield Reading(busy or f"{name} use", f"{percent:.0f} %", round(percent), warns=False)
     if (celsius := one.get("temperature")) is not None:
-        yield Reading(f"{name} temperature", f"{celsius} °C")
+        part = round(100 * celsius / settings.VBS_GPU_MAX_CELSIUS)
+        yield Reading(f"{name} temperature", f"{celsius} °C", part, warns=part > 90)  # most of the way is as usual
     if (watts := one.get("power_watts")) is not None:
         limit = one.get("power_limit_watts")
-        yield Reading(f"{name} power", f"{watts:.0f} W" + (f" of {limit:.0f} W" if limit else ""))
+        shown = f"{watts:.0f} W" + (f" of {limit:.0f} W" if limit else "")
+        yield Reading(f"{name} power", shown, round(100 * watts / limit) if limit else None, warns=False)
 
 
 # Models

@@ -10,11 +10,12 @@ from vbs.pages.plots import Plot
 
 @dataclass(frozen=True)
 class Reading:
-    """One number of a machine. percent: of what there is, where that makes sense."""
+    """One number of a machine. percent: of what there is or may be, if that makes sense. warns: much of it is bad."""
 
     name: str
     text: str
     percent: int | None = None
+    warns: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

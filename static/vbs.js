@@ -36,7 +36,7 @@
   const show = () => {
     const shown = byId("connection");
     if (!shown) return;
-    const state = isOpen() ? "live" : polled ? "polling" : "offline";
+    const state = isOpen() ? "live" : !polled ? "offline" : byId("pulse") ? "polling" : "";
     if (shown.dataset.state === state) return;
     const words = {
       live: "Live",
@@ -44,7 +44,7 @@
       offline: "The server cannot be reached; trying again",
     };
     shown.dataset.state = state;
-    shown.querySelector(".words").textContent = words[state];
+    shown.querySelector(".words").textContent = words[state] ?? "";
   };
 
   // News wait while something is asked: htmx looks for the places of an answer around what asked for it.

@@ -201,7 +201,7 @@ ROOT_URLCONF = "vbs.urls"
 ASGI_APPLICATION = "vbs.asgi.application"
 APPEND_SLASH = False
 LOGIN_URL = "/login"
-LOGIN_REDIRECT_URL = "/models/"
+LOGIN_REDIRECT_URL = "/"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

@@ -3,7 +3,6 @@
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path, re_path
-from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerView
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -74,9 +73,9 @@ urlpatterns = [
     path("v1/registry/aliases/<path:name>", registry.AliasDetail.as_view()),
     path("v1/registry/paste", registry.Paste.as_view()),
     path("", include("vbs.pages.urls")),
+    path("", include("vbs.pages.help_urls")),
     path("", include("models_registry.page_urls")),
     path("", include("batches.pages.urls")),
-    path("", RedirectView.as_view(url="/docs")),
     path("health", health),
     path("ready", models.Ready.as_view()),
     path("metrics", metrics.Metrics.as_view()),

@@ -1,5 +1,11 @@
 """The addresses of the pages of batches."""
 
-from django.urls import URLPattern
+from django.urls import URLPattern, path
 
-urlpatterns: list[URLPattern] = []
+from batches.pages import overview, overview_views
+from vbs import live
+
+urlpatterns: list[URLPattern] = [
+    path("", overview_views.show, name="overview"),
+    live.path("live", overview.PAGE, name="overview-live"),
+]

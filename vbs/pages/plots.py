@@ -62,7 +62,7 @@ def plot(title: str, unit: str, points: Sequence[Point]) -> Plot | None:
     points = sorted((one for one in points if math.isfinite(one.value)), key=lambda one: one.at)
     if not points:
         return None
-    step = _step(max(one.value for one in points))
+    step = step_to(max(one.value for one in points))
     top = step * max(1, math.ceil(max(one.value for one in points) / step - 1e-9))
     first, last = points[0].at, points[-1].at
     span = (last - first).total_seconds()
@@ -92,7 +92,7 @@ def plot(title: str, unit: str, points: Sequence[Point]) -> Plot | None:
     )
 
 
-def _step(most: float) -> float:
+def step_to(most: float) -> float:
     """A round step (1, 2 or 5 times a power of ten), of which at most TICKS reach the largest value."""
     if most <= 0:
         return 1.0

@@ -1,0 +1,87 @@
+"""What became of requests in the last 24 hours, hour by hour: sums of `Activity` for the projects of a viewer."""
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import connection
+from django.utils import timezone
+
+from batches.models import Activity, Batch
+from vbs.pages.viewer import Viewer
+
+HOURS = 24
+FRESH_SECONDS = 10.0  # for which what was summed up is told again: a page is renewed far more often
+MOST_KEPT = 200  # different sets of projects
+
+# By batch first, so that few rows have to be looked up among the batches.
+_SUMS = f"""
+WITH sums AS MATERIALIZED (
+    SELECT batch_id, date_trunc('hour', at, 'UTC') AS hour, sum(completed) AS completed, sum(failed) AS failed,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens
+    FROM {Activity._meta.db_table} WHERE at >= %s GROUP BY 1, 2
+)
+SELECT hour, sum(completed), sum(failed), sum(input_tokens), sum(output_tokens) FROM sums
+WHERE %s::bigint[] IS NULL
+    OR (SELECT project_id FROM {Batch._meta.db_table} batch WHERE batch.id = sums.batch_id) = ANY (%s::bigint[])
+GROUP BY 1
+"""  # noqa: S608  (table names only)
+
+
+@dataclass(frozen=True)
+class Hour:
+    """at: when it begins, in UTC."""
+
+    at: datetime
+    completed: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+def hours(viewer: Viewer) -> tuple[Hour, ...]:
+    """The last HOURS, oldest first and up to the one that runs; also those in which nothing happened. One query, or
+    none within FRESH_SECONDS of the last."""
+    own = viewer.projects if viewer.project is None else frozenset({viewer.project})
+    with _lock:
+        kept = _kept.get(own)
+    if kept and time.monotonic() - kept[0] <= FRESH_SECONDS:
+        return kept[1]
+    found = _read(own)
+    with _lock:
+        if len(_kept) >= MOST_KEPT:
+            _kept.clear()
+        _kept[own] = time.monotonic(), found
+    return found
+
+
+def forget() -> None:
+    """Sum up anew the next time."""
+    with _lock:
+        _kept.clear()
+
+
+_lock = threading.Lock()
+_kept: dict[frozenset[int] | None, tuple[float, tuple[Hour, ...]]] = {}
+
+
+def since(now: datetime) -> datetime:
+    """When the oldest of the hours begins."""
+    return now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
+
+
+def question(own: frozenset[int] | None, first: datetime) -> tuple[str, list[Any]]:
+    """The query and its parameters. own: keys of projects, None for all."""
+    keys = None if own is None else sorted(own)
+    return _SUMS, [first, keys, keys]
+
+
+def _read(own: frozenset[int] | None) -> tuple[Hour, ...]:
+    first = since(timezone.now())
+    with connection.cursor() as cursor:
+        cursor.execute(*question(own, first))
+        found = {at: tuple(map(int, sums)) for at, *sums in cursor.fetchall()}
+    moments = (first + timedelta(hours=number) for number in range(HOURS))
+    return tuple(Hour(at, *found.get(at, ())) for at in moments)

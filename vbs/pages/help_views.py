@@ -1,0 +1,32 @@
+from django.http import Http404, HttpResponse
+from django.shortcuts import render
+from django.utils.safestring import SafeString
+from django.views.decorators.http import require_GET
+
+from vbs.pages import help, recipes
+from vbs.pages.access import Request, page
+
+MOST_ASKED = 200  # characters
+
+
+@require_GET
+@page()
+def start(request: Request) -> HttpResponse:
+    """Recipes, or with `q` what the documents say of these words."""
+    asked = request.GET.get("q", "").replace("\0", "").strip()[:MOST_ASKED]
+    context = {"documents": help.documents(), "asked": asked, "pieces": asked.split()}
+    if asked:
+        return render(request, "help/found.html", context | {"hits": help.search(asked)})
+    model = recipes.model()
+    server = f"{request.scheme}://{request.get_host()}"
+    context |= {"server": server, "model": model, "recipes": recipes.recipes(server, model)}
+    return render(request, "help/index.html", context)
+
+
+@require_GET
+@page()
+def document(request: Request, name: str) -> HttpResponse:
+    if (found := help.document(name)) is None:
+        raise Http404
+    shown = SafeString(found.rendered.html)  # the renderer lets no HTML of the document through
+    return render(request, "help/document.html", {"documents": help.documents(), "document": found, "shown": shown})

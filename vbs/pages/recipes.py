@@ -1,0 +1,113 @@
+"""What to type to get something done, with the address of this very server in it."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+MODELS: list[Callable[[], Iterable[str]]] = []  # names of models that can be asked; the registry adds its own
+PLAIN = re.compile(r"[A-Za-z0-9][\w./:-]{0,99}", re.ASCII)  # needs no quoting, in a shell and in JSON
+NONE_YET = "your-model"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """id: of its code in the page."""
+
+    id: str
+    title: str
+    words: str
+    code: str
+
+
+def model() -> str:
+    """A model that is ready, else a word for one."""
+    return next((name for names in MODELS for name in names() if PLAIN.fullmatch(name)), "")
+
+
+def recipes(server: str, model: str) -> tuple[Recipe, ...]:
+    """server: scheme and host, without a slash at its end. They go on from each other."""
+    model = model or NONE_YET
+    auth = '-H "Authorization: Bearer $KEY"'
+    return (
+        Recipe(
+            "key",
+            "A key",
+            "A key belongs to a project. Make one under System, or in a shell on the server; then let your shell know.",
+            "manage.py create_api_key --project default --name mine\nexport KEY=sk-vbs-…",
+        ),
+        Recipe(
+            "models",
+            "Which models there are",
+            "Their names, and how fast each was here.",
+            f"curl -s {server}/v1/models {auth}",
+        ),
+        Recipe(
+            "file",
+            "A batch file",
+            "A request on each line, each with an id of your own by which you find its answer.",
+            "cat > batch.jsonl <<'EOF'\n"
+            + "".join(_line(model, number, prompt) for number, prompt in enumerate(PROMPTS, 1))
+            + "EOF",
+        ),
+        Recipe(
+            "once",
+            "In one call",
+            "Hand in the file and create the batch. The lines may leave out the model when it is given here.",
+            f"curl -s {server}/v1/batches {auth} \\\n     -F file=@batch.jsonl -F model={model}",
+        ),
+        Recipe(
+            "client",
+            "With the official client",
+            "Only the address is another one than OpenAI's: pip install openai.",
+            "import os, time\n"
+            "from openai import OpenAI\n\n"
+            f'client = OpenAI(base_url="{server}/v1", api_key=os.environ["KEY"])\n'
+            'file = client.files.create(file=open("batch.jsonl", "rb"), purpose="batch")\n'
+            "batch = client.batches.create(\n"
+            '    input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"\n'
+            ")\n"
+            'while batch.status not in ("completed", "failed", "expired", "cancelled"):\n'
+            "    time.sleep(2)\n"
+            "    batch = client.batches.retrieve(batch.id)\n"
+            "    print(batch.status, batch.request_counts)\n"
+            "if batch.output_file_id:\n"
+            "    print(client.files.content(batch.output_file_id).text)",
+        ),
+        Recipe(
+            "files",
+            "With curl, step by step",
+            "Upload the file, then create a batch of it: put in the id that the first call answers with.",
+            f"curl -s {server}/v1/files {auth} -F purpose=batch -F file=@batch.jsonl\n"
+            f'curl -s {server}/v1/batches {auth} -H "Content-Type: application/json" \\\n'
+            '     -d \'{"input_file_id": "file-…", "endpoint": "/v1/chat/completions", "completion_window": "24h"}\'',
+        ),
+        Recipe(
+            "results",
+            "How far it is, and the answers",
+            "The answers are there while it still runs; an error has a line of its own.",
+            f"curl -s {server}/v1/batches/batch_… {auth}\n"
+            f"curl -s {server}/v1/batches/batch_…/results {auth}\n"
+            f"curl -s {server}/v1/batches/batch_…/errors {auth}",
+        ),
+        Recipe(
+            "cancel",
+            "Cancel, and run again what failed",
+            "What was answered is kept; the second makes a new batch of the requests that failed.",
+            f"curl -s -X POST {server}/v1/batches/batch_…/cancel {auth}\n"
+            f"curl -s -X POST {server}/v1/batches/batch_…/retry {auth}",
+        ),
+        Recipe(
+            "shell",
+            "From the command line",
+            "In the server's folder, or with --url and --key from anywhere.",
+            f"manage.py batch submit batch.jsonl --url {server} --key $KEY --wait",
+        ),
+    )
+
+
+PROMPTS = ("Why is the sky blue?", "Name three rivers.")
+
+
+def _line(model: str, number: int, prompt: str) -> str:
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "{prompt}"}}], "max_tokens": 100}}'
+    return f'{{"custom_id": "request-{number}", "method": "POST", "url": "/v1/chat/completions", "body": {body}}}\n'
