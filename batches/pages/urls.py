@@ -1,5 +1,11 @@
 """The addresses of the pages of batches."""
 
-from django.urls import URLPattern
+from django.urls import URLPattern, path
 
-urlpatterns: list[URLPattern] = []
+from batches.pages import history, history_views
+from vbs import live
+
+urlpatterns: list[URLPattern] = [
+    path("batches/", history_views.batches, name="batches"),
+    live.path("batches/live", history.HISTORY, name="batches-live"),
+]
