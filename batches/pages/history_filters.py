@@ -26,6 +26,7 @@ _STATES = [
     (LIVE, "Live: not ended yet"),
     *((one.value, one.value.replace("_", " ").capitalize()) for one in BatchStatus),
 ]
+_DAY = forms.DateInput({"type": "date"}, "%Y-%m-%d")
 
 
 class FilterForm(forms.Form):

@@ -1,5 +1,7 @@
 """The page of all batches. Looking takes a login; nothing is changed here."""
 
+from typing import Any
+
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET
@@ -18,7 +20,7 @@ def batches(request: Request) -> HttpResponse:
     """With wrong input nothing is listed: all batches would be an answer to another question."""
     asked = form(request.viewer, request.GET)
     names = [*Alias.objects.values_list("name", flat=True), *Model.objects.values_list("name", flat=True)]
-    context = {"form": asked, "names": sorted(names)}
+    context: dict[str, Any] = {"form": asked, "names": sorted(names)}
     if not asked.is_valid():
         return render(request, "batches/history/index.html", context, status=WRONG)
     filled = Filter(**asked.cleaned_data)
