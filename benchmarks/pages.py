@@ -4,6 +4,7 @@ One after the other, over one connection, on a machine where nothing else runs: 
 """
 
 import time
+from typing import Any
 from urllib.parse import urlencode
 
 from benchmarks.browser import Browser
@@ -63,7 +64,7 @@ def _addresses(running: System) -> list[tuple[str, str]]:
     ]
 
 
-def _one(running: System, statement: str) -> tuple[object, ...]:
+def _one(running: System, statement: str) -> tuple[Any, ...]:
     row = running.database.execute(statement.encode()).fetchone()
     assert row is not None
     return row

@@ -45,18 +45,20 @@ async def _latency(system: System, browser: Browser, folder: Path, count: int) -
     system.wait(batch_id)
     page = _page(browser, batch_id)
     waits = []
-    async with aiohttp.ClientSession(headers=browser.socket_headers) as session:
-        async with session.ws_connect(_socket(browser, page)) as socket:
-            await socket.send_json({"seen": SEEN.findall(browser.get(page).text)})
-            for number in range(count):
-                await _drained(socket, APART + number % 10 / 20)  # in step with nothing
-                total = 1_000_000 + number
-                began = time.monotonic()
-                statement = b"UPDATE batches_batch SET total = %s WHERE id = %s"
-                await asyncio.to_thread(system.database.execute, statement, [total, batch_id])
-                while f"{total:,}" not in await socket.receive_str(timeout=20):
-                    pass
-                waits.append(time.monotonic() - began)
+    async with (
+        aiohttp.ClientSession(headers=browser.socket_headers) as session,
+        session.ws_connect(_socket(browser, page)) as socket,
+    ):
+        await socket.send_json({"seen": SEEN.findall(browser.get(page).text)})
+        for number in range(count):
+            await _drained(socket, APART + number % 10 / 20)  # in step with nothing
+            total = 1_000_000 + number
+            began = time.monotonic()
+            statement = b"UPDATE batches_batch SET total = %s WHERE id = %s"
+            await asyncio.to_thread(system.database.execute, statement, [total, batch_id])
+            while f"{total:,}" not in await socket.receive_str(timeout=20):
+                pass
+            waits.append(time.monotonic() - began)
     tell(", ".join(f"{1000 * wait:.0f}" for wait in waits) + " ms")
     note = f"{count} changes of a batch, seen at {page.replace(batch_id, '{id}')}"
     return [
@@ -136,12 +138,14 @@ class Looking:
     async def _look(self) -> None:
         self.stop = asyncio.Event()
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(headers=self.headers, connector=connector) as session:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._socket(session)) for _ in range(self.count)]
-                await self.stop.wait()
-                for task in tasks:
-                    task.cancel()
+        async with (
+            aiohttp.ClientSession(headers=self.headers, connector=connector) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            tasks = [group.create_task(self._socket(session)) for _ in range(self.count)]
+            await self.stop.wait()
+            for task in tasks:
+                task.cancel()
 
     async def _socket(self, session: aiohttp.ClientSession) -> None:
         async with session.ws_connect(self.url) as socket:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from django.conf import settings
 from django.http import QueryDict
@@ -21,6 +20,7 @@ from vbs.pages.words import duration
 SOON, LATER = 1, 5  # seconds until a page asks again: while something moves, and while nothing does
 MOST_NAMES, MOST_LABELS = 2, 3  # of a row; the batch's own page has all
 LABEL_CHARACTERS = 40
+CONTROL = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}  # as the pictures that there are of them
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,12 @@ HISTORY = Page(build=build, topics=lambda: ("batches",))
 
 
 def _row(batch: Batch, expected: forecast.Forecast | None) -> Row:
-    labels = tuple(_label(name, value) for name, value in (batch.metadata or {}).items())
+    labels = tuple(_clipped(f"{name}: {value}", LABEL_CHARACTERS) for name, value in (batch.metadata or {}).items())
     return Row(
         id=f"row-{batch.pk}",
         pk=batch.pk,
         status=batch.status,
-        models=tuple(batch.model_names[:MOST_NAMES]),
+        models=tuple(_clipped(name) for name in batch.model_names[:MOST_NAMES]),
         more_models=max(0, len(batch.model_names) - MOST_NAMES),
         total=batch.total,
         completed=batch.completed,
@@ -122,9 +122,9 @@ def _row(batch: Batch, expected: forecast.Forecast | None) -> Row:
     )
 
 
-def _label(name: str, value: Any) -> str:
-    text = f"{name}: {value}"
-    return text if len(text) <= LABEL_CHARACTERS else f"{text[:LABEL_CHARACTERS]}…"
+def _clipped(text: str, characters: int = 200) -> str:
+    text = text if len(text) <= characters else f"{text[:characters]}…"
+    return text.translate(CONTROL)
 
 
 def _bar(batch: Batch) -> Bar:

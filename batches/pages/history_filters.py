@@ -45,7 +45,7 @@ class FilterForm(forms.Form):
     )
     until = forms.DateField(label="To day (UTC)", required=False, widget=forms.DateInput({"type": "date"}, "%Y-%m-%d"))
     words = forms.CharField(
-        label="Words of the metadata, or an id",
+        label="Metadata or id",
         required=False,
         max_length=200,
         widget=forms.TextInput(attrs={"type": "search", "dir": "auto", "spellcheck": "false"}),
