@@ -11,7 +11,7 @@ from benchmarks import table
 from benchmarks.rows import BenchmarkError, Options, Row
 from vbs.stack import StackError
 
-BENCHMARKS = ("engine", "default", "models", "eta", "pipeline", "intake", "waiting", "read")
+BENCHMARKS = ("engine", "default", "models", "eta", "pipeline", "intake", "waiting", "read", "pages", "sockets")
 BUSY = 0.5  # load per core from which on we say so
 
 

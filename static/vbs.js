@@ -29,6 +29,7 @@
   // Whether changes come by themselves
 
   let socket = null;
+  let followed = ""; // what the socket is for, as the pulse has it
   let polled = true; // the last question was answered
   let tries = 0;
   const isOpen = () => socket?.readyState === WebSocket.OPEN;
@@ -68,6 +69,7 @@
     if (!pulse) return;
     const url = new URL(pulse.dataset.url, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    followed = pulse.dataset.url;
     const mine = (socket = new WebSocket(url));
     mine.addEventListener("open", () => {
       tries = 0;
@@ -76,6 +78,7 @@
       show();
     });
     mine.addEventListener("message", (event) => {
+      if (mine !== socket) return;
       held.push(event.data);
       renew();
     });
@@ -84,9 +87,20 @@
       show();
       if (event.code === 4404) return; // what the page was about is gone
       tries += 1;
-      setTimeout(connect, Math.min(15_000, 500 * 2 ** Math.min(tries, 5)) * (0.5 + Math.random()));
+      setTimeout(() => mine === socket && connect(), Math.min(15_000, 500 * 2 ** Math.min(tries, 5)) * (0.5 + Math.random()));
     });
   };
+
+  // What is shown may have become another page, such as one with other filters.
+  document.addEventListener("htmx:afterSettle", () => {
+    const pulse = byId("pulse");
+    if (!followed || (pulse?.dataset.url ?? "") === followed) return;
+    const old = socket;
+    followed = "";
+    socket = null;
+    old.close();
+    connect();
+  });
 
   let waited = 0;
   setInterval(() => {

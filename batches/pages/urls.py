@@ -2,10 +2,12 @@
 
 from django.urls import URLPattern, path
 
-from batches.pages import overview, overview_views
+from batches.pages import history, history_views, overview, overview_views
 from vbs import live
 
 urlpatterns: list[URLPattern] = [
     path("", overview_views.show, name="overview"),
     live.path("live", overview.PAGE, name="overview-live"),
+    path("batches/", history_views.batches, name="batches"),
+    live.path("batches/live", history.HISTORY, name="batches-live"),
 ]

@@ -1,4 +1,6 @@
 import pytest
+from django.contrib.auth.models import User
+from django.test import Client
 
 
 @pytest.fixture(autouse=True)
@@ -7,3 +9,10 @@ def _plain_static_files(settings):
     settings.STORAGES = settings.STORAGES | {
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     }
+
+
+@pytest.fixture
+def root(db):
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    return client
