@@ -12,7 +12,9 @@ from vbs.pages import plain
 
 BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 RAW = {chr(code) for code in range(0xA0) if code < 32 or code >= 127} - {"\n", "\t"} | set(BIDI) | {"\u2028", "\u2029"}
-ANY = st.text(st.characters(exclude_categories=())) | st.text(st.sampled_from(sorted(RAW) + list("a<&>\"'\n\té😀\ud800")))
+ANY = st.text(st.characters(exclude_categories=())) | st.text(
+    st.sampled_from(sorted(RAW) + list("a<&>\"'\n\té😀\ud800"))
+)
 
 
 def shown(text):
