@@ -38,7 +38,7 @@ def _cut(response: str) -> str:
             end = 0
             while end < len(rest) and rest[end] != '"':
                 end += 2 if rest[end] == "\\" else 1
-            for cut in range(6):  # an escape at the end may be half there
+            for cut in range(12):  # an escape at the end may be half there
                 try:
                     return str(orjson.loads(f'"{rest[: end - cut]}"'))
                 except orjson.JSONDecodeError:

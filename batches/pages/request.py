@@ -4,15 +4,14 @@ import logging
 from dataclasses import dataclass
 
 import orjson
-from django.db.models import Case, F, QuerySet, When
-from django.db.models.functions import Left
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from batches import blobs
 from batches.models import Batch, BatchRequest, RequestState
 from batches.outputs import MESSAGES
 from batches.pages.exchange import Piece, Side, answered, asked, pretty
-from batches.pages.requests import SIZE, TooSlow, limited
+from batches.pages.requests import SIZE, TooSlow, limited, response
 from vbs.live import Gone
 from vbs.pages.plain import MOST as MOST_CHARACTERS
 from vbs.pages.plain import Clip, clip
@@ -48,8 +47,8 @@ class Neighbours:
 
 def find(batch: Batch, line: int) -> BatchRequest:
     """The row, with `size` of its answer in bytes; of an answer that is too large, the beginning. Raises Gone."""
-    read = Case(When(size__lte=MOST, then=F("response")), default=Left("response", MOST_CHARACTERS))
-    rows = BatchRequest.objects.filter(batch=batch, line=line).defer("response").annotate(size=SIZE, read=read)
+    rows = BatchRequest.objects.filter(batch=batch, line=line).defer("response")
+    rows = rows.annotate(size=SIZE, read=response(MOST, MOST_CHARACTERS))
     if batch.purged_at or (row := rows.first()) is None:
         raise Gone(f"{batch.pk}:{line}")
     return row

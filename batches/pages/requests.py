@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import psycopg
 from django.db import OperationalError, connection, transaction
-from django.db.models import Case, F, Func, IntegerField, When
+from django.db.models import Case, F, Func, IntegerField, TextField, When
 from django.db.models.functions import Left
 from django.urls import reverse
 
@@ -31,6 +31,12 @@ MOST_SECONDS = 5  # that looking for requests may take
 MOST_LINE = 2**31 - 1
 STATES = {state.name.lower(): state for state in RequestState}
 SIZE = Func(F("response"), function="octet_length", output_field=IntegerField())  # known without reading it
+
+
+def response(most: int, characters: int) -> Case:
+    """In rows with SIZE as `size`: all of an answer of at most so many bytes, else its first characters."""
+    cut = Left("response", characters)
+    return Case(When(size__lte=most, then=F("response")), default=cut, output_field=TextField())
 
 
 @dataclass(frozen=True)
@@ -189,18 +195,17 @@ def _rows(batch: Batch, lines: list[int]) -> Iterator[Row]:
     if not lines:
         return
     found = BatchRequest.objects.filter(batch=batch, line__in=lines).order_by("line")
-    read = Case(When(size__lte=WHOLE, then=F("response")), default=Left("response", CUT))
-    columns = found.annotate(size=SIZE, read=read, said=Left("error_message", CUT)).values_list(
+    columns = found.annotate(size=SIZE, read=response(WHOLE, CUT), said=Left("error_message", CUT)).values_list(
         "line", "custom_id", "state", "status_code", "input_tokens", "output_tokens", "finished_at",
         "size", "read", "error_code", "said",
     )  # fmt: skip
-    for line, custom_id, number, status, tokens_in, tokens_out, finished_at, size, response, code, said in columns:
+    for line, custom_id, number, status, tokens_in, tokens_out, finished_at, size, read, code, said in columns:
         state = RequestState(number)
         if wrong := state in RequestState.retryable():
             words = (code, said) if state == RequestState.FAILED else (MESSAGES["batch_expired"],)
             answer = brief(": ".join(word for word in words if word))
         else:
-            answer = beginning(response, (size or 0) <= WHOLE)
+            answer = beginning(read, (size or 0) <= WHOLE)
         name = "not run" if state == RequestState.PENDING and batch.is_terminal else state.name.lower()
         yield Row(line, custom_id, name, status, tokens_in, tokens_out, finished_at, answer, wrong)
 
