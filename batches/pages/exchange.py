@@ -154,7 +154,7 @@ def _media(url: str, kind: str, notes: tuple[str, ...]) -> tuple[str, tuple[str,
 def _tool(tool: Any) -> Tool:
     if not isinstance(tool, dict):
         return Tool("", pretty(tool), "")
-    function = tool.get("function") if isinstance(tool.get("function"), dict) else tool
+    function = tool["function"] if isinstance(tool.get("function"), dict) else tool
     name = _text(function.get("name") or tool.get("type") or "")
     schema = function.get("parameters")
     return Tool(name, _text(function.get("description") or ""), pretty(schema) if schema else "")

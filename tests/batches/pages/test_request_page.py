@@ -252,7 +252,7 @@ def test_out_of_a_bucket_only_its_range_is_fetched(monkeypatch):
     class Far:
         obj = property(lambda self: self)
 
-        def get(self, Range):  # as boto3 has it  # noqa: N803
+        def get(self, Range):  # as boto3 has it
             asked.append(Range)
             return {"Body": Body()}
 
