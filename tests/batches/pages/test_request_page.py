@@ -8,10 +8,13 @@ import re
 import pytest
 from django.test import Client
 from django.utils import timezone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from batches import blobs
 from batches.models import Batch, BatchStatus, File, RequestState
 from batches.pages import request as one
+from batches.pages.beginning import beginning
 from batches.pages.exchange import answered, asked
 from tests.batches.pages.shown import HOSTILE, HTMX, answer, chat, made, member, other, request, text
 from vbs.accounts.models import Project
@@ -169,6 +172,33 @@ def test_every_answer_can_be_shown(body, wanted):
     side = answered(body)
     if wanted is not None:
         assert [(piece.who, piece.text) for piece in side.pieces] == wanted
+
+
+WORDS = st.sampled_from(
+    ["messages", "prompt", "input", "instructions", "tools", "role", "content", "type", "text", "image_url", "url",
+     "input_audio", "data", "file", "format", "name", "function", "arguments", "tool_calls", "function_call", "id",
+     "choices", "message", "finish_reason", "embedding", "output", "summary", "error", "usage", "reasoning",
+     "reasoning_content", "refusal", "parameters", "description", "function_call_output"]
+)  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | WORDS | st.sampled_from(["a", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # others use the machine as well
+@given(JSON)
+def test_any_json_can_be_shown(body):
+    for side in (asked(body), answered(body)):
+        for piece in side.pieces:
+            assert all(isinstance(one, str) for one in (piece.who, piece.text, *piece.notes))
+        assert all(isinstance(one, str) for tool in side.tools for one in (tool.name, tool.description, tool.schema))
+        assert all(isinstance(one, str) for fact in side.facts for one in fact)
+    text = json.dumps(body)
+    assert len(beginning(text)) <= 121
+    for whole in (True, False):
+        assert isinstance(beginning(text[: len(text) // 2], whole), str)
 
 
 def test_dimensions(looker, project):
