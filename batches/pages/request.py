@@ -61,7 +61,7 @@ def neighbours(batch: Batch, line: int) -> Neighbours:
     failed: tuple[int | None, int | None] = (None, None)
     if batch.failed:
         try:
-            with limited():
+            with limited(1):
                 failed = _beside(rows.filter(state__in=RequestState.retryable()), line)
         except TooSlow:
             log.warning("The failed requests next to %s:%s were not found in time", batch.pk, line)

@@ -129,7 +129,7 @@ def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Part]:
         try:
             lines, has_before, has_after = _lines(batch, state, search, after, before)
         except TooSlow:
-            why = f"The search took longer than {MOST_SECONDS} seconds and was given up: ask for a state as well."
+            why = f"The search was given up after {MOST_SECONDS} seconds. The output file has every custom_id."
     if not lines and not why and not batch.purged_at:
         why = _why_none(batch, bool(chosen or after or before))
     at = {"before": before} if before else {"after": after} if after else {}
