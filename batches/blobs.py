@@ -13,6 +13,7 @@ from django.core.files import File as DjangoFile
 from django.core.files.storage import FileSystemStorage, default_storage
 
 PIECE = 256 * 1024
+PARTS = 2**20
 
 
 def folder() -> Path | None:
@@ -68,6 +69,24 @@ def open_blob(blob: str) -> IO[bytes]:
     """Open for reading, seekable. Raises FileNotFoundError."""
     file: Any = default_storage.open(blob, "rb")
     return file
+
+
+def part(blob: str, start: int, length: int) -> bytes:
+    """`length` bytes from `start`, and no others: fewer at the end. Raises OSError, or what the storage does."""
+    if length <= 0:
+        return b""
+    with open_blob(blob) as file:
+        if (distant := getattr(file, "obj", None)) is not None:  # a bucket's, which `read` would fetch whole
+            body: bytes = distant.get(Range=f"bytes={start}-{start + length - 1}")["Body"].read()
+            return body
+        file.seek(start)
+        return file.read(length)
+
+
+async def parts(blob: str, start: int, length: int) -> AsyncIterator[bytes]:
+    """The same, a piece at a time; out of a distant file nothing else is fetched."""
+    for at in range(start, start + length, PARTS):
+        yield await sync_to_async(part)(blob, at, min(PARTS, start + length - at))
 
 
 @contextmanager

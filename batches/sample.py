@@ -31,7 +31,7 @@ def look(file: File | None, default_model: str = "") -> Sample:
     if file.bytes > settings.VBS_MAX_BATCH_MB * 2**20:
         return Sample(why=f"The input file has more than {settings.VBS_MAX_BATCH_MB} MB, the limit of one batch.")
     try:
-        head = _head(file.blob)
+        head = blobs.part(file.blob, 0, HEAD)
     except Exception as error:  # a storage fails in many ways, and the batch does not need this
         log.warning("No estimate for a batch of %s: %r", file.pk, error)
         return Sample(why=f"The input file could not be read yet ({type(error).__name__}).")
@@ -44,14 +44,6 @@ def look(file: File | None, default_model: str = "") -> Sample:
     if not model:
         return Sample(why="The first line of the input file is not a request that names a model.")
     return Sample(model, len(lines) if whole else round(file.bytes * len(lines) / end))
-
-
-def _head(blob: str) -> bytes:
-    with blobs.open_blob(blob) as file:
-        if (distant := getattr(file, "obj", None)) is not None:  # a bucket's, which `read` would fetch whole
-            body: bytes = distant.get(Range=f"bytes=0-{HEAD - 1}")["Body"].read()
-            return body
-        return file.read(HEAD)
 
 
 def _model(line: bytes, default_model: str) -> str:

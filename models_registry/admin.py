@@ -23,21 +23,7 @@ from models_registry.models import (
     OperationKind,
     Worker,
 )
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """What the system writes is not edited by hand."""
-
-    show_full_result_count = False  # counting millions of rows to show a page of them would take seconds
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: models.Model | None = None) -> bool:
-        return False
+from vbs.admin import LargeAdmin, ReadOnlyAdmin
 
 
 def each(request: HttpRequest, rows: Iterable[Any], act: Callable[[Any], Any], done: str) -> None:
@@ -229,9 +215,9 @@ def _cancel(operation: Operation) -> None:
 @admin.register(Measurement)
 class MeasurementAdmin(ReadOnlyAdmin):
     list_display = ["at", "model", "kind", "machine", "requests", "output_rate", "load_seconds", "memory", "batch_id"]
-    list_filter = ["kind", "machine", "at"]
+    list_filter = ["kind", "at"]
     list_select_related = ["model"]
-    search_fields = ["model__name", "=batch_id"]
+    search_fields = ["model__name", "machine", "=batch_id"]
 
     @admin.display(description="output tokens/s")
     def output_rate(self, row: Measurement) -> str:
@@ -276,9 +262,11 @@ class HubTokenAdmin(admin.ModelAdmin):
 
 
 @admin.register(Worker)
-class WorkerAdmin(admin.ModelAdmin):
-    list_display = ["__str__", "state", "activity", "model_name", "engine_pid", "heartbeat_at"]
-    list_filter = ["cluster", "hostname"]
+class WorkerAdmin(LargeAdmin):
+    """A row that a killed worker left can be deleted; one that lives writes its row again."""
+
+    list_display = ["__str__", "cluster", "state", "activity", "model_name", "engine_pid", "heartbeat_at"]
+    list_filter = ["cluster", "state"]
     search_fields = ["hostname", "model_name"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:

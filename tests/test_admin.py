@@ -6,17 +6,36 @@ import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from batches.models import Batch, BatchEvent, BatchRequest, BatchStatus, File, RequestState, Upload, UploadPart
+from batches.models import (
+    Activity,
+    Batch,
+    BatchEvent,
+    BatchRequest,
+    BatchStatus,
+    File,
+    Pause,
+    RequestState,
+    Upload,
+    UploadPart,
+)
 from models_registry import secrets
 from models_registry.models import Alias, Download, HubToken, Measurement, Model, Operation, Worker
 from tests.models_registry.test_importer import model_folder
+from vbs import admin as common
 from vbs.accounts.models import ApiKey, Project
+from vbs.configuration.models import AuditEntry, Override
 
-OURS = ("accounts", "batches", "models_registry", "curation", "finetuning")
-READ_ONLY = (Batch, BatchEvent, BatchRequest, File, Upload, UploadPart, Worker, Download, Operation, Measurement, Alias)
+OURS = ("accounts", "batches", "configuration", "models_registry", "curation", "finetuning")
+READ_ONLY = (
+    Batch, BatchEvent, BatchRequest, File, Upload, UploadPart, Worker, Download, Operation, Measurement, Alias,
+    Activity, Pause, Override, AuditEntry,
+)  # fmt: skip
+HOSTILE = "<b>hello</b><i>\x1b[31m\u202e'\"; DROP TABLE"
 
 
 @pytest.fixture(autouse=True)
@@ -74,10 +93,15 @@ def rows(project, number):
         completion_window="24h", expires_at=now, retry_of=first, output_file=None, total=2, completed=1,
         metadata={"<script>": "alert(1)"}, model_names=["m"],
     )  # fmt: skip
-    batch.note("<b>hello</b>")
+    batch.note(HOSTILE)
     BatchRequest.objects.create(
-        batch=batch, line=1, offset=0, length=2, custom_id="<i>", model_index=0, prefix="0" * 32, response='{"a":1}'
-    )
+        batch=batch, line=1, offset=0, length=2, custom_id="<i>", model_index=0, prefix="0" * 32, response='{"a":1}',
+        error_code=HOSTILE, error_message=HOSTILE, request_id=HOSTILE,
+    )  # fmt: skip
+    Activity.objects.create(batch=batch, at=now, completed=1)
+    Pause.objects.create(ended_at=now, asked_by=HOSTILE, reason=HOSTILE)
+    Override.objects.create(name=f"SETTING {number}", value={HOSTILE: HOSTILE}, changed_by=HOSTILE)
+    AuditEntry.objects.create(username=HOSTILE, action="batch.cancel", target=HOSTILE, detail=HOSTILE, project=project)
     return batch
 
 
@@ -119,9 +143,6 @@ def test_lists_searches_and_details(root, project, model):
 
 @pytest.mark.parametrize("model", registered(), ids=lambda model: model._meta.label)
 def test_more_rows_need_no_more_queries(root, project, model, django_assert_max_num_queries):
-    from django.db import connection
-    from django.test.utils import CaptureQueriesContext
-
     rows(project, 1)
     root.get(address(model, ""))
     with CaptureQueriesContext(connection) as few:
@@ -204,6 +225,83 @@ def test_revoke(root, project):
     key, secret = ApiKey.objects.issue(project, "x")
     act(root, ApiKey, "revoke", key)
     assert ApiKey.objects.authenticate(secret) is None
+
+
+# Large tables
+
+
+@pytest.mark.parametrize("model", [BatchRequest, BatchEvent, Activity], ids=lambda model: model.__name__)
+def test_rows_of_one_batch_are_found_by_its_whole_id(root, project, model):
+    first, second = rows(project, 1), rows(project, 2)
+    found = root.get(address(model, ""), {"q": f" {first.pk} "}).context["cl"].queryset
+    assert {row.batch_id for row in found} == {first.pk} and found.exists()
+    for nothing in (first.pk[:-1], first.pk.upper(), "%", f"{first.pk} {second.pk}"):
+        assert not root.get(address(model, ""), {"q": nothing}).context["cl"].queryset.exists()
+
+
+@pytest.mark.parametrize("model", [BatchRequest, Activity], ids=lambda model: model.__name__)
+@pytest.mark.parametrize("query", ["", "?q=batch_1", "?o=3", "?q=batch_1&o=-2&_facets=True", "?q=batch_1&p=2"])
+def test_millions_of_rows_are_never_read(root, project, model, query, monkeypatch):
+    """Each list goes along an index, and stops."""
+    monkeypatch.setattr(admin.site._registry[model], "list_per_page", 1)
+    batch = rows(project, 1)
+    rows(project, 2)
+    query = query.replace("batch_1", batch.pk)
+    table = model._meta.db_table
+    with CaptureQueriesContext(connection) as asked:
+        assert root.get(address(model, "") + query).status_code in (200, 302)
+    asked_of = [one["sql"] for one in asked if f'FROM "{table}"' in one["sql"]]
+    assert asked_of
+    for sql in asked_of:
+        assert ("LIMIT" in sql or "q=" in query) and "JOIN" not in sql and '"response"' not in sql
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_seqscan = off")  # of so few rows it would be the quickest
+            cursor.execute("SET LOCAL enable_sort = off")
+            cursor.execute(f"EXPLAIN {sql}")
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+        counted = "COUNT(*)" in sql
+        for fine in ("Incremental Sort", "Sort Key"):  # of what has the same time
+            plan = plan.replace(fine, "")
+        assert "Sort" not in plan and ("Seq Scan" not in plan or (counted and "q=" not in query)), plan
+
+
+def test_a_list_shows_no_more_pages_than_are_counted(root, project, monkeypatch):
+    monkeypatch.setattr(common, "MOST_COUNTED", 3)
+    for number in range(5):
+        rows(project, number)
+    assert root.get(address(BatchRequest, "")).context["cl"].result_count == 3
+
+
+def test_a_request_leads_to_its_page(root, project):
+    batch = rows(project, 1)
+    page = root.get(address(BatchRequest, "change", str(BatchRequest.objects.get().pk))).content.decode()
+    assert f'href="/batches/{batch.pk}/requests/1"' in page and "␛[31m⟨RLO⟩" in page.replace("</b>", "").replace(
+        '<b class="sign" title="U+001B">', ""
+    ).replace('<b class="sign" title="RIGHT-TO-LEFT OVERRIDE">', "")
+
+
+# Projects
+
+
+def test_members_of_a_project(root, project):
+    ann = User.objects.create_user("ann")
+    given = {"name": project.name, "members": [ann.pk]}
+    assert root.post(address(Project, "change", str(project.pk)), given).status_code == 302
+    assert list(project.members.all()) == [ann]
+    ApiKey.objects.issue(project, "a")
+    ApiKey.objects.issue(project, "b")[0].revoke()
+    (shown,) = root.get(address(Project, "")).context["cl"].result_list
+    assert (shown.people, shown.keys_in_use) == (1, 1)
+
+
+def test_a_project_with_files_stays(root, project):
+    empty = Project.objects.create(name="empty")
+    rows(project, 1)
+    for one in (empty, project):
+        root.post(address(Project, "delete", str(one.pk)), {"post": "yes"})
+    assert list(Project.objects.all()) == [project] and Batch.objects.exists()
+    act(root, Project, "delete_selected", project)
+    assert Project.objects.exists()
 
 
 # Who may.

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from batches.pages import history, history_views, overview, overview_views
+from batches.pages import history, history_views, overview, overview_views, request_views
 from vbs import live
 
 urlpatterns: list[URLPattern] = [
@@ -10,4 +10,7 @@ urlpatterns: list[URLPattern] = [
     live.path("live", overview.PAGE, name="overview-live"),
     path("batches/", history_views.batches, name="batches"),
     live.path("batches/live", history.HISTORY, name="batches-live"),
+    path("batches/<str:pk>/requests", request_views.requests, name="batch-requests"),
+    path("batches/<str:pk>/requests/<int:line>", request_views.request, name="batch-request"),
+    path("batches/<str:pk>/requests/<int:line>/<str:side>", request_views.download, name="batch-request-file"),
 ]

@@ -1,7 +1,8 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 
 from vbs.accounts.models import ApiKey, Project
@@ -9,9 +10,39 @@ from vbs.accounts.models import ApiKey, Project
 
 @admin.register(Project)
 class ProjectAdmin(admin.ModelAdmin):
-    list_display = ["name", "created_at"]
-    search_fields = ["name"]
+    """Who is a member sees it in the browser. One that has files or batches stays: their bytes would stay as well."""
+
+    list_display = ["name", "people", "keys_in_use", "created_at"]
+    search_fields = ["name", "members__username"]
+    fields = ["name", "members", "created_at"]
     readonly_fields = ["created_at"]
+    filter_horizontal = ["members"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
+        members = Project.members.through.objects.filter(project=OuterRef("pk"))
+        keys = ApiKey.objects.usable().filter(project=OuterRef("pk"))
+        return super().get_queryset(request).annotate(people=_count(members), keys_in_use=_count(keys))
+
+    @admin.display(description="members", ordering="people")
+    def people(self, project: Project) -> int:
+        return int(vars(project)["people"])
+
+    @admin.display(description="keys in use", ordering="keys_in_use")
+    def keys_in_use(self, project: Project) -> int:
+        return int(vars(project)["keys_in_use"])
+
+    def has_delete_permission(self, request: HttpRequest, obj: Project | None = None) -> bool:
+        """One at a time, and only what is empty."""
+        if obj is None or not super().has_delete_permission(request, obj):
+            return False
+        owned = ("files", "uploads", "batches")
+        return not any(getattr(obj, name).exists() for name in owned)
+
+
+def _count(rows: QuerySet[Any]) -> Coalesce:
+    """Of the rows that belong to each."""
+    counted = rows.order_by().values("project").annotate(count=Count("*")).values("count")
+    return Coalesce(Subquery(counted), 0)
 
 
 @admin.register(ApiKey)
@@ -19,7 +50,7 @@ class ApiKeyAdmin(admin.ModelAdmin):
     """A key made here shows its secret once, in the message after saving."""
 
     list_display = ["name", "prefix", "project", "operator", "created_at", "expires_at", "last_used_at", "revoked_at"]
-    list_filter = ["project", "operator", "revoked_at"]
+    list_filter = ["operator", ("revoked_at", admin.EmptyFieldListFilter), "project"]
     list_select_related = ["project"]
     search_fields = ["name", "prefix", "project__name"]
     fields = ["project", "name", "operator", "prefix", "created_at", "expires_at", "last_used_at", "revoked_at"]

@@ -1,0 +1,365 @@
+"""One request's page: prompt and answer side by side, whatever they hold, for whom, and what it costs."""
+
+import asyncio
+import base64
+import json
+import re
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batches import blobs
+from batches.models import Batch, BatchStatus, File, RequestState
+from batches.pages import request as one
+from batches.pages.beginning import beginning
+from batches.pages.exchange import answered, asked
+from tests.batches.pages.shown import HOSTILE, HTMX, answer, chat, made, member, other, request, text
+from vbs.accounts.models import Project
+
+
+@pytest.fixture(autouse=True)
+def _plain_static_files(settings):
+    """The manifest of static files is made by `manage.py prepare`, which the tests do not run."""
+    settings.STORAGES = settings.STORAGES | {
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    }
+
+
+@pytest.fixture
+def project(db):
+    return Project.objects.create(name="project")
+
+
+@pytest.fixture
+def looker(project):
+    return member(project)
+
+
+@pytest.fixture
+def batch(project):
+    """Six requests: answered, failed, pending, expired, failed, answered."""
+    batch = made(project, [request(f"id-{n}", temperature=0.5) for n in range(1, 7)])
+    answer(batch, 1, chat("The answer\nis yes."))
+    answer(batch, 2, {"error": {"message": "too long", "code": "c"}}, RequestState.FAILED, status_code=400,
+           error_code="context_length_exceeded", error_message="It has 9,000 tokens.")  # fmt: skip
+    answer(batch, 4, None, RequestState.EXPIRED, status_code=None)
+    answer(batch, 5, None, RequestState.FAILED, status_code=None, error_code="engine_crashed", error_message="died")
+    answer(batch, 6, chat("six"))
+    return batch
+
+
+def url(batch, line, more=""):
+    return f"/batches/{batch.pk}/requests/{line}{more}"
+
+
+def content(response):
+    async def whole():
+        return b"".join([piece async for piece in response])
+
+    return asyncio.run(whole()) if response.streaming else response.content
+
+
+def test_prompt_and_answer_side_by_side(looker, batch):
+    page = text(looker.get(url(batch, 1)))
+    assert ">\nquestion of id-1</pre>" in page and ">\nThe answer\nis yes.</pre>" in page
+    assert "finish reason stop" in page and "temperature" in page and "usage: prompt tokens" in page
+    assert page.index('id="prompt"') < page.index('id="answer"')
+    assert 'data-copies="#raw-prompt"' in page and 'data-copies="#raw-answer"' in page and "copy.js" in page
+
+
+def test_of_each_line_its_own_prompt(looker, batch):
+    for line in range(1, 7):
+        assert f">\nquestion of id-{line}</pre>" in text(looker.get(url(batch, line)))
+
+
+def test_what_went_wrong_is_said(looker, batch):
+    page = text(looker.get(url(batch, 2)))
+    assert "context_length_exceeded" in page and "It has 9,000 tokens." in page and "too long" in page
+    assert "The engine gave no answer." in text(looker.get(url(batch, 5)))
+    assert "batch_expired" in text(looker.get(url(batch, 4)))
+    assert "It was not answered yet." in text(looker.get(url(batch, 3)))
+    Batch.objects.update(status=BatchStatus.CANCELLED)
+    assert "the batch had ended before" in text(looker.get(url(batch, 3)))
+
+
+def test_to_the_next_one_and_to_the_next_that_failed(looker, batch):
+    beside = {line: one.neighbours(batch, line) for line in (1, 3, 6)}
+    assert beside[1] == one.Neighbours(None, 2, None, 2)
+    assert beside[3] == one.Neighbours(2, 4, 2, 4)
+    assert beside[6] == one.Neighbours(5, None, 5, None)
+    page = text(looker.get(url(batch, 3)))
+    assert f'rel="prev" href="{url(batch, 2)}"' in page and f'href="{url(batch, 4)}">Next failed' in page
+
+
+# Whatever they hold
+
+
+IMAGE = "data:image/png;base64," + base64.b64encode(b"x" * 5000).decode()
+
+
+def test_messages_of_every_kind(looker, project):
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "name": "ann", "content": [
+            {"type": "text", "text": "What is this?"},
+            {"type": "image_url", "image_url": {"url": IMAGE}},
+            {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+            {"type": "input_audio", "input_audio": {"data": "AAAA" * 1000, "format": "wav"}},
+            {"type": "strange", "x": 1},
+        ]},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "call_1", "function": {"name": "look", "arguments": '{"at": "it"}'}}]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "a cat"},
+    ]  # fmt: skip
+    tools = [{"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "o"}}}]
+    batch = made(project, [request("a", messages=messages, tools=tools, stop=["\n"])])
+    page = text(looker.get(url(batch, 1)))
+    for wanted in (
+        "Be brief.", "What is this?", "image: image/png, 5 KiB", "image, by its address", "https://example.com/a.png",
+        "audio: wav, 3 KiB", "strange", "tool call look", "answers the call call_1", "a cat", "named ann", "Looks.",
+    ):  # fmt: skip
+        assert wanted in page, wanted
+    assert "<img" not in page and 'src="https://example' not in page and 'href="https://example' not in page
+
+
+@pytest.mark.parametrize(
+    "body, wanted",
+    [
+        ({"prompt": "once"}, [("prompt", "once")]),
+        ({"prompt": ["a", "b"]}, [("prompt 1", "a"), ("prompt 2", "b")]),
+        ({"prompt": [1, 2]}, [("prompt", "[1,2]")]),
+        ({"input": [[1], [2]]}, [("input 1", "[1]"), ("input 2", "[2]")]),
+        ({"input": "x", "instructions": "y"}, [("instructions", "y"), ("input", "x")]),
+        ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "q"}]},
+                    {"type": "function_call", "name": "f", "arguments": "{}"},
+                    {"type": "function_call_output", "output": "r", "call_id": "c"}, {"type": "new"}]},
+         [("user", "q"), ("tool call f", "{}"), ("tool", "r"), ("new", '{\n  "type": "new"\n}')]),
+        ({"messages": "not a list"}, [("message", '"not a list"')]),
+        ({"messages": [1, None, {"role": 5, "content": {"a": 1}}, {"content": [2, {"type": "image_url"}]}]}, None),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:"}]}], "tools": 5}, None),
+        ({"messages": [{"tool_calls": [None, {"function": 3}], "function_call": {"name": 1}}], "tools": [1, {}]}, None),
+        ({"prompt": {"a": 1}, "input": [None, True, 1.5]}, None),
+        ({}, []), ([1], None), (None, None), ("x", None),
+    ],
+)  # fmt: skip
+def test_every_prompt_can_be_shown(body, wanted):
+    side = asked(body)
+    if wanted is not None:
+        assert [(piece.who, piece.text) for piece in side.pieces] == wanted
+
+
+@pytest.mark.parametrize(
+    "body, wanted",
+    [
+        ({"choices": [{"message": {"role": "assistant", "content": "a", "reasoning_content": "r"}}]},
+         [("assistant, reasoning", "r"), ("assistant", "a")]),
+        ({"choices": [{"text": "a"}, {"text": "b"}]},
+         [("choice 1: completion", "a"), ("choice 2: completion", "b")]),
+        ({"data": [{"embedding": [0.5] * 20}]}, [("embedding 1", ", ".join(["0.5"] * 8) + ", …")]),
+        ({"output": [{"type": "reasoning", "summary": [{"text": "s"}]}, {"type": "function_call", "name": "f"},
+                     {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "o"}]}]},
+         [("reasoning", "s"), ("tool call f", ""), ("assistant", "o")]),
+        ({"error": "no"}, [("error", "no")]),
+        ({"choices": [None, {}, {"message": 3}], "data": [None], "output": [None], "usage": [1], "error": {}}, None),
+        ({"choices": {}, "usage": {"a": {"b": {"c": {"d": 1}}}}, "error": 5}, None),
+        ({"data": [{"embedding": [None, "x"]}]}, None), ([], None), (None, None),
+    ],
+)  # fmt: skip
+def test_every_answer_can_be_shown(body, wanted):
+    side = answered(body)
+    if wanted is not None:
+        assert [(piece.who, piece.text) for piece in side.pieces] == wanted
+
+
+WORDS = st.sampled_from(
+    ["messages", "prompt", "input", "instructions", "tools", "role", "content", "type", "text", "image_url", "url",
+     "input_audio", "data", "file", "format", "name", "function", "arguments", "tool_calls", "function_call", "id",
+     "choices", "message", "finish_reason", "embedding", "output", "summary", "error", "usage", "reasoning",
+     "reasoning_content", "refusal", "parameters", "description", "function_call_output"]
+)  # fmt: skip
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | WORDS | st.sampled_from(["a", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # others use the machine as well
+@given(JSON)
+def test_any_json_can_be_shown(body):
+    for side in (asked(body), answered(body)):
+        for piece in side.pieces:
+            assert all(isinstance(one, str) for one in (piece.who, piece.text, *piece.notes))
+        assert all(isinstance(one, str) for tool in side.tools for one in (tool.name, tool.description, tool.schema))
+        assert all(isinstance(one, str) for fact in side.facts for one in fact)
+    text = json.dumps(body)
+    assert len(beginning(text)) <= 121
+    for whole in (True, False):
+        assert isinstance(beginning(text[: len(text) // 2], whole), str)
+
+
+def test_dimensions(looker, project):
+    batch = made(project, [request("a")])
+    answer(batch, 1, {"data": [{"embedding": [0.25] * 384}]})
+    assert "384 dimensions" in text(looker.get(url(batch, 1)))
+
+
+def test_what_others_wrote_stays_text(looker, project):
+    tool = {"function": {"name": HOSTILE, "description": HOSTILE, "parameters": {HOSTILE: 1}}}
+    body = {"messages": [{"role": HOSTILE, "name": HOSTILE, "content": HOSTILE}], "tools": [tool], HOSTILE: HOSTILE}
+    batch = made(project, [request(HOSTILE, **body)], model_names=[HOSTILE])
+    calls = [{"id": HOSTILE, "function": {"name": HOSTILE, "arguments": HOSTILE}}]
+    answer(batch, 1, chat(HOSTILE, tool_calls=calls, role=HOSTILE) | {"model": HOSTILE, "usage": {HOSTILE: HOSTILE}})
+    batch.requests.update(state=RequestState.FAILED, error_code=HOSTILE, error_message=HOSTILE, request_id=HOSTILE)
+    page = text(looker.get(url(batch, 1)))
+    assert "<script>alert" not in page and not set("\x1b\u202e") & set(page)
+    assert page.count("&lt;script&gt;") >= 15
+    assert not re.search(r"<script(?![^>]*\bsrc=)|\son\w+=|\sstyle=|<style|javascript:", page)
+
+
+@pytest.mark.parametrize("line", [b"no json", b"[1, 2]", b'{"body": 5}', b'{"body": ' + b"[" * 300 + b"]" * 300 + b"}",
+                                  b"\xff\xfe"])  # fmt: skip
+def test_a_line_that_is_no_request_is_shown_as_it_is(looker, project, line):
+    batch = made(project, [request("a"), line])
+    answer(batch, 2, "no json either")
+    page = looker.get(url(batch, 2))
+    assert page.status_code == 200 and "no json either" in text(page)
+
+
+def test_many_pieces(looker, project):
+    batch = made(project, [request("a", messages=[{"role": "user", "content": f"{n}"} for n in range(500)])])
+    page = text(looker.get(url(batch, 1)))
+    assert page.count("<li>") == 200 and "300 more are in the raw line" in page
+
+
+# Large ones
+
+
+def test_a_long_text_is_clipped_and_can_be_had_whole(looker, project):
+    long = "<b>" + "ä" * 150_000
+    batch = made(project, [request("a", messages=[{"role": "user", "content": long}])])
+    answer(batch, 1, chat(long))
+    page = text(looker.get(url(batch, 1)))
+    assert (
+        page.count("ä" * 19_997 + "<span") == 2 and "ä" * 20_001 not in page and page.count("Show all (293 KiB)") == 2
+    )
+    for side in ("prompt", "answer"):
+        whole = looker.get(url(batch, 1, f"/{side}?text=0"))
+        assert whole.content.decode() == long and whole.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert whole.headers["X-Content-Type-Options"] == "nosniff"
+        assert whole.headers["Content-Disposition"] == f'attachment; filename="{batch.pk}_1_{side}.txt"'
+        for place in ("1", "-1", "x", "", "9" * 30):
+            assert looker.get(url(batch, 1, f"/{side}?text={place}")).status_code == 404
+
+
+def test_what_is_larger_than_a_mebibyte_is_not_taken_apart(looker, project, monkeypatch):
+    large = "x" * (3 * 2**20)
+    batch = made(project, [request("a"), request("b", messages=[{"role": "user", "content": large}]), request("c")])
+    answer(batch, 2, chat(large))
+    read = []
+    part = blobs.part
+    monkeypatch.setattr(blobs, "part", lambda *given: read.append(given[2]) or part(*given))
+    response = looker.get(url(batch, 2))
+    page = text(response)
+    assert read == [2**20] and len(response.content) < 100_000
+    assert "The prompt has 3 MiB" in page and "The answer has 3 MiB" in page
+    raw = content(looker.get(url(batch, 2, "/prompt")))
+    assert json.loads(raw)["body"]["messages"][0]["content"] == large
+    raw = content(looker.get(url(batch, 2, "/answer")))
+    assert json.loads(raw)["response"]["body"]["choices"][0]["message"]["content"] == large
+
+
+def test_out_of_a_bucket_only_its_range_is_fetched(monkeypatch):
+    asked = []
+
+    class Body:
+        def read(self):
+            return b"0123"
+
+    class Far:
+        obj = property(lambda self: self)
+
+        def get(self, Range):  # as boto3 has it
+            asked.append(Range)
+            return {"Body": Body()}
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *given):
+            pass
+
+    monkeypatch.setattr(blobs, "open_blob", lambda blob: Far())
+    assert blobs.part("x", 10, 4) == b"0123" and asked == ["bytes=10-13"]
+    assert blobs.part("x", 10, 0) == b"" and len(asked) == 1
+
+
+# What is no longer there
+
+
+def test_without_its_input_file_the_answer_is_still_shown(looker, batch):
+    file = File.objects.get()
+    for fields in ({"deleted_at": timezone.now()}, {"deleted_at": None, "purged_at": timezone.now()}):
+        File.objects.update(**fields)
+        page = text(looker.get(url(batch, 1)))
+        assert "The input file was deleted." in page and "question of" not in page and "The answer\nis yes" in page
+        assert looker.get(url(batch, 1, "/prompt")).status_code == 404
+    File.objects.update(purged_at=None, expires_at=timezone.now())
+    assert "The input file has expired." in text(looker.get(url(batch, 1)))
+    File.objects.update(expires_at=None)
+    blobs.remove(file.blob)
+    assert "cannot be read now (FileNotFoundError)" in text(looker.get(url(batch, 1)))
+    assert looker.get(url(batch, 1, "/prompt")).status_code == 404
+
+
+def test_what_was_deleted_leads_to_where_that_is_said(looker, batch):
+    Batch.objects.update(purged_at=timezone.now())
+    assert looker.get(url(batch, 1)).url == f"/batches/{batch.pk}/requests"
+    assert looker.get(url(batch, 1, "/answer")).status_code == 404
+
+
+# Who may, and what it costs
+
+
+def test_raw_lines(looker, batch):
+    raw = looker.get(url(batch, 2, "/prompt"))
+    assert json.loads(content(raw))["custom_id"] == "id-2" and raw.headers["X-Content-Type-Options"] == "nosniff"
+    assert raw.headers["Content-Disposition"].startswith("attachment;")
+    assert json.loads(content(looker.get(url(batch, 2, "/answer"))))["error"]["code"] == "context_length_exceeded"
+
+
+def test_strangers_and_what_is_not_there(looker, batch):
+    stranger = member(other())
+    for more in ("", "/prompt", "/answer", "/prompt?text=0"):
+        assert Client().get(url(batch, 1, more)).url.startswith("/login?next=")
+        assert stranger.get(url(batch, 1, more)).status_code == 404
+        assert looker.post(url(batch, 1, more)).status_code == 405
+        for line in (0, 7, 2**31, 10**30, "x", "-1"):
+            assert looker.get(url(batch, line, more)).status_code == 404
+        assert looker.get(f"/batches/a%00b/requests/1{more}").status_code == 404
+    assert looker.get(url(batch, 1, "/other")).status_code == 404
+    Batch.objects.update(hidden=True)
+    for more in ("", "/prompt", "/answer"):
+        assert looker.get(url(batch, 1, more)).status_code == 404
+
+
+@pytest.mark.parametrize("line", [1, 3])
+def test_what_it_costs(batch, line, django_assert_num_queries):
+    with django_assert_num_queries(8):  # the row; before and after; savepoint, limit, failed ones, release
+        row = one.find(batch, line)
+        one.prompt(batch, row)
+        one.answer(batch, row)
+        one.neighbours(batch, line)
+
+
+def test_where_none_failed_none_is_looked_for(batch, django_assert_num_queries):
+    batch.failed = 0
+    with django_assert_num_queries(2):
+        one.neighbours(batch, 3)
+
+
+def test_with_htmx_it_is_a_page_all_the_same(looker, batch):
+    assert "<h1" in text(looker.get(url(batch, 1), headers=HTMX))

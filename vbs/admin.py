@@ -1,0 +1,40 @@
+"""What the admins of our apps have in common."""
+
+from functools import cached_property
+
+from django.contrib import admin
+from django.core.paginator import Paginator
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+
+MOST_COUNTED = 10_000
+
+
+class BoundedPaginator(Paginator):
+    """Counts no further than MOST_COUNTED rows, and so never skips more: what is older is found by a search."""
+
+    @cached_property
+    def count(self) -> int:
+        rows = self.object_list
+        return rows.order_by()[:MOST_COUNTED].count() if isinstance(rows, QuerySet) else len(rows)
+
+
+class LargeAdmin(admin.ModelAdmin):
+    """A table that may have millions of rows: nothing here reads all of them."""
+
+    paginator = BoundedPaginator
+    show_full_result_count = False  # counting millions of rows to show a page of them would take seconds
+    show_facets = admin.ShowFacets.NEVER  # they count each choice of each filter
+
+
+class ReadOnlyAdmin(LargeAdmin):
+    """What the system writes is not edited by hand."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False

@@ -1,0 +1,82 @@
+"""Text that others wrote, as it can be looked at: what is invisible, or would reorder what is around it, gets a sign.
+
+A sign stands for itself: text that has gone through `visible` has nothing left to be made visible.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MOST = 20_000  # characters of one text that a page shows
+
+_BIDI = {
+    0x202A: "LRE", 0x202B: "RLE", 0x202C: "PDF", 0x202D: "LRO", 0x202E: "RLO",
+    0x2066: "LRI", 0x2067: "RLI", 0x2068: "FSI", 0x2069: "PDI",
+}  # fmt: skip
+_KEPT = "\n\t"
+# Beyond control characters: other line ends, the byte order mark, and tags, which no font draws but a model reads.
+_HIDDEN = {0x2028: "LS", 0x2029: "PS", 0xFEFF: "BOM"} | {code: f"TAG {code:X}" for code in range(0xE0000, 0xE0080)}
+
+
+def _signs() -> Iterator[tuple[int, str]]:
+    for code in range(0x20):
+        if chr(code) not in _KEPT:
+            yield code, chr(0x2400 + code)
+    yield 0x7F, "\N{SYMBOL FOR DELETE}"
+    for code in range(0x80, 0xA0):
+        yield code, f"⟨{code:X}⟩"
+    for code, name in (_BIDI | _HIDDEN).items():
+        yield code, f"⟨{name}⟩"
+    for code in range(0xD800, 0xE000):  # half a character, which cannot be sent
+        yield code, "\N{REPLACEMENT CHARACTER}"
+
+
+_TABLE = dict(_signs())
+_FOUND = re.compile("([" + "".join(re.escape(chr(code)) for code in _TABLE) + "]+)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stretch of a text. sign: it stands for what cannot be seen. title: what that is."""
+
+    text: str
+    sign: bool = False
+    title: str = ""
+
+
+def visible(text: str) -> str:
+    """Newlines and tabs are kept; every other control, and what overrides the direction, becomes a sign."""
+    return text.replace("\r\n", "\n").translate(_TABLE)
+
+
+def runs(text: str) -> Iterator[Run]:
+    """The same in stretches, so that a sign can be told from text that looks like one."""
+    for place, piece in enumerate(_FOUND.split(text.replace("\r\n", "\n"))):
+        if place % 2:
+            yield Run(piece.translate(_TABLE), True, _title(piece[0]) if len(piece) == 1 else "control characters")
+        elif piece:
+            yield Run(piece)
+
+
+def _title(sign: str) -> str:
+    return unicodedata.name(sign, f"U+{ord(sign):04X}")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The beginning of a text. left: how many characters are not shown. bytes: of the whole, in UTF-8."""
+
+    text: str
+    left: int
+    bytes: int
+
+
+def clip(text: str, most: int = MOST) -> Clip:
+    return Clip(text[:most], max(0, len(text) - most), len(text.encode(errors="replace")))
+
+
+def brief(text: str, most: int = 120) -> str:
+    """On one line and visible: at most so many characters, the last of which tells that there is more."""
+    line = visible(" ".join(text[: 4 * most].split()))
+    return line if len(line) <= most and len(text) <= 4 * most else line[: most - 1].rstrip() + "…"
