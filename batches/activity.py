@@ -66,7 +66,7 @@ FROM mine, step GROUP BY first, seconds, width, place ORDER BY place
 
 def series(batch: Batch, points: int = 120) -> list[Pace]:
     """Its pace from the first outcome to the last, in at most so many steps of the same length; 0 where it rested."""
-    values = {
+    values: dict[str, str | bool | int] = {
         "batch": batch.pk,
         "whole": batch.status not in RUNNABLE,
         "bucket": Activity.BUCKET_SECONDS,
