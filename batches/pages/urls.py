@@ -1,5 +1,17 @@
 """The addresses of the pages of batches."""
 
-from django.urls import URLPattern
+from django.urls import URLPattern, path
 
-urlpatterns: list[URLPattern] = []
+from batches.pages import detail, detail_views
+from vbs import live
+
+urlpatterns: list[URLPattern] = [
+    path("batches/<str:pk>/", detail_views.batch, name="batch"),
+    live.path("batches/<str:pk>/live", detail.PAGE, name="batch-live"),
+    path("batches/<str:pk>/cancel", detail_views.cancel, name="batch-cancel"),
+    path("batches/<str:pk>/retry", detail_views.retry, name="batch-retry"),
+    path("batches/<str:pk>/output", detail_views.output, name="batch-output"),
+    path("batches/<str:pk>/errors", detail_views.errors, name="batch-errors"),
+    path("batches/<str:pk>/errors.json", detail_views.validation_errors, name="batch-validation-errors"),
+    path("batches/<str:pk>/log", detail_views.log, name="batch-log"),
+]
