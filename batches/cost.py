@@ -1,8 +1,5 @@
 """What a batch costs, by the prices of its models as they are now. Cached tokens cost what others do."""
 
-import threading
-import time
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -10,12 +7,12 @@ from decimal import Decimal
 from django.conf import settings
 from django.db.models import Count, Sum
 
+from batches.kept import Kept
 from batches.models import Batch, BatchRequest, RequestState
 from models_registry.models import Alias, Model
 
 MILLION = 1_000_000
-AGE_SECONDS = 10.0  # of a running batch, its tokens by model are counted again this often
-KEPT = 200  # batches whose tokens by model are remembered
+RUNNING_SECONDS, ENDED_SECONDS = 10.0, 600.0  # for which the tokens by model are told again
 
 
 @dataclass(frozen=True)
@@ -100,29 +97,18 @@ def _models(names: Iterable[str]) -> dict[str, Model]:
 
 
 Counts = dict[int, tuple[int, int, int]]
-_kept: "OrderedDict[str, tuple[float, int, Counts]]" = OrderedDict()
-_lock = threading.Lock()
+by_model: Kept[Counts] = Kept()
 
 
 def _counts(batch: Batch) -> Counts | None:
     """Requests that have ended, tokens in and tokens out, by the model's place. Of several models the requests' rows
-    have to be added up: that is remembered, and done again when there is more to add, at most every AGE_SECONDS."""
-    done = batch.completed + batch.failed
+    have to be added up, which is not done for everybody who looks."""
     if len(batch.model_names) == 1:
-        return {0: (done, batch.input_tokens, batch.output_tokens)}
+        return {0: (batch.completed + batch.failed, batch.input_tokens, batch.output_tokens)}
     if batch.purged_at:
         return None
-    with _lock:
-        kept = _kept.get(batch.pk)
-    if kept and (kept[1] == done or (not batch.is_terminal and time.monotonic() - kept[0] < AGE_SECONDS)):
-        return kept[2]
-    counts = _added_up(batch)
-    with _lock:
-        _kept[batch.pk] = (time.monotonic(), done, counts)
-        _kept.move_to_end(batch.pk)
-        while len(_kept) > KEPT:
-            _kept.popitem(last=False)
-    return counts
+    seconds = ENDED_SECONDS if batch.is_terminal else RUNNING_SECONDS
+    return by_model.get((batch.pk, batch.status), seconds, lambda: _added_up(batch))
 
 
 def _added_up(batch: Batch) -> Counts:

@@ -31,7 +31,7 @@ def find(viewer: Viewer, pk: str) -> Batch:
     batch = None if "\0" in pk else viewer.all_own(rows.filter(hidden=False)).filter(pk=pk).first()
     if batch is None:
         raise Gone(pk)
-    return batch  # type: ignore[no-any-return]
+    return batch
 
 
 def build(viewer: Viewer, query: QueryDict, pk: str) -> dict[str, Part]:
@@ -46,6 +46,7 @@ def build(viewer: Viewer, query: QueryDict, pk: str) -> dict[str, Part]:
         "settings": _settings(batch, shares),
         "speed": measured.speed(batch),
         "spent": measured.spent(batch, shares),
+        "prices": measured.prices(shares),
         "problems": problems.of(batch),
         "log": _log(batch),
     }
@@ -62,13 +63,14 @@ def state(batch: Batch) -> str:
 
 def _head(batch: Batch) -> parts.Head:
     gone = batch.purged_at or batch.input_file is None or batch.input_file.purged_at
+    retries = batch.is_terminal and not gone and batch.failed > 0
     return parts.Head(
         pk=batch.pk,
         state=state(batch),
         reason=clip(batch.errors[0].get("message") or "", problems.MESSAGE) if batch.errors else "",
         cancels=not batch.is_terminal and batch.status != BatchStatus.CANCELLING,
-        retries=batch.is_terminal and not gone and batch.failed > 0,
-        failed=batch.failed,
+        retries=retries,
+        failed=batch.failed if retries else 0,  # or its buttons were made anew while it runs
     )
 
 
@@ -122,7 +124,8 @@ def _until(moment: datetime) -> float:
 def _files(batch: Batch) -> parts.Files:
     def file(name: str, words: str, lines: int, row: File | None) -> tuple[str, str, int, int | None, bool]:
         kept = row is not None and row.deleted_at is None and row.purged_at is None
-        return name, words, lines, row.bytes if row and kept else None, bool(lines) and (kept or not batch.purged_at)
+        there = bool(lines) and (kept or not batch.purged_at)
+        return name, words, lines if batch.is_terminal else 0, row.bytes if row and kept else None, there
 
     return parts.Files(
         pk=batch.pk,
@@ -181,4 +184,4 @@ def _log(batch: Batch) -> parts.Log:
     rows = batch.events.order_by("-id").values_list("at", "level", Left("message", MESSAGE + 1))
     found: Iterable[tuple[datetime, str, str]] = rows[: LINES + 1]
     lines = [(at, clip(level, 8), clip(message, MESSAGE, lines=True)) for at, level, message in found]
-    return parts.Log(pk=batch.pk, lines=tuple(reversed(lines[:LINES])), more=len(lines) > LINES)
+    return parts.Log(pk=batch.pk, lines=tuple(lines[:LINES]), more=len(lines) > LINES)

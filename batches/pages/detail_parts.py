@@ -110,7 +110,7 @@ class Charge:
 
 @dataclass(frozen=True, kw_only=True)
 class Spent(Part):
-    """unpriced: models without a price, each with its key. gone: requests can no longer be told apart by model."""
+    """gone: requests can no longer be told apart by model."""
 
     template = "batches/detail/_spent.html"
     id: str = "spent"
@@ -118,8 +118,16 @@ class Spent(Part):
     cost: str
     currency: str
     charges: tuple[Charge, ...]
-    unpriced: tuple[tuple[str, int | None], ...]
     gone: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices(Part):
+    """unpriced: models without a price, each with its key in the registry."""
+
+    template = "batches/detail/_prices.html"
+    id: str = "prices"
+    unpriced: tuple[tuple[str, int | None], ...]
 
 
 @dataclass(frozen=True)
@@ -146,8 +154,8 @@ class Problems(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Files(Part):
-    """Of the output and the error file: its name in the address, in words, its lines, its size where it is written, and
-    whether it can be had."""
+    """Of the output and the error file: its name in the address, in words, its lines (0 while it runs, or a button
+    would be another one all the time), its size where it is written, and whether it can be had."""
 
     template = "batches/detail/_files.html"
     id: str = "files"

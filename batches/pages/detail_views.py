@@ -17,6 +17,7 @@ from batches.models import Batch
 from batches.pages import detail
 from vbs.configuration import audit
 from vbs.live import Gone, changes
+from vbs.logs import one_line
 from vbs.openai.errors import Conflict, NotFound
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
@@ -129,7 +130,7 @@ def validation_errors(request: Request, pk: str) -> HttpResponse:
 @page()
 def log(request: Request, pk: str) -> HttpResponse:
     events = list(_find(request, pk).events.order_by("-id")[:LOG_LINES])
-    text = "".join(f"{event}\n" for event in reversed(events))
+    text = "".join(f"{one_line(str(event))}\n" for event in reversed(events))
     return _named(HttpResponse(text, content_type="text/plain; charset=utf-8"), f"{pk}_log.txt")
 
 

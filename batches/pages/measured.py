@@ -3,9 +3,12 @@
 from decimal import Decimal
 
 from django.conf import settings
+from django.utils import timezone
 
 from batches import activity, cost
+from batches.activity import Pace
 from batches.cost import Share
+from batches.kept import Kept
 from batches.models import Batch
 from batches.pages import detail_parts as parts
 from batches.pages.problems import clip
@@ -14,8 +17,17 @@ from vbs.pages import plots
 MARKED = 30  # points of a plot that have a mark each
 
 
+steps: Kept[list[Pace]] = Kept()
+
+
+def _lasting(batch: Batch) -> float:
+    """For how many seconds the plots stay as they are: the longer it has run, the less another second shows."""
+    since = batch.in_progress_at or batch.created_at
+    return min(30.0, max(1.0, (timezone.now() - since).total_seconds() / 1000))
+
+
 def speed(batch: Batch) -> parts.Speed:
-    found = activity.series(batch)
+    found = steps.get((batch.pk, batch.status), _lasting(batch), lambda: activity.series(batch))
     drawn = (
         ("Requests per second", "requests/s", {"completed": "requests", "failed": "failures"}),
         ("Tokens per second", "tokens/s", {"output": "output_tokens", "input": "input_tokens"}),
@@ -44,9 +56,12 @@ def spent(batch: Batch, shares: list[Share]) -> parts.Spent:
         cost="" if whole is None else cost.money(whole),
         charges=tuple(map(_charge, shares)),
         currency=settings.VBS_CURRENCY,
-        unpriced=tuple((one.name, one.pk) for one in shares if not one.priced),
         gone=any(one.requests is None for one in shares),
     )
+
+
+def prices(shares: list[Share]) -> parts.Prices:
+    return parts.Prices(unpriced=tuple((clip(one.name, 200), one.pk) for one in shares if not one.priced))
 
 
 def _charge(share: Share) -> parts.Charge:
