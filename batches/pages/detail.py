@@ -77,6 +77,7 @@ def _head(batch: Batch) -> parts.Head:
 def _bar(batch: Batch) -> parts.Bar:
     total = batch.total or 1
     return parts.Bar(
+        ended=batch.is_terminal,
         total=batch.total,
         completed=batch.completed,
         failed=batch.failed,
@@ -97,10 +98,10 @@ def _going(batch: Batch) -> parts.Going:
     elif place is not None:
         readings.append(("Place in the queue", number(place)))
     if expected.completion_at:
-        readings.append(("Time left", f"about {duration(_until(expected.completion_at))}"))
+        readings.append(("Time left", _about(expected.completion_at)))
     starts = expected.start_at if place else None
     if starts:
-        readings.append(("Starts in", f"about {duration(_until(starts))}"))
+        readings.append(("Starts in", _about(starts)))
     return parts.Going(readings=tuple(readings), starts=starts, ends=expected.completion_at, why=expected.why)
 
 
@@ -117,8 +118,9 @@ def _rate(value: float | None) -> str:
     return "–" if value is None else f"{number(value)}/s"
 
 
-def _until(moment: datetime) -> float:
-    return max(0.0, (moment - timezone.now()).total_seconds())
+def _about(moment: datetime) -> str:
+    seconds = (moment - timezone.now()).total_seconds()
+    return f"about {duration(seconds)}" if seconds >= 1 else "any moment"
 
 
 def _files(batch: Batch) -> parts.Files:

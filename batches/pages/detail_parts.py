@@ -32,6 +32,7 @@ class Bar(Part):
 
     template = "batches/detail/_bar.html"
     id: str = "bar"
+    ended: bool
     total: int
     completed: int
     failed: int
