@@ -1,25 +1,21 @@
 """The routes of files, uploads, batches and the queue. Each parses, makes one domain call and answers."""
 
-import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.files.uploadedfile import TemporaryUploadedFile
 from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
-from django.utils.http import parse_etags
+from django.http import HttpResponse, HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.parsers import FormParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from batches import blobs, files, forecast, outputs, submit, wire
-from batches.models import Batch, BatchEvent, File, Purpose, RequestState, Upload
+from batches import downloads, files, forecast, submit, wire
+from batches.models import Batch, BatchEvent, File, Purpose, Upload
 from batches.serializers import (
     MAX_PART,
     BatchCreate,
@@ -37,7 +33,7 @@ from vbs.accounts.authentication import project_of
 from vbs.openai import schema
 from vbs.openai.checks import checked
 from vbs.openai.docs import BODY, ERRORS, PAGING, of
-from vbs.openai.errors import NotFound, StorageFull, TooLarge, envelope
+from vbs.openai.errors import NotFound, StorageFull, TooLarge
 from vbs.openai.pagination import choice, page
 from vbs.openai.parsers import StrictJSONParser
 
@@ -122,36 +118,7 @@ class FileContent(APIView):
         },
     )
     def get(self, request: Request, file_id: str) -> HttpResponseBase:
-        return content(request, find(File.objects.visible(project_of(request)), "file", file_id))
-
-
-def content(request: Request, file: File, content_type: str = "application/octet-stream") -> HttpResponseBase:
-    """The bytes of a file, or the range of them that was asked for. A file never changes, so its id is its ETag."""
-    etag = f'"{file.pk}"'
-    headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
-    if {"*", etag} & {one.removeprefix("W/") for one in parse_etags(request.headers.get("If-None-Match", ""))}:
-        return HttpResponse(status=304, headers=headers)
-    start, stop, status = 0, file.bytes, 200
-    asked = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", request.headers.get("Range", "").strip())
-    first, last = asked.groups() if asked else ("", "")
-    if last and int(first or 0) > int(last):
-        first = last = ""  # malformed: as if it were not there
-    if (first or last) and request.headers.get("If-Range", etag) == etag:
-        if first:
-            start, stop = int(first), min(int(last) + 1 if last else file.bytes, file.bytes)
-        else:
-            start = max(0, file.bytes - int(last))
-        if start >= stop:
-            headers["Content-Range"] = f"bytes */{file.bytes}"
-            message = f"The range '{request.headers['Range'].strip()}' is beyond the file's {file.bytes:,} bytes."
-            body = envelope(message, "invalid_request_error", "Range", "range_not_satisfiable")
-            return JsonResponse(body, status=416, headers=headers)
-        status = 206
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.bytes}"
-    headers["Content-Length"] = str(stop - start)
-    return StreamingHttpResponse(
-        blobs.stream(file.blob, start, stop - start), status=status, content_type=content_type, headers=headers
-    )
+        return downloads.content(request, find(File.objects.visible(project_of(request)), "file", file_id))
 
 
 class Uploads(APIView):
@@ -267,35 +234,16 @@ class BatchRetry(APIView):
         return Response(wire.batch_object(find_batch(request, batch_id).retry()))
 
 
-async def lines(batch: Batch, states: list[RequestState]) -> AsyncIterator[bytes]:
-    """Output lines from the rows that are committed so far."""
-    found = await sync_to_async(outputs.page)(batch, states, 0)
-    while found:
-        yield b"".join(outputs.output_line(row) for row in found)
-        found = await sync_to_async(outputs.page)(batch, states, found[-1].line)
-
-
-def results(request: Request, batch: Batch, file: File | None, states: list[RequestState]) -> HttpResponseBase:
-    """From the file when it is written, else from the rows."""
-    if file and file.deleted_at is None and file.purged_at is None:
-        return content(request, file, BODY)
-    if file and batch.purged_at:
-        raise NotFound("These lines are no longer kept: the batch ended long ago.", param="id", code="results_expired")
-    return StreamingHttpResponse(lines(batch, states), content_type=BODY)
-
-
 class BatchResults(APIView):
     @extend_schema(responses={(200, BODY): OpenApiResponse(str, "Output lines, those committed so far"), **ERRORS})
     def get(self, request: Request, batch_id: str) -> HttpResponseBase:
-        batch = find_batch(request, batch_id)
-        return results(request, batch, batch.output_file, [RequestState.COMPLETED])
+        return downloads.output(request, find_batch(request, batch_id))
 
 
 class BatchErrorLines(APIView):
     @extend_schema(responses={(200, BODY): OpenApiResponse(str, "Error lines, those committed so far"), **ERRORS})
     def get(self, request: Request, batch_id: str) -> HttpResponseBase:
-        batch = find_batch(request, batch_id)
-        return results(request, batch, batch.error_file, [RequestState.FAILED, RequestState.EXPIRED])
+        return downloads.errors(request, find_batch(request, batch_id))
 
 
 class BatchLogs(APIView):

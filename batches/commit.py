@@ -15,6 +15,7 @@ from django.db import connection, transaction
 from django.db.models import BooleanField, ExpressionWrapper, F, Q
 from django.db.models.functions import Now
 
+from batches import activity
 from batches.models import CLOSING, RUNNABLE, Batch, BatchRequest, LeaseLost, RequestState
 from batches.outcomes import Outcome
 
@@ -76,6 +77,8 @@ WITH answer AS (
            coalesce(sum(input_tokens), 0) AS input_tokens, coalesce(sum(cached_tokens), 0) AS cached_tokens,
            coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens
     FROM done
+), active AS (
+    {activity.adding("sums")}
 )
 UPDATE {BATCHES} batch
 SET completed = batch.completed + sums.completed, failed = batch.failed + sums.failed,
@@ -137,4 +140,5 @@ def fail_model(batch_id: str, worker: uuid.UUID, model_index: int, code: str, me
             batch_id=batch_id, model_index=model_index, state=RequestState.PENDING
         ).update(state=RequestState.FAILED, error_code=code, error_message=message, finished_at=Now())
         Batch.objects.filter(pk=batch_id).update(failed=F("failed") + failed)
+        activity.add_failed(batch_id, failed)
     return failed

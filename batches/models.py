@@ -387,6 +387,8 @@ class Batch(models.Model):
 
         Past `expires_at` every request without an answer is expired first. False when there is nothing to finish.
         """
+        from batches import activity
+
         with self._locked():
             if worker and self.leased_by != worker:
                 return False
@@ -400,6 +402,7 @@ class Batch(models.Model):
                     self.failed = F("failed") + expired
                     self.save(update_fields=["failed"])
                     self.refresh_from_db(fields=["failed"])
+                    activity.add_failed(self.pk, expired)
                     outcome = BatchStatus.EXPIRED
                     self.note(f"Expired with {expired:,} requests not run.", "warning")
                 elif self.pending:
@@ -453,7 +456,7 @@ class Batch(models.Model):
         until = Now() + timedelta(seconds=seconds)
         Batch.objects.filter(pk=self.pk, leased_by=worker).update(leased_by=None, leased_until=until)
 
-    def retry(self) -> "Batch":
+    def retry(self, created_by: str = "") -> "Batch":
         """A new batch of just the failed and expired requests. Raises Conflict when there is nothing to run."""
         if not self.is_terminal:
             raise Conflict(f"Cannot retry a batch with status '{self.status}'; wait until it has ended.")
@@ -475,6 +478,7 @@ class Batch(models.Model):
             default_model=self.default_model,
             output_seconds=self.output_seconds,
             retry_of=self,
+            created_by=created_by,
             expires_at=timezone.now() + (self.expires_at - self.created_at),
         )
         with transaction.atomic():

@@ -14,6 +14,7 @@ from batches import blobs
 from batches.models import (
     CLOSING,
     TERMINAL,
+    Activity,
     Batch,
     BatchRequest,
     BatchStatus,
@@ -41,6 +42,7 @@ def sweep() -> None:
         _purge_files,
         _purge_uploads,
         _purge_requests,
+        _purge_activity,
         _purge_scratch,
         _forget_workers,
         *SWEEPS,
@@ -94,6 +96,12 @@ def _purge_requests() -> None:
             BatchRequest.objects.filter(pk__in=ids).delete()
         Batch.objects.filter(pk=batch.pk).update(purged_at=timezone.now())
         log.info("Deleted the request rows of %s, which ended at %s", batch.pk, ended)
+
+
+def _purge_activity() -> None:
+    old = timezone.now() - timedelta(days=settings.VBS_RETENTION_DAYS)
+    while ids := list(Activity.objects.filter(at__lt=old).values_list("pk", flat=True)[:ROWS]):
+        Activity.objects.filter(pk__in=ids).delete()
 
 
 def _purge_scratch() -> None:

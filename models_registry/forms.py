@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from django import forms
+from django.conf import settings
 
 from models_registry import fetch, importer, operations, paste
 from models_registry.engine.spec import EngineKind
@@ -51,6 +52,13 @@ def _text(label: str, most: int, help_text: str = "", required: bool = False, ro
 def _switch(label: str, help_text: str, risky: bool = False) -> forms.BooleanField:
     widget = forms.CheckboxInput(attrs={"class": "risky"} if risky else {})
     return forms.BooleanField(label=label, help_text=help_text, required=False, widget=widget)
+
+
+def _price(label: str) -> forms.DecimalField:
+    help_text = f"In {settings.VBS_CURRENCY}, for what batches cost; empty: it has no price"
+    return forms.DecimalField(
+        label=label, max_digits=12, decimal_places=4, min_value=0, required=False, help_text=help_text
+    )
 
 
 CODE = _switch(
@@ -166,6 +174,8 @@ class EditForm(forms.Form):
     engine_args = OptionsField(label="Engine options", help_text=OPTIONS_HELP)
     license = _text("Licence", 100)
     notes = _text("Notes", importer.MOST_NOTES, rows=3)
+    input_price = _price("Price of a million tokens that it reads")
+    output_price = _price("Price of a million tokens that it writes")
     trust_remote_code = CODE
     allow_pickle = PICKLE
 

@@ -6,9 +6,11 @@ OpenAI-compatible server, or `scripted:` (an engine without a model, for tests a
 """
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
 from models_registry import adapter_folder, made_folders, sources
@@ -43,7 +45,8 @@ VERBS = {
     *("fetch", "plan", "pause", "resume", "cancel", "retry"),
     *("load", "unload", "test", "benchmark", "fit", "measurements"),
 }
-EDITABLE = ("task", "engine_args", "license", "notes", "trust_remote_code", "allow_pickle", "hub_token")
+PRICES = ("input_price", "output_price")  # of a million tokens
+EDITABLE = ("task", "engine_args", "license", "notes", "trust_remote_code", "allow_pickle", "hub_token", *PRICES)
 
 
 def add(
@@ -127,6 +130,7 @@ def check_changes(model: Model, **changes: Any) -> dict[str, Any]:
     row = Model(**{name: getattr(model, name) for name in (*EDITABLE, "name", "kind", "source", "state")} | changes)
     _check_task(row.task)
     check_texts(row)
+    changes |= {name: _price(changes[name]) for name in PRICES if name in changes}
     if changes.get("hub_token") and not model.hub_id:
         raise ModelError(f"{model.name} is not of the hub: leave out the token")
     if model.base:
@@ -303,6 +307,22 @@ def check_texts(row: Model) -> None:
         raise ModelError(f"{row.license[:60]!r} cannot be a licence: give its name in at most 100 printable characters")
     if len(row.notes) > MOST_NOTES or "\0" in row.notes:
         raise ModelError(f"notes have at most {MOST_NOTES:,} characters, and no NUL; these have {len(row.notes):,}")
+
+
+def _price(given: Any) -> Decimal | None:
+    if given is None:
+        return None
+    field = Model._meta.get_field("input_price")
+    try:
+        price: Decimal = field.clean(Decimal(str(given)), None)
+    except (ArithmeticError, ValidationError):
+        price = Decimal(-1)
+    if price < 0:
+        raise ModelError(
+            f"{str(given)[:60]!r} cannot be a price: give what a million tokens cost, 0 or more, below 100,000,000 and "
+            "with at most 4 decimals"
+        )
+    return price
 
 
 def _check_code(row: Model, because: str) -> None:

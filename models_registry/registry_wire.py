@@ -3,8 +3,11 @@
 Times are Unix seconds. What tells of another project's work (who asked, which batch) is for operators only.
 """
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypedDict
+
+from django.conf import settings
 
 from models_registry import fetch, model_folder, removal, speeds
 from models_registry.engine.spec import EngineKind
@@ -44,6 +47,9 @@ class RegistryModel(ModelObject):
     hub_token: str | None
     engine_args: dict[str, Any]
     notes: str | None
+    input_price: float | None
+    output_price: float | None
+    currency: str
     allow_pickle: bool
     own_code: bool
     lora_rank: int | None
@@ -233,12 +239,19 @@ def registry_model(model: Model, loaded: set[str], speed: speeds.Speed | None = 
         "hub_token": model.hub_token.name if model.hub_token else None,
         "engine_args": model.engine_args,
         "notes": model.notes or None,
+        "input_price": _price(model.input_price),
+        "output_price": _price(model.output_price),
+        "currency": settings.VBS_CURRENCY,
         "allow_pickle": model.allow_pickle,
         "own_code": has_own_code(model),
         "lora_rank": model.lora_rank,
         "adapters": [adapter.name for adapter in model.adapters.all()],
         "download": download_object(download) if download else None,
     }
+
+
+def _price(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def has_own_code(model: Model) -> bool:

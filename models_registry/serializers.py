@@ -26,17 +26,31 @@ class _Strict(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
 
-class ModelChange(_Strict):
+class Price(serializers.DecimalField):
+    """What a million tokens cost, in VBS_CURRENCY."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(max_digits=12, decimal_places=4, min_value=0, **options)
+
+
+class ModelAbout(_Strict):
+    """What can be said of any model."""
+
     task = PlainText(required=False, max_length=16)
     engine_args = PlainObject(required=False)
     license = PlainText(required=False, allow_blank=True, max_length=100)
     notes = PlainText(required=False, allow_blank=True, max_length=MOST_NOTES)
     trust_remote_code = Flag(required=False)
     allow_pickle = Flag(required=False)
+
+
+class ModelChange(ModelAbout):
     token = PlainText(required=False, allow_blank=True, max_length=100, help_text="Name of a token of the hub")
+    input_price = Price(required=False, allow_null=True, help_text="Of a million tokens that it reads")
+    output_price = Price(required=False, allow_null=True, help_text="Of a million tokens that it writes")
 
 
-class ModelCreate(ModelChange):
+class ModelCreate(ModelAbout):
     """One of PLACES says where the model is. base: it is an adapter of that one. fetch: begin at once."""
 
     name = PlainText(required=False, max_length=200)

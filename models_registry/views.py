@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, HttpResponseBadRequest
 from django.http.response import HttpResponseBase
@@ -119,7 +120,13 @@ def _model(request: Request, model: Model, **forms: Any) -> HttpResponse:
         "fit": _judged(request, model),
     }
     context: dict[str, Any] = {"model": model, "adapters": model.adapters.all(), **usual, **forms}
+    context |= {"prices": _prices(model), "currency": settings.VBS_CURRENCY}
     return render(request, "models/model.html", context | pages.one(model), status=WRONG if forms else 200)
+
+
+def _prices(model: Model) -> list[str]:
+    given = (("in", model.input_price), ("out", model.output_price))
+    return [f"{price.normalize():f} {name}" for name, price in given if price is not None]
 
 
 @require_GET

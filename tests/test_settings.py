@@ -33,6 +33,7 @@ def load(tmp_path, code="", **environment):
         ("VBS_IO_WORKERS", "0"),
         ("VBS_LEASE_SECONDS", "1"),
         ("VBS_WORKER_NAME", "../gpu"),
+        ("VBS_CURRENCY", "$"),
         ("VBS_STORAGE", "ftp://bucket"),
         ("VBS_STORAGE", "s3://"),
         ("DATABASE_URL", "not a url"),

@@ -63,6 +63,7 @@ VBS_PRIVATE_URLS: bool = env.bool("VBS_PRIVATE_URLS", False)
 VBS_GPU_MAX_CELSIUS: int = env.int("VBS_GPU_MAX_CELSIUS", 90, validate=validate.Range(1))
 VBS_GPU_MAX_USED_PERCENT: int = env.int("VBS_GPU_MAX_USED_PERCENT", 50, validate=validate.Range(1, 100))
 VBS_SLEEP_MODE: bool = env.bool("VBS_SLEEP_MODE", False)
+VBS_CURRENCY: str = env.str("VBS_CURRENCY", "USD", validate=validate.Regexp(r"^[A-Z]{3}$"))
 
 # Database: embedded unless DATABASE_URL names a server.
 DATABASE_URL: str = env.str("DATABASE_URL", "")

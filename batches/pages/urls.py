@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from batches.pages import history, history_views, overview, overview_views, request_views
+from batches.pages import detail, detail_views, history, history_views, overview, overview_views, request_views
 from vbs import live
 
 urlpatterns: list[URLPattern] = [
@@ -10,6 +10,14 @@ urlpatterns: list[URLPattern] = [
     live.path("live", overview.PAGE, name="overview-live"),
     path("batches/", history_views.batches, name="batches"),
     live.path("batches/live", history.HISTORY, name="batches-live"),
+    path("batches/<str:pk>/", detail_views.batch, name="batch"),
+    live.path("batches/<str:pk>/live", detail.PAGE, name="batch-live"),
+    path("batches/<str:pk>/cancel", detail_views.cancel, name="batch-cancel"),
+    path("batches/<str:pk>/retry", detail_views.retry, name="batch-retry"),
+    path("batches/<str:pk>/output", detail_views.output, name="batch-output"),
+    path("batches/<str:pk>/errors", detail_views.errors, name="batch-errors"),
+    path("batches/<str:pk>/errors.json", detail_views.validation_errors, name="batch-validation-errors"),
+    path("batches/<str:pk>/log", detail_views.log, name="batch-log"),
     path("batches/<str:pk>/requests", request_views.requests, name="batch-requests"),
     path("batches/<str:pk>/requests/<int:line>", request_views.request, name="batch-request"),
     path("batches/<str:pk>/requests/<int:line>/<str:side>", request_views.download, name="batch-request-file"),

@@ -48,6 +48,8 @@ def add_to(actions: Any) -> None:
     edit.add_argument("--arg", action="append", metavar="KEY=VALUE", help="as of add; these take the place of all")
     edit.add_argument("--token", metavar="NAME", help="of the registry, for a gated or private model of the hub")
     edit.add_argument("--no-args", action="store_true", help="no options of the engine any more")
+    for name, what in (("--input-price", "reads"), ("--output-price", "writes")):
+        edit.add_argument(name, metavar="PRICE", help=f"of a million tokens that it {what}; none: it has no price")
     _about(edit)
     edit.set_defaults(run=_edit)
 
@@ -148,6 +150,9 @@ def _edit(console: Console, *, name: str, task: str | None, arg: list[str] | Non
         changes["engine_args"] = dict(map(_option, arg or []))
     if given["token"]:
         changes["hub_token"] = _token(given["token"])
+    for price in importer.PRICES:
+        if given[price] is not None:
+            changes[price] = None if given[price] == "none" else given[price]
     if not changes:
         raise CommandError("there is nothing to change: give --task, --arg, --license …")
     console.say(line(importer.edit(find(name), **changes)))

@@ -119,6 +119,8 @@ def _described(model: Model) -> dict[str, Any]:
         "hub_id": model.hub_id or None,
         "license": model.license or None,
         "notes": model.notes or None,
+        "input_price": None if model.input_price is None else float(model.input_price),
+        "output_price": None if model.output_price is None else float(model.output_price),
         "trust_remote_code": model.trust_remote_code,
         "allow_pickle": model.allow_pickle,
         "own_code": has_own_code(model),

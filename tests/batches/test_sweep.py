@@ -12,7 +12,7 @@ from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 from django_q.scheduler import scheduler
 
-from batches import api, blobs, commit, files, outputs, submit, sweep
+from batches import blobs, commit, downloads, files, outputs, submit, sweep
 from batches.models import Batch, BatchStatus, File, RequestState, Upload, UploadPart
 from batches.outcomes import failure
 from models_registry.models import Model, Worker
@@ -181,11 +181,11 @@ def test_old_request_rows_go_in_pieces_and_the_files_stay(project, add_model, su
     old.refresh_from_db()
     assert old.purged_at and not old.requests.exists() and young.requests.count() == 7
     request = RequestFactory().get("/")
-    answer = api.results(request, old, old.output_file, [RequestState.COMPLETED])
+    answer = downloads.results(request, old, old.output_file, [RequestState.COMPLETED])
     assert int(answer["Content-Length"]) == old.output_file.bytes > 0
     old.output_file.delete_softly()
     with pytest.raises(NotFound, match="no longer kept"):
-        api.results(request, old, File.objects.get(pk=old.output_file_id), [RequestState.COMPLETED])
+        downloads.results(request, old, File.objects.get(pk=old.output_file_id), [RequestState.COMPLETED])
 
 
 def test_a_batch_that_ran_for_long_keeps_its_rows_from_its_end_on(project, add_model, submitted):

@@ -165,3 +165,15 @@ def test_an_alias_is_made_moved_shown_and_removed(tmp_path: Path) -> None:
         run("alias", "@production", "--remove")
     with pytest.raises(CommandError, match="no model 'three'"):
         run("alias", "@production", "three")
+
+
+def test_prices_are_set_and_taken_back() -> None:
+    run("add", "m", "scripted:")
+    run("edit", "m", "--input-price", "0.5", "--output-price", "0")
+    shown = json.loads(run("show", "m")[0])
+    assert (shown["input_price"], shown["output_price"]) == (0.5, 0)
+    run("edit", "m", "--input-price", "none")
+    assert json.loads(run("show", "m")[0])["input_price"] is None
+    for wrong in ("-1", "nan", "free", "1e30"):
+        with pytest.raises(CommandError, match="cannot be a price"):
+            run("edit", "m", f"--output-price={wrong}")

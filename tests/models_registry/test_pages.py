@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -380,6 +381,20 @@ def test_editing(root, scripted):
     assert (scripted.engine_args, scripted.notes) == ({"latency-ms": 5}, "n")
     answer = root.post(address, {"task": "chat", "engine_args": '{"BAD": 1}', "notes": "not lost"})
     assert answer.status_code == 422 and "cannot be an engine option" in text(answer) and "not lost" in text(answer)
+
+
+def test_prices_are_set_and_shown_and_taken_back(root, scripted):
+    address = f"/models/{scripted.pk}/edit"
+    assert "none is set" in text(root.get(f"/models/{scripted.pk}/"))
+    assert root.post(address, {"task": "chat", "input_price": "0.1500", "output_price": "2"}).status_code == 302
+    assert "0.15 in, 2 out USD per million tokens" in text(root.get(f"/models/{scripted.pk}/"))
+    for wrong in ("-1", "NaN", "1e30", "0.00001", "free"):
+        assert root.post(address, {"task": "chat", "input_price": wrong}).status_code == 422
+    scripted.refresh_from_db()
+    assert (scripted.input_price, scripted.output_price) == (Decimal("0.15"), 2)
+    root.post(address, {"task": "chat", "input_price": "", "output_price": "0"})
+    scripted.refresh_from_db()
+    assert (scripted.input_price, scripted.output_price) == (None, 0)
 
 
 def test_other_names(root, scripted):

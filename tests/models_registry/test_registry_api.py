@@ -470,3 +470,16 @@ def test_models_that_are_not_there(api, name):
     for verb in ("load", "fetch", "cancel"):
         assert api("POST", f"{MODELS}/{name}/{verb}", status=404)["code"] == "model_not_found"
     assert api("DELETE", f"{MODELS}/{name}", status=404)["code"] == "model_not_found"
+
+
+# What it costs
+
+
+def test_prices(api):
+    api("POST", MODELS, {"name": "m", "source": "scripted:"})
+    made = api("PATCH", f"{MODELS}/m", {"input_price": 0.15, "output_price": "2.5"})
+    assert (made["input_price"], made["output_price"], made["currency"]) == (0.15, 2.5, "USD")
+    assert api("PATCH", f"{MODELS}/m", {"input_price": None})["input_price"] is None
+    for wrong in (-1, "NaN", 1e30, 0.00001, "free", True, []):
+        api("PATCH", f"{MODELS}/m", {"output_price": wrong}, status=400)
+    assert api("GET", f"{MODELS}/m")["output_price"] == 2.5

@@ -57,8 +57,9 @@ class Plot:
     height: int = HEIGHT
 
 
-def plot(title: str, unit: str, points: Sequence[Point]) -> Plot | None:
-    """Values over time from 0 up, the marks of a kind joined by a line. None where there is nothing to draw."""
+def plot(title: str, unit: str, points: Sequence[Point], marked: bool = True) -> Plot | None:
+    """Values over time from 0 up, the marks of a kind joined by a line. None where there is nothing to draw. marked:
+    whether the marks themselves are drawn, which many that are close together need not be."""
     points = sorted((one for one in points if math.isfinite(one.value)), key=lambda one: one.at)
     if not points:
         return None
@@ -85,7 +86,7 @@ def plot(title: str, unit: str, points: Sequence[Point]) -> Plot | None:
         title=title,
         description=_description(points, kinds, unit),
         kinds=kinds,
-        marks=marks,
+        marks=marks if marked else (),
         lines=tuple(line for line in lines if " " in line.points),
         across=_across(first, last, x),
         up=tuple(Tick(_place(y(step * n)), _number(step * n)) for n in range(round(top / step) + 1)),

@@ -1,0 +1,86 @@
+"""How much was answered when, of each batch: rows of a few seconds, which commits add to and plots are drawn from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.db import connection
+
+from batches.models import RUNNABLE, Activity, Batch
+
+TABLE = Activity._meta.db_table
+COUNTS = ("completed", "failed", "input_tokens", "output_tokens")
+
+
+def adding(source: str) -> str:
+    """A statement that adds the COUNTS of the one row of `source` to the interval that it is now, of %(batch)s.
+
+    It adds nothing when there is no outcome. Whoever executes it holds the batch's row, or two could wait for each
+    other.
+    """
+    names = ", ".join(COUNTS)
+    sums = ", ".join(f"{name} = kept.{name} + excluded.{name}" for name in COUNTS)
+    seconds = Activity.BUCKET_SECONDS
+    return (
+        f"INSERT INTO {TABLE} AS kept (batch_id, at, {names}) "  # noqa: S608  (names of columns only)
+        f"SELECT %(batch)s, to_timestamp(floor(extract(epoch FROM now()) / {seconds}) * {seconds}), {names} "
+        f"FROM {source} WHERE completed + failed > 0 ON CONFLICT (batch_id, at) DO UPDATE SET {sums}"
+    )
+
+
+def add_failed(batch_id: str, failed: int) -> None:
+    """So many requests ended at once, without an answer. Within a transaction that has locked the batch."""
+    ended = "(SELECT 0 AS completed, %(failed)s AS failed, 0 AS input_tokens, 0 AS output_tokens) AS ended"
+    with connection.cursor() as cursor:
+        cursor.execute(adding(ended), {"batch": batch_id, "failed": failed})
+
+
+@dataclass(frozen=True)
+class Pace:
+    """From `at` on for `seconds`: completed and failed requests, and tokens, each per second."""
+
+    at: datetime
+    seconds: float
+    requests: float
+    failures: float
+    input_tokens: float
+    output_tokens: float
+
+
+# Intervals are put together, so that there are at most so many from the first to the last. The last is as long as
+# there is something of it; what is being added to right now would seem slow, and is left out.
+_SERIES = f"""
+WITH mine AS (
+    SELECT at, {", ".join(COUNTS)} FROM {TABLE}
+    WHERE batch_id = %(batch)s AND (%(whole)s OR at <= now() - %(bucket)s * interval '1 second')
+), span AS (
+    SELECT min(at) AS first, extract(epoch FROM max(at) - min(at)) + %(bucket)s AS seconds FROM mine
+), step AS (
+    SELECT first, seconds, ceil(seconds / %(points)s / %(bucket)s) * %(bucket)s AS width FROM span
+)
+SELECT first, seconds::float, width::float, floor(extract(epoch FROM at - first) / width)::int AS place,
+       sum(completed)::float, sum(failed)::float, sum(input_tokens)::float, sum(output_tokens)::float
+FROM mine, step GROUP BY first, seconds, width, place ORDER BY place
+"""  # noqa: S608  (names of columns only)
+
+
+def series(batch: Batch, points: int = 120) -> list[Pace]:
+    """Its pace from the first outcome to the last, in at most so many steps of the same length; 0 where it rested."""
+    values: dict[str, str | bool | int] = {
+        "batch": batch.pk,
+        "whole": batch.status not in RUNNABLE,
+        "bucket": Activity.BUCKET_SECONDS,
+        "points": points,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_SERIES, values)
+        return list(_steps(cursor.fetchall()))
+
+
+def _steps(rows: list[tuple[datetime, float, float, int, float, float, float, float]]) -> Iterator[Pace]:
+    counts = {place: sums for _, _, _, place, *sums in rows}
+    for first, seconds, width, last, *_ in rows[-1:]:
+        for place in range(last + 1):
+            long = min(width, seconds - place * width)
+            sums = (one / long for one in counts.get(place, (0.0, 0.0, 0.0, 0.0)))
+            yield Pace(first + timedelta(seconds=place * width), long, *sums)

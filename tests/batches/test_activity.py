@@ -1,0 +1,124 @@
+"""How much was answered when: commits add to it, series are drawn from it, and it goes when it is old."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.utils import timezone
+
+from batches import activity, commit, submit, sweep
+from batches.models import Activity, Batch, BatchStatus, RequestState
+from batches.outcomes import Outcome
+from models_registry.models import Worker
+from tests.engines import line
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def batch(project):
+    return submit.create(project, "file-none", "/v1/chat/completions", "24h")
+
+
+def totals(batch):
+    rows = Activity.objects.filter(batch=batch).values_list(*activity.COUNTS)
+    return tuple(map(sum, zip(*rows, strict=True)))
+
+
+def put(batch, second, completed=2, **fields):
+    at = START + timedelta(seconds=second)
+    return Activity.objects.create(batch=batch, at=at, completed=completed, **fields)
+
+
+def test_a_run_leaves_what_its_batch_counts(add_model, submitted, gpu, close):
+    add_model()
+    batch = submitted([*(line(f"{n}", f"text {n}") for n in range(50)), line("bad", max_tokens=-1)])
+    gpu.serve()
+    close(batch)
+    assert totals(batch) == (50, 1, batch.input_tokens, batch.output_tokens) and batch.output_tokens
+    for row in Activity.objects.filter(batch=batch):
+        assert row.at.timestamp() % Activity.BUCKET_SECONDS == 0
+        assert batch.in_progress_at - timedelta(seconds=2) <= row.at <= batch.completed_at
+
+
+def test_what_is_committed_twice_or_not_at_all_counts_once_or_not(add_model, submitted):
+    add_model()
+    batch = submitted([line(f"{n}") for n in range(3)])
+    worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
+    Batch.objects.claim(batch.pk, worker.pk)
+    commit.commit(batch.pk, worker.pk, [])
+    assert not Activity.objects.exists()
+    made = [
+        Outcome(pk, RequestState.COMPLETED, 200, "{}", "r", input_tokens=7, output_tokens=5)
+        for pk in batch.requests.values_list("pk", flat=True)[:2]
+    ]
+    for _ in range(2):
+        commit.commit(batch.pk, worker.pk, made)
+    assert totals(batch) == (2, 0, 14, 10)
+    commit.fail_model(batch.pk, worker.pk, 0, "model_failed", "It cannot be loaded.")
+    assert totals(batch) == (2, 1, 14, 10)
+    commit.fail_model(batch.pk, worker.pk, 0, "model_failed", "Nothing is left.")
+    assert totals(batch) == (2, 1, 14, 10)
+
+
+def test_what_expires_counts_as_failed(add_model, submitted):
+    add_model()
+    batch = submitted([line(f"{n}") for n in range(4)])
+    Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now())
+    assert batch.finish() and totals(batch) == (0, 4, 0, 0)
+
+
+def test_a_series_has_the_pace_of_each_step_and_rests_at_zero(batch):
+    assert activity.series(batch) == []
+    put(batch, 0, completed=4, failed=2, input_tokens=20, output_tokens=10)
+    put(batch, 6, completed=2)
+    found = activity.series(batch)
+    assert [one.at for one in found] == [START + timedelta(seconds=n) for n in (0, 2, 4, 6)]
+    first, *rest, last = found
+    assert (first.requests, first.failures, first.input_tokens, first.output_tokens) == (2, 1, 10, 5)
+    assert [one.requests for one in rest] == [0, 0] and last.requests == 1
+
+
+@pytest.mark.parametrize("rows", [1, 119, 120, 121, 500, 1000])
+def test_a_series_is_never_longer_than_asked_for_and_loses_nothing(batch, rows):
+    Activity.objects.bulk_create(
+        Activity(batch=batch, at=START + timedelta(seconds=2 * n), completed=3, output_tokens=8) for n in range(rows)
+    )
+    found = activity.series(batch)
+    assert 1 <= len(found) <= 120
+    assert sum(one.requests * one.seconds for one in found) == pytest.approx(3 * rows)
+    assert all(one.output_tokens == pytest.approx(4) for one in found), "the last step, which is shorter, is no dip"
+
+
+def test_a_day_and_a_rest_are_still_few_points(batch):
+    put(batch, 0)
+    put(batch, 86_400)
+    found = activity.series(batch, points=10)
+    assert len(found) <= 10 and sum(one.requests * one.seconds for one in found) == pytest.approx(4)
+
+
+def test_what_is_still_being_added_to_is_left_out_while_it_runs(batch):
+    put(batch, 0)
+    Activity.objects.create(batch=batch, at=timezone.now(), completed=1)
+    Batch.objects.filter(pk=batch.pk).update(status=BatchStatus.IN_PROGRESS)
+    batch.refresh_from_db()
+    assert [one.at for one in activity.series(batch)] == [START]
+    batch.status = BatchStatus.COMPLETED
+    assert len(activity.series(batch)) > 1
+
+
+def test_others_activity_is_not_ours(project, batch):
+    other = submit.create(project, "file-none", "/v1/chat/completions", "24h")
+    put(other, 0)
+    assert activity.series(batch) == [] and len(activity.series(other)) == 1
+
+
+def test_it_goes_with_its_batch_and_when_it_is_old(batch, settings, monkeypatch):
+    monkeypatch.setattr(sweep, "ROWS", 2)
+    old = timezone.now() - timedelta(days=settings.VBS_RETENTION_DAYS)
+    for n in range(5):
+        Activity.objects.create(batch=batch, at=old - timedelta(seconds=n + 1), completed=1)
+    young = Activity.objects.create(batch=batch, at=old + timedelta(hours=1), completed=1)
+    sweep.sweep()
+    assert list(Activity.objects.all()) == [young]
+    batch.delete()
+    assert not Activity.objects.exists()
