@@ -26,7 +26,8 @@ from vbs.configuration.models import AuditEntry
 FAILED = "user.login_failed"
 MOST_FAILURES, WINDOW = 10, timedelta(minutes=5)
 MINUTE = timedelta(minutes=1)
-MOST_NAMES = 100  # rows a minute; what else is tried then is counted together, under no name
+MOST_NAMES = 100  # rows a minute; what else is tried then is counted together
+MANY = ""  # under this name, which is nobody's
 MOST_ADDRESSES = 100  # in a row
 NAME_LENGTH = 150
 LINE = re.compile(r"(\d+) from (\S+)")
@@ -39,12 +40,13 @@ def failed(name: str, address: str) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtext('vbs: failed to sign in'))")
         recent = AuditEntry.objects.filter(action=FAILED, at__gt=now - MINUTE)
-        row = recent.filter(username=_clipped(name)).first()
+        username = _clipped(name)
+        row = recent.filter(username=username).first()
         if row is None and recent.count() >= MOST_NAMES:
-            name = ""
-            row = recent.filter(username="").first()
+            username = MANY
+            row = recent.filter(username=MANY).first()
         if row is None:
-            row = AuditEntry(at=now, username=_clipped(name), action=FAILED, target=address)
+            row = AuditEntry(at=now, username=username, action=FAILED, target=address)
         counts = _counts(row)
         if address in counts or len(counts) < MOST_ADDRESSES:
             counts[address] += 1
@@ -56,9 +58,11 @@ def wait(name: str, address: str) -> int:
     """Seconds until this name may be tried again from this address; 0 for now."""
     now = timezone.now()
     rows = list(
-        AuditEntry.objects.filter(action=FAILED, at__gt=now - WINDOW, username__in=(_clipped(name), "")).order_by("at")
+        AuditEntry.objects.filter(action=FAILED, at__gt=now - WINDOW, username__in=(_clipped(name), MANY)).order_by(
+            "at"
+        )
     )
-    for username in (_clipped(name), ""):
+    for username in (_clipped(name), MANY):
         mine = [row for row in rows if row.username == username and address in _counts(row)]
         if sum(_counts(row)[address] for row in mine) >= MOST_FAILURES:
             return max(1, round((mine[0].at + WINDOW - now).total_seconds()))
