@@ -86,7 +86,9 @@ def edit(request: Request, pk: int) -> HttpResponse:
 def revoke(request: Request, pk: int) -> HttpResponse:
     key = _find(request, pk)
     if request.method == "GET":
-        used = f"It was last used at {key.last_used_at:%Y-%m-%d %H:%M} UTC." if key.last_used_at else "It was never used."
+        used = (
+            f"It was last used at {key.last_used_at:%Y-%m-%d %H:%M} UTC." if key.last_used_at else "It was never used."
+        )
         return confirm(
             request,
             title=f"Revoke the key “{key.name}” ({key.prefix}…)?",
