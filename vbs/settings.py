@@ -196,6 +196,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "vbs.error_pages.ErrorPagesMiddleware",
     "vbs.one_thread.OneThreadMiddleware",
 ]
 ROOT_URLCONF = "vbs.urls"
@@ -203,6 +204,13 @@ ASGI_APPLICATION = "vbs.asgi.application"
 APPEND_SLASH = False
 LOGIN_URL = "/login"
 LOGIN_REDIRECT_URL = "/"
+CSRF_FAILURE_VIEW = "vbs.error_pages.csrf_failure"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

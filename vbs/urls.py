@@ -13,9 +13,10 @@ from models_registry import registry_api as registry
 from vbs import metrics
 from vbs.openai.errors import NotFound
 
-handler400 = "vbs.openai.errors.bad_request"
-handler404 = "vbs.openai.errors.not_found"
-handler500 = "vbs.openai.errors.server_error"
+handler400 = "vbs.error_pages.bad_request"
+handler403 = "vbs.error_pages.forbidden"
+handler404 = "vbs.error_pages.not_found"
+handler500 = "vbs.error_pages.server_error"
 
 
 def health(request: HttpRequest) -> HttpResponse:
@@ -74,6 +75,7 @@ urlpatterns = [
     path("v1/registry/paste", registry.Paste.as_view()),
     path("", include("vbs.pages.urls")),
     path("", include("vbs.pages.help_urls")),
+    path("", include("vbs.accounts.page_urls")),
     path("", include("models_registry.page_urls")),
     path("", include("batches.pages.urls")),
     path("health", health),
@@ -82,5 +84,6 @@ urlpatterns = [
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     path("docs", SpectacularSwaggerView.as_view(url_name="openapi")),
     path("admin/", admin.site.urls),
+    path("", include("vbs.redirects")),
     re_path(r"^v1(/.*)?$", Unknown.as_view()),
 ]

@@ -28,6 +28,14 @@ class Project(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def rename(self, name: str) -> bool:
+        """Whether it was called otherwise. Raises IntegrityError when the name is taken."""
+        if name == self.name:
+            return False
+        self.name = name
+        self.save(update_fields=["name"])
+        return True
+
 
 def digest(secret: str) -> str:
     """SHA-256 is enough here, and quick: a key has 256 random bits, so there is nothing to guess."""
@@ -84,7 +92,22 @@ class ApiKey(models.Model):
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
 
-    def revoke(self) -> None:
-        if self.revoked_at is None:
-            self.revoked_at = timezone.now()
-            self.save(update_fields=["revoked_at"])
+    def revoke(self) -> bool:
+        """Whether it was not yet: the first moment is the one that is kept."""
+        now = timezone.now()
+        done = ApiKey.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=now)
+        if done:
+            self.revoked_at = now
+        return bool(done)
+
+    def change(self, name: str, expires_at: datetime | None) -> str:
+        """Rename it, or have it stop working at another time. Returns what has changed, in words, or nothing."""
+        words = []
+        if name != self.name:
+            words.append(f"renamed from “{self.name}”")
+        if expires_at != self.expires_at:
+            words.append(f"works until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else "works without an end")
+        self.name, self.expires_at = name, expires_at
+        if words:
+            self.save(update_fields=["name", "expires_at"])
+        return ", ".join(words)

@@ -7,8 +7,8 @@ import logging
 import secrets
 from typing import Any
 
-from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 
@@ -111,10 +111,10 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
         kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         headers = {"Retry-After": str(int(wait))} if (wait := getattr(error, "wait", None)) else {}
         return Response(envelope(message, kind, None, code), status=status, headers=headers)
-    return Response(_unforeseen(error, request), status=500)
+    return Response(unforeseen(error, request), status=500)
 
 
-def _unforeseen(error: BaseException | None, request: Any) -> dict[str, Any]:
+def unforeseen(error: BaseException | None, request: Any) -> dict[str, Any]:
     error_id = f"err_{secrets.token_hex(8)}"
     path = getattr(request, "path", "?")
     log.error("Unforeseen error %s at %s", error_id, path, exc_info=error or True)
@@ -134,34 +134,3 @@ def _first_code(error: exceptions.APIException) -> str:
     while isinstance(codes, (dict, list)):
         codes = next(iter(codes.values() if isinstance(codes, dict) else codes), "error")
     return str(codes)
-
-
-# Django's own error views, for what fails before or outside of a DRF view.
-
-
-def _wants_json(request: HttpRequest) -> bool:
-    return request.path.startswith("/v1/") or request.path in ("/v1", "/metrics", "/health", "/ready")
-
-
-def _plain(request: HttpRequest, status: int, title: str, body: dict[str, Any]) -> HttpResponse:
-    if _wants_json(request):
-        return JsonResponse(body, status=status)
-    return HttpResponse(f"{status} {title}\n", status=status, content_type="text/plain; charset=utf-8")
-
-
-def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    message = f"The request is malformed: {exception}"
-    if isinstance(exception, DisallowedHost):
-        host = request.META.get("HTTP_HOST", "")[:100]
-        message = f"This server does not answer for the host {host!r}: VBS_ALLOWED_HOSTS names those that it does."
-    body = envelope(message, "invalid_request_error", None, "bad_request")
-    return _plain(request, 400, "Bad request", body)
-
-
-def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    body = envelope(f"Unknown route: {request.method} {request.path}", "not_found_error", None, "unknown_route")
-    return _plain(request, 404, "Not found", body)
-
-
-def server_error(request: HttpRequest) -> HttpResponse:
-    return _plain(request, 500, "Server error", _unforeseen(None, request))

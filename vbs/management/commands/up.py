@@ -55,7 +55,7 @@ vbs is up. Ctrl-C stops it.
   API docs   {url}/docs
   logs       {running.data / "logs"}""")
         if not get_user_model().objects.exists():
-            self.stdout.write("  sign in    `manage.py createsuperuser` makes somebody for models and admin")
+            self.stdout.write("  sign in    `manage.py create_user NAME --role admin` makes somebody for the pages")
         if key := first_key():
             self.stdout.write(f"  API key    {key}   (project default; it is shown only this once)")
         elif settings.VBS_API_AUTH == "required":

@@ -1,0 +1,51 @@
+import sys
+from getpass import getpass
+from typing import Any
+
+from django.contrib.auth.validators import UnicodeUsernameValidator
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from vbs.accounts import people, roles
+from vbs.accounts.models import Project
+
+
+class Command(BaseCommand):
+    help = (
+        "Make somebody who can sign in. Asks for the password; without a terminal, or with an empty answer, "
+        "one is made and printed, alone, on standard output. It is shown only here."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("name", help="to sign in with")
+        parser.add_argument("--role", required=True, choices=roles.ROLES)
+        parser.add_argument("--project", action="append", default=[], help="seen by them; may be given several times")
+
+    def handle(self, *, name: str, role: str, project: list[str], **options: Any) -> None:
+        try:
+            UnicodeUsernameValidator()(name)
+        except ValidationError as error:
+            raise CommandError(f"The name is {name!r}. {error.messages[0]}") from None
+        if len(name) > 150:
+            raise CommandError("The name has more than 150 characters.")
+        found = list(Project.objects.filter(name__in=project))
+        if missing := set(project) - {one.name for one in found}:
+            known = ", ".join(Project.objects.values_list("name", flat=True)[:20]) or "none"
+            raise CommandError(f"There is no project {sorted(missing)[0]!r}; there are: {known}.")
+        try:
+            with transaction.atomic():
+                _, generated = people.make(name, self._password(name), role, found)
+        except people.Refused as error:
+            raise CommandError(str(error)) from None
+        self.stderr.write(f"{name} is made, as {role}." + (" The password:" if generated else ""))
+        if generated:
+            self.stdout.write(generated)
+
+    def _password(self, name: str) -> str:
+        if not sys.stdin.isatty():
+            return ""
+        typed = getpass(f"Password for {name} (empty: one is made): ")
+        if typed and typed != getpass("Again: "):
+            raise CommandError("The two are not alike: nothing is made.")
+        return typed
