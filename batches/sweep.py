@@ -25,6 +25,7 @@ from batches.models import (
 from models_registry.gpu import SWEEPS
 from models_registry.models import Worker
 from vbs.broker import wake
+from vbs.configuration import runtime
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def _purge_uploads() -> None:
 
 def _purge_requests() -> None:
     """Rows of batches that ended long ago; their output files stay for as long as these are kept."""
-    old = timezone.now() - timedelta(days=settings.VBS_RETENTION_DAYS)
+    old = timezone.now() - timedelta(days=runtime.value("VBS_RETENTION_DAYS"))
     for batch in Batch.objects.filter(status__in=TERMINAL, purged_at=None, created_at__lt=old).order_by("id")[:BATCHES]:
         ended = batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
         if ended and ended > old:

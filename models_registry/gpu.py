@@ -27,6 +27,7 @@ from models_registry.engine.server import Engine, Progress
 from models_registry.models import HEARTBEAT_SECONDS, Model, ModelState, Worker, WorkerState
 from vbs import outages
 from vbs.broker import is_worker_of, wake
+from vbs.configuration import runtime
 from vbs.logs import bind
 from vbs.outages import DATABASE_ERRORS, insist
 
@@ -163,7 +164,7 @@ class Gpu:
     def next(self, freeing: bool = False) -> Work | None:
         """What to do now; with `freeing` only what takes load off the GPU."""
         waiting = [work for source in SOURCES for work in source.waiting(self.loaded) if work.frees or not freeing]
-        patience = timedelta(minutes=settings.VBS_MAX_WAIT_MINUTES)
+        patience = timedelta(minutes=runtime.value("VBS_MAX_WAIT_MINUTES"))
         return choose(waiting, self.loaded, self.loaded_at, timezone.now(), patience)
 
     def outranked(self, work: Work) -> bool:
