@@ -69,8 +69,13 @@ def _expire() -> None:
 
 def _purge_files() -> None:
     for file in File.objects.purgeable()[:BATCHES]:
-        blobs.remove(file.blob)
-        File.objects.filter(pk=file.pk).update(purged_at=timezone.now())
+        purge(file)
+
+
+def purge(file: File) -> None:
+    """Remove the bytes of one of `purgeable()`."""
+    blobs.remove(file.blob)
+    File.objects.filter(pk=file.pk).update(purged_at=timezone.now())
 
 
 def _purge_uploads() -> None:

@@ -288,6 +288,9 @@ def _beat(worker: Worker) -> None:
                 wake("gpu")  # to end what is left of it
             else:
                 worker.set(health=_reading())
+            if not outages.restarting.is_set() and worker.restart_asked():
+                log.warning("Somebody wants %s to start anew: the cluster ends, and its supervisor starts it", worker)
+                outages.restart()
         except DATABASE_ERRORS:
             connection.close()
         except Exception:  # a GPU that answers nonsense does not stop the heart

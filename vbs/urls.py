@@ -76,6 +76,8 @@ urlpatterns = [
     path("", include("vbs.pages.urls")),
     path("", include("models_registry.page_urls")),
     path("", include("batches.pages.urls")),
+    path("", include("vbs.configuration.urls")),
+    path("", include("models_registry.system_urls")),
     path("", RedirectView.as_view(url="/docs")),
     path("health", health),
     path("ready", models.Ready.as_view()),
