@@ -17,7 +17,7 @@ from typing import BinaryIO
 from django.conf import settings
 
 from models_registry.models import Worker
-from vbs.logs import one_line
+from vbs.logs import mask, one_line
 
 PROGRAMS = ("web", "io", "gpu", "supervisord")
 LINES, LINE_CHARACTERS, TAIL_BYTES = 200, 1000, 512 * 1024
@@ -43,11 +43,10 @@ def of_program(name: str) -> Path | None:
 
 def of_engine(worker: Worker) -> Path | None:
     """The newest log of its engine; None when there is none on this machine, in the folder that engines write to."""
-    run = Path(settings.RUN_DIR).resolve()
-    home = Path(worker.home)
-    if worker.hostname != socket.gethostname() or home.parent.resolve() != run or not _HOME.fullmatch(home.name):
+    parent, _, name = worker.home.rpartition("/")
+    if worker.hostname != socket.gethostname() or parent != str(settings.RUN_DIR) or not _HOME.fullmatch(name):
         return None
-    folder = run / home.name
+    folder = Path(settings.RUN_DIR) / name
     if folder.is_symlink():
         return None
     return max(folder.glob("engine-*.log"), key=lambda path: path.name, default=None)
@@ -95,3 +94,8 @@ def hide(text: str) -> str:
 
 def _password() -> str:
     return str(settings.DATABASES["default"].get("PASSWORD") or "")
+
+
+def masked(data: bytes) -> bytes:
+    """For a file that is handed out: as it is, without keys."""
+    return hide(mask(data.decode(errors="replace"))).encode()
