@@ -1,9 +1,8 @@
 """The page of logs as parts: the end of one of them, live."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -39,7 +38,7 @@ class Lines(Part):
     template = "system/_lines.html"
     id: str = "lines"
     name: str
-    lines: tuple[str, ...] = field(repr=True)
+    lines: tuple[str, ...]
 
 
 def sources() -> list[tuple[str, str]]:
@@ -83,7 +82,7 @@ def _pulse(key: str) -> Pulse:
     return Pulse(url=f"{reverse('system-log-live')}?{urlencode({'of': key})}", every=2)
 
 
-def _engines() -> Sequence[Worker]:
+def _engines() -> Iterable[Worker]:
     return Worker.objects.filter(cluster="gpu").order_by("-heartbeat_at")[:20]
 
 

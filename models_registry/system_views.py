@@ -1,5 +1,6 @@
 """The pages of the system. Looking at workers needs an account; logs, and what changes anything, operators."""
 
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,7 @@ def download(request: Request) -> HttpResponseBase:
 async def _pieces(path: Path) -> AsyncIterator[bytes]:
     """Up to its present end. Whole lines where these are not endless, so that a key is not cut in two."""
     with logfiles.opened(path) as file:
-        left = path.stat().st_size
+        left = os.fstat(file.fileno()).st_size
         while left > 0:
             data = await sync_to_async(file.read)(min(PIECE, left))
             rest = await sync_to_async(file.readline)(PIECE) if data and not data.endswith(b"\n") else b""

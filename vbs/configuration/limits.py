@@ -35,11 +35,11 @@ def seconds(window: str) -> int:
 
 
 def _whole(name: str) -> Callable[[Any], int]:
-    field = fields.Int(strict=True, validate=WHOLE[name])
+    field = fields.Int(validate=WHOLE[name])
 
     def check(value: Any) -> int:
         try:
-            if isinstance(value, bool) or (isinstance(value, str) and len(value) > 40):
+            if isinstance(value, bool | float) or (isinstance(value, str) and len(value) > 40):
                 raise ValidationError("Not a valid integer.")
             return int(field.deserialize(value.strip() if isinstance(value, str) else value))
         except ValidationError as error:

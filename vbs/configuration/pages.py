@@ -42,7 +42,7 @@ class Table(Part):
 
 def build(viewer: Viewer, query: Any) -> dict[str, Part]:
     found = {row.name: row for row in Override.objects.all()}
-    taken = valid([row for row in found.values()])
+    taken = valid(found.values())
     first = sorted(SETTINGS, key=lambda setting: not setting.editable)
     rows = tuple(_row(setting, found.get(setting.name), taken) for setting in first)
     table = Table(names=tuple(row.name for row in rows), children=rows)

@@ -87,6 +87,7 @@ SETTINGS = (
     Setting("DATABASE_URL", "", "A PostgreSQL server; without it one is started in the data folder", secret=True),
     Setting("VBS_DB_POOL", "`false`", "Keep connections across requests; `make up` sets it for the web process"),
     Setting("VBS_STORAGE", "", "`s3://bucket/prefix` for files; without it they are in the data folder"),
+    Setting("VBS_S3_ENDPOINT", "", "URL of an S3 server that is not AWS"),
     Setting("VBS_MAX_FILE_MB", "`512`", "Largest file in one upload"),
     Setting("VBS_MAX_BATCH_MB", "`200`", "Largest input file of a batch"),
     Setting("VBS_MAX_BATCH_REQUESTS", "`50000`", "Most requests in a batch"),

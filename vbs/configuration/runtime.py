@@ -4,9 +4,11 @@ Every process reads the overrides again when it is asked and what it knows is ol
 database is away, what was last known holds: a setting is never the reason why something fails.
 """
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -23,6 +25,7 @@ FRESH_SECONDS = 2.0
 _reading = threading.Lock()
 _known: dict[str, Any] = {}
 _read_at = float("-inf")
+_said = ""
 
 
 def value(name: str) -> Any:
@@ -61,14 +64,12 @@ def forget() -> None:
     _read_at = float("-inf")
 
 
-def valid(rows: list[Override]) -> dict[str, Any]:
+def valid(rows: Iterable[Override]) -> dict[str, Any]:
     """The values of those that are as they must be now; the others were made elsewhere, or by an older version."""
     found = {}
     for row in rows:
-        try:
+        with contextlib.suppress(KeyError, ValueError):
             found[row.name] = CHECKS[row.name](row.value)
-        except (KeyError, ValueError) as error:
-            log.warning("The value of %s that was set in the browser is not taken: %s", row.name, error)
     return found
 
 
@@ -86,11 +87,21 @@ def _overrides() -> dict[str, Any]:
     try:
         if time.monotonic() - _read_at >= FRESH_SECONDS:
             begun = time.monotonic()
-            _known = valid(list(Override.objects.all()))
+            rows = list(Override.objects.all())
+            _known = valid(rows)
+            _say_once(", ".join(f"{row.name} is {row.value!r}"[:80] for row in rows if row.name not in _known))
             _read_at = begun
     except Exception as error:  # whatever keeps the database from us
-        log.warning("What was set in the browser cannot be read, and stays as it was: %s", str(error).strip()[:200])
+        _say_once(f"out of reach: {str(error).strip()[:200] or type(error).__name__}")
         _read_at = time.monotonic()
     finally:
         _reading.release()
     return _known
+
+
+def _say_once(trouble: str) -> None:
+    """It would be there again in two seconds."""
+    global _said
+    if trouble and trouble != _said:
+        log.warning("Settings that were set in the browser are not taken: %s", trouble)
+    _said = trouble
