@@ -82,9 +82,7 @@ def free(request: Request, pk: UUID) -> HttpResponseBase:
         "queue first.",
     ]
     done = f"{worker.model_name} is taken off the GPU."
-    return _ask(
-        request, worker, "free", f"Free the GPU of {worker}?", words, done, lambda: workers.free(worker, user)
-    )
+    return _ask(request, worker, "free", f"Free the GPU of {worker}?", words, done, lambda: workers.free(worker, user))
 
 
 def _ask(

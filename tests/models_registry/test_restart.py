@@ -92,7 +92,7 @@ def test_a_batch_goes_on_after_its_worker_has_started_anew():
             time.sleep(0.2)
         ended = vbs.wait(batch)
         assert ended.status == "completed", vbs.log(ended)
-        good, bad = vbs.books(ended, [f"r{n}" for n in range(800)])
+        _, bad = vbs.books(ended, [f"r{n}" for n in range(800)])
         assert not bad and not old & who(vbs)
         assert "scripted" in vbs.log(ended)
         assert vbs.pids()["web"] == before["web"]
