@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from models_registry import workers
-from models_registry.models import STALE, Worker, WorkerState
+from models_registry.models import STALE, Worker
 from models_registry.pages import _readings
 from models_registry.parts import Reading
 from models_registry.readiness import OK, STORAGE
@@ -130,7 +130,7 @@ def _beat(worker: Worker, viewer: Viewer, alive: bool) -> Beat:
         id=f"beat-{worker.pk}",
         alive=alive,
         state=worker.state if alive else "dead",
-        doing=said or ("Idle" if worker.state == WorkerState.IDLE else worker.get_state_display()),
+        doing=said,
         age=_age((timezone.now() - worker.heartbeat_at).total_seconds()),
         readings=tuple(_readings(worker.health)) if alive else (),
     )
