@@ -30,6 +30,7 @@ from batches.serializers import (
 from models_registry.models import Worker
 from models_registry.wire import gpu_object, worker_object
 from vbs.accounts.authentication import project_of
+from vbs.configuration import runtime
 from vbs.openai import schema
 from vbs.openai.checks import checked
 from vbs.openai.docs import BODY, ERRORS, PAGING, of
@@ -188,7 +189,7 @@ class Batches(APIView):
         with Stored():
             given = checked(BatchSubmit(data=nested(nested(request.data, "metadata"), "output_expires_after")))
             data = given.pop("file")
-            window = given.pop("completion_window", None) or settings.VBS_COMPLETION_WINDOWS[0]
+            window = given.pop("completion_window", None) or runtime.value("VBS_COMPLETION_WINDOWS")[0]
             given["default_model"] = given.pop("model", "")
             file = files.take_in(project_of(request), uploaded(data), data.name, Purpose.BATCH, None)
             with transaction.atomic():

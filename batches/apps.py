@@ -8,10 +8,10 @@ class BatchesConfig(AppConfig):
     name = "batches"
 
     def ready(self) -> None:
-        from batches import checks, metrics  # noqa: F401
+        from batches import checks, disk_use, interrupts, metrics  # noqa: F401
         from batches.models import Batch
         from batches.runner import BatchSource
-        from models_registry import gpu, importer
+        from models_registry import disk, gpu, importer, workers
         from vbs import live
 
         metrics.register()
@@ -19,6 +19,9 @@ class BatchesConfig(AppConfig):
         gpu.register(BatchSource())
         gpu.RELEASES.append(Batch.objects.release_all)
         gpu.SWEEPS.append(live.sweep)
+        workers.RUNNING.append(interrupts.of)
+        disk.PLACES.append(disk_use.files)
+        disk.CLEANERS.insert(0, disk_use.CLEANER)
         post_migrate.connect(schedule_the_sweep, sender=self, dispatch_uid="schedule the sweep")
 
 

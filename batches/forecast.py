@@ -13,7 +13,6 @@ import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from django.conf import settings
 from django.db.models import Count
 from django.utils import timezone
 
@@ -25,6 +24,7 @@ from models_registry.engine.spec import EngineKind
 from models_registry.gpu import not_ready
 from models_registry.models import Alias, Model, ModelState, Worker, WorkerState
 from models_registry.speeds import UNKNOWN, Speed
+from vbs.configuration import runtime
 
 MOST = 1000  # batches that are looked at
 COUNTED = 250_000  # requests of batches with several models that are counted, to know how many are for each
@@ -183,7 +183,7 @@ class Situation:
         return _timed(forecast, self._simulated([*others, job])[batch.pk])
 
     def _simulated(self, jobs: list[Job]) -> dict[str, Times]:
-        patience = timedelta(minutes=settings.VBS_MAX_WAIT_MINUTES)
+        patience = timedelta(minutes=runtime.value("VBS_MAX_WAIT_MINUTES"))
         return simulate(jobs, self._slots, self._models.loads, self._now, patience, self._blocked)
 
 

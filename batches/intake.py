@@ -14,6 +14,7 @@ from batches.models import Batch, BatchRequest, BatchStatus, Purpose, RequestSta
 from batches.validate import Line, LineError, Report, Rules, read
 from models_registry import aliases
 from models_registry.models import Task
+from vbs.configuration import runtime
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def _take_in(batch: Batch) -> tuple[int, list[str]]:
     rules = Rules(
         endpoint=batch.endpoint,
         refuse_model=partial(refusal, aliases.tasks(), batch.endpoint),
-        max_requests=settings.VBS_MAX_BATCH_REQUESTS,
+        max_requests=runtime.value("VBS_MAX_BATCH_REQUESTS"),
         max_line_bytes=settings.VBS_MAX_LINE_MB * 2**20,
         default_model=batch.default_model,
     )

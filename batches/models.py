@@ -597,12 +597,3 @@ class Pause(models.Model):
 
     def __str__(self) -> str:
         return f"paused at {self.began_at:%Y-%m-%d %H:%M}" + ("" if self.ended_at else ", still")
-
-
-def seconds(window: str) -> int:
-    """Seconds of a completion window such as `24h`, `30m` or `7d`. Raises ValueError."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = window[:-1], window[-1:]
-    if unit not in units or not (number.isascii() and number.isdigit()) or not int(number):
-        raise ValueError(f"{window!r} is not a time such as 24h, 30m or 7d")
-    return int(number) * units[unit]

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import orjson
-from django.conf import settings
 from django.db import connection
 from django.db.models import Q
 
@@ -31,6 +30,7 @@ from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.gpu import Gpu, Work, in_flight, loaded_words
 from models_registry.models import Alias, Model, ModelState, WorkerState
+from vbs.configuration import runtime
 from vbs.logs import bind
 from vbs.outages import DATABASE_ERRORS, insist
 
@@ -231,7 +231,8 @@ class Run:
         self.runner, self.engine, self.model, self.path = runner, engine, model, path
         self.batch_id, self.worker = runner.batch.pk, runner.worker
         self.call_path = runner.batch.endpoint.removeprefix("/v1")
-        self.client = Client(engine, Limits(settings.VBS_REQUEST_SECONDS, settings.VBS_REQUEST_ATTEMPTS))
+        limits = Limits(runtime.value("VBS_REQUEST_SECONDS"), runtime.value("VBS_REQUEST_ATTEMPTS"))
+        self.client = Client(engine, limits)
         self.tally = measure.Tally()
         self.alone = False
         self.end: End | None = None

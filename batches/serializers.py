@@ -3,7 +3,6 @@
 from datetime import timedelta
 from typing import Any
 
-from django.conf import settings
 from django.http import QueryDict
 from django.utils import timezone
 from rest_framework import serializers
@@ -11,6 +10,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from batches.models import UPLOAD_PURPOSES
 from batches.validate import REQUIRED
+from vbs.configuration import runtime
 from vbs.openai.fields import PlainText
 
 ENDPOINTS = tuple(REQUIRED)
@@ -126,7 +126,7 @@ class BatchOptions(serializers.Serializer[Any]):
 class BatchCreate(BatchOptions):
     input_file_id = PlainText(max_length=200)
     endpoint = ChoiceText(ENDPOINTS)
-    completion_window = ChoiceText(lambda: settings.VBS_COMPLETION_WINDOWS)
+    completion_window = ChoiceText(lambda: runtime.value("VBS_COMPLETION_WINDOWS"))
 
 
 class BatchSubmit(BatchOptions):
@@ -134,7 +134,7 @@ class BatchSubmit(BatchOptions):
 
     file = serializers.FileField(allow_empty_file=True, use_url=False)
     endpoint = ChoiceText(ENDPOINTS, required=False, default=ENDPOINTS[0])
-    completion_window = ChoiceText(lambda: settings.VBS_COMPLETION_WINDOWS, required=False)
+    completion_window = ChoiceText(lambda: runtime.value("VBS_COMPLETION_WINDOWS"), required=False)
     model = PlainText(required=False, allow_blank=True, max_length=200)
 
 

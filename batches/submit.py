@@ -6,9 +6,10 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from batches.models import Batch, File, seconds
+from batches.models import Batch, File
 from vbs.accounts.models import Project
 from vbs.broker import wake
+from vbs.configuration.limits import seconds
 
 
 def create(project: Project, input_file_id: str, endpoint: str, completion_window: str, **options: Any) -> Batch:

@@ -26,6 +26,7 @@ from batches.models import (
 from models_registry.gpu import SWEEPS
 from models_registry.models import Worker
 from vbs.broker import wake
+from vbs.configuration import runtime
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,13 @@ def _expire() -> None:
 
 def _purge_files() -> None:
     for file in File.objects.purgeable()[:BATCHES]:
-        blobs.remove(file.blob)
-        File.objects.filter(pk=file.pk).update(purged_at=timezone.now())
+        purge(file)
+
+
+def purge(file: File) -> None:
+    """Remove the bytes of one of `purgeable()`."""
+    blobs.remove(file.blob)
+    File.objects.filter(pk=file.pk).update(purged_at=timezone.now())
 
 
 def _purge_uploads() -> None:
@@ -87,7 +93,7 @@ def _purge_uploads() -> None:
 
 def _purge_requests() -> None:
     """Rows of batches that ended long ago; their output files stay for as long as these are kept."""
-    old = timezone.now() - timedelta(days=settings.VBS_RETENTION_DAYS)
+    old = timezone.now() - timedelta(days=runtime.value("VBS_RETENTION_DAYS"))
     for batch in Batch.objects.filter(status__in=TERMINAL, purged_at=None, created_at__lt=old).order_by("id")[:BATCHES]:
         ended = batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
         if ended and ended > old:

@@ -1,16 +1,11 @@
 """The routes of models, and whether the server is ready."""
 
-import uuid
-
-from django.core.files.base import ContentFile
-from django.core.files.storage import default_storage
-from django.db import DatabaseError
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from models_registry import aliases, removal, speeds
+from models_registry import aliases, readiness, removal, speeds
 from models_registry.model_folder import Needed
 from models_registry.models import Model, Worker
 from models_registry.wire import model_object
@@ -65,21 +60,6 @@ class Ready(APIView):
 
     @extend_schema(operation_id="ready", responses={200: {"type": "object"}, 503: {"type": "object"}})
     def get(self, request: Request) -> Response:
-        parts = {"database": "ok"}
-        try:
-            alive = set(Worker.objects.alive().values_list("cluster", flat=True))
-            for cluster in ("io", "gpu"):
-                parts[f"{cluster}_worker"] = "ok" if cluster in alive else "no heartbeat"
-        except DatabaseError:
-            parts = {"database": "unreachable", "io_worker": "unknown", "gpu_worker": "unknown"}
-        parts["storage"] = self._storage()
+        parts = readiness.parts()
         ready = all(state == "ok" for state in parts.values())
         return Response({"status": "ready" if ready else "not ready", "parts": parts}, status=200 if ready else 503)
-
-    def _storage(self) -> str:
-        try:
-            name = default_storage.save(f"probe/{uuid.uuid4().hex}", ContentFile(b"ok"))
-            default_storage.delete(name)
-        except Exception as error:  # a distant storage fails in many ways; each of them means: not ready
-            return f"not writable: {type(error).__name__}"
-        return "ok"

@@ -27,6 +27,7 @@ from models_registry.engine.server import Engine, Progress
 from models_registry.models import HEARTBEAT_SECONDS, Model, ModelState, Worker, WorkerState
 from vbs import outages
 from vbs.broker import is_worker_of, wake
+from vbs.configuration import runtime
 from vbs.logs import bind
 from vbs.outages import DATABASE_ERRORS, insist
 
@@ -163,7 +164,7 @@ class Gpu:
     def next(self, freeing: bool = False) -> Work | None:
         """What to do now; with `freeing` only what takes load off the GPU."""
         waiting = [work for source in SOURCES for work in source.waiting(self.loaded) if work.frees or not freeing]
-        patience = timedelta(minutes=settings.VBS_MAX_WAIT_MINUTES)
+        patience = timedelta(minutes=runtime.value("VBS_MAX_WAIT_MINUTES"))
         return choose(waiting, self.loaded, self.loaded_at, timezone.now(), patience)
 
     def outranked(self, work: Work) -> bool:
@@ -287,6 +288,9 @@ def _beat(worker: Worker) -> None:
                 wake("gpu")  # to end what is left of it
             else:
                 worker.set(health=_reading())
+            if not outages.restarting.is_set() and worker.restart_asked():
+                log.warning("Somebody wants %s to start anew: the cluster ends, and its supervisor starts it", worker)
+                outages.restart()
         except DATABASE_ERRORS:
             connection.close()
         except Exception:  # a GPU that answers nonsense does not stop the heart

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import psutil
-from django.conf import settings
 
 from models_registry.engine import gpus
 from models_registry.fit import size
+from vbs.configuration import runtime
 
 COOLER = 5  # °C below the limit before work goes on, so that it does not come and go with every degree
 
@@ -74,7 +74,7 @@ def why_wait(reading: Mapping[str, Any], loaded: bool, waiting: bool = False) ->
 
 
 def _too_hot(name: str, celsius: int | None, waiting: bool) -> str:
-    limit = settings.VBS_GPU_MAX_CELSIUS
+    limit = runtime.value("VBS_GPU_MAX_CELSIUS")
     if celsius is None or celsius <= (limit - COOLER if waiting else limit):
         return ""
     return (
@@ -84,7 +84,7 @@ def _too_hot(name: str, celsius: int | None, waiting: bool) -> str:
 
 
 def _too_full(name: str, used: int | None, total: int | None) -> str:
-    limit = settings.VBS_GPU_MAX_USED_PERCENT
+    limit = runtime.value("VBS_GPU_MAX_USED_PERCENT")
     if used is None or not total or 100 * used <= limit * total:
         return ""
     return (

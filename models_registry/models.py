@@ -326,6 +326,14 @@ class Worker(models.Model):
     def alive(self) -> bool:
         return timezone.now() - self.heartbeat_at < STALE
 
+    def ask_restart(self) -> bool:
+        """Have its process end and start anew, within a heartbeat. False when it gives no sign of life."""
+        return bool(Worker.objects.alive().filter(pk=self.pk).update(restart_asked_at=Now()))
+
+    def restart_asked(self) -> bool:
+        """Has somebody asked for that since it has started?"""
+        return Worker.objects.filter(pk=self.pk, restart_asked_at__gte=models.F("started_at")).exists()
+
     def set(self, **fields: Any) -> None:
         """Change some fields in one statement; it counts as a heartbeat."""
         for name, value in fields.items():

@@ -4,13 +4,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from django.conf import settings
-
 from models_registry import benchmarking, measure, operations
 from models_registry.engine.client import Limits
 from models_registry.gpu import Gpu, Work, in_flight
 from models_registry.models import Operation, OperationKind, Worker
 from models_registry.turn import Failed, Turn
+from vbs.configuration import runtime
 from vbs.logs import bind
 
 MOST_ANSWER = 2**20  # bytes of a test's
@@ -121,7 +120,7 @@ def _benchmark(turn: Turn) -> dict[str, Any]:
 
 
 def _limits() -> Limits:
-    return Limits(settings.VBS_REQUEST_SECONDS, settings.VBS_REQUEST_ATTEMPTS)
+    return Limits(runtime.value("VBS_REQUEST_SECONDS"), runtime.value("VBS_REQUEST_ATTEMPTS"))
 
 
 def _shown(value: Any) -> Any:

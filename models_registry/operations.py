@@ -19,6 +19,7 @@ from models_registry.gpu import not_ready
 from models_registry.model_folder import ModelError
 from models_registry.models import OPEN_OPERATIONS, Model, Operation, OperationKind, OperationState, Task
 from vbs.broker import wake
+from vbs.configuration import runtime
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ def sweep() -> None:
     _give_up(Operation.objects.filter(leased_until__lt=Now()))
     if runnable().exists():
         wake("gpu")
-    old = timezone.now() - timedelta(days=settings.VBS_RETENTION_DAYS)
+    old = timezone.now() - timedelta(days=runtime.value("VBS_RETENTION_DAYS"))
     Operation.objects.exclude(state__in=OPEN_OPERATIONS).filter(finished_at__lt=old).delete()
 
 

@@ -6,10 +6,20 @@ from django.conf import settings
 
 from tests.engines import add_model, close, gpu, home, make_gpu, project, submitted  # noqa: F401
 from vbs import postgres
+from vbs.configuration import runtime
 
 
 def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end in order, as by Ctrl-C
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was set in the browser is read when a test changes it, not by the clock: queries can be counted."""
+    monkeypatch.setattr(runtime, "FRESH_SECONDS", float("inf"))
+    monkeypatch.setattr(runtime, "_known", {})
+    monkeypatch.setattr(runtime, "_read_at", 0.0)
+    monkeypatch.setattr(runtime, "_said", "")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Django settings. The only module that reads the environment; the README has a table of every variable."""
 
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 from vbs import logs, postgres
+from vbs.configuration.limits import WHOLE
 
 env = Env()
 BASE_DIR = Path(__file__).resolve().parent.parent
+VBS_GIVEN = frozenset(name for name, value in os.environ.items() if value)  # for the page that says where one is from
 
 # Where everything that must survive lives: database, files, models, logs.
 VBS_DATA_DIR: Path = env.path("VBS_DATA_DIR", BASE_DIR / "data").absolute()
@@ -39,18 +42,18 @@ SENTRY_DSN: str = env.str("SENTRY_DSN", "")
 # Limits
 VBS_MAX_FILE_MB: int = env.int("VBS_MAX_FILE_MB", 512, validate=validate.Range(1))
 VBS_MAX_BATCH_MB: int = env.int("VBS_MAX_BATCH_MB", 200, validate=validate.Range(1))
-VBS_MAX_BATCH_REQUESTS: int = env.int("VBS_MAX_BATCH_REQUESTS", 50_000, validate=validate.Range(1))
+VBS_MAX_BATCH_REQUESTS: int = env.int("VBS_MAX_BATCH_REQUESTS", 50_000, validate=WHOLE["VBS_MAX_BATCH_REQUESTS"])
 VBS_MAX_LINE_MB: int = env.int("VBS_MAX_LINE_MB", 16, validate=validate.Range(1))
 VBS_COMPLETION_WINDOWS: list[str] = env.list("VBS_COMPLETION_WINDOWS", ["24h"])
-VBS_RETENTION_DAYS: int = env.int("VBS_RETENTION_DAYS", 30, validate=validate.Range(1))
+VBS_RETENTION_DAYS: int = env.int("VBS_RETENTION_DAYS", 30, validate=WHOLE["VBS_RETENTION_DAYS"])
 
 # Workers and engine
 VBS_IO_WORKERS: int = env.int("VBS_IO_WORKERS", 2, validate=validate.Range(1))
 VBS_LEASE_SECONDS: int = env.int("VBS_LEASE_SECONDS", 30, validate=validate.Range(5))
-VBS_MAX_WAIT_MINUTES: int = env.int("VBS_MAX_WAIT_MINUTES", 30, validate=validate.Range(1))
+VBS_MAX_WAIT_MINUTES: int = env.int("VBS_MAX_WAIT_MINUTES", 30, validate=WHOLE["VBS_MAX_WAIT_MINUTES"])
 VBS_ENGINE_START_SECONDS: int = env.int("VBS_ENGINE_START_SECONDS", 1800, validate=validate.Range(10))
-VBS_REQUEST_SECONDS: int = env.int("VBS_REQUEST_SECONDS", 3600, validate=validate.Range(1))
-VBS_REQUEST_ATTEMPTS: int = env.int("VBS_REQUEST_ATTEMPTS", 4, validate=validate.Range(1))
+VBS_REQUEST_SECONDS: int = env.int("VBS_REQUEST_SECONDS", 3600, validate=WHOLE["VBS_REQUEST_SECONDS"])
+VBS_REQUEST_ATTEMPTS: int = env.int("VBS_REQUEST_ATTEMPTS", 4, validate=WHOLE["VBS_REQUEST_ATTEMPTS"])
 VBS_WORKER_NAME: str = env.str("VBS_WORKER_NAME", "gpu", validate=validate.Regexp(r"^[a-z0-9-]{1,20}$"))
 VBS_REMOTE_KEY: str = env.str("VBS_REMOTE_KEY", "")
 
@@ -60,8 +63,8 @@ HF_TOKEN: str = env.str("HF_TOKEN", "")
 VBS_DOWNLOADS: int = env.int("VBS_DOWNLOADS", 1, validate=validate.Range(1))
 VBS_MODEL_ROOTS: list[str] = env.list("VBS_MODEL_ROOTS", [])
 VBS_PRIVATE_URLS: bool = env.bool("VBS_PRIVATE_URLS", False)
-VBS_GPU_MAX_CELSIUS: int = env.int("VBS_GPU_MAX_CELSIUS", 90, validate=validate.Range(1))
-VBS_GPU_MAX_USED_PERCENT: int = env.int("VBS_GPU_MAX_USED_PERCENT", 50, validate=validate.Range(1, 100))
+VBS_GPU_MAX_CELSIUS: int = env.int("VBS_GPU_MAX_CELSIUS", 90, validate=WHOLE["VBS_GPU_MAX_CELSIUS"])
+VBS_GPU_MAX_USED_PERCENT: int = env.int("VBS_GPU_MAX_USED_PERCENT", 50, validate=WHOLE["VBS_GPU_MAX_USED_PERCENT"])
 VBS_SLEEP_MODE: bool = env.bool("VBS_SLEEP_MODE", False)
 VBS_CURRENCY: str = env.str("VBS_CURRENCY", "USD", validate=validate.Regexp(r"^[A-Z]{3}$"))
 

@@ -78,6 +78,8 @@ urlpatterns = [
     path("", include("vbs.accounts.page_urls")),
     path("", include("models_registry.page_urls")),
     path("", include("batches.pages.urls")),
+    path("", include("vbs.configuration.urls")),
+    path("", include("models_registry.system_urls")),
     path("health", health),
     path("ready", models.Ready.as_view()),
     path("metrics", metrics.Metrics.as_view()),

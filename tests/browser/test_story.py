@@ -1,4 +1,4 @@
-"""The whole story, as an operator lives it: a file with a bad line, its batch and answers, a retry, a restart amid it.
+"""The whole story as an operator lives it: a bad line, a batch and its answers, a retry, a restart in between."""
 
 import re
 

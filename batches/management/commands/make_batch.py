@@ -17,6 +17,7 @@ from batches.management.template import Template, TemplateError, value
 from batches.management.terminal import JsonLines, reader_may_leave
 from batches.management.whole_file import NotAFile, whole_file
 from batches.validate import MAX_CUSTOM_ID, REQUIRED
+from vbs.configuration import runtime
 from vbs.logs import one_line
 
 CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = REQUIRED
@@ -95,7 +96,7 @@ def complaints(given: SimpleNamespace) -> Iterator[tuple[bool, str]]:
         yield given.id_column is not None, "--id-column is for rows; leave it out with --count."
         yield given.count < 1, f"--count is {given.count}; it must be at least 1."
         yield not 0 <= given.shared_prefix <= 10**6, f"--shared-prefix is {given.shared_prefix}; 0 to 1,000,000 go."
-        too_many = given.count > settings.VBS_MAX_BATCH_REQUESTS and not given.split
+        too_many = given.count > runtime.value("VBS_MAX_BATCH_REQUESTS") and not given.split
         yield too_many, f"--count is {given.count:,}: {_most_requests()}"
     tokens, heat = given.max_tokens, given.temperature
     yield tokens is not None and tokens < 1, f"--max-tokens is {tokens}; it must be at least 1."
@@ -115,7 +116,8 @@ def _is_unicode(text: str) -> bool:
 
 
 def _most_requests() -> str:
-    return f"a batch has at most {settings.VBS_MAX_BATCH_REQUESTS:,} requests (VBS_MAX_BATCH_REQUESTS); use --split."
+    most = runtime.value("VBS_MAX_BATCH_REQUESTS")
+    return f"a batch has at most {most:,} requests (VBS_MAX_BATCH_REQUESTS); use --split."
 
 
 # Requests
@@ -218,12 +220,13 @@ def distribute(lines: Iterator[tuple[int, bytes]], next_file: Callable[[], Sink]
     """Write all lines, as many to a file as one batch may have. Says how many there were. Raises TooMuch."""
     most_bytes = min(settings.VBS_MAX_BATCH_MB, settings.VBS_MAX_FILE_MB) * 2**20
     line_bytes = min(settings.VBS_MAX_LINE_MB * 2**20, most_bytes)
+    most_requests = runtime.value("VBS_MAX_BATCH_REQUESTS")
     file = next_file()
     total = count = size = 0
     for number, line in lines:
         if len(line) - 1 > line_bytes:
             raise TooMuch(f"The request of line {number} has {len(line):,} bytes; at most {line_bytes:,} go.")
-        full = count == settings.VBS_MAX_BATCH_REQUESTS
+        full = count == most_requests
         if full or size + len(line) > most_bytes:
             if not split:
                 largest = f"a batch has at most {most_bytes:,} bytes (VBS_MAX_BATCH_MB); use --split."

@@ -18,6 +18,7 @@ from django.core.management.base import BaseCommand, CommandParser
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
+RESTART_SECONDS = 30  # for the orderly end of a worker that is to start anew; then it is ended by force
 RECYCLED = -2  # timer of a worker that has left by itself, holding nothing
 
 
@@ -40,6 +41,8 @@ class Command(BaseCommand):
         from vbs import outages
 
         outages.stopping = multiprocessing.Event()
+        outages.restarting = multiprocessing.Event()
+        outages.cluster_pid = os.getpid()
         os.register_at_fork(after_in_child=_die_with_parent)
 
         class Sentinel(django_q.Sentinel):
@@ -52,6 +55,8 @@ class Command(BaseCommand):
         class Cluster(django_q.Cluster):
             def stop(self) -> bool:
                 outages.stopping.set()
+                if outages.restarting.is_set():
+                    signal.alarm(RESTART_SECONDS)  # who wants a worker to start anew may want that because it hangs
                 return bool(super().stop())
 
         django_q.Sentinel = Sentinel  # the name by which Cluster finds it

@@ -1,0 +1,66 @@
+"""Whether what vbs needs is there: the database, its workers, the storage of files."""
+
+import threading
+import time
+import uuid
+
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from django.db import DatabaseError
+
+from models_registry.models import Worker
+
+OK = "ok"
+
+
+def parts() -> dict[str, str]:
+    """Each by its name: `ok`, or what is wrong."""
+    found = {"database": OK}
+    try:
+        alive = set(Worker.objects.alive().values_list("cluster", flat=True))
+        found |= {f"{cluster}_worker": OK if cluster in alive else "no heartbeat" for cluster in ("io", "gpu")}
+    except DatabaseError:
+        found = {"database": "unreachable", "io_worker": "unknown", "gpu_worker": "unknown"}
+    return found | {"storage": storage()}
+
+
+def storage() -> str:
+    try:
+        name = default_storage.save(f"probe/{uuid.uuid4().hex}", ContentFile(b"ok"))
+        default_storage.delete(name)
+    except Exception as error:  # a distant storage fails in many ways; each of them means: not ready
+        return f"not writable: {type(error).__name__}"
+    return OK
+
+
+class Storage:
+    """What the storage answered lately, for who asks often. It is asked in a thread: a distant one may hang."""
+
+    FRESH_SECONDS, PATIENCE_SECONDS = 20.0, 2.0
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asking: threading.Thread | None = None
+        self._asked_at = float("-inf")
+        self._answer = ""
+
+    def state(self) -> str:
+        with self._lock:
+            idle = self._asking is None or not self._asking.is_alive()
+            if idle and time.monotonic() - self._asked_at > self.FRESH_SECONDS:
+                self._asked_at = time.monotonic()
+                self._asking = threading.Thread(target=self._ask, name="storage", daemon=True)
+                self._asking.start()
+            asking = self._asking
+        if asking is not None and (not self._answer or time.monotonic() - self._asked_at < self.PATIENCE_SECONDS):
+            asking.join(self.PATIENCE_SECONDS)
+        silent = asking is not None and asking.is_alive()
+        if silent and time.monotonic() - self._asked_at > self.PATIENCE_SECONDS:
+            return "does not answer"
+        return self._answer or "does not answer"
+
+    def _ask(self) -> None:
+        self._answer = storage()
+
+
+STORAGE = Storage()

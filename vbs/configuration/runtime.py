@@ -1,0 +1,107 @@
+"""Settings that can be changed while vbs runs: what was set in the browser, else what the environment says.
+
+Every process reads the overrides again when it is asked and what it knows is older than two seconds. While the
+database is away, what was last known holds: a setting is never the reason why something fails.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from vbs.configuration.limits import CHECKS
+from vbs.configuration.models import Override
+
+log = logging.getLogger(__name__)
+
+FRESH_SECONDS = 2.0
+
+_reading = threading.Lock()
+_known: dict[str, Any] = {}
+_read_at = float("-inf")
+_said = ""
+
+
+def value(name: str) -> Any:
+    """Of one of limits.CHECKS, as it is now."""
+    if name not in CHECKS:
+        raise KeyError(f"{name} is read once, at the start: settings.{name}")
+    known = _overrides()
+    return known[name] if name in known else getattr(settings, name)
+
+
+def change(name: str, given: Any, by: str) -> tuple[Any, Any]:
+    """Let this value stand until it is reset. Gives the one before and the new one. Raises ValueError."""
+    new = CHECKS[name](given)
+    with transaction.atomic():
+        before = Override.objects.select_for_update().filter(pk=name).first()
+        row = {"value": new, "changed_at": timezone.now(), "changed_by": by[:150]}
+        Override.objects.update_or_create(name=name, defaults=row)
+        _forget_at_commit()
+    return (before.value if before else getattr(settings, name)), new
+
+
+def reset(name: str) -> tuple[Any, Any] | None:
+    """The environment's value, or the default, holds again. Gives the one before and that; None when none was set."""
+    with transaction.atomic():
+        before = Override.objects.select_for_update().filter(pk=name).first()
+        if before is None:
+            return None
+        before.delete()
+        _forget_at_commit()
+    return before.value, getattr(settings, name)
+
+
+def forget() -> None:
+    """Read the overrides again when they are asked for next."""
+    global _read_at
+    _read_at = float("-inf")
+
+
+def valid(rows: Iterable[Override]) -> dict[str, Any]:
+    """The values of those that are as they must be now; the others were made elsewhere, or by an older version."""
+    found = {}
+    for row in rows:
+        with contextlib.suppress(KeyError, ValueError):
+            found[row.name] = CHECKS[row.name](row.value)
+    return found
+
+
+def _forget_at_commit() -> None:
+    forget()
+    transaction.on_commit(forget)
+
+
+def _overrides() -> dict[str, Any]:
+    global _known, _read_at
+    if time.monotonic() - _read_at < FRESH_SECONDS:
+        return _known
+    if not _reading.acquire(blocking=_read_at == float("-inf")):
+        return _known  # another thread is just reading them
+    try:
+        if time.monotonic() - _read_at >= FRESH_SECONDS:
+            begun = time.monotonic()
+            rows = list(Override.objects.all())
+            _known = valid(rows)
+            _say_once(", ".join(f"{row.name} is {row.value!r}"[:80] for row in rows if row.name not in _known))
+            _read_at = begun
+    except Exception as error:  # whatever keeps the database from us
+        _say_once(f"out of reach: {str(error).strip()[:200] or type(error).__name__}")
+        _read_at = time.monotonic()
+    finally:
+        _reading.release()
+    return _known
+
+
+def _say_once(trouble: str) -> None:
+    """It would be there again in two seconds."""
+    global _said
+    if trouble and trouble != _said:
+        log.warning("Settings that were set in the browser are not taken: %s", trouble)
+    _said = trouble

@@ -1,0 +1,75 @@
+"""The pages of settings. All may be looked at by whom that is given to, few can be changed, and by admins only."""
+
+from django.contrib import messages
+from django.db import transaction
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_GET, require_http_methods
+
+from vbs.configuration import audit, pages, runtime
+from vbs.configuration.forms import LOSES, ValueForm
+from vbs.configuration.registry import BY_NAME, Setting
+from vbs.pages.access import Request, page
+from vbs.pages.confirm import confirm
+
+WRONG = 422
+
+
+@require_GET
+@page("configuration.view_override")
+def settings(request: Request) -> HttpResponse:
+    return render(request, "configuration/index.html", pages.build(request.viewer, request.GET))
+
+
+@require_http_methods(["GET", "POST"])
+@page("configuration.change_override")
+def setting(request: Request, name: str) -> HttpResponseBase:
+    """Its form, in a dialog or on a page of its own; and taking what was typed."""
+    one = _found(name)
+    if request.method == "GET":
+        return _form(request, ValueForm(initial={"value": one.shown(runtime.value(name))}, setting=one), one)
+    form = ValueForm(request.POST, setting=one)
+    if not form.is_valid():
+        return _form(request, form, one)
+    with transaction.atomic():
+        before, new = runtime.change(name, form.cleaned_data["value"], request.user.get_username())
+        audit.record(request, "setting.change", name, f"{one.shown(before)} → {one.shown(new)}")
+    messages.success(request, f"{name} is {one.shown(new)} now. Every process knows within 2 seconds.")
+    return redirect("settings")
+
+
+@require_http_methods(["GET", "POST"])
+@page("configuration.change_override")
+def reset(request: Request, name: str) -> HttpResponseBase:
+    """Take back what was set here."""
+    one = _found(name)
+    value = one.shown(one.environment())
+    if request.method == "GET":
+        words = [f"{one.shown(runtime.value(name))} holds now; {value} will, as {_origin(one)} says."]
+        if name == LOSES and one.environment() < runtime.value(name):
+            words.append(f"The request rows of batches that ended more than {value} days ago are deleted, for ever.")
+        return confirm(request, title=f"Reset {name}?", words=words, button="Reset it", back=reverse("settings"))
+    with transaction.atomic():
+        if changed := runtime.reset(name):
+            audit.record(request, "setting.reset", name, f"{one.shown(changed[0])} → {value}")
+    messages.success(request, f"{name} is {value}, as {_origin(one)} says.")
+    return redirect("settings")
+
+
+def _found(name: str) -> Setting:
+    one = BY_NAME.get(name)
+    if one is None or not one.editable:
+        raise Http404
+    return one
+
+
+def _origin(one: Setting) -> str:
+    return "the environment" if one.given else "the default"
+
+
+def _form(request: HttpRequest, form: ValueForm, one: Setting) -> HttpResponse:
+    template = "configuration/_edit.html" if getattr(request, "htmx", False) else "configuration/edit.html"
+    context = {"form": form, "setting": one, "words": pages.pieces(one.words), "default": pages.pieces(one.default)}
+    return render(request, template, context, status=WRONG if form.errors else 200)
