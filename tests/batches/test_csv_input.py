@@ -46,7 +46,8 @@ def table(rows, delimiter=",", **options):
     st.booleans(),
 )
 def test_any_text_survives(pairs, delimiter, end, marked):
-    content = table([("prompt", "system"), *pairs], delimiter, lineterminator=end).encode()
+    quoting = csv.QUOTE_ALL if end == "\n" else csv.QUOTE_MINIMAL  # else the writer forgets those of a lone \r
+    content = table([("prompt", "system"), *pairs], delimiter, lineterminator=end, quoting=quoting).encode()
     found, errors = convert(b"\xef\xbb\xbf" * marked + content)
     assert not errors
     assert [[one["content"] for one in line["body"]["messages"]] for line in found.values()] == [

@@ -3,15 +3,17 @@
 import io
 import json
 import re
+import threading
 from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from batches import files, intake
+from batches import blobs, files, intake
 from batches.models import Batch, BatchStatus, File
 from batches.sweep import _purge_files
 from models_registry.models import Alias, Model
@@ -28,6 +30,11 @@ def _plain_static_files(settings):
     settings.STORAGES = settings.STORAGES | {
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     }
+
+
+@pytest.fixture
+def project(db):
+    return Project.objects.create(name="project")
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +131,26 @@ def test_a_form_that_is_sent_twice_makes_one_batch(ann):
         assert Batch.objects.count() == before + 1
 
 
+@pytest.mark.django_db(transaction=True)
+def test_two_at_once_make_one_batch(ann):
+    given = fields(check(ann, jsonl(line("a"))))
+    answers = []
+
+    def send():
+        client = Client()
+        client.cookies = ann.cookies
+        answers.append(client.post(NEW, given))
+        connection.close()
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert {one.status_code for one in answers} == {302} and len({one.url for one in answers}) == 1
+    assert Batch.objects.count() == AuditEntry.objects.count() == 1
+
+
 def test_a_table_becomes_a_batch(ann):
     found = check(ann, b'prompt;system\n"why; ""oh""\nwhy";be kind\n\nwho;\n', "questions.csv", model="scripted")
     assert found.context["result"].unit == "row" and found.context["form"]["endpoint"].value() == CHAT
@@ -135,8 +162,6 @@ def test_a_table_becomes_a_batch(ann):
 
 
 def _content(file):
-    from batches import blobs
-
     with blobs.open_blob(file.blob) as content:
         return content.read()
 
@@ -297,7 +322,7 @@ def test_strangers_files_are_refused(ann, project):
             assert answer.status_code == 422 and "Choose it again" in text(answer)
     plain = fields(ann.get(NEW)) | {"kept": File.objects.first().pk}
     assert "Choose it again" in text(ann.post(CHECK, plain)), "an id alone is not enough"
-    assert "Choose it again" in text(eve.post(NEW, mine | {"ready": given["ready"]})) or Batch.objects.count() == 0
+    assert eve.post(NEW, mine | {"ready": given["ready"]}).status_code == 422
     assert not Batch.objects.exists()
 
 
