@@ -45,7 +45,7 @@ REMEDIES = {
     "duplicate_custom_id": "Give each request a custom_id of its own, or leave one of the two out.",
     "invalid_method": 'Write "method": "POST".',
     "invalid_url": "Choose the endpoint that the lines name, or write this one into the line.",
-    "model_not_found": "Write the name of a model that is ready here; the list above has them.",
+    "model_not_found": "Write the name of a model that is ready here: the form has a list of them.",
     "streaming_unsupported": "Remove “stream” from the body.",
     "line_too_large": "Shorten the request, or leave the line out.",
     "too_many_requests": "Split the file into several batches.",
@@ -255,7 +255,7 @@ def _problems(path: Path, table: bool, errors: list[LineError]) -> tuple[Problem
 
 def remedy(error: LineError) -> str:
     if error["code"] == "invalid_request" and error["param"] == "body.model":
-        return "Choose a model that suits the endpoint: one chosen above is used for lines that name none."
+        return "Choose a model that suits the endpoint: the form's is used for lines that name none."
     return REMEDIES.get(error["code"], "")
 
 

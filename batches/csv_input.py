@@ -140,7 +140,7 @@ def check_header(names: list[str], endpoint: str, default_model: str) -> None:
     if len(contents) > 1:
         raise CsvError(f"The columns {' and '.join(contents)} say the same twice: keep one of them.")
     if "model" not in names and not default_model:
-        raise CsvError("No column names the model: choose one above, or add a column 'model'.")
+        raise CsvError("No column names the model: choose one in the form, or add a column 'model'.")
 
 
 def convert(

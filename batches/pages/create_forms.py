@@ -55,7 +55,8 @@ class NewBatch(forms.Form):
         for number in range(PAIRS):
             for half, most in (("key", 64), ("value", 512)):
                 name, label = f"{half}-{number}", f"Metadata {half} {number + 1}"
-                text = forms.TextInput(attrs={"autocomplete": "off", "dir": "auto", "aria-label": label})
+                attrs = {"autocomplete": "off", "dir": "auto", "aria-label": label, "placeholder": half.capitalize()}
+                text = forms.TextInput(attrs=attrs)
                 self.fields[name] = forms.CharField(
                     label=label, max_length=most, required=False, strip=False, widget=text
                 )

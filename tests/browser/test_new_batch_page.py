@@ -78,6 +78,15 @@ def test_without_scripts(vbs, sign_in):
     page.wait_for_url(re.compile(r"/batches/batch_\w+/$"))
 
 
+def test_what_is_said_to_who_does_not_see(vbs, sign_in):
+    vbs.add_scripted("said")
+    page = sign_in()
+    page.goto(NEW)
+    drop(page, "{oops\n")
+    expect(page.locator("#said")).to_have_text("1 of 1 requests are wrong.")
+    expect(page.locator("#said")).to_have_role("status")
+
+
 def test_what_is_too_large(vbs, sign_in):
     vbs.add_scripted("small")
     page = sign_in(allow=["413"])
