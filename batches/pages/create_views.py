@@ -127,8 +127,12 @@ def _kept(request: Request, token: str = "") -> File | None:
     found = create.opened(request.user.pk, text)
     rows = request.viewer.all_own(File.objects.filter(purged_at=None).select_related("project"))
     file: File | None = rows.filter(pk=found.get("file", "")).first()
-    if file is None or (file.deleted_at and ("shown" in found or not files.keep_hidden(file))):
+    if file is None or (file.deleted_at and "shown" in found):
         raise FileNotFoundError
+    if file.deleted_at and not files.keep_hidden(file):
+        file.refresh_from_db()
+        if file.deleted_at:  # else the same form was sent twice, and the first has just made a batch of it
+            raise FileNotFoundError
     return file
 
 

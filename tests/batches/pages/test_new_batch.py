@@ -132,7 +132,8 @@ def test_a_form_that_is_sent_twice_makes_one_batch(ann):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_two_at_once_make_one_batch(ann):
+@pytest.mark.parametrize("again", range(3))
+def test_two_at_once_make_one_batch(ann, again):
     given = fields(check(ann, jsonl(line("a"))))
     answers = []
 
