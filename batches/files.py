@@ -52,6 +52,20 @@ def reveal(file: File) -> File:
     return file
 
 
+def adopt(file: File, project: Project) -> bool:
+    """Show a hidden file as the input file of a batch: once, so of two calls at once one gets False. So does who comes
+    when it has been cleaned up."""
+    hidden = File.objects.filter(pk=file.pk, purged_at=None, deleted_at__isnull=False)
+    shown = {"deleted_at": None, "project": project, "purpose": Purpose.BATCH}
+    return bool(hidden.update(**shown, expires_at=timezone.now() + BATCH_FILE_DAYS))
+
+
+def keep_hidden(file: File) -> bool:
+    """Another while until the sweep takes a hidden file. False when it has been cleaned up, or is not hidden."""
+    hidden = File.objects.filter(pk=file.pk, purged_at=None, deleted_at__isnull=False)
+    return bool(hidden.update(deleted_at=timezone.now()))
+
+
 def label(filename: str) -> str:
     """A file's name as something to show: on one line, and what a database can hold."""
     shown = "".join(one for one in filename if one.isprintable()).strip()

@@ -59,13 +59,7 @@ def _take_in(batch: Batch) -> tuple[int, list[str]]:
         message = f"The file has {file.bytes:,} bytes; at most {settings.VBS_MAX_BATCH_MB} MB are allowed in one batch."
         raise _Refused([{"code": "file_too_large", "line": None, "message": message, "param": "file_id"}])
     report = Report()
-    rules = Rules(
-        endpoint=batch.endpoint,
-        refuse_model=partial(refusal, aliases.tasks(), batch.endpoint),
-        max_requests=runtime.value("VBS_MAX_BATCH_REQUESTS"),
-        max_line_bytes=settings.VBS_MAX_LINE_MB * 2**20,
-        default_model=batch.default_model,
-    )
+    rules = rules_of(batch.endpoint, batch.default_model)
     names: dict[str, int] = {}
     total = 0
     table = BatchRequest._meta.db_table
@@ -85,6 +79,17 @@ def _take_in(batch: Batch) -> tuple[int, list[str]]:
     if report.count:
         raise _Refused(report.all())
     return total, list(names)
+
+
+def rules_of(endpoint: str, default_model: str) -> Rules:
+    """What holds for a batch of this endpoint, with the models that there are now."""
+    return Rules(
+        endpoint=endpoint,
+        refuse_model=partial(refusal, aliases.tasks(), endpoint),
+        max_requests=runtime.value("VBS_MAX_BATCH_REQUESTS"),
+        max_line_bytes=settings.VBS_MAX_LINE_MB * 2**20,
+        default_model=default_model,
+    )
 
 
 def _row(batch_id: str, line: Line, model_index: int) -> tuple[object, ...]:

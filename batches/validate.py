@@ -98,7 +98,7 @@ def read(file: IO[bytes], rules: Rules, report: Report) -> Iterator[Line]:
     seen: dict[bytes, int] = {}
     refusals: dict[str, tuple[str, str] | None] = {}
     count = 0
-    for number, offset, text in _lines(file, rules.max_line_bytes):
+    for number, offset, text in lines(file, rules.max_line_bytes):
         if text is not None and not text.strip():
             continue
         count += 1
@@ -122,7 +122,7 @@ def read(file: IO[bytes], rules: Rules, report: Report) -> Iterator[Line]:
         report.add("empty_file", None, "The input file has no requests: every line is blank.")
 
 
-def _lines(file: IO[bytes], limit: int) -> Iterator[tuple[int, int, bytes | None]]:
+def lines(file: IO[bytes], limit: int) -> Iterator[tuple[int, int, bytes | None]]:
     """Number, offset and text of each line, without its end; None for the text of a line that is too long."""
     number, offset = 0, 0
     if file.read(len(BOM)) == BOM:

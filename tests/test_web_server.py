@@ -616,3 +616,14 @@ def test_an_address_that_is_taken(server, tmp_path):
 
 if __name__ == "__main__":
     main()
+
+
+def test_the_page_of_a_new_batch_takes_the_file_of_a_batch():
+    code = """
+from vbs import web
+limit, form = web.limits(512, 300), "multipart/form-data; boundary=x"
+for path in ("/batches/new", "/batches/new/check"):
+    assert 300 * 2**20 < limit("POST", path, form).bytes < 310 * 2**20
+    assert limit("GET", path, form) == limit("POST", path, "text/plain") == limit("POST", "/queue/", form)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

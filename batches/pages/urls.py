@@ -2,7 +2,16 @@
 
 from django.urls import URLPattern, path
 
-from batches.pages import detail, detail_views, history, history_views, overview, overview_views, request_views
+from batches.pages import (
+    create_views,
+    detail,
+    detail_views,
+    history,
+    history_views,
+    overview,
+    overview_views,
+    request_views,
+)
 from vbs import live
 
 urlpatterns: list[URLPattern] = [
@@ -10,6 +19,11 @@ urlpatterns: list[URLPattern] = [
     live.path("live", overview.PAGE, name="overview-live"),
     path("batches/", history_views.batches, name="batches"),
     live.path("batches/live", history.HISTORY, name="batches-live"),
+    path("batches/new", create_views.new, name="batch-new"),
+    path("batches/new/check", create_views.check, name="batch-new-check"),
+    path("batches/new/report", create_views.report, name="batch-new-report"),
+    path("batches/new/sample.jsonl", create_views.sample_jsonl, name="batch-new-sample-jsonl"),
+    path("batches/new/sample.csv", create_views.sample_csv, name="batch-new-sample-csv"),
     path("batches/<str:pk>/", detail_views.batch, name="batch"),
     live.path("batches/<str:pk>/live", detail.PAGE, name="batch-live"),
     path("batches/<str:pk>/cancel", detail_views.cancel, name="batch-cancel"),

@@ -26,6 +26,7 @@ class Command(BaseCommand):
         from vbs.asgi import application
 
         try:
-            web.serve(application, web.limits(settings.VBS_MAX_FILE_MB), host, port)
+            limits = web.limits(settings.VBS_MAX_FILE_MB, settings.VBS_MAX_BATCH_MB)
+            web.serve(application, limits, host, port)
         except OSError as error:
             raise CommandError(f"{error}. Stop what has the port, or set VBS_HOST and VBS_PORT.") from error

@@ -1,0 +1,87 @@
+// A file that is dropped is as if it were chosen; how far its upload is; words for one that is too large.
+"use strict";
+(() => {
+  const area = () => document.querySelector(".drop");
+  const within = (event) => event.target instanceof Element && event.target.closest(".drop");
+
+  const complain = (text) => {
+    area().querySelector(".upload").hidden = true;
+    area().querySelector("#file-error").textContent = text;
+    area().classList.toggle("wrong", text !== "");
+  };
+
+  const tooLarge = (file) => {
+    const most = Number(area().dataset.most);
+    if (file.size <= most) return "";
+    const size = (bytes) => `${(bytes / 2 ** 20).toLocaleString(undefined, { maximumFractionDigits: 0 })} MB`;
+    return `${file.name} has ${size(file.size)}; at most ${size(most)} are allowed in one batch. Split it.`;
+  };
+
+  for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
+    document.addEventListener(name, (event) => {
+      if (!area() || !event.dataTransfer?.types.includes("Files")) return;
+      event.preventDefault(); // beside the area, the browser would leave the page for the file
+      area().classList.toggle("over", Boolean(within(event)) && (name === "dragenter" || name === "dragover"));
+      if (name !== "drop" || !within(event)) return;
+      const dropped = event.dataTransfer.files;
+      if (dropped.length !== 1) return complain("Drop one file: a batch has one.");
+      const input = area().querySelector("input[type=file]");
+      input.files = dropped;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    });
+  }
+
+  document.addEventListener("htmx:confirm", (event) => {
+    const input = event.target;
+    if (!input.matches(".drop input[type=file]")) return;
+    const file = input.files[0];
+    const words = file ? tooLarge(file) : "";
+    complain(words);
+    if (!file || words) {
+      event.preventDefault(); // nothing is sent
+      input.value = "";
+    }
+  });
+
+  document.addEventListener("htmx:xhr:progress", (event) => {
+    const shown = event.target.closest("#new-batch") && area()?.querySelector(".upload");
+    const { loaded, total, lengthComputable } = event.detail;
+    if (!shown || !lengthComputable || total < 2 ** 16) return;
+    const percent = Math.round((100 * loaded) / total);
+    shown.hidden = false;
+    shown.querySelector("progress").value = percent;
+    const words = percent < 100 ? `Uploading: ${percent} %` : "Checking every line …";
+    const said = shown.querySelector("p");
+    if (said.textContent !== words) said.textContent = words;
+  });
+
+  // What the server refuses before it has read it
+  document.addEventListener(
+    "htmx:beforeOnLoad",
+    (event) => {
+      const { xhr } = event.detail;
+      if (!event.target.closest("#new-batch") || ![413, 507].includes(xhr.status)) return;
+      if (xhr.getResponseHeader("content-type")?.startsWith("text/html")) return;
+      let words = `The server answered ${xhr.status}.`;
+      try {
+        words = JSON.parse(xhr.responseText).error.message;
+      } catch {
+        // as it is
+      }
+      event.preventDefault();
+      complain(words);
+      area().querySelector("input[type=file]").value = "";
+    },
+    true,
+  );
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const { xhr } = event.detail;
+    if (event.target.id === "new-batch" && [413, 507].includes(xhr.status)) {
+      event.detail.shouldSwap = true; // it is the form, with the words in it
+      event.detail.isError = false;
+    }
+  });
+  document.addEventListener("htmx:sendError", (event) => {
+    if (event.target.closest("#new-batch") && area()) complain("The upload was interrupted: choose the file again.");
+  });
+})();
