@@ -24,6 +24,7 @@ from batches.validate import BOM, REQUIRED, LineError, Report, lines, read
 from models_registry import aliases
 from models_registry.models import Task
 from vbs.accounts.models import Project
+from vbs.configuration import runtime
 
 SHOWN, CLIPPED = 100, 300  # bad lines, and characters of each
 MENDED, MEND_CHARACTERS = 20, 20_000  # that can be typed anew; what is longer is left out, or mended elsewhere
@@ -226,7 +227,7 @@ def _convert(source: IO[bytes], target: IO[bytes], endpoint: str, model: str, re
         default_model=model,
         row_bytes=_line_bytes(),
         most_bytes=settings.VBS_MAX_BATCH_MB * 2**20,
-        most_rows=settings.VBS_MAX_BATCH_REQUESTS,
+        most_rows=runtime.value("VBS_MAX_BATCH_REQUESTS"),
         report=report,
     )
 

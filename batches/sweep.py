@@ -105,7 +105,7 @@ def _purge_requests() -> None:
 
 
 def _purge_activity() -> None:
-    old = timezone.now() - timedelta(days=settings.VBS_RETENTION_DAYS)
+    old = timezone.now() - timedelta(days=runtime.value("VBS_RETENTION_DAYS"))
     while ids := list(Activity.objects.filter(at__lt=old).values_list("pk", flat=True)[:ROWS]):
         Activity.objects.filter(pk__in=ids).delete()
 

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from django.conf import settings
 from django.db.models import F
 from django.urls import reverse
 
@@ -35,6 +34,7 @@ from models_registry.parts import (
     Table,
 )
 from models_registry.speeds import Speed
+from vbs.configuration import runtime
 from vbs.live import Gone, Page
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.words import duration, number
@@ -132,7 +132,7 @@ def _of_device(one: Mapping[str, Any], name: str, busy: str = "") -> Iterable[Re
     if (percent := one.get("utilization")) is not None:
         yield Reading(busy or f"{name} use", f"{percent:.0f} %", round(percent), warns=False)
     if (celsius := one.get("temperature")) is not None:
-        part = round(100 * celsius / settings.VBS_GPU_MAX_CELSIUS)
+        part = round(100 * celsius / runtime.value("VBS_GPU_MAX_CELSIUS"))
         yield Reading(f"{name} temperature", f"{celsius} °C", part, warns=part > 90)  # most of the way is as usual
     if (watts := one.get("power_watts")) is not None:
         limit = one.get("power_limit_watts")

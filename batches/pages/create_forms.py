@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from django import forms
-from django.conf import settings
 from django.db.models import QuerySet
 from rest_framework.exceptions import ValidationError as Invalid
 
@@ -12,6 +11,7 @@ from batches.models import Batch
 from batches.pages.create import model_choices
 from batches.serializers import ENDPOINTS, Metadata
 from vbs.accounts.models import Project
+from vbs.configuration import runtime
 from vbs.pages.viewer import Viewer
 
 PAIRS, PAIRS_SHOWN = 16, 3
@@ -49,7 +49,7 @@ class NewBatch(forms.Form):
         if len(self.projects) == 1:
             field.widget = forms.HiddenInput()
         self.fields["model"].choices = model_choices()  # type: ignore[attr-defined]
-        windows = [(one, one) for one in settings.VBS_COMPLETION_WINDOWS]
+        windows = [(one, one) for one in runtime.value("VBS_COMPLETION_WINDOWS")]
         self.fields["completion_window"].choices = windows  # type: ignore[attr-defined]
         self.fields["completion_window"].initial = windows[0][0]
         for number in range(PAIRS):
@@ -114,7 +114,7 @@ def like(batch: Batch) -> Mapping[str, Any]:
     """The form's values that make the same batch again."""
     names = ("endpoint", "priority", "completion_window")
     values: dict[str, Any] = {name: getattr(batch, name) for name in names}
-    if batch.completion_window not in settings.VBS_COMPLETION_WINDOWS:
+    if batch.completion_window not in runtime.value("VBS_COMPLETION_WINDOWS"):
         del values["completion_window"]
     for number, (key, value) in enumerate(list((batch.metadata or {}).items())[:PAIRS]):
         values |= {f"key-{number}": key, f"value-{number}": value}
