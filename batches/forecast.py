@@ -38,7 +38,7 @@ PAUSED = "The queue is paused."
 class Forecast:
     """start_at, completion_at: None when they are not known, and `why` says why. seconds: that its requests take on
     the engine. requests: that are left. model: the first that it names. measurements: how many are behind the speed of
-    its models, of several models the fewest."""
+    its models, of several models the fewest. fetching: a model of it is on its way here, and until then it waits."""
 
     start_at: datetime | None = None
     completion_at: datetime | None = None
@@ -47,6 +47,7 @@ class Forecast:
     model: str | None = None
     measurements: int = 0
     why: str = ""
+    fetching: bool = False
 
 
 def blend(
@@ -128,7 +129,11 @@ class Situation:
         batches = running + list(Batch.objects.waiting()[: MOST - len(running)])
         self._full = len(batches) >= MOST
         self._paused = pauses.current() is not None
-        asked = list(Operation.objects.filter(state__in=OPEN_OPERATIONS).order_by("pk").defer("log", "result")[: operations.MOST_OPEN])
+        asked = list(
+            Operation.objects.filter(state__in=OPEN_OPERATIONS)
+            .order_by("pk")
+            .defer("log", "result")[: operations.MOST_OPEN]
+        )
         self._read_workers(running, asked)
         slots = {slot.running: slot for slot in self._slots}
         counts = _counts(batches)
@@ -182,7 +187,7 @@ class Situation:
             ]
             measured = min((self._models.speed(name).measurements for name in runs.values()), default=0)
         if fetched or not parts:
-            self.forecasts[batch.pk] = replace(blank, why=why)
+            self.forecasts[batch.pk] = replace(blank, why=why, fetching=bool(fetched))
             return
         seconds = [part.seconds for part in parts]
         whole = None if None in seconds else sum(filter(None, seconds))

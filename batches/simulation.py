@@ -1,5 +1,4 @@
-"""What the arbiter will do with a queue, played through. Pure: jobs and workers in, order and times out; no database, no
-clock.
+"""What the arbiter will do with a queue, played through. Pure, without a database or a clock.
 
 The choice is the arbiter's own (`choose`), asked about the few that it can be between: of all, of those that have
 requests for the loaded model, and of those whose deadline is near, the first of the queue each; and for the reason, who

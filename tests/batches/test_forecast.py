@@ -185,8 +185,8 @@ def test_without_a_worker_nothing_starts():
     assert seconds_of(found) == {"x": (None, None)} and found["x"].why == "No GPU worker is running."
 
 
-def reasons(jobs, loaded="a", slots=(Slot("a"),), patience=timedelta(minutes=30), loads=LOADS):
-    found = simulate(jobs, slots, loads, NOW, patience, loaded=loaded)
+def reasons(jobs, slots, loads=LOADS):
+    found = simulate(jobs, slots, loads, NOW, timedelta(minutes=30), loaded="a")
     return [(turn.id, turn.reason.name.lower() + (" passed" if turn.passed else "")) for turn in found.order]
 
 
@@ -197,10 +197,10 @@ def test_each_has_a_reason_to_be_where_it_is():
         job("same", "b"), job("overdue", "c", waited=1900), job("urgent", "a", priority=5),
     ]  # fmt: skip
     expected = [
-        ("urgent", "priority"), ("overdue", "waited"), ("due", "deadline"), ("old", "arrival"), ("same", "loaded"),
-        ("here", "arrival"), ("low", "arrival passed"),
+        ("urgent", "priority"), ("overdue", "waited passed"), ("due", "deadline passed"), ("old", "arrival passed"),
+        ("same", "loaded"), ("here", "priority passed"), ("low", "arrival passed"),
     ]  # fmt: skip
-    found = reasons(jobs, loads=dict.fromkeys("abc", 1.0))
+    found = reasons(jobs, [Slot("a")], dict.fromkeys("abc", 1.0))
     assert [one for one, _ in found] == [one for one, _ in expected]
     assert found == expected
 
@@ -208,7 +208,7 @@ def test_each_has_a_reason_to_be_where_it_is():
 def test_the_order_is_known_where_the_times_are_not():
     jobs = [job("first", "a", None, waited=3), job("other", "b", waited=2), job("same", "a", waited=1)]
     expected = [("first", "arrival"), ("same", "loaded"), ("other", "arrival")]
-    assert reasons(jobs) == reasons(jobs, slots=()) == expected
+    assert reasons(jobs, [Slot("a")]) == reasons(jobs, []) == expected
 
 
 def test_what_runs_is_not_in_the_order_and_an_operation_is():

@@ -7,13 +7,15 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
-from batches import forecast, pauses, wire
+from batches import pauses, wire
 from batches.management.report import duration
 from batches.management.terminal import aligned
 from batches.models import PRIORITIES, Batch
-from batches.waiting import Entry, entries
+from batches.queue import Entry, entries
 from vbs.logs import one_line
 from vbs.openai.errors import Conflict
+
+SHOWN = 100
 
 
 class Command(BaseCommand):
@@ -35,7 +37,7 @@ class Command(BaseCommand):
         getattr(self, f"_{action}")(**options)
 
     def _show(self, as_json: bool, **_: Any) -> None:
-        held, found = pauses.current(), entries()
+        held, found = pauses.current(), entries(SHOWN)
         if as_json:
             shown: dict[str, Any] = {"paused": wire.pause_object(held), "waiting_total": found.waiting_total}
             shown |= {name: list(map(_object, getattr(found, name))) for name in ("running", "waiting")}
@@ -46,7 +48,9 @@ class Command(BaseCommand):
             self.stdout.write(one_line(f"{words}: {held.reason}" if held.reason else words))
         rows = list(map(_row, (*found.running, *found.waiting)))
         if rows:
-            self.stdout.write(aligned([["", "what", "priority", "requests", "starts", "ends", "why it is there"], *rows]))
+            self.stdout.write(
+                aligned([["", "what", "priority", "requests", "starts", "ends", "why it is there"], *rows])
+            )
         else:
             self.stdout.write("nothing runs, and nothing waits: 'manage.py batch submit FILE' adds a batch")
         if found.more:
@@ -66,7 +70,9 @@ class Command(BaseCommand):
             raise CommandError(f"the priority is {number}: it must be a whole number from -100 to 100")
         batch = Batch.objects.filter(pk=batch_id.replace("\0", "")).first()
         if batch is None:
-            raise CommandError(one_line(f"there is no batch {batch_id!r}: 'manage.py queue show' names those that wait"))
+            raise CommandError(
+                one_line(f"there is no batch {batch_id!r}: 'manage.py queue show' names those that wait")
+            )
         try:
             with transaction.atomic():
                 before = batch.priority
@@ -84,10 +90,17 @@ def _who() -> str:
 
 
 def _row(entry: Entry) -> list[str]:
-    expected = forecast.starts_and_ends(entry.expected)
     requests = f"{entry.batch.pending:,} of {entry.batch.total:,} left" if entry.batch else ""
     place = str(entry.position) if entry.position else "runs" if entry.running else "-"
-    return [place, one_line(entry.name), str(entry.priority), requests, *map(_time, expected), one_line(entry.reason)]
+    return [
+        place,
+        entry.name,
+        str(entry.priority),
+        requests,
+        _time(entry.starts_in),
+        _time(entry.ends_in),
+        entry.reason,
+    ]
 
 
 def _time(seconds: float | None) -> str:
@@ -95,12 +108,11 @@ def _time(seconds: float | None) -> str:
 
 
 def _object(entry: Entry) -> dict[str, Any]:
-    starts, ends = forecast.starts_and_ends(entry.expected)
     return {
         "id": entry.pk,
         "position": entry.position,
         "priority": entry.priority,
-        "starts_in_seconds": starts,
-        "ends_in_seconds": ends,
+        "starts_in_seconds": entry.starts_in,
+        "ends_in_seconds": entry.ends_in,
         "reason": entry.reason or None,
     }
