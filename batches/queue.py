@@ -14,6 +14,8 @@ from models_registry import operations
 from models_registry.gpu import Reason
 from models_registry.models import OPEN_OPERATIONS, Operation, OperationState
 
+NOTHING = Forecast()
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -21,7 +23,7 @@ class Entry:
     are. reason: why it is there; it names nobody else's models."""
 
     of: Batch | Operation
-    expected: Forecast = Forecast()
+    expected: Forecast = NOTHING
     position: int = 0
     reason: str = ""
 
@@ -79,7 +81,7 @@ def entries(most: int) -> Entries:
     open_operations = Operation.objects.filter(state__in=OPEN_OPERATIONS).select_related("model").order_by("pk")
     asked = {row.pk: row for row in open_operations.defer("log", "result")[: operations.MOST_OPEN]}
     running = [
-        Entry(row, plan.get(row.pk, Forecast())) for row in Batch.objects.running().select_related("project")[:most]
+        Entry(row, plan.get(row.pk, NOTHING)) for row in Batch.objects.running().select_related("project")[:most]
     ]
     running += [Entry(row) for row in asked.values() if row.state == OperationState.RUNNING]
 
@@ -100,12 +102,12 @@ def _placed(order: Iterable[Turn], rows: dict[str, Batch | Operation], plan: dic
     for turn in order:
         if (row := rows.get(turn.id)) is not None:  # what has ended since is not there any more
             position += 1
-            yield Entry(row, plan.get(turn.id, Forecast()), position, words(turn))
+            yield Entry(row, plan.get(turn.id, NOTHING), position, words(turn))
 
 
 def _unplaced(batch: Batch, expected: Forecast | None) -> Entry:
     if expected is None:
-        return Entry(batch, Forecast(), 0, "It has just come.")
+        return Entry(batch, NOTHING, 0, "It has just come.")
     return Entry(batch, expected, 0, "Its model is being fetched." if expected.fetching else "It cannot run as it is.")
 
 
