@@ -35,8 +35,19 @@ class PauseForm(forms.Form):
 class PriorityForm(forms.Form):
     """A number, or how much more or less than now."""
 
-    priority = forms.IntegerField(required=False, min_value=LOWEST, max_value=HIGHEST)
-    by = forms.IntegerField(required=False, min_value=LOWEST - HIGHEST, max_value=HIGHEST - LOWEST)
+    priority = forms.IntegerField(
+        required=False,
+        min_value=LOWEST,
+        max_value=HIGHEST,
+        label=f"From {LOWEST} to {HIGHEST}",
+        help_text="Of what waits a higher one goes first; what runs makes way for it within seconds.",
+    )
+    by = forms.IntegerField(
+        required=False,
+        min_value=LOWEST - HIGHEST,
+        max_value=HIGHEST - LOWEST,
+        widget=forms.HiddenInput,
+    )
 
     def wanted(self, now: int) -> int | None:
         """None when what was typed is no priority."""
@@ -92,15 +103,20 @@ def resume(request: Request) -> HttpResponseBase:
     return _done(request)
 
 
-@require_POST
+@require_http_methods(["GET", "POST"])
 @page("batches.change_batch")
 def priority(request: Request, pk: str) -> HttpResponseBase:
-    """With `priority` that number, with `by` so much more than now. next: the page to go back to."""
+    """With `priority` that number, with `by` so much more than now. next: the page to go back to. A GET asks for it."""
     if "\0" in pk:
         raise Http404
-    with transaction.atomic():
-        rows = request.viewer.all_own(Batch.objects.filter(hidden=False).select_for_update())
+    rows = request.viewer.all_own(Batch.objects.filter(hidden=False))
+    if request.method == "GET":
         batch: Batch = get_object_or_404(rows, pk=pk)
+        template = "batches/queue/_priority.html" if request.htmx else "batches/queue/priority.html"
+        form = PriorityForm(initial={"priority": batch.priority})
+        return render(request, template, {"batch": batch, "form": form})
+    with transaction.atomic():
+        batch = get_object_or_404(rows.select_for_update(), pk=pk)
         before = batch.priority
         wanted = PriorityForm(request.POST).wanted(before)
         if wanted is None:

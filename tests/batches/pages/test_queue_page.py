@@ -259,6 +259,13 @@ def test_up_and_down(operator, queued, known):
     assert AuditEntry.objects.count() == 4
 
 
+def test_a_number_is_asked_for_apart(operator, queued):
+    batch = queued(priority=-7)
+    asked = text(operator.get(f"/batches/{batch.pk}/priority"))
+    assert "<html" in asked and re.search(r'name="priority" value="-7"', asked)
+    assert "<html" not in text(operator.get(f"/batches/{batch.pk}/priority", headers=HTMX))
+
+
 def test_with_htmx_the_new_order_comes_at_once(operator, queued, known, worker):
     first, last = queued(waited=9), queued()
     seen = re.findall(r'name="seen" value="([^"]+)"', look(operator))
@@ -298,7 +305,8 @@ def test_who_may_change_priorities(operator, queued, project, other, client):
     assert operator.post(f"/batches/{theirs.pk}/priority", {"by": "10"}).status_code == 404
     assert operator.post("/batches/nope/priority", {"by": "10"}).status_code == 404
     assert operator.post("/batches/a%00b/priority", {"by": "10"}).status_code == 404
-    assert operator.get(f"/batches/{mine.pk}/priority").status_code == 405
+    assert operator.get(f"/batches/{theirs.pk}/priority").status_code == 404
+    assert operator.put(f"/batches/{mine.pk}/priority").status_code == 405
     assert user(projects=[project]).post(f"/batches/{mine.pk}/priority", {"by": "10"}).status_code == 403
     assert client.post(f"/batches/{mine.pk}/priority", {"by": "10"}).status_code == 302
     assert not Batch.objects.exclude(priority=0).exists()
