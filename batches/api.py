@@ -14,10 +14,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from batches import downloads, files, forecast, submit, wire
+from batches import downloads, files, forecast, pauses, submit, wire
 from batches.models import Batch, BatchEvent, File, Purpose, Upload
 from batches.serializers import (
     MAX_PART,
+    BatchChange,
     BatchCreate,
     BatchSubmit,
     FileCreate,
@@ -215,6 +216,13 @@ class BatchDetail(APIView):
     def get(self, request: Request, batch_id: str) -> Response:
         return Response(wire.batch_object(find_batch(request, batch_id)))
 
+    @extend_schema(request=BatchChange, responses={200: of(schema.BatchObject), **ERRORS})
+    def post(self, request: Request, batch_id: str) -> Response:
+        batch = find_batch(request, batch_id)
+        batch.set_priority(checked(BatchChange(data=request.data))["priority"])
+        forecast.forget()
+        return Response(wire.batch_object(batch))
+
     @extend_schema(responses={200: of(schema.Deleted), **ERRORS})
     def delete(self, request: Request, batch_id: str) -> Response:
         find_batch(request, batch_id).hide()
@@ -279,5 +287,6 @@ class Queue(APIView):
             "running": [item(batch, 0) for batch in Batch.objects.running()[:QUEUE_LINES]],
             "waiting": [item(batch, place) for place, batch in enumerate(waiting[:QUEUE_LINES], 1)],
             "waiting_total": waiting.count(),
+            "paused": wire.pause_object(pauses.current()),
         }
         return Response(body)

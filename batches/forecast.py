@@ -2,9 +2,10 @@
 
 The queue is played through as the arbiter will take it (batches.simulation), with each batch's requests at its model's
 measured pace and each change of model at its measured time to load. Requests are taken to be as long as those that
-were measured: what the lines tell cheaply, their bytes, says little of the tokens that will be written. Of operations,
-training and what is still to be submitted it knows nothing, and a batch of fewer requests than the engine runs at once
-takes longer than it says.
+were measured: what the lines tell cheaply, their bytes, says little of the tokens that will be written. Operations have
+their places in the order, but no more of their time is counted than that of loading a model. Of training and what is
+still to be submitted it knows nothing, and a batch of fewer requests than the engine runs at once takes longer than it
+says.
 """
 
 import math
@@ -16,13 +17,13 @@ from datetime import datetime, timedelta
 from django.db.models import Count
 from django.utils import timezone
 
-from batches import sample
+from batches import pauses, sample
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
-from batches.simulation import Job, Part, Slot, Times, simulate
-from models_registry import speeds
+from batches.simulation import Job, Part, Played, Slot, Times, Turn, simulate
+from models_registry import operations, speeds
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu import not_ready
-from models_registry.models import Alias, Model, ModelState, Worker, WorkerState
+from models_registry.models import OPEN_OPERATIONS, Alias, Model, ModelState, Operation, Worker, WorkerState
 from models_registry.speeds import UNKNOWN, Speed
 from vbs.configuration import runtime
 
@@ -30,13 +31,14 @@ MOST = 1000  # batches that are looked at
 COUNTED = 250_000  # requests of batches with several models that are counted, to know how many are for each
 FRESH_SECONDS = 2.0  # for which what was worked out is told again
 WINDOW = 160  # requests in flight, where the engine's own number is not known
+PAUSED = "The queue is paused."
 
 
 @dataclass(frozen=True)
 class Forecast:
     """start_at, completion_at: None when they are not known, and `why` says why. seconds: that its requests take on
     the engine. requests: that are left. model: the first that it names. measurements: how many are behind the speed of
-    its models, of several models the fewest."""
+    its models, of several models the fewest. fetching: a model of it is on its way here, and until then it waits."""
 
     start_at: datetime | None = None
     completion_at: datetime | None = None
@@ -45,6 +47,7 @@ class Forecast:
     model: str | None = None
     measurements: int = 0
     why: str = ""
+    fetching: bool = False
 
 
 def blend(
@@ -71,6 +74,12 @@ def blend(
 def plan() -> dict[str, Forecast]:
     """Of every batch that runs or waits, by its id; of at most MOST. Worked out anew at most every FRESH_SECONDS."""
     return _situation().forecasts
+
+
+def order() -> tuple[Turn, ...]:
+    """Batches and operations that wait, by their ids, as the workers will take them up; after a pause, that is. Those
+    that cannot run as things are, for want of a model, have no place."""
+    return _situation().order
 
 
 def of(batch: Batch) -> Forecast:
@@ -119,26 +128,42 @@ class Situation:
         running = list(Batch.objects.running()[:MOST])
         batches = running + list(Batch.objects.waiting()[: MOST - len(running)])
         self._full = len(batches) >= MOST
-        self._blocked, self._slots = self._read_workers(running)
+        self._paused = pauses.current() is not None
+        asked = list(
+            Operation.objects.filter(state__in=OPEN_OPERATIONS)
+            .order_by("pk")
+            .defer("log", "result")[: operations.MOST_OPEN]
+        )
+        self._read_workers(running, asked)
         slots = {slot.running: slot for slot in self._slots}
         counts = _counts(batches)
         self._jobs: list[Job] = []
         self.forecasts: dict[str, Forecast] = {}
         for batch in batches:
             self._add(batch, batch.pinned_names(), counts.get(batch.pk), slots.get(batch.pk))
-        for pk, times in self._simulated(self._jobs).items():
-            self.forecasts[pk] = _timed(self.forecasts[pk], times)
+        self._jobs += filter(None, map(self._operation, asked))
+        played = self._simulated(self._jobs)
+        self.order = played.order
+        for pk in self.forecasts:
+            if pk in played.times:
+                self.forecasts[pk] = self._timed(self.forecasts[pk], played.times[pk])
 
-    def _read_workers(self, running: list[Batch]) -> tuple[str, list[Slot]]:
-        """Why none takes anything up, in case; and those that do, with what they run."""
-        held = {batch.leased_by: batch.pk for batch in running}
-        slots, blocked = [], "No GPU worker is running."
+    def _read_workers(self, running: list[Batch], asked: list[Operation]) -> None:
+        """Those that take something up, with what they run; and what the last that does not has loaded, and why it
+        does not."""
+        held = {row.leased_by: row.pk for row in asked} | {batch.leased_by: batch.pk for batch in running}
+        self._slots: list[Slot] = []
+        self._blocked, self._loaded = "No GPU worker is running.", ""
         for worker in Worker.objects.alive().filter(cluster="gpu"):
             if worker.state == WorkerState.IDLE and worker.activity:  # it says why it is idle
-                blocked = f"The GPU takes nothing up now: {worker.activity}"
+                self._blocked, self._loaded = f"The GPU takes nothing up now: {worker.activity}", worker.model_name
             else:
-                slots.append(Slot(worker.model_name, held.get(worker.pk)))
-        return blocked, slots
+                self._slots.append(Slot(worker.model_name, held.get(worker.pk)))
+
+    def _operation(self, row: Operation) -> Job | None:
+        engine = self._models.engine_of(row.model_id)
+        part = Part(engine, 0.0)
+        return Job(row.pk, row.priority, row.created_at, None, (part,), uncounted=True) if engine else None
 
     def _add(self, batch: Batch, names: list[str], counts: dict[int, int] | None, slot: Slot | None) -> None:
         """Its forecast, without times as yet, and its job, unless nothing of it can run.
@@ -162,7 +187,7 @@ class Situation:
             ]
             measured = min((self._models.speed(name).measurements for name in runs.values()), default=0)
         if fetched or not parts:
-            self.forecasts[batch.pk] = replace(blank, why=why)
+            self.forecasts[batch.pk] = replace(blank, why=why, fetching=bool(fetched))
             return
         seconds = [part.seconds for part in parts]
         whole = None if None in seconds else sum(filter(None, seconds))
@@ -180,19 +205,20 @@ class Situation:
         if self._full:
             return replace(forecast, why=f"More than {MOST:,} batches are in the queue.")
         others = [other for other in self._jobs if other.id != batch.pk]
-        return _timed(forecast, self._simulated([*others, job])[batch.pk])
+        return self._timed(forecast, self._simulated([*others, job]).times[batch.pk])
 
-    def _simulated(self, jobs: list[Job]) -> dict[str, Times]:
+    def _simulated(self, jobs: list[Job]) -> Played:
         patience = timedelta(minutes=runtime.value("VBS_MAX_WAIT_MINUTES"))
-        return simulate(jobs, self._slots, self._models.loads, self._now, patience, self._blocked)
+        return simulate(jobs, self._slots, self._models.loads, self._now, patience, self._blocked, self._loaded)
+
+    def _timed(self, forecast: Forecast, times: Times) -> Forecast:
+        if self._paused:
+            return replace(forecast, why=PAUSED)
+        return replace(forecast, start_at=times.start, completion_at=times.end, why=times.why or forecast.why)
 
 
 def _job(batch: Batch, since: datetime, parts: list[Part]) -> Job:
     return Job(batch.pk, batch.priority, since, batch.expires_at, tuple(parts))
-
-
-def _timed(forecast: Forecast, times: Times) -> Forecast:
-    return replace(forecast, start_at=times.start, completion_at=times.end, why=times.why or forecast.why)
 
 
 def _counts(batches: list[Batch]) -> dict[str, dict[int, int]]:
@@ -225,6 +251,7 @@ class _Models:
         aliases = Alias.objects.values_list("name", "model_id")
         self._by_name = {name: models[pk] for name, pk in aliases if pk in models}
         self._by_name |= {model.name: model for model in models.values()}
+        self._engines = {pk: (model.base or model).name for pk, model in models.items()}
         self._speeds = {model.name: measured.get(pk, UNKNOWN) for pk, model in models.items()}
         self.loads = {
             model.name: 0.0 if model.kind == EngineKind.REMOTE else self._speeds[model.name].load_seconds
@@ -249,6 +276,10 @@ class _Models:
         """The model whose engine serves it."""
         model = self._by_name.get(name)
         return name if model is None else (model.base or model).name
+
+    def engine_of(self, model_id: int) -> str:
+        """The same by the model's key; empty when it is gone since."""
+        return self._engines.get(model_id, "")
 
     def speed(self, name: str) -> Speed:
         model = self._by_name.get(name)

@@ -146,6 +146,7 @@ class BatchStatus(models.TextChoices):
 TERMINAL = (BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED)
 RUNNABLE = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
 CLOSING = (BatchStatus.FINALIZING, BatchStatus.CANCELLING)
+PRIORITIES = range(-100, 101)
 
 
 # The words of the metadata's keys and values, to look for.
@@ -434,6 +435,22 @@ class Batch(models.Model):
             self.note("Cancellation was asked for.")
             if self.leased_until is None or self.leased_until < timezone.now():
                 wake("finalize", self.pk)
+
+    def set_priority(self, priority: int) -> None:
+        """From -100 to 100, a higher one goes first; what runs makes way within seconds. Raises Conflict when it has
+        ended, ValueError for another number."""
+        if priority not in PRIORITIES:
+            raise ValueError(f"{priority} is no priority: it must be a whole number from -100 to 100")
+        with self._locked():
+            if self.is_terminal:
+                raise Conflict(
+                    f"Cannot change the priority of a batch with status '{self.status}'.", code="batch_ended"
+                )
+            if self.priority != priority:
+                before, self.priority = self.priority, priority
+                self.save(update_fields=["priority"])
+                self.note(f"Its priority was changed from {before} to {priority}.")
+                wake("gpu")
 
     def hide(self) -> None:
         """The owner deleted it: cancel what still runs, and show it no more."""

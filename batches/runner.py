@@ -14,15 +14,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import orjson
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Exists, Q
 
-from batches import blobs, commit
-from batches.models import Batch, LeaseLost, RequestState
+from batches import blobs, commit, pauses
+from batches.models import Batch, LeaseLost, Pause, RequestState
 from batches.outcomes import Outcome, failure, outcome
 from models_registry import aliases, measure
 from models_registry.engine.client import Call, Client, EngineDied, Limits
@@ -43,7 +44,7 @@ RENEW_SECONDS = 5.0  # a lease is renewed this often when nothing is committed
 PAGE = 1000  # rows read at once
 BUFFER_BYTES = 64 * 2**20  # answers that may wait for a commit
 RATE_SECONDS = 30.0  # over which the rates are measured
-OUTRANKED_SECONDS = 2.0  # between looks for something more urgent
+OUTRANKED_SECONDS = 2.0  # between looks for something more urgent, and for a pause
 OUTAGE_SECONDS = 600.0  # how long answers are held while the database is away
 AGAIN_SECONDS = 30  # before a batch with an unforeseen error is tried again
 IDLE_DEATHS = 3  # engine deaths in a row with nothing in flight, before we give up on the model
@@ -58,15 +59,16 @@ class End(enum.Enum):
     CLOSED = "the batch was cancelled or has expired"
     FETCHING = "its model is being fetched"
     YIELDED = "something more urgent waits"
+    PAUSED = "the queue is paused"
     STOPPED = "this worker has to stop"
 
 
 # How long what is in flight may go on when the batch leaves with work left, in seconds.
-DRAIN = {End.YIELDED: 30.0, End.STOPPED: 2.0}
+DRAIN = {End.YIELDED: 30.0, End.PAUSED: 30.0, End.STOPPED: 2.0}
 
 
 class Interrupted(Exception):
-    """While a model was loading the batch ended, or the worker had to stop."""
+    """While a model was loading the batch ended, the queue was paused, or the worker had to stop."""
 
     def __init__(self, end: End) -> None:
         super().__init__(end.value)
@@ -85,6 +87,8 @@ class BatchSource:
 
     def waiting(self, loaded: str) -> list[Work]:
         found: list[Work] = []
+        if pauses.current():
+            return found
         engines = aliases.engines()
         fetching = being_fetched()
         fields = ("model_names", "resolved", "priority", "validated_at", "expires_at")
@@ -189,7 +193,21 @@ class Runner:
             raise Interrupted(End.CLOSED)
         if self.gpu.stopping():
             raise Interrupted(End.STOPPED)
+        if pauses.current():
+            raise Interrupted(End.PAUSED)
         self._looked = time.monotonic()
+
+    def others(self) -> End | None:
+        """What others want, by which this batch has to leave with work left. Its own priority may be another by now."""
+        held = Exists(Pause.objects.filter(ended_at=None))
+        row = Batch.objects.filter(pk=self.batch.pk).annotate(held=held).values_list("priority", "held").first()
+        if row is None:
+            return None
+        priority, is_held = row
+        if is_held:
+            return End.PAUSED
+        self.work = replace(self.work, priority=priority)
+        return End.YIELDED if self.gpu.outranked(self.work) else None
 
     def _cannot_load(self, error: LoadError) -> None:
         """The batch fails when nothing of it has run; else only the lines that need this model do."""
@@ -338,7 +356,7 @@ class Run:
     async def _tick(self) -> None:
         """Commit, renew the lease, see what others want; returns when there is an end, or nothing more to do."""
         renewed = outranked = time.monotonic()
-        gpu, work = self.runner.gpu, self.runner.work
+        gpu = self.runner.gpu
         while not self._done.is_set() and self.end is None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._done.wait(), TICK_SECONDS)
@@ -353,8 +371,7 @@ class Run:
                 self.end = End.STOPPED
             elif now - outranked > OUTRANKED_SECONDS:
                 outranked = now
-                if await self._in_database(lambda: gpu.outranked(work)):
-                    self.end = End.YIELDED
+                self.end = await self._in_database(self.runner.others)
 
     async def _flush(self) -> commit.Signal:
         """Commit every answer so far."""

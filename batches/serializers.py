@@ -8,7 +8,7 @@ from django.utils import timezone
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
-from batches.models import UPLOAD_PURPOSES
+from batches.models import PRIORITIES, UPLOAD_PURPOSES
 from batches.validate import REQUIRED
 from vbs.configuration import runtime
 from vbs.openai.fields import PlainText
@@ -127,6 +127,12 @@ class BatchCreate(BatchOptions):
     input_file_id = PlainText(max_length=200)
     endpoint = ChoiceText(ENDPOINTS)
     completion_window = ChoiceText(lambda: runtime.value("VBS_COMPLETION_WINDOWS"))
+
+
+class BatchChange(serializers.Serializer[Any]):
+    """What of a batch can be changed until it has ended."""
+
+    priority = serializers.IntegerField(min_value=PRIORITIES[0], max_value=PRIORITIES[-1])
 
 
 class BatchSubmit(BatchOptions):

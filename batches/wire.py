@@ -6,13 +6,14 @@ from django.utils import timezone
 
 from batches import forecast
 from batches.forecast import Forecast
-from batches.models import RUNNABLE, Batch, BatchStatus, File, Upload, UploadPart
+from batches.models import RUNNABLE, Batch, BatchStatus, File, Pause, Upload, UploadPart
 from vbs.openai.schema import (
     BatchErrors,
     BatchObject,
     Estimate,
     FileObject,
     PartObject,
+    PauseObject,
     Progress,
     QueueItem,
     UploadObject,
@@ -168,3 +169,7 @@ def queue_item(batch: Batch, position: int, own: bool) -> QueueItem:
         "estimated_start_at": unix(batch.in_progress_at or expected.start_at),
         "estimated_completion_at": unix(expected.completion_at),
     }
+
+
+def pause_object(pause: Pause | None) -> PauseObject | None:
+    return {"since": int(pause.began_at.timestamp()), "reason": pause.reason} if pause else None

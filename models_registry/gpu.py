@@ -3,6 +3,7 @@
 Knows neither batches nor training: a source says what waits and runs what was chosen.
 """
 
+import enum
 import logging
 import math
 import multiprocessing
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from django.conf import settings
 from django.db import connection
@@ -72,6 +73,42 @@ def register(source: Source) -> None:
     SOURCES.append(source)
 
 
+class Reason(enum.Enum):
+    """Why something is next on the GPU."""
+
+    PRIORITY = "its priority is higher"
+    WAITED = "it has waited longest"  # longer than patience lasts
+    DEADLINE = "its deadline is near"
+    LOADED = "its model is loaded"
+    ARRIVAL = "it came first"
+
+
+class _Rank(NamedTuple):
+    """What comes first is chosen."""
+
+    priority: int
+    in_time: bool
+    elsewhere: bool
+    since: datetime
+    id: str
+
+
+def _ranks(
+    waiting: Iterable[Work], loaded: str, loaded_at: datetime, now: datetime, patience: timedelta
+) -> list[tuple[_Rank, Work]]:
+    def rank(work: Work) -> _Rank:
+        overdue = now - work.since > patience or is_near(work.deadline, now, patience)
+        at_hand = work.model == loaded and (not overdue or work.since <= loaded_at)
+        return _Rank(-work.priority, not overdue, not at_hand, work.since, work.id)
+
+    return [(rank(work), work) for work in waiting]
+
+
+def is_near(deadline: datetime | None, now: datetime, patience: timedelta) -> bool:
+    """So near that it goes before those that have time."""
+    return deadline is not None and deadline - now < patience
+
+
 def choose(
     waiting: Iterable[Work], loaded: str, loaded_at: datetime, now: datetime, patience: timedelta
 ) -> Work | None:
@@ -81,14 +118,25 @@ def choose(
     Of those that have waited too long, too, the loaded model's go first, but only those that waited already when it was
     loaded: so a full queue swaps once for all of them, not for each, and nobody who comes later gets in between.
     """
+    ranks = _ranks(waiting, loaded, loaded_at, now, patience)
+    best = min(ranks, key=lambda one: one[0], default=None)
+    return best[1] if best else None
 
-    def rank(work: Work) -> tuple[Any, ...]:
-        near = work.deadline is not None and work.deadline - now < patience
-        overdue = now - work.since > patience or near
-        at_hand = work.model == loaded and (not overdue or work.since <= loaded_at)
-        return (-work.priority, not overdue, not at_hand, work.since, work.id)
 
-    return min(waiting, key=rank, default=None)
+def why(
+    chosen: Work, waiting: Iterable[Work], loaded: str, loaded_at: datetime, now: datetime, patience: timedelta
+) -> Reason:
+    """The rule without which another of these, `chosen` among them, would be the one that is chosen."""
+    ranks = _ranks(waiting, loaded, loaded_at, now, patience)
+    reasons = (
+        Reason.PRIORITY,
+        Reason.WAITED if now - chosen.since > patience else Reason.DEADLINE,
+        Reason.LOADED,
+    )
+    for place, reason in enumerate(reasons):
+        if min(ranks, key=lambda one: one[0][:place] + one[0][place + 1 :])[1].id != chosen.id:
+            return reason
+    return Reason.ARRIVAL
 
 
 def not_ready(model: Model) -> str:

@@ -36,7 +36,10 @@ def doing(batch: BatchObject, queue: QueueObject | None) -> str:
     if position is None:
         return "validating" + _absent(queue, "io")
     if position > 0:
-        return f"waiting, number {position} in the queue" + _absent(queue, "gpu")
+        held = (
+            ", which is paused" if queue and queue.get("paused") else ""
+        )  # a server of an earlier version says nothing
+        return f"waiting, number {position} in the queue{held}" + _absent(queue, "gpu")
     if loader := loading(batch, queue):
         return loader["activity"][:1].lower() + loader["activity"][1:]
     return "running" if status == "in_progress" else "starting"

@@ -1,6 +1,7 @@
 """The addresses of the pages of batches."""
 
 from django.urls import URLPattern, path
+from django.views.generic import RedirectView
 
 from batches.pages import (
     create_views,
@@ -10,6 +11,8 @@ from batches.pages import (
     history_views,
     overview,
     overview_views,
+    queue,
+    queue_views,
     request_views,
 )
 from vbs import live
@@ -17,6 +20,11 @@ from vbs import live
 urlpatterns: list[URLPattern] = [
     path("", overview_views.show, name="overview"),
     live.path("live", overview.PAGE, name="overview-live"),
+    path("queue", RedirectView.as_view(pattern_name="queue")),
+    path("queue/", queue_views.queue, name="queue"),
+    live.path("queue/live", queue.PAGE, name="queue-live"),
+    path("queue/pause", queue_views.pause, name="queue-pause"),
+    path("queue/resume", queue_views.resume, name="queue-resume"),
     path("batches/", history_views.batches, name="batches"),
     live.path("batches/live", history.HISTORY, name="batches-live"),
     path("batches/new", create_views.new, name="batch-new"),
@@ -27,6 +35,7 @@ urlpatterns: list[URLPattern] = [
     path("batches/<str:pk>/", detail_views.batch, name="batch"),
     live.path("batches/<str:pk>/live", detail.PAGE, name="batch-live"),
     path("batches/<str:pk>/cancel", detail_views.cancel, name="batch-cancel"),
+    path("batches/<str:pk>/priority", queue_views.priority, name="batch-priority"),
     path("batches/<str:pk>/retry", detail_views.retry, name="batch-retry"),
     path("batches/<str:pk>/output", detail_views.output, name="batch-output"),
     path("batches/<str:pk>/errors", detail_views.errors, name="batch-errors"),

@@ -5,6 +5,7 @@ import random
 import threading
 import time
 import uuid
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from batches import blobs, files, forecast, intake, sample, submit, wire
+from batches import blobs, files, forecast, intake, pauses, sample, submit, wire
 from batches.forecast import WINDOW, blend
 from batches.management.commands.batch import expected
 from batches.models import Batch, BatchRequest, BatchStatus, File, RequestState
 from batches.runner import BatchSource
 from batches.simulation import Job, Part, Slot, simulate
+from models_registry import operations
 from models_registry.gpu import Work, choose
 from models_registry.models import Alias, Measurement, Model, Worker
 from tests.engines import CHAT, line
@@ -91,7 +93,7 @@ def brute(jobs, loaded, loads, now, patience):
         start.setdefault(work.id, now)
         now += timedelta(seconds=work.source.seconds)
         end[work.id] = now
-    return {job.id: (start[job.id], end[job.id]) for job in jobs}
+    return {job.id: (start[job.id], end[job.id]) for job in jobs}, list(start)
 
 
 def random_jobs(random, count, engines, priorities, several):
@@ -100,7 +102,8 @@ def random_jobs(random, count, engines, priorities, several):
         names = random.sample(engines, k=random.randint(1, several))
         parts = tuple(Part(name, float(random.randint(1, 900))) for name in names)
         since = NOW - timedelta(seconds=random.choice([0, random.randint(0, 5000)]))
-        jobs.append(Job(f"{number:04}", random.randint(0, priorities), since, NOW + FOREVER, parts))
+        deadline = NOW + random.choice([FOREVER, timedelta(seconds=random.randint(0, 20_000))])
+        jobs.append(Job(f"{number:04}", random.randint(0, priorities), since, deadline, parts))
     return jobs
 
 
@@ -112,9 +115,11 @@ def test_it_is_what_the_arbiter_does(seed, patience):
     loads = {name: float(chance.randint(0, 300)) for name in engines}
     jobs = random_jobs(chance, chance.randint(1, 60), engines, chance.choice([0, 3]), min(len(engines), 3))
     loaded = chance.choice(["", *engines])
-    found = simulate(jobs, [Slot(loaded)], loads, NOW, patience)
-    assert {one: (times.start, times.end) for one, times in found.items()} == brute(jobs, loaded, loads, NOW, patience)
-    assert not any(times.why for times in found.values())
+    played = simulate(jobs, [Slot(loaded)], loads, NOW, patience)
+    times, order = brute(jobs, loaded, loads, NOW, patience)
+    assert {one: (found.start, found.end) for one, found in played.times.items()} == times
+    assert [turn.id for turn in played.order] == order
+    assert not any(found.why for found in played.times.values())
 
 
 def job(name, engine="a", seconds=10.0, priority=0, waited=0, parts=None, why=""):
@@ -134,16 +139,16 @@ LOADS = {"a": 100.0, "b": 200.0}
 
 def test_what_runs_goes_first_unless_something_more_urgent_waits():
     jobs = [job("runs", "b"), job("waits", "a", waited=99)]
-    found = simulate(jobs, [Slot("b", "runs")], LOADS, NOW, FOREVER)
+    found = simulate(jobs, [Slot("b", "runs")], LOADS, NOW, FOREVER).times
     assert seconds_of(found) == {"runs": (0, 10), "waits": (110, 120)}
     jobs[1] = job("waits", "a", priority=1)
-    found = simulate(jobs, [Slot("b", "runs")], LOADS, NOW, FOREVER)
+    found = simulate(jobs, [Slot("b", "runs")], LOADS, NOW, FOREVER).times
     assert seconds_of(found) == {"waits": (100, 110), "runs": (310, 320)}
 
 
 def test_two_workers_share_the_queue():
     jobs = [job(name, "a", waited=9 - number) for number, name in enumerate("wxyz")]
-    found = simulate(jobs, [Slot("a"), Slot("a")], LOADS, NOW, FOREVER)
+    found = simulate(jobs, [Slot("a"), Slot("a")], LOADS, NOW, FOREVER).times
     assert seconds_of(found) == {"w": (0, 10), "x": (0, 10), "y": (10, 20), "z": (10, 20)}
 
 
@@ -154,7 +159,7 @@ def test_behind_what_is_not_known_nothing_is_known_and_it_says_what():
         job("behind", "c", waited=1),
         job("new too", "d", None, why="d has never been measured."),
     ]
-    found = simulate(jobs, [Slot("a")], {**LOADS, "c": 1.0, "d": 1.0}, NOW, FOREVER)
+    found = simulate(jobs, [Slot("a")], {**LOADS, "c": 1.0, "d": 1.0}, NOW, FOREVER).times
     assert seconds_of(found) == {
         "first": (0, 10), "new": (210, None), "behind": (None, None), "new too": (None, None)
     }  # fmt: skip
@@ -164,26 +169,60 @@ def test_behind_what_is_not_known_nothing_is_known_and_it_says_what():
 
 
 def test_a_time_to_load_that_is_not_known_is_not_guessed():
-    found = simulate([job("x", "new"), job("y", "a")], [Slot("a")], {**LOADS, "new": None}, NOW, FOREVER)
+    found = simulate([job("x", "new"), job("y", "a")], [Slot("a")], {**LOADS, "new": None}, NOW, FOREVER).times
     assert seconds_of(found) == {"y": (0, 10), "x": (None, None)}
     assert found["x"].why == "How long new takes to load has never been measured."
 
 
 def test_the_second_model_of_a_batch_may_be_the_one_that_is_not_known():
     parts = (Part("a", 10.0), Part("b", None, "b has never been measured."))
-    found = simulate([job("x", parts=parts)], [Slot("a")], LOADS, NOW, FOREVER)
+    found = simulate([job("x", parts=parts)], [Slot("a")], LOADS, NOW, FOREVER).times
     assert seconds_of(found) == {"x": (0, None)} and "b has never" in found["x"].why
 
 
 def test_without_a_worker_nothing_starts():
-    found = simulate([job("x")], [], LOADS, NOW, FOREVER)
+    found = simulate([job("x")], [], LOADS, NOW, FOREVER).times
     assert seconds_of(found) == {"x": (None, None)} and found["x"].why == "No GPU worker is running."
+
+
+def reasons(jobs, slots, loads=LOADS):
+    found = simulate(jobs, slots, loads, NOW, timedelta(minutes=30), loaded="a")
+    return [(turn.id, turn.reason.name.lower() + (" passed" if turn.passed else "")) for turn in found.order]
+
+
+def test_each_has_a_reason_to_be_where_it_is():
+    due = replace(job("due", "b", waited=1), deadline=NOW + timedelta(minutes=5))
+    jobs = [
+        job("low", priority=-1, waited=500), job("old", "b", waited=300), job("here", waited=9), due,
+        job("same", "b"), job("overdue", "c", waited=1900), job("urgent", "a", priority=5),
+    ]  # fmt: skip
+    expected = [
+        ("urgent", "priority"), ("overdue", "waited passed"), ("due", "deadline passed"), ("old", "arrival passed"),
+        ("same", "loaded"), ("here", "priority passed"), ("low", "arrival passed"),
+    ]  # fmt: skip
+    found = reasons(jobs, [Slot("a")], dict.fromkeys("abc", 1.0))
+    assert [one for one, _ in found] == [one for one, _ in expected]
+    assert found == expected
+
+
+def test_the_order_is_known_where_the_times_are_not():
+    jobs = [job("first", "a", None, waited=3), job("other", "b", waited=2), job("same", "a", waited=1)]
+    expected = [("first", "arrival"), ("same", "loaded"), ("other", "arrival")]
+    assert reasons(jobs, [Slot("a")]) == reasons(jobs, []) == expected
+
+
+def test_what_runs_is_not_in_the_order_and_an_operation_is():
+    asked = Job("asked", 0, NOW, None, (Part("new", 0.0),), uncounted=True)
+    jobs = [job("runs", waited=9), job("waits", "b", waited=1), asked]
+    found = simulate(jobs, [Slot("a", "runs")], LOADS, NOW, FOREVER)
+    assert [turn.id for turn in found.order] == ["waits", "asked"]
+    assert seconds_of(found.times)["waits"] == (210, 220)
 
 
 def test_a_thousand_batches_take_no_time():
     jobs = random_jobs(random.Random(1), 1000, ["a", "b", "c", "d"], 3, 3)
     began = time.perf_counter()
-    found = simulate(jobs, [Slot("a")], dict.fromkeys("abcd", 9.0), NOW, timedelta(minutes=30))
+    found = simulate(jobs, [Slot("a")], dict.fromkeys("abcd", 9.0), NOW, timedelta(minutes=30)).times
     assert len(found) == 1000 and time.perf_counter() - began < 1
 
 
@@ -360,6 +399,30 @@ def test_of_what_runs_the_rest_is_blended(queued, worker):
     assert shown["estimate"]["reason"] == "known has never been measured."
 
 
+def test_while_the_queue_is_paused_nothing_is_known_but_the_order(queued, worker):
+    model("known", 1.0, 10.0)
+    first, second = queued(("known", 3), waited=5), queued(("known", 3))
+    pauses.pause("somebody")
+    found = forecast.plan()
+    for batch in (first, second):
+        assert (found[batch.pk].start_at, found[batch.pk].completion_at) == (None, None)
+        assert (found[batch.pk].why, found[batch.pk].seconds) == ("The queue is paused.", 3.0)
+    assert [turn.id for turn in forecast.order()] == [first.pk, second.pk]
+    pauses.resume("somebody")
+    forecast.forget()
+    assert forecast.of(second).completion_at and not forecast.of(second).why
+
+
+def test_operations_have_their_places(queued, worker):
+    known = model("known", 1.0, 10.0)
+    first, last = queued(("known", 3), waited=5), queued(("known", 3))
+    Batch.objects.filter(pk=last.pk).update(validated_at=timezone.now() + timedelta(seconds=5))
+    asked = operations.ask("load", known)
+    urgent = operations.ask("test", known, now=True)
+    assert [turn.id for turn in forecast.order()] == [urgent.pk, first.pk, asked.pk, last.pk]
+    assert set(forecast.plan()) == {first.pk, last.pk}
+
+
 def test_a_worker_that_is_dead_or_that_waits_is_not_counted_on(queued, worker):
     model("known", 1.0, 10.0)
     batch = queued(("known", 1))
@@ -387,7 +450,7 @@ def test_the_number_of_queries_is_constant(queued, worker):
         queued(("a", 1), ("b", 1))
         queued((f"m{number}", 1))
     forecast.forget()
-    assert queries(forecast.plan) == few <= 9
+    assert queries(forecast.plan) == few <= 10
     assert queries(forecast.plan) == 0
     assert len(forecast.plan()) == 41
 

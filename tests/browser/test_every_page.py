@@ -24,10 +24,10 @@ def addresses(vbs):
     """Of a server that has been at work for a while: what to look at, by name."""
     vbs.add_scripted("scripted", **{"latency-ms": 2})
     vbs.add_scripted("slow", **{"latency-ms": 4000, "max-num-seqs": 8})
-    lines = [line(f"request-{n}", f"What is {n} + {n}?") for n in range(60)]
+    lines = [line(f"ask-{n}", f"What is {n} + {n}?") for n in range(60)]
     lines[7] = line("hostile", HOSTILE)
     lines[9] = line("refused", "[[status 400]]")
-    done = vbs.run(lines, metadata={"job": "nightly", "note": HOSTILE.replace("\x1b", "")})
+    done = vbs.run(lines, metadata={"job": "zanzibar", "note": HOSTILE.replace("\x1b", "")})
     failed = vbs.run([line("a"), {"custom_id": "b"}, line("a", HOSTILE)])
     running = vbs.create([line(f"slow-{n}", model="slow") for n in range(400)])
     waiting = [vbs.create([line("w", model="scripted")], extra_body={"priority": n}) for n in (-10, 0)]
@@ -36,7 +36,7 @@ def addresses(vbs):
         "overview": "/",
         "queue": "/queue/",
         "batches": "/batches/",
-        "batches-filtered": "/batches/?text=nightly",
+        "batches-filtered": "/batches/?text=zanzibar",
         "batch-done": f"/batches/{done.id}/",
         "batch-failed": f"/batches/{failed.id}/",
         "batch-running": f"/batches/{running.id}/",
@@ -116,4 +116,4 @@ def test_a_stranger_sees_nothing_of_another_project(sign_in, addresses):
         shown = page.locator("body").inner_text()
         if name.startswith(("batch-", "request")):
             assert status == 404, name
-        assert "nightly" not in shown and "request-1" not in shown, name
+        assert "zanzibar" not in shown and "ask-1" not in shown, name

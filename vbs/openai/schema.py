@@ -227,8 +227,16 @@ class QueueItem(TypedDict):
     estimated_completion_at: int | None
 
 
+class PauseObject(TypedDict):
+    """Why no batch is run now; `reason` may be empty."""
+
+    since: int
+    reason: str
+
+
 class QueueObject(TypedDict):
-    """`gpu`: what each worker has read of its GPU last, and `waiting_because`: why it takes nothing up, or null."""
+    """`gpu`: what each worker has read of its GPU last, and `waiting_because`: why it takes nothing up, or null.
+    `paused`: null while batches are run."""
 
     object: Literal["queue"]
     workers: list[WorkerObject]
@@ -237,6 +245,7 @@ class QueueObject(TypedDict):
     running: list[QueueItem]
     waiting: list[QueueItem]
     waiting_total: int
+    paused: PauseObject | None
 
 
 def only_v1(endpoints: list[Any]) -> list[Any]:

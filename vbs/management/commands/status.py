@@ -14,7 +14,7 @@ from django.db import DatabaseError, connection
 from django.db.models import Count, F
 from django.db.models.functions import Now
 
-from batches import wire
+from batches import pauses, wire
 from batches.management import access
 from batches.management.report import duration
 from batches.management.terminal import aligned
@@ -141,6 +141,7 @@ def _queue() -> Found:
         "running_total": running.count(),
         "waiting": [dict(wire.queue_item(batch, place, own=True)) for place, batch in enumerate(waiting[:SHOWN], 1)],
         "waiting_total": waiting.count(),
+        "paused": wire.pause_object(pauses.current()),
         "by_status": dict(Batch.objects.order_by("status").values_list("status").annotate(Count("pk"))),
     }
 
@@ -202,7 +203,8 @@ def rows(found: Found) -> Iterator[list[str]]:
     if queue := found["queue"]:
         counts = ", ".join(f"{count:,} {status}" for status, count in queue["by_status"].items())
         yield ["batches", counts or "none yet"]
-        yield ["queue", f"{queue['running_total']:,} running, {queue['waiting_total']:,} waiting"]
+        held = f", paused ({queue['paused']['reason'] or 'manage.py queue resume ends it'})" if queue["paused"] else ""
+        yield ["queue", f"{queue['running_total']:,} running, {queue['waiting_total']:,} waiting{held}"]
         for batch in queue["running"] + queue["waiting"]:
             yield _queued(batch)
 

@@ -1,0 +1,118 @@
+"""`manage.py queue`: what runs and what waits, holding all of it, and what goes first. On this server's database."""
+
+import getpass
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from batches import pauses, wire
+from batches.management.report import duration
+from batches.management.terminal import aligned
+from batches.models import PRIORITIES, Batch
+from batches.queue import Entry, entries
+from vbs.logs import one_line
+from vbs.openai.errors import Conflict
+
+SHOWN = 100
+
+
+class Command(BaseCommand):
+    help = "The queue: what runs and waits, of all projects; hold it for maintenance; say what goes first."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+        show = actions.add_parser("show", help="what runs, and what waits in the order in which it will be taken up")
+        show.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
+        pause = actions.add_parser("pause", help="run no batch until it is resumed; the one that runs stops")
+        pause.add_argument("--reason", default="", metavar="TEXT", help="shown to everybody who looks at the queue")
+        actions.add_parser("resume", help="let batches run again, from where they were")
+        priority = actions.add_parser("priority", help="another priority of a batch that has not ended")
+        priority.add_argument("batch_id", metavar="BATCH")
+        priority.add_argument("number", type=int, metavar="N", help="-100 to 100; higher runs first")
+
+    def handle(self, *, action: str, **options: Any) -> None:
+        getattr(self, f"_{action}")(**options)
+
+    def _show(self, as_json: bool, **_: Any) -> None:
+        held, found = pauses.current(), entries(SHOWN)
+        if as_json:
+            shown: dict[str, Any] = {"paused": wire.pause_object(held), "waiting_total": found.waiting_total}
+            shown |= {name: list(map(_object, getattr(found, name))) for name in ("running", "waiting")}
+            self.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False))
+            return
+        if held:
+            words = f"paused since {held.began_at:%Y-%m-%d %H:%M:%S} UTC by {held.asked_by or 'somebody'}"
+            self.stdout.write(one_line(f"{words}: {held.reason}" if held.reason else words))
+        rows = list(map(_row, (*found.running, *found.waiting)))
+        if rows:
+            self.stdout.write(
+                aligned([["", "what", "priority", "requests", "starts", "ends", "why it is there"], *rows])
+            )
+        else:
+            self.stdout.write("nothing runs, and nothing waits: 'manage.py batch submit FILE' adds a batch")
+        if found.more:
+            self.stdout.write(f"and {found.more:,} more")
+
+    def _pause(self, reason: str, **_: Any) -> None:
+        if len(reason) > 500:
+            raise CommandError(f"the reason has {len(reason):,} characters: at most 500 are allowed")
+        held = pauses.pause(_who(), reason.replace("\0", ""))
+        self.stdout.write(f"paused since {held.began_at:%Y-%m-%d %H:%M:%S} UTC; 'manage.py queue resume' ends it")
+
+    def _resume(self, **_: Any) -> None:
+        self.stdout.write("batches run again" if pauses.resume(_who()) else "the queue was not paused")
+
+    def _priority(self, batch_id: str, number: int, **_: Any) -> None:
+        if number not in PRIORITIES:
+            raise CommandError(f"the priority is {number}: it must be a whole number from -100 to 100")
+        batch = Batch.objects.filter(pk=batch_id.replace("\0", "")).first()
+        if batch is None:
+            raise CommandError(
+                one_line(f"there is no batch {batch_id!r}: 'manage.py queue show' names those that wait")
+            )
+        try:
+            with transaction.atomic():
+                before = batch.priority
+                batch.set_priority(number)
+        except Conflict as conflict:
+            raise CommandError(conflict.message) from conflict
+        self.stdout.write(f"{batch.pk}: priority {before} → {batch.priority}")
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, in a container
+        return "manage.py"
+
+
+def _row(entry: Entry) -> list[str]:
+    requests = f"{entry.batch.pending:,} of {entry.batch.total:,} left" if entry.batch else ""
+    place = str(entry.position) if entry.position else "runs" if entry.running else "-"
+    return [
+        place,
+        entry.name,
+        str(entry.priority),
+        requests,
+        _time(entry.starts_in),
+        _time(entry.ends_in),
+        entry.reason,
+    ]
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else f"in {duration(seconds)}" if seconds else "now"
+
+
+def _object(entry: Entry) -> dict[str, Any]:
+    return {
+        "id": entry.pk,
+        "position": entry.position,
+        "priority": entry.priority,
+        "starts_in_seconds": entry.starts_in,
+        "ends_in_seconds": entry.ends_in,
+        "reason": entry.reason or None,
+    }
