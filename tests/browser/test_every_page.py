@@ -71,6 +71,12 @@ def look(page, name, form):
     return found
 
 
+def test_barriers_are_found(sign_in):
+    page = sign_in(at="/help/")
+    page.evaluate("document.querySelector('main').innerHTML = '<button></button><img src=\"data:,\">'")
+    assert len(barriers(page)) == 2
+
+
 @pytest.mark.parametrize(
     ("form", "options"),
     [
@@ -110,7 +116,7 @@ def test_what_each_role_is_shown_can_be_opened(sign_in, addresses, role):
 
 
 def test_a_stranger_sees_nothing_of_another_project(sign_in, addresses):
-    page = sign_in("stranger", allow=("404",))
+    page = sign_in("stranger", allow=("404", "403"))
     for name, address in addresses.items():
         status = page.goto(address).status
         shown = page.locator("body").inner_text()

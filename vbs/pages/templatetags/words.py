@@ -15,6 +15,12 @@ register.filter("size", words.size)
 
 
 @register.filter
+def short(name: str) -> str:
+    """An id that begins with the time at which it was made: its kind, some of its time, and its end."""
+    return name if len(name) <= 24 else f"{name[:14]}…{name[-6:]}"
+
+
+@register.filter
 def when(at: datetime | None) -> SafeString:
     """A moment, in UTC."""
     if at is None:
