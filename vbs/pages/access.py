@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.middleware.gzip import GZipMiddleware
 from django_htmx.http import HttpResponseClientRedirect
@@ -33,10 +33,6 @@ class Request(HttpRequest):
 View = Callable[..., HttpResponseBase]
 
 
-# It pads at random, so that the size says nothing of what is secret in it.
-_zip = GZipMiddleware(lambda request: HttpResponse())
-
-
 def strict(view: View) -> View:
     """Its answers run no scripts but ours, and are kept nowhere."""
 
@@ -45,7 +41,7 @@ def strict(view: View) -> View:
         response = view(request, *given, **named)
         response.headers["Content-Security-Policy"] = POLICY
         response.headers.setdefault("Cache-Control", "no-store")
-        return response if response.streaming else _zip.process_response(request, response)
+        return response
 
     return guarded
 
@@ -74,6 +70,16 @@ NAVIGATION = (
     ("/", "Overview"), ("/queue/", "Queue"), ("/batches/", "Batches"), ("/models/", "Models"), ("/system/", "System"),
     ("/help/", "Help"),
 )  # fmt: skip
+
+
+class SqueezeMiddleware(GZipMiddleware):
+    """Pages go out compressed, padded at random, so that their size says nothing of what is secret in them. What the
+    API answers and what is downloaded stays as it is: its clients are near, or ask for ranges of it."""
+
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        if response.streaming or not response.headers.get("Content-Type", "").startswith("text/html"):
+            return response
+        return super().process_response(request, response)
 
 
 def shell(request: HttpRequest) -> dict[str, Any]:
