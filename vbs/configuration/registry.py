@@ -120,6 +120,7 @@ SETTINGS = (
         "VBS_GPU_MAX_USED_PERCENT", "`50`", "No model is loaded while others use more than this of the GPU's memory"
     ),
     Setting("VBS_SLEEP_MODE", "`false`", "On a GPU, models that make room sleep in main memory and wake in seconds"),
+    Setting("VBS_CURRENCY", "`USD`", "What models' prices are in: three letters"),
 )
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
