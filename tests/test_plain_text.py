@@ -47,6 +47,7 @@ def test_html_is_escaped_and_nothing_is_lost(text):
 def test_lengths(text, most):
     assert len(plain.brief(text, most)) <= most
     clip = plain.clip(text, most)
+    assert clip.shown == plain.visible(clip.text) + ("…" if len(text) > most else "")
     assert clip.text + text[most:] == text and len(clip.text) + clip.left == len(text)
 
 

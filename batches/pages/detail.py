@@ -172,11 +172,13 @@ def _settings(batch: Batch, shares: list[Share]) -> parts.Settings:
     retries = Batch.objects.filter(retry_of=batch, hidden=False).order_by("id").values_list("pk", "status")
     pairs = list(batch.metadata.items()) if isinstance(batch.metadata, dict) else []
     return parts.Settings(
-        project=batch.project.name,
+        project=brief(batch.project.name, 200),
         models=tuple((brief(one.asked, 200), brief(one.name, 200), one.revision, one.pk) for one in shares),
         facts=tuple((label, value) for label, value in facts if value),
         expires=batch.expires_at,
-        metadata=tuple((brief(str(key), VALUE), brief(str(value), VALUE)) for key, value in pairs[:METADATA]),
+        metadata=tuple(
+            (brief(mask(str(key)), VALUE), brief(mask(str(value)), VALUE)) for key, value in pairs[:METADATA]
+        ),
         retry_of=batch.retry_of_id or "",
         retry_of_shown=batch.retry_of is not None and not batch.retry_of.hidden,
         retries=tuple(retries[:RETRIES]),

@@ -18,6 +18,7 @@ from models_registry.parts import Machines
 from vbs.live import Page
 from vbs.pages.bars import Bar, Bars, bars
 from vbs.pages.parts import Part, Pulse
+from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 
 SOON, LATER = 1, 5  # seconds until a page asks again: while something runs, and while nothing does
@@ -72,7 +73,9 @@ PAGE = Page(build=build, topics=lambda: ("batches", "workers", "models"))
 
 def _banner() -> Banner:
     pause = Pause.objects.filter(ended_at=None).first()
-    return Banner(at=pause.began_at, asked_by=pause.asked_by, reason=pause.reason) if pause else Banner()
+    if pause is None:
+        return Banner()
+    return Banner(at=pause.began_at, asked_by=brief(pause.asked_by), reason=brief(pause.reason, 500))
 
 
 def _machines(viewer: Viewer, workers: Sequence[Worker]) -> Machines:

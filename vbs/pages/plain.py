@@ -1,4 +1,4 @@
-"""Text that others wrote, as it can be looked at: what is invisible, or would reorder what is around it, gets a sign.
+"""Text that others wrote, as pages show it: what is invisible, or would reorder what is around it, gets a sign.
 
 A sign stands for itself: text that has gone through `visible` has nothing left to be made visible.
 """
@@ -10,44 +10,10 @@ from dataclasses import dataclass
 
 MOST = 20_000  # characters of one text that a page shows
 
-_CONTROLS = dict(
-    enumerate(
-        [
-            "NUL",
-            "SOH",
-            "STX",
-            "ETX",
-            "EOT",
-            "ENQ",
-            "ACK",
-            "BEL",
-            "BS",
-            "HT",
-            "LF",
-            "VT",
-            "FF",
-            "CR",
-            "SO",
-            "SI",
-            "DLE",
-            "DC1",
-            "DC2",
-            "DC3",
-            "DC4",
-            "NAK",
-            "SYN",
-            "ETB",
-            "CAN",
-            "EM",
-            "SUB",
-            "ESC",
-            "FS",
-            "GS",
-            "RS",
-            "US",
-        ]
-    )
-) | {0x7F: "DEL"}
+_ASCII = """
+NUL SOH STX ETX EOT ENQ ACK BEL BS HT LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US
+"""
+_CONTROLS = dict(enumerate(_ASCII.split())) | {0x7F: "DEL"}
 _BIDI = {
     0x061C: "ALM", 0x200E: "LRM", 0x200F: "RLM",
     0x202A: "LRE", 0x202B: "RLE", 0x202C: "PDF", 0x202D: "LRO", 0x202E: "RLO",
