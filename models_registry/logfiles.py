@@ -17,7 +17,8 @@ from typing import BinaryIO
 from django.conf import settings
 
 from models_registry.models import Worker
-from vbs.logs import mask, one_line
+from vbs.logs import mask
+from vbs.pages.plain import visible
 
 PROGRAMS = ("web", "io", "gpu", "supervisord")
 LINES, LINE_CHARACTERS, TAIL_BYTES = 200, 1000, 512 * 1024
@@ -80,7 +81,7 @@ def tail(path: Path) -> Tail:
 def clean(line: bytes, most: int = LINE_CHARACTERS) -> str:
     """As it is shown. Of a line that was written over and over, what stood there last."""
     text = line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace")
-    text = one_line(hide(_COLOURS.sub("", text[: 20 * most]).replace("\t", "    ")))
+    text = visible(mask(hide(_COLOURS.sub("", text[: 20 * most]).replace("\t", "    "))))
     return text if len(text) <= most else f"{text[:most]} … ({len(text) - most:,} more characters)"
 
 

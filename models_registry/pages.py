@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import F
 from django.urls import reverse
 
-from models_registry import fetch, fit, history, speeds
+from models_registry import fetch, fit, history, speeds, workers
 from models_registry.engine.spec import EngineKind
 from models_registry.models import (
     OPEN_OPERATIONS,
@@ -37,22 +37,23 @@ from models_registry.speeds import Speed
 from vbs.configuration import runtime
 from vbs.live import Gone, Page
 from vbs.pages.parts import Part, Pulse
+from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, number
 
 SOON, LATER = 1, 5  # seconds until a page asks again: while something moves, and while nothing does
 
 
-def registry() -> dict[str, Part]:
+def registry(viewer: Viewer) -> dict[str, Part]:
     """The page of all models."""
-    machines = _machines()
+    machines = _machines(viewer)
     rows = _rows(_in_order(list(Model.objects.described())), Row)
     table = Table(ids=tuple(row.id for row in rows), children=tuple(rows))
     return {"machines": machines, "table": table, "pulse": _pulse(reverse("models-live"), rows, machines)}
 
 
-def one(model: Model) -> dict[str, Part]:
+def one(model: Model, viewer: Viewer) -> dict[str, Part]:
     """The page of a model."""
-    machines = _machines()
+    machines = _machines(viewer)
     (summary,) = _rows([model], Summary)
     ran = history.operations(model)
     done = History(ids=tuple(part.id for part in ran), children=tuple(ran))
@@ -91,32 +92,33 @@ def _found(pk: int) -> Model:
     return model
 
 
-MODELS = Page(build=lambda viewer, query: registry(), topics=lambda: ("models", "workers"))
-MODEL = Page(build=lambda viewer, query, pk: one(_found(pk)), topics=lambda pk: ("models", "workers"))
+MODELS = Page(build=lambda viewer, query: registry(viewer), topics=lambda: ("models", "workers"))
+MODEL = Page(build=lambda viewer, query, pk: one(_found(pk), viewer), topics=lambda pk: ("models", "workers"))
 
 
 # The machine
 
 
-def _machines() -> Machines:
+def _machines(viewer: Viewer) -> Machines:
     """The workers that serve models."""
-    machines = tuple(map(machine_of, Worker.objects.alive().filter(cluster="gpu")))
+    machines = tuple(machine_of(worker, viewer) for worker in Worker.objects.alive().filter(cluster="gpu"))
     return Machines(ids=tuple(machine.id for machine in machines), children=machines)
 
 
-def machine_of(worker: Worker) -> Machine:
+def machine_of(worker: Worker, viewer: Viewer) -> Machine:
+    said = workers.activity(worker, viewer)
     idle = worker.state == WorkerState.IDLE
     return Machine(
         id=f"machine-{worker.pk}",
         host=worker.hostname,
-        doing="" if idle else worker.activity or worker.get_state_display(),
-        waits=worker.activity if idle else "",
+        doing="" if idle else said or worker.get_state_display(),
+        waits=said if idle else "",
         model=worker.model_name,
-        readings=tuple(_readings(worker.health)),
+        readings=tuple(readings_of(worker.health)),
     )
 
 
-def _readings(health: Mapping[str, Any]) -> Iterable[Reading]:
+def readings_of(health: Mapping[str, Any]) -> Iterable[Reading]:
     """Of each GPU, else of the machine; as models_registry.health has them."""
     devices = health.get("devices") or []
     for place, device in enumerate(devices):

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from models_registry import workers
 from models_registry.models import STALE, Worker
-from models_registry.pages import _readings
+from models_registry.pages import readings_of
 from models_registry.parts import Reading
 from models_registry.readiness import OK, STORAGE
 from vbs.live import Page
@@ -125,14 +125,13 @@ def _card(worker: Worker, viewer: Viewer) -> Card:
 
 
 def _beat(worker: Worker, viewer: Viewer, alive: bool) -> Beat:
-    said = workers.activity(worker, viewer)
     return Beat(
         id=f"beat-{worker.pk}",
         alive=alive,
         state=worker.state if alive else "dead",
-        doing=said,
+        doing=workers.activity(worker, viewer),
         age=_age((timezone.now() - worker.heartbeat_at).total_seconds()),
-        readings=tuple(_readings(worker.health)) if alive else (),
+        readings=tuple(readings_of(worker.health)) if alive else (),
     )
 
 

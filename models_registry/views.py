@@ -40,7 +40,7 @@ def _models(request: Request, paste: PasteForm, add: AddForm | None = None, **co
     status = WRONG if paste.errors or (add and add.errors) else 200
     if request.htmx:
         return render(request, "models/_add.html", context, status=status)
-    return render(request, "models/index.html", context | pages.registry(), status=status)
+    return render(request, "models/index.html", context | pages.registry(request.viewer), status=status)
 
 
 @require_POST
@@ -121,7 +121,9 @@ def _model(request: Request, model: Model, **forms: Any) -> HttpResponse:
     }
     context: dict[str, Any] = {"model": model, "adapters": model.adapters.all(), **usual, **forms}
     context |= {"prices": _prices(model), "currency": settings.VBS_CURRENCY}
-    return render(request, "models/model.html", context | pages.one(model), status=WRONG if forms else 200)
+    return render(
+        request, "models/model.html", context | pages.one(model, request.viewer), status=WRONG if forms else 200
+    )
 
 
 def _prices(model: Model) -> list[str]:
@@ -188,8 +190,8 @@ def act(request: Request, pk: int) -> HttpResponseBase:
     words, act = action
     _say(request, lambda: act(model, request.user.get_username()), words.format(model.name))
     if request.POST.get("on") == "model":
-        return _done(request, lambda: pages.one(_find(pk)), "model", pk)
-    return _done(request, pages.registry, "models")
+        return _done(request, lambda: pages.one(_find(pk), request.viewer), "model", pk)
+    return _done(request, lambda: pages.registry(request.viewer), "models")
 
 
 @require_POST

@@ -8,6 +8,7 @@ from django.db import transaction
 from models_registry import operations
 from models_registry.model_folder import ModelError
 from models_registry.models import Model, Operation, OperationKind, OperationState, Worker, WorkerState
+from vbs.pages.plain import visible
 from vbs.pages.viewer import Viewer
 
 # Apps above register here what they have a worker do, in sentences for this viewer.
@@ -27,8 +28,9 @@ def doing(worker: Worker, viewer: Viewer) -> list[str]:
 
 
 def activity(worker: Worker, viewer: Viewer) -> str:
-    """In its own words; who does not see every project is not told which batch."""
-    return worker.activity if viewer.projects is None else _BATCH.sub("a batch", worker.activity)
+    """In its own words, made visible; who does not see every project is not told which batch."""
+    said = worker.activity if viewer.projects is None else _BATCH.sub("a batch", worker.activity)
+    return visible(said)
 
 
 def restart(worker: Worker) -> None:

@@ -275,7 +275,7 @@ def test_a_list_shows_no_more_pages_than_are_counted(root, project, monkeypatch)
 def test_a_request_leads_to_its_page(root, project):
     batch = rows(project, 1)
     page = root.get(address(BatchRequest, "change", str(BatchRequest.objects.get().pk))).content.decode()
-    assert f'href="/batches/{batch.pk}/requests/1"' in page and "␛[31m⟨RLO⟩" in page.replace("</b>", "").replace(
+    assert f'href="/batches/{batch.pk}/requests/1"' in page and "⟨ESC⟩[31m⟨RLO⟩" in page.replace("</b>", "").replace(
         '<b class="sign" title="U+001B">', ""
     ).replace('<b class="sign" title="RIGHT-TO-LEFT OVERRIDE">', "")
 

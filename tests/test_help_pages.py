@@ -9,6 +9,7 @@ from django.test import Client
 from django.urls import Resolver404, resolve
 
 from models_registry.models import Model, ModelState
+from vbs.accounts import roles
 from vbs.pages import help, recipes
 from vbs.pages.markdown import anchor, render
 
@@ -294,3 +295,11 @@ def test_hits_are_escaped(looker, written):
     written("# One\nsome <b>bold</b> word")
     page = text(looker, "/help/", q="bold")
     assert "&lt;b&gt;<mark>bold</mark>&lt;/b&gt;" in page
+
+
+def test_only_who_may_see_keys_is_led_to_them(looker):
+    assert "/system/keys" not in text(looker, "/help/")
+    keeper = User.objects.create_user("keeper")
+    roles.assign(keeper, "operator")
+    looker.force_login(keeper)
+    assert 'href="/system/keys"' in text(looker, "/help/")

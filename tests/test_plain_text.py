@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vbs.pages import plain
 
-BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 RAW = {chr(code) for code in range(0xA0) if code < 32 or code >= 127} - {"\n", "\t"} | set(BIDI) | {"\u2028", "\u2029"}
 ANY = st.text(st.characters(exclude_categories=())) | st.text(
     st.sampled_from(sorted(RAW) + list("a<&>\"'\n\té😀\ud800"))
@@ -47,18 +47,20 @@ def test_html_is_escaped_and_nothing_is_lost(text):
 def test_lengths(text, most):
     assert len(plain.brief(text, most)) <= most
     clip = plain.clip(text, most)
+    assert clip.shown == plain.visible(clip.text) + ("…" if len(text) > most else "")
     assert clip.text + text[most:] == text and len(clip.text) + clip.left == len(text)
 
 
 @pytest.mark.parametrize(
     "text, wanted",
     [
-        ("\x1b[31mred\x1b[0m", "␛[31mred␛[0m"),
-        ("a\r\nb\rc\0", "a\nb␍c␀"),
-        ("\x9b1m\x7f", "⟨9B⟩1m␡"),
+        ("\x1b[31mred\x1b[0m", "⟨ESC⟩[31mred⟨ESC⟩[0m"),
+        ("a\r\nb\rc\0", "a\nb⟨CR⟩c⟨NUL⟩"),
+        ("\x9b1m\x7f", "⟨9B⟩1m⟨DEL⟩"),
         ("user\u202ecod.exe", "user⟨RLO⟩cod.exe"),
         ("\ufeffa\u2028b\U000e0041", "⟨BOM⟩a⟨LS⟩b⟨TAG E0041⟩"),
-        ("مرحبا שלום naïve 👨‍👩‍👧 \u200fx", "مرحبا שלום naïve 👨‍👩‍👧 \u200fx"),
+        ("مرحبا שלום naïve 👨‍👩‍👧 x", "مرحبا שלום naïve 👨‍👩‍👧 x"),
+        ("\x07\x08\u200ea\u200fb\u061c", "⟨BEL⟩⟨BS⟩⟨LRM⟩a⟨RLM⟩b⟨ALM⟩"),
     ],
 )
 def test_signs(text, wanted):
@@ -66,7 +68,7 @@ def test_signs(text, wanted):
 
 
 def test_a_sign_can_be_told_from_its_picture():
-    assert shown("\x1b␛") == '<b class="sign" title="U+001B">␛</b>␛'
+    assert shown("\x1b⟨ESC⟩") == '<b class="sign" title="U+001B">⟨ESC⟩</b>⟨ESC⟩'
     assert shown("\u202e") == '<b class="sign" title="RIGHT-TO-LEFT OVERRIDE">⟨RLO⟩</b>'
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,10 +15,10 @@ from batches.check_input import CLIPPED, Checked, endpoint_of, remedy
 from batches.models import File
 from batches.validate import LineError, Report
 from models_registry.models import Alias, Model, ModelState, Task
+from vbs.pages.plain import visible
 from vbs.pages.words import size
 
 SALT = "batches.new"
-BIDI = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
 
 
 # Names
@@ -41,26 +40,6 @@ def model_choices() -> list[Any]:
     if models:
         groups.append(("Models", [(name, f"{name} ({task})") for name, task in models]))
     return groups
-
-
-def visible(text: str) -> str:
-    """As text that does nothing: control characters and those that turn the direction are written out."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_shown(one) for one in text)
-
-
-def _shown(one: str) -> str:
-    code = ord(one)
-    if one in "\n\t" or (one.isprintable() and code not in BIDI):
-        return one
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "␡"
-    if code in BIDI or unicodedata.category(one) in ("Cc", "Cs", "Cf"):
-        return f"⟨U+{code:04X}⟩"
-    return one
 
 
 # What was checked

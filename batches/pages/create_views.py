@@ -24,6 +24,7 @@ from batches.pages.create_forms import RECHECKED, NewBatch, like
 from batches.serializers import ENDPOINTS
 from vbs.configuration import audit
 from vbs.pages.access import Request, page
+from vbs.pages.plain import brief
 
 WRONG, TOO_LARGE, FULL = 422, 413, 507
 MAY = "batches.add_batch"
@@ -49,7 +50,7 @@ def _empty(request: Request) -> HttpResponseBase:
         error = "" if file else f"The input file of {batch.pk} is not kept any more: choose a file."
     known = create.ready_names()
     if initial["model"] and initial["model"] not in known:
-        error = f"{error} No model or alias “{create.visible(initial['model'][:100])}” is ready now.".strip()
+        error = f"{error} No model or alias “{brief(initial['model'], 100)}” is ready now.".strip()
         initial["model"] = ""
     return _show(request, NewBatch(request.viewer, initial=initial), file, initial, error=error, status=200)
 

@@ -13,9 +13,10 @@ from batches.cost import Share
 from batches.models import RUNNABLE, Batch, BatchStatus, File
 from batches.pages import detail_parts as parts
 from batches.pages import measured, problems
-from batches.pages.problems import clip
 from vbs.live import Gone, Page
+from vbs.logs import mask
 from vbs.pages.parts import Part, Pulse
+from vbs.pages.plain import brief, clip
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, number, size
 
@@ -67,7 +68,7 @@ def _head(batch: Batch) -> parts.Head:
     return parts.Head(
         pk=batch.pk,
         state=state(batch),
-        reason=clip(batch.errors[0].get("message") or "", problems.MESSAGE) if batch.errors else "",
+        reason=clip(mask(batch.errors[0].get("message") or ""), problems.MESSAGE).shown if batch.errors else "",
         cancels=not batch.is_terminal and batch.status != BatchStatus.CANCELLING,
         retries=retries,
         failed=batch.failed if retries else 0,  # or its buttons were made anew while it runs
@@ -157,25 +158,27 @@ def _timeline(batch: Batch) -> parts.Timeline:
 
 def _settings(batch: Batch, shares: list[Share]) -> parts.Settings:
     file = batch.input_file
-    name = f"{clip(file.filename, 200)} ({size(file.bytes)})" if file else "not found"
+    name = f"{brief(file.filename, 200)} ({size(file.bytes)})" if file else "not found"
     facts = [
         ("Endpoint", batch.endpoint),
         ("Window", batch.completion_window),
         ("Priority", str(batch.priority)),
         ("Input file", name),
-        ("Its id", clip(batch.input_file_id_given, 200)),
-        ("Default model", clip(batch.default_model, 200)),
+        ("Its id", brief(batch.input_file_id_given, 200)),
+        ("Default model", brief(batch.default_model, 200)),
         ("Taken up", f"{batch.attempts} {'time' if batch.attempts == 1 else 'times'}"),
-        ("Made by", clip(batch.created_by, 150) or "an API key or a command"),
+        ("Made by", brief(batch.created_by, 150) or "an API key or a command"),
     ]
     retries = Batch.objects.filter(retry_of=batch, hidden=False).order_by("id").values_list("pk", "status")
     pairs = list(batch.metadata.items()) if isinstance(batch.metadata, dict) else []
     return parts.Settings(
-        project=batch.project.name,
-        models=tuple((clip(one.asked, 200), clip(one.name, 200), one.revision, one.pk) for one in shares),
+        project=brief(batch.project.name, 200),
+        models=tuple((brief(one.asked, 200), brief(one.name, 200), one.revision, one.pk) for one in shares),
         facts=tuple((label, value) for label, value in facts if value),
         expires=batch.expires_at,
-        metadata=tuple((clip(key, VALUE), clip(value, VALUE)) for key, value in pairs[:METADATA]),
+        metadata=tuple(
+            (brief(mask(str(key)), VALUE), brief(mask(str(value)), VALUE)) for key, value in pairs[:METADATA]
+        ),
         retry_of=batch.retry_of_id or "",
         retry_of_shown=batch.retry_of is not None and not batch.retry_of.hidden,
         retries=tuple(retries[:RETRIES]),
@@ -185,5 +188,5 @@ def _settings(batch: Batch, shares: list[Share]) -> parts.Settings:
 def _log(batch: Batch) -> parts.Log:
     rows = batch.events.order_by("-id").values_list("at", "level", Left("message", MESSAGE + 1))
     found: Iterable[tuple[datetime, str, str]] = rows[: LINES + 1]
-    lines = [(at, clip(level, 8), clip(message, MESSAGE, lines=True)) for at, level, message in found]
+    lines = [(at, brief(level, 8), clip(mask(message), MESSAGE).shown) for at, level, message in found]
     return parts.Log(pk=batch.pk, lines=tuple(lines[:LINES]), more=len(lines) > LINES)

@@ -11,7 +11,9 @@ from django.db.models import Count, Q
 from django.utils import timezone
 
 from models_registry.models import Download, DownloadState, Model, ModelState, Worker, WorkerState
+from models_registry.workers import activity
 from vbs.pages.parts import Part
+from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
 
 OK, ATTENTION, BAD = "ok", "attention", "bad"
@@ -50,7 +52,7 @@ class Health(Part):
         return sum(fact.state != OK for fact in self.facts)
 
 
-def health(workers: Sequence[Worker]) -> Health:
+def health(workers: Sequence[Worker], viewer: Viewer) -> Health:
     """Two queries. workers: all rows, those of the dead too."""
     return Health(
         facts=(
@@ -58,7 +60,7 @@ def health(workers: Sequence[Worker]) -> Health:
             Fact("Database", OK, _database()),
             _storage(),
             _io(workers),
-            *_gpu(workers),
+            *_gpu(workers, viewer),
             _models(),
             _downloads(),
         )
@@ -101,20 +103,20 @@ def _io(workers: Sequence[Worker]) -> Fact:
     return Fact("io workers", OK, f"{alive} {'runs' if alive == 1 else 'run'}.")
 
 
-def _gpu(workers: Sequence[Worker]) -> Iterator[Fact]:
+def _gpu(workers: Sequence[Worker], viewer: Viewer) -> Iterator[Fact]:
     """The workers of the GPU and their engines."""
     alive = [worker for worker in workers if worker.cluster == "gpu" and worker.alive]
     if not alive:
         yield _dead("gpu", "gpu worker", workers)
         yield Fact("Engine", ATTENTION, "Its worker does not run, so nothing is known of it.")
         return
-    waits = next((one.activity for one in alive if one.state == WorkerState.IDLE and one.activity), "")
+    waits = next((activity(one, viewer) for one in alive if one.state == WorkerState.IDLE and one.activity), "")
     busy = sum(one.state != WorkerState.IDLE for one in alive)
     if waits:
         yield Fact("gpu worker", ATTENTION, f"Takes nothing up: {waits}.")
     else:
         yield Fact("gpu worker", OK, "Works." if busy else "Runs, and has nothing to do.")
-    loading = next((one.activity for one in alive if one.state == WorkerState.LOADING), "")
+    loading = next((activity(one, viewer) for one in alive if one.state == WorkerState.LOADING), "")
     loaded = ", ".join(one.model_name for one in alive if one.model_name)
     if loading:
         yield Fact("Engine", OK, f"{loading}.")

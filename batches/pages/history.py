@@ -14,13 +14,14 @@ from batches.models import TERMINAL, Batch, BatchStatus
 from batches.pages.history_filters import Filter, form, page
 from vbs.live import Gone, Page
 from vbs.pages.parts import Part, Pulse
+from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration
 
 SOON, LATER = 1, 5  # seconds until a page asks again: while something moves, and while nothing does
 MOST_NAMES, MOST_LABELS = 2, 3  # of a row; the batch's own page has all
 LABEL_CHARACTERS = 40
-CONTROL = {code: 0x2400 + code for code in range(32)} | {0x7F: 0x2421}  # as the pictures that there are of them
+NAME_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,12 @@ HISTORY = Page(build=build, topics=lambda: ("batches",))
 
 
 def _row(batch: Batch, expected: forecast.Forecast | None) -> Row:
-    labels = tuple(_clipped(f"{name}: {value}", LABEL_CHARACTERS) for name, value in (batch.metadata or {}).items())
+    labels = tuple(brief(f"{name}: {value}", LABEL_CHARACTERS) for name, value in (batch.metadata or {}).items())
     return Row(
         id=f"row-{batch.pk}",
         pk=batch.pk,
         status=batch.status,
-        models=tuple(_clipped(name) for name in batch.model_names[:MOST_NAMES]),
+        models=tuple(brief(name, NAME_CHARACTERS) for name in batch.model_names[:MOST_NAMES]),
         more_models=max(0, len(batch.model_names) - MOST_NAMES),
         total=batch.total,
         completed=batch.completed,
@@ -115,16 +116,11 @@ def _row(batch: Batch, expected: forecast.Forecast | None) -> Row:
         bar=_bar(batch),
         created_at=batch.created_at,
         time=_time(batch, expected),
-        project=batch.project.name,
+        project=brief(batch.project.name, NAME_CHARACTERS),
         priority=batch.priority,
         labels=labels[:MOST_LABELS],
         more_labels=max(0, len(labels) - MOST_LABELS),
     )
-
-
-def _clipped(text: str, characters: int = 200) -> str:
-    text = text if len(text) <= characters else f"{text[:characters]}…"
-    return text.translate(CONTROL)
 
 
 def _bar(batch: Batch) -> Bar:

@@ -11,8 +11,8 @@ from batches.cost import Share
 from batches.kept import Kept
 from batches.models import Batch
 from batches.pages import detail_parts as parts
-from batches.pages.problems import clip
 from vbs.pages import plots
+from vbs.pages.plain import brief
 
 MARKED = 30  # points of a plot that have a mark each
 
@@ -61,12 +61,12 @@ def spent(batch: Batch, shares: list[Share]) -> parts.Spent:
 
 
 def prices(shares: list[Share]) -> parts.Prices:
-    return parts.Prices(unpriced=tuple((clip(one.name, 200), one.pk) for one in shares if not one.priced))
+    return parts.Prices(unpriced=tuple((brief(one.name, 200), one.pk) for one in shares if not one.priced))
 
 
 def _charge(share: Share) -> parts.Charge:
     return parts.Charge(
-        name=clip(share.asked, 200),
+        name=brief(share.asked, 200),
         pk=share.pk,
         requests=share.requests,
         input_tokens=share.input_tokens,

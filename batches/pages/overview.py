@@ -1,8 +1,7 @@
 """The first page: what runs and waits, how the machine is, what the last day brought, and what there is to do."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.http import QueryDict
@@ -15,14 +14,14 @@ from batches.pages.first_steps import first_steps
 from batches.pages.health import health
 from models_registry.models import Worker
 from models_registry.pages import machine_of
-from models_registry.parts import Machine, Machines
+from models_registry.parts import Machines
 from vbs.live import Page
 from vbs.pages.bars import Bar, Bars, bars
 from vbs.pages.parts import Part, Pulse
+from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 
 SOON, LATER = 1, 5  # seconds until a page asks again: while something runs, and while nothing does
-BATCH = re.compile(r"\bbatch_\w+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
     workers = list(Worker.objects.order_by("started_at"))
     taken = list(Batch.objects.running().select_related("project").order_by("pk")[:100])
     banner, running = _banner(), overview_batches.running(viewer, taken)
-    machines = _machines(viewer, workers, taken)
+    machines = _machines(viewer, workers)
     return {
         "banner": banner,
         "steps": first_steps(viewer),
@@ -64,7 +63,7 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
         "waiting": overview_batches.waiting(viewer, paused=banner.at is not None),
         "ended": overview_batches.ended(viewer),
         "day": _day(activity_day.hours(viewer)),
-        "health": health(workers),
+        "health": health(workers, viewer),
         "pulse": Pulse(url=reverse("overview-live"), every=SOON if running.ids or machines.busy else LATER),
     }
 
@@ -74,20 +73,13 @@ PAGE = Page(build=build, topics=lambda: ("batches", "workers", "models"))
 
 def _banner() -> Banner:
     pause = Pause.objects.filter(ended_at=None).first()
-    return Banner(at=pause.began_at, asked_by=pause.asked_by, reason=pause.reason) if pause else Banner()
+    if pause is None:
+        return Banner()
+    return Banner(at=pause.began_at, asked_by=brief(pause.asked_by), reason=brief(pause.reason, 500))
 
 
-def _machines(viewer: Viewer, workers: Sequence[Worker], taken: Sequence[Batch]) -> Machines:
-    """What a worker says that it does names the batch: of a project that is not seen, it does not."""
-    known = {batch.pk for batch in taken if viewer.sees(batch.project_id)}
-
-    def named(words: str) -> str:
-        return BATCH.sub(lambda found: found[0] if found[0] in known else "a batch of another project", words)
-
-    def seen(machine: Machine) -> Machine:
-        return replace(machine, doing=named(machine.doing), waits=named(machine.waits))
-
-    shown = tuple(seen(machine_of(worker)) for worker in workers if worker.cluster == "gpu" and worker.alive)
+def _machines(viewer: Viewer, workers: Sequence[Worker]) -> Machines:
+    shown = tuple(machine_of(worker, viewer) for worker in workers if worker.cluster == "gpu" and worker.alive)
     return Machines(ids=tuple(machine.id for machine in shown), children=shown)
 
 

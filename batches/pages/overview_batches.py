@@ -11,6 +11,7 @@ from batches import forecast
 from batches.forecast import Forecast
 from batches.models import TERMINAL, Batch
 from vbs.pages.parts import Part
+from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration
 
@@ -107,7 +108,7 @@ def _runs(viewer: Viewer, place: int, batch: Batch, expected: Forecast | None) -
     return Runs(
         id=f"runs-{batch.pk}" if own else f"runs-{place}",
         pk=batch.pk if own else "",
-        project=batch.project.name if own else "",
+        project=brief(batch.project.name) if own else "",
         model=_models(batch) if own else "",
         total=batch.total,
         answered=answered,
@@ -156,7 +157,7 @@ def _newest(own: QuerySet[Batch]) -> list[Batch]:
 def _past(batch: Batch) -> Past:
     return Past(
         pk=batch.pk,
-        project=batch.project.name,
+        project=brief(batch.project.name),
         model=_models(batch),
         status=batch.status,
         words=batch.get_status_display().lower(),
@@ -176,7 +177,7 @@ def _models(batch: Batch) -> str:
     if not names:
         return ""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return (names[0] if len(names[0]) <= 60 else f"{names[0][:60]}…") + more
+    return brief(names[0], 60) + more
 
 
 def _until(at: datetime | None) -> str:

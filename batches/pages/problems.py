@@ -6,7 +6,8 @@ from batches import blobs
 from batches.models import Batch, File
 from batches.pages.detail_parts import Problem, Problems
 from batches.validate import BOM
-from vbs.logs import one_line
+from vbs.logs import mask
+from vbs.pages.plain import brief, clip
 
 SHOWN = 100
 TEXT = 300  # characters of a line
@@ -25,24 +26,16 @@ def of(batch: Batch) -> Problems:
         shown=tuple(
             Problem(
                 line=one.get("line"),
-                code=clip(one.get("code") or "", 100),
-                param=clip(one.get("param") or "", 200),
-                message=clip(one.get("message") or "", MESSAGE),
-                text=clip(texts.get(one.get("line"), ""), TEXT),
+                code=brief(one.get("code") or "", 100),
+                param=brief(one.get("param") or "", 200),
+                message=clip(mask(one.get("message") or ""), MESSAGE).shown,
+                text=clip(mask(texts.get(one.get("line"), "")), TEXT).shown,
             )
             for one in shown
         ),
         more=len(errors) - len(shown),
         unread=unread,
     )
-
-
-def clip(text: object, most: int, lines: bool = False) -> str:
-    """At most so many characters, with what steers terminals and texts written as an escape; so are line ends, unless
-    `lines` are kept."""
-    whole = str(text)
-    kept = whole[:most].splitlines() if lines else [whole[:most]]
-    return "\n".join(map(one_line, kept)) + ("…" if len(whole) > most else "")
 
 
 def _texts(file: File | None, numbers: tuple[int, ...]) -> tuple[dict[int, str], str]:

@@ -12,10 +12,12 @@ from batches.models import Pause
 from batches.queue import Entry, entries
 from vbs.live import Page
 from vbs.pages.parts import Part, Pulse
+from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, number
 
 MOST = 100  # that run, and that wait
+TEXT = 500  # characters of a reason, and of names
 SOON, LATER = 1, 5  # seconds until the page asks again: while something runs, and while nothing does
 
 
@@ -133,7 +135,7 @@ PAGE = Page(build=lambda viewer, query: build(viewer), topics=lambda: ("batches"
 def _hold(pause: Pause | None) -> Hold:
     if pause is None:
         return Hold(since=None, by="", reason="")
-    return Hold(since=pause.began_at, by=pause.asked_by, reason=pause.reason)
+    return Hold(since=pause.began_at, by=brief(pause.asked_by), reason=brief(pause.reason, TEXT))
 
 
 def _run(entry: Entry, viewer: Viewer, place: int) -> Run:
@@ -188,8 +190,9 @@ def _item(entry: Entry, viewer: Viewer, anonymous: str) -> dict[str, Any]:
             "id": anonymous, "pk": "", "name": "", "project": "", "requests": batch.pending, "address": "", "model": "",
         }  # fmt: skip
     return common | {
-        "id": f"row-{batch.pk}", "pk": batch.pk, "name": batch.pk, "project": batch.project.name,
-        "requests": batch.pending, "address": f"/batches/{batch.pk}/", "model": ", ".join(batch.model_names),
+        "id": f"row-{batch.pk}", "pk": batch.pk, "name": batch.pk, "project": brief(batch.project.name),
+        "requests": batch.pending, "address": f"/batches/{batch.pk}/",
+        "model": brief(", ".join(batch.model_names), TEXT),
     }  # fmt: skip
 
 

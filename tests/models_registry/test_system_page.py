@@ -267,7 +267,7 @@ def test_hostile_lines_are_text(operator, data, settings):
     page = text(operator.get("/system/log?of=gpu"))
     lines = page.partition('id="lines"')[2].partition("</pre>")[0]
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", lines)
-    assert "red \\x1b]0;title\\x07" in lines and "&lt;script&gt;" in lines and "<script>" not in lines
+    assert "red ⟨ESC⟩]0;title⟨BEL⟩" in lines and "&lt;script&gt;" in lines and "<script>" not in lines
     assert "100% done" in lines and "50%" not in lines and "more characters" in lines and len(lines) < 5000
     assert "sk-vbs-abc" not in lines and "averysecret" not in lines and "unfinished" in lines
     assert "style=" not in page and "unsafe" not in operator.get("/system/log").headers["Content-Security-Policy"]

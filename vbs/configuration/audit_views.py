@@ -13,6 +13,7 @@ from django.views.decorators.http import require_GET
 
 from vbs.configuration.models import AuditEntry
 from vbs.pages.access import Request, page
+from vbs.pages.plain import visible
 from vbs.pages.viewer import Viewer
 
 PER_PAGE = 50
@@ -105,20 +106,15 @@ def _address(form: FilterForm, **more: int) -> str:
 
 
 def _shown(entry: AuditEntry) -> dict[str, Any]:
-    detail = _visible(entry.detail)
+    detail = visible(entry.detail)
     long = len(detail) > SHORT or detail.count("\n") > 3
     return {
         "at": entry.at,
-        "username": _visible(entry.username),
+        "username": visible(entry.username),
         "action": entry.action,
-        "target": _visible(entry.target),
+        "target": visible(entry.target),
         "project": entry.project.name if entry.project else "",
         "detail": "" if long else detail,
         "start": detail[:SHORT].split("\n")[0] if long else "",
         "whole": detail if long else "",
     }
-
-
-def _visible(text: str) -> str:
-    """With what would steer a terminal as text."""
-    return "".join(one if one.isprintable() or one == "\n" else f"\\x{ord(one):02x}" for one in text)

@@ -1,4 +1,4 @@
-"""Text that others wrote, as it can be looked at: what is invisible, or would reorder what is around it, gets a sign.
+"""Text that others wrote, as pages show it: what is invisible, or would reorder what is around it, gets a sign.
 
 A sign stands for itself: text that has gone through `visible` has nothing left to be made visible.
 """
@@ -10,7 +10,12 @@ from dataclasses import dataclass
 
 MOST = 20_000  # characters of one text that a page shows
 
+_ASCII = """
+NUL SOH STX ETX EOT ENQ ACK BEL BS HT LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US
+"""
+_CONTROLS = dict(enumerate(_ASCII.split())) | {0x7F: "DEL"}
 _BIDI = {
+    0x061C: "ALM", 0x200E: "LRM", 0x200F: "RLM",
     0x202A: "LRE", 0x202B: "RLE", 0x202C: "PDF", 0x202D: "LRO", 0x202E: "RLO",
     0x2066: "LRI", 0x2067: "RLI", 0x2068: "FSI", 0x2069: "PDI",
 }  # fmt: skip
@@ -20,14 +25,11 @@ _HIDDEN = {0x2028: "LS", 0x2029: "PS", 0xFEFF: "BOM"} | {code: f"TAG {code:X}" f
 
 
 def _signs() -> Iterator[tuple[int, str]]:
-    for code in range(0x20):
-        if chr(code) not in _KEPT:
-            yield code, chr(0x2400 + code)
-    yield 0x7F, "\N{SYMBOL FOR DELETE}"
     for code in range(0x80, 0xA0):
         yield code, f"⟨{code:X}⟩"
-    for code, name in (_BIDI | _HIDDEN).items():
-        yield code, f"⟨{name}⟩"
+    for code, name in (_CONTROLS | _BIDI | _HIDDEN).items():
+        if chr(code) not in _KEPT:
+            yield code, f"⟨{name}⟩"
     for code in range(0xD800, 0xE000):  # half a character, which cannot be sent
         yield code, "\N{REPLACEMENT CHARACTER}"
 
@@ -70,6 +72,11 @@ class Clip:
     text: str
     left: int
     bytes: int
+
+    @property
+    def shown(self) -> str:
+        """Visible, with a sign for what is left."""
+        return visible(self.text) + ("…" if self.left else "")
 
 
 def clip(text: str, most: int = MOST) -> Clip:

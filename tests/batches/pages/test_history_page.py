@@ -325,7 +325,7 @@ def test_what_users_wrote_is_text(root, mine):
 def test_what_moves_a_terminal_is_seen(root, mine):
     batch(mine, metadata={"a": "\x1b[31mred\x07"}, model_names=["m\x1b"])
     page = text(root.get("/batches/"))
-    assert "a: ␛[31mred␇" in page and "m␛" in page and "\x1b" not in page
+    assert "a: ⟨ESC⟩[31mred⟨BEL⟩" in page and "m⟨ESC⟩" in page and "\x1b" not in page
 
 
 # Empty

@@ -168,9 +168,22 @@ def test_what_runs(root, looker, mine, theirs):
         assert shown in page
     for hidden in (other.pk, "secret-model", "theirs"):
         assert hidden not in page
-    assert "A batch of another project" in page and "Running a batch of another project on some-model" in page
+    assert "A batch of another project" in page and "Running a batch on some-model" in page
     page = text(root)
     assert f'href="/batches/{other.pk}/"' in page and f"Running {other.pk} on some-model" in page
+
+
+@pytest.mark.parametrize("state", [WorkerState.RUNNING, WorkerState.LOADING, WorkerState.IDLE])
+def test_no_page_tells_which_batch_of_others_a_worker_is_at(root, looker, theirs, state):
+    model = Model.objects.create(name="some-model", kind="scripted")
+    gpu = worker(state=state, model_name=model.name)
+    other = running(theirs, gpu)
+    gpu.set(activity=f"Running {other.pk} on \x1bsome-model")
+    for page in ("/", "/models/", f"/models/{model.pk}/", "/system/"):
+        for address in (page, f"{page}live"):
+            assert other.pk not in text(looker, address), address
+            assert "Running a batch on ⟨ESC⟩some-model" in text(looker, address), address
+            assert f"Running {other.pk} on ⟨ESC⟩some-model" in text(root, address), address
 
 
 def test_what_waits(root, looker, mine, theirs):
@@ -304,7 +317,7 @@ def disk(total, free):
 
 
 def facts(workers=None):
-    found = health.health(list(Worker.objects.all()) if workers is None else workers)
+    found = health.health(list(Worker.objects.all()) if workers is None else workers, Viewer(frozenset(), None))
     return {fact.name: fact for fact in found.facts}, found
 
 

@@ -154,7 +154,7 @@ def test_hostile_text_stays_text(looker, project):
     answer(batch, 2, state=RequestState.FAILED, error_code=HOSTILE, error_message=HOSTILE)
     page = text(looker.get(url(batch, "?q=<script>")))
     assert "<script>alert" not in page and "\x1b" not in page and "\u202e" not in page
-    assert "␛[31m⟨RLO⟩gnp.exe" in page and 'value="&lt;script&gt;"' in page
+    assert "⟨ESC⟩[31m⟨RLO⟩gnp.exe" in page and 'value="&lt;script&gt;"' in page
 
 
 # How an answer begins
