@@ -109,6 +109,7 @@ def test_fetch_pause_resume_with_a_bar_that_moves(vbs, sign_in):
     page.get_by_role("button", name="Resume tiny").click()
     expect(page.locator(".summary .state.ready")).to_be_visible(timeout=30_000)
     page.goto("/models/")
+    row(page, "tiny").scroll_into_view_if_needed()
     expect(row(page, "tiny").locator("[id^=fit-]")).not_to_contain_text("ask")
 
 

@@ -26,7 +26,7 @@ def drop(page, content, name="in.jsonl"):
 
 def test_drop_mend_and_create(vbs, sign_in):
     vbs.add_scripted("dropped")
-    page = sign_in(allow=["404"])
+    page = sign_in()
     page.goto(NEW)
     page.evaluate("window.same = true")
     good, bad = (json.dumps(line(name, "x" * 100_000, model="dropped")) for name in ("a", "b"))
@@ -49,7 +49,7 @@ def test_drop_mend_and_create(vbs, sign_in):
 
 def test_the_keyboard_alone(vbs, sign_in):
     vbs.add_scripted("typed")
-    page = sign_in(allow=["404"], viewport={"width": 360, "height": 740})
+    page = sign_in(viewport={"width": 360, "height": 740})
     page.goto(NEW)
     page.get_by_label("Model").select_option("typed")
     page.get_by_role("button", name="Use the sample").focus()
@@ -66,10 +66,10 @@ def test_the_keyboard_alone(vbs, sign_in):
 
 
 def test_without_scripts(vbs, sign_in):
-    vbs.add_scripted("plain")
-    page = sign_in(allow=["404"], java_script_enabled=False)
+    vbs.add_scripted("without")
+    page = sign_in(java_script_enabled=False)
     page.goto(NEW)
-    content = f"prompt,model\n{'x' * 1000},plain\n,plain\n".encode()
+    content = f"prompt,model\n{'x' * 1000},without\n,without\n".encode()
     page.locator("#file").set_input_files({"name": "t.csv", "mimeType": "text/csv", "buffer": content})
     page.get_by_role("button", name="Check the file").click()
     expect(page.locator("#result")).to_contain_text("1 of 2 requests is wrong")

@@ -87,7 +87,7 @@ def at(batch, rest=""):
 
 def test_a_batch_that_ran(operator, ran):
     page = text(operator.get(at(ran)))
-    for shown in (ran.pk, "completed", "100.0 % of 3", "blue", "in.jsonl", "Completed: 2 completed, 1 failed.", CHAT):
+    for shown in (ran.pk, "completed", "100 % of 3", "blue", "in.jsonl", "Completed: 2 completed, 1 failed.", CHAT):
         assert shown in page
     for address in ("requests", "output", "errors", "retry"):
         assert f'"/batches/{ran.pk}/{address}"' in page
@@ -112,7 +112,7 @@ def test_one_that_runs_has_its_pace_and_what_is_left(operator, add_model, submit
     Batch.objects.claim(batch.pk, worker.pk).start(worker.pk, "scripted", model)
     Batch.objects.filter(pk=batch.pk).update(completed=4, failed=1, requests_per_second=2.5, tokens_per_second=700)
     page = text(operator.get(at(batch)))
-    for shown in ("50.0 % of 10", "2.50/s", "700/s", "Time left", "in progress", "Output so far", "Errors so far"):
+    for shown in ("50 % of 10", "2.50/s", "700/s", "Time left", "in progress", "Output so far", "Errors so far"):
         assert shown in page
     assert 'width="400"' in page and 'x="400" width="100"' in page
 
