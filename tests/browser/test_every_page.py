@@ -36,7 +36,7 @@ def addresses(vbs):
         "overview": "/",
         "queue": "/queue/",
         "batches": "/batches/",
-        "batches-filtered": "/batches/?text=zanzibar",
+        "batches-filtered": "/batches/?words=zanzibar",
         "batch-done": f"/batches/{done.id}/",
         "batch-failed": f"/batches/{failed.id}/",
         "batch-running": f"/batches/{running.id}/",

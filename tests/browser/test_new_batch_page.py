@@ -55,6 +55,7 @@ def test_the_keyboard_alone(vbs, sign_in):
     page.get_by_role("button", name="Use the sample").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#result")).to_contain_text("Nothing is wrong: 3 requests")
+    page.wait_for_timeout(300)  # until htmx has settled: no one types as fast
     page.get_by_label("Endpoint").select_option("/v1/embeddings")
     expect(page.locator("#result")).to_contain_text("3 of 3 requests are wrong")
     page.get_by_label("Endpoint").select_option("/v1/chat/completions")
