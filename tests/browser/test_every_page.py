@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.browser.conftest import barriers
 from tests.live import line
@@ -67,7 +68,9 @@ def look(page, name, form):
     if folder := os.environ.get("VBS_SCREENSHOTS"):
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=path / f"{name}-{form}.png", full_page=form == "phone")
+        picture = path / f"{name}-{form}.png"
+        page.screenshot(path=picture)
+        Image.open(picture).quantize(128).save(picture, optimize=True)
     return found
 
 
