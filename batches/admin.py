@@ -63,7 +63,7 @@ class BatchAdmin(ReadOnlyAdmin):
     list_select_related = ["project"]
     search_fields = ["id", "input_file_id_given", "project__name", "created_by"]
     inlines = [EventInline]
-    actions = ("cancel", "retry")
+    actions = ("cancel", "retry", "raise_priority", "lower_priority")
 
     @admin.display(description="done")
     def bar(self, batch: Batch) -> str:
@@ -83,6 +83,14 @@ class BatchAdmin(ReadOnlyAdmin):
     @admin.action(description="Retry what failed in the selected batches", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Batch]) -> None:
         self._each(request, queryset, lambda batch: batch.retry(), "retried")
+
+    @admin.action(description="Raise the priority of the selected batches by 10", permissions=["operate"])
+    def raise_priority(self, request: HttpRequest, queryset: QuerySet[Batch]) -> None:
+        self._each(request, queryset, lambda batch: batch.set_priority(min(100, batch.priority + 10)), "more urgent")
+
+    @admin.action(description="Lower the priority of the selected batches by 10", permissions=["operate"])
+    def lower_priority(self, request: HttpRequest, queryset: QuerySet[Batch]) -> None:
+        self._each(request, queryset, lambda batch: batch.set_priority(max(-100, batch.priority - 10)), "less urgent")
 
     def _each(self, request: HttpRequest, queryset: QuerySet[Batch], act: Any, done: str) -> None:
         for batch in queryset:

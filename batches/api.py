@@ -30,6 +30,7 @@ from batches.serializers import (
 )
 from models_registry.models import Worker
 from models_registry.wire import gpu_object, worker_object
+from models_registry.workers import masked
 from vbs.accounts.authentication import project_of
 from vbs.configuration import runtime
 from vbs.openai import schema
@@ -269,8 +270,11 @@ class Queue(APIView):
     @extend_schema(responses={200: of(schema.QueueObject), **ERRORS})
     def get(self, request: Request) -> Response:
         found = list(Worker.objects.all())
+        waiting, running = Batch.objects.waiting(), list(Batch.objects.running()[:QUEUE_LINES])
+        own = {batch.pk for batch in running if batch.project_id == project_of(request).pk}
+        for worker in found:
+            worker.activity = masked(worker.activity, own)
         workers = [worker_object(worker) for worker in found]
-        waiting = Batch.objects.waiting()
 
         def item(batch: Batch, position: int) -> schema.QueueItem:
             return wire.queue_item(batch, position, own=batch.project_id == project_of(request).pk)
@@ -284,7 +288,7 @@ class Queue(APIView):
                 if shown["alive"] and one.cluster == "gpu"
             ],
             "loaded_model": next((one["model"] for one in workers if one["model"] and one["alive"]), None),
-            "running": [item(batch, 0) for batch in Batch.objects.running()[:QUEUE_LINES]],
+            "running": [item(batch, 0) for batch in running],
             "waiting": [item(batch, place) for place, batch in enumerate(waiting[:QUEUE_LINES], 1)],
             "waiting_total": waiting.count(),
             "paused": wire.pause_object(pauses.current()),

@@ -1,7 +1,7 @@
 """What somebody has a worker do: start anew, load its engine anew, free the GPU. Nothing that runs is lost by it."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from django.db import transaction
 
@@ -29,8 +29,12 @@ def doing(worker: Worker, viewer: Viewer) -> list[str]:
 
 def activity(worker: Worker, viewer: Viewer) -> str:
     """In its own words, made visible; who does not see every project is not told which batch."""
-    said = worker.activity if viewer.projects is None else _BATCH.sub("a batch", worker.activity)
-    return visible(said)
+    return visible(worker.activity if viewer.projects is None else masked(worker.activity))
+
+
+def masked(words: str, known: Collection[str] = ()) -> str:
+    """Without the ids of batches, but those that are known to whoever reads it."""
+    return _BATCH.sub(lambda found: found[0] if found[0] in known else "a batch", words)
 
 
 def restart(worker: Worker) -> None:

@@ -196,6 +196,17 @@ def test_retry_as_the_api_does(root, project):
     assert any(one.startswith(f"{fine.pk}: There is nothing to retry") for one in said)
 
 
+def test_priorities_move_by_ten_within_their_bounds(root, project):
+    usual, high, ended = (rows(project, number) for number in (1, 2, 3))
+    Batch.objects.filter(pk=high.pk).update(priority=95)
+    Batch.objects.filter(pk=ended.pk).update(status=BatchStatus.COMPLETED)
+    _, said = act(root, Batch, "raise_priority", usual, high, ended)
+    assert [Batch.objects.get(pk=one.pk).priority for one in (usual, high, ended)] == [10, 100, 0]
+    assert any(one.startswith(f"{ended.pk}: ") and "completed" in one for one in said)
+    act(root, Batch, "lower_priority", usual)
+    assert Batch.objects.get(pk=usual.pk).priority == 0
+
+
 def test_deleting_a_file_hides_it(root, project):
     rows(project, 1)
     file = File.objects.get()
