@@ -147,7 +147,7 @@ def test_a_room_is_for_those_who_see_the_same():
         same = hub.join(Browser(), Room(page, Viewer(frozenset(), None), QueryDict("a=1"), {}))
         looks = [(VIEWER, "a=2"), (Viewer(frozenset({"x.y"}), None), "a=1"), (Viewer(frozenset(), None, 3), "a=1")]
         others = [hub.join(Browser(), Room(page, viewer, QueryDict(query), {})) for viewer, query in looks]
-        assert one is same and one not in others and len(hub.rooms) == 4 and hub.sockets == 5
+        assert one is same and one not in others and len(hub.rooms) == 4
         for socket in list(one.sockets):
             hub.leave(socket, one)
         assert len(hub.rooms) == 3
@@ -191,8 +191,30 @@ def test_whoever_may_not_look_any_more_is_found_out(db):
     secret = live.Socket(shown=Page(lambda viewer, query: {}, lambda: (), permission="auth.view_user"))
     secret.scope = {"session": session}
     assert secret._look() is None
+    user.set_password("another")
+    user.save()
+    assert socket._look() is None, "whoever signed in with the old password is out"
+    client.force_login(user)
+    socket.scope = {"session": client.session}
+    assert socket._look() is not None
     client.logout()
     assert socket._look() is None
+
+
+def test_there_is_room_for_so_many(monkeypatch):
+    monkeypatch.setattr(live, "MOST_SOCKETS", 3)
+    monkeypatch.setattr(live, "MOST_OF_ONE", 2)
+
+    async def admitted():
+        hub = Hub()
+        assert [hub.admit(user) for user in ("ada", "ada", "ada", "bob", "eve")] == [True, True, False, True, False]
+        hub.dismiss("ada")
+        assert hub.admit("eve") and not hub.admit("bob")
+        for user in ("ada", "bob", "eve"):
+            hub.dismiss(user)
+        assert not hub.open
+
+    asyncio.run(admitted())
 
 
 # The whole way

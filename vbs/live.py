@@ -8,8 +8,10 @@ once for all of them. Every page is right on a plain reload, and polls when its 
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ import psycopg
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import channel_layers, get_channel_layer
+from django.contrib.auth import get_user
 from django.contrib.auth.models import User
 from django.contrib.sessions.backends.db import SessionStore
 from django.db import DatabaseError, connection
@@ -42,7 +45,7 @@ ALONE_SECONDS = 5.0  # a room is renewed this often, or as seldom as it polls, w
 RIGHTS_SECONDS = 30.0  # between looks at whether somebody still may look
 PULSE_SECONDS = 5.0  # between messages to ourselves, which tell that the layer still carries
 AT_ONCE = 2  # rooms that are renewed side by side
-MOST_SOCKETS = 1000
+MOST_SOCKETS, MOST_OF_ONE = 1000, 300
 MOST_SEEN = 5000  # parts that a browser may claim to have seen
 
 Parts = Mapping[str, Part]
@@ -204,11 +207,18 @@ class Hub:
         self.tasks: set[asyncio.Task[None]] = set()
         self.changed = asyncio.Event()
         self.limit = asyncio.Semaphore(AT_ONCE)
-        self.heard = 0.0
+        self.open: Counter[Any] = Counter()  # sockets, by the key of who has opened them
 
-    @property
-    def sockets(self) -> int:
-        return sum(len(room.sockets) for room in self.rooms.values())
+    def admit(self, user: Any) -> bool:
+        """Whether there is room for one more of them, which is counted then."""
+        if self.open.total() >= MOST_SOCKETS or self.open[user] >= MOST_OF_ONE:
+            return False
+        self.open[user] += 1
+        return True
+
+    def dismiss(self, user: Any) -> None:
+        self.open[user] -= 1
+        self.open += Counter()  # drops who has none
 
     def join(self, socket: "Socket", room: Room) -> Room:
         key = (id(room.shown), room.viewer, room.query.urlencode(), tuple(sorted(room.named.items())))
@@ -217,8 +227,8 @@ class Hub:
         room.due = 0.0  # what changed between the page and its socket
         self.changed.set()
         if not self.tasks:
-            self._start(self._listen())
-            self._start(self._renew())
+            self._start(self._forever(self._hear))
+            self._start(self._forever(self._renew))
         return room
 
     def leave(self, socket: "Socket", room: Room) -> None:
@@ -226,15 +236,21 @@ class Hub:
         if not room.sockets:
             self.rooms = {key: one for key, one in self.rooms.items() if one is not room}
 
-    def _start(self, work: Any) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self.tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self.tasks.discard)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self.tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("What pushes changes to browsers has failed", exc_info=error)
+    async def _forever(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except (psycopg.Error, OSError, _Silence) as error:
+                log.warning("Changes are not heard of: %s", str(error).strip() or type(error).__name__)
+            except Exception:
+                log.exception("Changes are not pushed")
+            await asyncio.sleep(1)
+            self.tell()
 
     def tell(self, topic: str | None = None) -> None:
         """This has changed; without a topic, anything may have."""
@@ -244,20 +260,8 @@ class Hub:
                 room.due = min(room.due, max(now, room.renewed + REST_SECONDS))
         self.changed.set()
 
-    async def _listen(self) -> None:
-        """Hear of changes, for ever. When the layer does not even carry our own words any more, it is made anew."""
-        while True:
-            try:
-                await self._hear()
-            except (psycopg.Error, OSError, _Silence) as error:
-                log.warning("Changes are not heard of: %s", str(error).strip() or type(error).__name__)
-            except Exception:
-                log.exception("Changes are not heard of")
-            channel_layers.backends.pop("default", None)
-            await asyncio.sleep(1)
-            self.tell()
-
     async def _hear(self) -> None:
+        """Hear of changes, until the layer does not even carry our own words: then it is to be made anew."""
         layer = get_channel_layer()
         assert layer is not None
         channel = await layer.new_channel()
@@ -266,7 +270,7 @@ class Hub:
             while True:
                 receiving = asyncio.ensure_future(layer.receive(channel))
                 done, _ = await asyncio.wait(
-                    (receiving, beating), timeout=3 * PULSE_SECONDS, return_when="FIRST_COMPLETED"
+                    (receiving, beating), timeout=3 * PULSE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
                 if receiving not in done:
                     receiving.cancel()
@@ -277,6 +281,7 @@ class Hub:
                     self.tell(topic)
         finally:
             beating.cancel()
+            channel_layers.backends.pop("default", None)
 
     async def _beat(self, layer: Any, channel: str) -> None:
         """Stay in the group, whose rows expire, and let ourselves hear something."""
@@ -312,7 +317,10 @@ class Hub:
                 sockets = list(room.sockets)
                 news = await database_sync_to_async(room.build, thread_sensitive=False)(sockets)
             for socket, new in zip(sockets, news, strict=True):
-                await socket.push(new)
+                try:
+                    await socket.push(new)
+                except Exception as error:  # it is gone, or its rights cannot be asked for: the others go on
+                    log.debug("Nothing is pushed to a browser: %r", error)
         except Gone:
             for socket in list(room.sockets):
                 await socket.close(4404)
@@ -346,18 +354,16 @@ class Socket(AsyncWebsocketConsumer):
         self.shown = shown
         self.room: Room | None = None
         self.seen: dict[str, str] = {}  # the marks of parts, by their ids
-        self.looked = time.monotonic()
+        self.looked = time.monotonic() - random.random() * RIGHTS_SECONDS  # so that not all look at once
+        self.admitted = None  # the key of whose it is
 
     async def connect(self) -> None:
-        user = self.scope.get("user")
-        if user is None or not user.is_authenticated or hub().sockets >= MOST_SOCKETS:
-            await self.close(4401)
-            return
-        viewer = await self._viewer()
-        if viewer is None:
+        user = self.scope["user"]
+        viewer = await self._viewer() if user.is_authenticated else None
+        if viewer is None or not hub().admit(user.pk):
             await self.close(4403)
             return
-        self.viewer = viewer
+        self.viewer, self.admitted = viewer, user.pk
         await self.accept()
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
@@ -377,6 +383,8 @@ class Socket(AsyncWebsocketConsumer):
     async def disconnect(self, code: int) -> None:
         if self.room is not None:
             hub().leave(self, self.room)
+        if self.admitted is not None:
+            hub().dismiss(self.admitted)
 
     async def push(self, new: News) -> None:
         if time.monotonic() - self.looked > RIGHTS_SECONDS:
@@ -393,9 +401,10 @@ class Socket(AsyncWebsocketConsumer):
         return await database_sync_to_async(self._look, thread_sensitive=False)()
 
     def _look(self) -> Viewer | None:
-        session = SessionStore(self.scope["session"].session_key)
-        user = User.objects.filter(pk=session.get("_auth_user_id") or 0, is_active=True).first()
-        if user is None:
+        request = HttpRequest()
+        request.session = SessionStore(self.scope["session"].session_key)
+        user = get_user(request)  # knows of a session that has ended, an account that was closed, a new password
+        if not isinstance(user, User):
             return None
-        viewer = viewer_of(user, session)
+        viewer = viewer_of(user, request.session)
         return viewer if not self.shown.permission or viewer.may(self.shown.permission) else None
