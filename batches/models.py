@@ -499,6 +499,9 @@ class Batch(models.Model):
             expires_at=timezone.now() + (self.expires_at - self.created_at),
         )
         with transaction.atomic():
+            Batch.objects.select_for_update().get(pk=self.pk)  # of two at once, the second finds the first
+            if (other := self.retries.live().first()) is not None:
+                raise Conflict(f"This batch is being retried already, by {other.pk}.", code="batch_being_retried")
             again.save(force_insert=True)
             again.note(f"Created to retry {self.pk}.")
             wake("validate", again.pk)

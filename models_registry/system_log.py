@@ -16,7 +16,7 @@ from vbs.pages.parts import Part, Pulse
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import size
 
-PERMISSION = "models_registry.change_worker"
+PERMISSION = "accounts.view_project"  # of those who see all projects: a log names batches of any
 WHOLE = "models_registry.delete_worker"  # of admins: the whole of a log
 
 

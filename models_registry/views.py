@@ -20,6 +20,7 @@ from models_registry.fit import size
 from models_registry.forms import AddForm, BenchmarkForm, EditForm, FitForm, PasteForm, TestForm
 from models_registry.model_folder import ModelError
 from models_registry.models import OPEN_OPERATIONS, Model, ModelState, OperationKind
+from vbs.configuration import audit
 from vbs.live import Parts, changes
 from vbs.pages.access import Request, page
 
@@ -93,6 +94,7 @@ def add(request: Request) -> HttpResponseBase:
     coming = (
         f", and being {'fetched' if model.hub_id else 'converted'}" if model.state == ModelState.DOWNLOADING else ""
     )
+    audit.record(request, "model.add", model.name, model.hub_id or model.source)
     messages.success(request, f"{model.name} is added{coming}.")
     address = resolve_url("model", model.pk)
     return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
@@ -188,7 +190,8 @@ def act(request: Request, pk: int) -> HttpResponseBase:
     if (action := ACTIONS.get(request.POST.get("do", ""))) is None:
         return HttpResponseBadRequest(f"'do' must be one of {', '.join(ACTIONS)}.", content_type="text/plain")
     words, act = action
-    _say(request, lambda: act(model, request.user.get_username()), words.format(model.name))
+    do = request.POST["do"]
+    _say(request, do, model.name, lambda: act(model, request.user.get_username()), words.format(model.name))
     if request.POST.get("on") == "model":
         return _done(request, lambda: pages.one(_find(pk), request.viewer), "model", pk)
     return _done(request, lambda: pages.registry(request.viewer), "models")
@@ -203,6 +206,7 @@ def run(request: Request, pk: int) -> HttpResponseBase:
     form = kind(request.POST, model=model, prefix=kind.kind)
     if not form.is_valid() or _taken(form, lambda: form.ask(request.user.get_username())) is None:
         return _model(request, model, **{f"{kind.kind}_form": form})
+    audit.record(request, f"model.{kind.kind}", model.name)
     return redirect("model", pk)
 
 
@@ -213,6 +217,7 @@ def edit(request: Request, pk: int) -> HttpResponseBase:
     form = EditForm(request.POST, model=model)
     if not form.is_valid() or _taken(form, form.save) is None:
         return _model(request, model, edit_form=form)
+    audit.record(request, "model.edit", model.name, ", ".join(sorted(form.changed_data)))
     messages.success(request, f"{model.name} is changed. A loaded model is loaded anew with its next request.")
     return redirect("model", pk)
 
@@ -223,10 +228,17 @@ def alias(request: Request, pk: int) -> HttpResponseBase:
     """Let another name stand for the model, or (with `remove`) for nothing."""
     model = _find(pk)
     if name := request.POST.get("remove", ""):
-        _say(request, lambda: aliases.remove(name.replace("\0", "")), f"{name} is removed.")
+        name = name.replace("\0", "")
+        _say(request, "unalias", name, lambda: aliases.remove(name), f"{name} is removed.")
     else:
         name = request.POST.get("name", "").strip()
-        _say(request, lambda: aliases.point(name, model), f"{name} stands for {model.name}.")
+        _say(
+            request,
+            "alias",
+            f"{name} → {model.name}",
+            lambda: aliases.point(name, model),
+            f"{name} stands for {model.name}.",
+        )
     return redirect("model", pk)
 
 
@@ -242,6 +254,7 @@ def remove(request: Request, pk: int) -> HttpResponseBase:
         except ModelError as reason:
             error = str(reason)
         else:
+            audit.record(request, "model.remove", model.name, "with its files" if "files" in request.POST else "")
             messages.success(request, f"{model.name} is removed.")
             return redirect("models")
     preview = importer.preview(model)
@@ -266,12 +279,13 @@ def _taken(form: forms.Form, step: Callable[[], Any]) -> Any:
         return None
 
 
-def _say(request: Request, step: Callable[[], object], words: str) -> None:
+def _say(request: Request, verb: str, target: str, step: Callable[[], object], words: str) -> None:
     try:
         step()
     except ModelError as error:
         messages.error(request, str(error))
     else:
+        audit.record(request, f"model.{verb}", target)
         messages.success(request, words)
 
 

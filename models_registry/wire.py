@@ -53,7 +53,7 @@ def worker_object(worker: Worker) -> WorkerObject:
         "heartbeat_at": int(worker.heartbeat_at.timestamp()),
         "model": worker.model_name or None,
         "engine_pid": worker.engine_pid,
-        "engine_url": worker.engine_url or None,
+        "engine_url": worker.engine_url if worker.engine_url.startswith("http") else None,
     }
 
 

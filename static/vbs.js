@@ -32,6 +32,8 @@
   let followed = ""; // what the socket is for, as the pulse has it
   let polled = true; // the last question was answered
   let tries = 0;
+  let waited = 0; // seconds since it was asked
+  let heard = 0; // when the socket last said something
   const isOpen = () => socket?.readyState === WebSocket.OPEN;
 
   const show = () => {
@@ -73,17 +75,22 @@
     const mine = (socket = new WebSocket(url));
     mine.addEventListener("open", () => {
       tries = 0;
+      heard = Date.now();
       const seen = [...document.querySelectorAll("[name=seen]")].map((one) => one.value);
       mine.send(JSON.stringify({ seen }));
       show();
     });
     mine.addEventListener("message", (event) => {
       if (mine !== socket) return;
+      heard = Date.now();
+      if (!event.data) return; // it only says that it is there
       held.push(event.data);
       renew();
     });
     mine.addEventListener("close", (event) => {
       if (mine !== socket) return;
+      polled = false; // until an answer comes
+      waited = Infinity;
       show();
       if (event.code === 4404) return; // what the page was about is gone
       tries += 1;
@@ -102,9 +109,17 @@
     connect();
   });
 
-  let waited = 0;
   setInterval(() => {
     const pulse = byId("pulse");
+    if (isOpen() && Date.now() - heard > 25_000) {
+      // It hangs, or the machine slept: begin anew.
+      const old = socket;
+      socket = null;
+      old.close();
+      polled = false;
+      show();
+      connect();
+    }
     if (!pulse || isOpen() || document.hidden) return;
     waited += 1;
     if (waited < Number(pulse.dataset.every)) return;

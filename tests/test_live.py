@@ -357,3 +357,25 @@ def insist(vbs, statement, *values):
             return change(vbs, statement, *values)
         except psycopg.OperationalError:
             time.sleep(0.5)
+
+
+def test_who_signs_out_is_out_at_once(vbs):
+    user = "walker"
+    vbs.manage("create_user", user, "--role", "viewer")
+    script = (
+        "from django.test import Client; from django.contrib.auth.models import User; c = Client();"
+        f"c.force_login(User.objects.get(username='{user}')); print('key', c.session.session_key)"
+    )
+    key = vbs.manage("shell", "-v0", "-c", script).split()[-1]
+
+    async def conversation(socket):
+        await socket.send_str(json.dumps({"seen": []}))
+        await socket.receive(30)
+        await asyncio.to_thread(change, vbs, "DELETE FROM django_session WHERE session_key = %s", key)
+        began = time.monotonic()
+        while (await socket.receive(30)).type == aiohttp.WSMsgType.TEXT:
+            pass
+        return socket.close_code, time.monotonic() - began
+
+    code, seconds = talk(vbs, conversation, key)
+    assert code == 4403 and seconds < live.RIGHTS_SECONDS / 2

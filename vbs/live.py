@@ -8,10 +8,12 @@ once for all of them. Every page is right on a plain reload, and polls when its 
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,9 +42,11 @@ from vbs.pages.viewer import Viewer, viewer_of
 log = logging.getLogger(__name__)
 
 GROUP = "live"
+PEOPLE = "people"  # the topic of sessions that end, and of what people may do and see
 REST_SECONDS = 0.4  # between two renewals of a room
 ALONE_SECONDS = 5.0  # a room is renewed this often, or as seldom as it polls, when nothing is heard: time goes on
 RIGHTS_SECONDS = 30.0  # between looks at whether somebody still may look
+GREET_SECONDS = 10.0  # a browser hears something this often; when it does not, it asks anew
 PULSE_SECONDS = 5.0  # between messages to ourselves, which tell that the layer still carries
 AT_ONCE = 2  # rooms that are renewed side by side
 MOST_SOCKETS, MOST_OF_ONE = 1000, 300
@@ -54,13 +58,12 @@ Parts = Mapping[str, Part]
 # Topics
 
 
-def triggers(table: str, *topics: str) -> RunSQL:
-    """A migration: every change of a row of the table is told. A topic is a word, or `word:column`."""
+def triggers(table: str, *topics: str, events: str = "INSERT OR UPDATE OR DELETE") -> RunSQL:
+    """A migration: every such change of a row of the table is told. A topic is a word, or `word:column`."""
     name = f"live_{table}"
     words = ", ".join(f"'{topic}'" for topic in topics)
     return RunSQL(
-        f"CREATE TRIGGER {name} AFTER INSERT OR UPDATE OR DELETE ON {table} "
-        f"FOR EACH ROW EXECUTE FUNCTION vbs_changed({words})",
+        f"CREATE TRIGGER {name} AFTER {events} ON {table} FOR EACH ROW EXECUTE FUNCTION vbs_changed({words})",
         f"DROP TRIGGER {name} ON {table}",
     )
 
@@ -229,6 +232,7 @@ class Hub:
         if not self.tasks:
             self._start(self._forever(self._hear))
             self._start(self._forever(self._renew))
+            self._start(self._forever(self._greet))
         return room
 
     def leave(self, socket: "Socket", room: Room) -> None:
@@ -255,6 +259,11 @@ class Hub:
     def tell(self, topic: str | None = None) -> None:
         """This has changed; without a topic, anything may have."""
         now = asyncio.get_running_loop().time()
+        if topic == PEOPLE:
+            topic = None
+            for room in self.rooms.values():
+                for socket in room.sockets:
+                    socket.looked = -math.inf
         for room in self.rooms.values():
             if topic is None or topic in room.topics():
                 room.due = min(room.due, max(now, room.renewed + REST_SECONDS))
@@ -292,6 +301,15 @@ class Hub:
                 joined = time.monotonic()
             await layer.send(channel, {"topic": ""})
             await asyncio.sleep(PULSE_SECONDS)
+
+    async def _greet(self) -> None:
+        """Say nothing to those who have heard nothing for a while."""
+        while True:
+            await asyncio.sleep(GREET_SECONDS / 2)
+            for socket in [socket for room in self.rooms.values() for socket in room.sockets]:
+                if time.monotonic() - socket.spoke > GREET_SECONDS / 2:
+                    with suppress(Exception):  # it is gone
+                        await socket.say("")
 
     async def _renew(self) -> None:
         """Renew the rooms that are due."""
@@ -355,6 +373,7 @@ class Socket(AsyncWebsocketConsumer):
         self.room: Room | None = None
         self.seen: dict[str, str] = {}  # the marks of parts, by their ids
         self.looked = time.monotonic() - random.random() * RIGHTS_SECONDS  # so that not all look at once
+        self.spoke = time.monotonic()
         self.admitted = None  # the key of whose it is
 
     async def connect(self) -> None:
@@ -394,7 +413,11 @@ class Socket(AsyncWebsocketConsumer):
                 return
         if new.html:
             self.seen |= new.marks
-            await self.send(new.html)
+            await self.say(new.html)
+
+    async def say(self, text: str) -> None:
+        self.spoke = time.monotonic()
+        await self.send(text)
 
     async def _viewer(self) -> Viewer | None:
         """As it is now: None for who may not look any more."""

@@ -25,6 +25,7 @@ urlpatterns: list[URLPattern] = [
     live.path("queue/live", queue.PAGE, name="queue-live"),
     path("queue/pause", queue_views.pause, name="queue-pause"),
     path("queue/resume", queue_views.resume, name="queue-resume"),
+    path("batches", RedirectView.as_view(pattern_name="batches")),
     path("batches/", history_views.batches, name="batches"),
     live.path("batches/live", history.HISTORY, name="batches-live"),
     path("batches/new", create_views.new, name="batch-new"),

@@ -290,6 +290,16 @@ def test_a_retry_twice_and_at_the_same_time(half_failed):
     assert again.requests.count() == 2
 
 
+def test_a_batch_is_retried_once_at_a_time(half_failed):
+    """E.g. by a double click: what failed is not run twice."""
+    refused = in_threads(lambda: Batch.objects.get(pk=half_failed.pk).retry())
+    (again,) = half_failed.retries.all()
+    assert refused and all(isinstance(error, Conflict) and again.pk in error.message for error in refused)
+    again.request_cancel()
+    assert again.end(None, None)
+    assert half_failed.retry().pk != again.pk
+
+
 def test_a_retry_whose_model_is_gone_fails(half_failed):
     Model.objects.all().delete()
     assert codes(validated(half_failed.retry())) == [("model_not_found", None)]

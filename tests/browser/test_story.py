@@ -119,7 +119,7 @@ def test_cancel_one_and_restart_the_worker_in_the_middle_of_another(vbs, sign_in
     gpu = page.locator("article.worker", has_text="Running")
     expect(gpu).to_have_count(1, timeout=30_000)
     pid = re.search(r"pid (\d+)", gpu.locator("h3").inner_text())[1]
-    gpu.get_by_role("link", name=re.compile("^Restart gpu")).click()
+    gpu.get_by_role("link", name=re.compile("^Restart worker gpu")).click()
     expect(dialog).to_contain_text(going.split("/")[-2])
     dialog.get_by_role("button").first.click()
     expect(page.locator("main")).not_to_contain_text(f"pid {pid},", timeout=60_000)

@@ -27,7 +27,7 @@ def test_workers_restart_and_logs(sign_in):
     expect(page.locator("#connection")).to_have_attribute("data-state", "live")
     shot(page, "workers")
     old = page.locator("article[aria-label^='Worker gpu']").get_attribute("id")
-    page.get_by_role("link", name=re.compile("Restart gpu@")).click()
+    page.get_by_role("link", name=re.compile("Restart worker gpu@")).click()
     expect(page.get_by_role("dialog")).to_contain_text("nothing is interrupted")
     shot(page, "restart")
     page.get_by_role("dialog").get_by_role("button", name="Restart it").click()

@@ -24,6 +24,7 @@ from models_registry.models import (
 )
 from tests.models_registry.test_fit import SMOLLM2, weights
 from tests.models_registry.test_importer import model_folder
+from vbs.configuration.models import AuditEntry
 from vbs.pages import plots
 from vbs.pages.parts import Pulse, unseen
 
@@ -544,3 +545,15 @@ def test_parts_that_were_seen():
     assert list(unseen([outer], [outer.seen])) == [inner]
     assert list(unseen([outer], [outer.seen, inner.seen])) == []
     assert Pulse(id="inner", url="/", every=2).seen != inner.seen
+
+
+def test_what_people_do_with_models_is_kept(root, scripted):
+    root.post(f"/models/{scripted.pk}/act", {"do": "load", "on": "models"})
+    root.post(f"/models/{scripted.pk}/alias", {"name": "@kept"})
+    root.post(f"/models/{scripted.pk}/alias", {"name": "@kept"})
+    root.post(f"/models/{scripted.pk}/alias", {"remove": "@kept"})
+    root.post(f"/models/{scripted.pk}/alias", {"name": "no good name"})
+    kept = AuditEntry.objects.filter(action__startswith="model.").order_by("id")
+    said = [(one.action, one.target, one.username) for one in kept]
+    assert said[0] == ("model.load", "scripted", "root")
+    assert said[-1] == ("model.unalias", "@kept", "root") and "no good name" not in str(said)

@@ -240,23 +240,23 @@ def engine_log(data, content, name="engine-20260101-000000-001.log"):
     return path
 
 
-def test_the_engines_log_is_followed(operator, data):
+def test_the_engines_log_is_followed(admin, data):
     there = worker(home=str(data / "run" / "gpu"))
     engine_log(data, b"an old one\n")
     path = engine_log(data, b"".join(b"line %d\n" % n for n in range(1000)), "engine-20260102-000000-001.log")
-    page = text(operator.get("/system/log"))
+    page = text(admin.get("/system/log"))
     assert "line 999" in page and "line 800" in page and "line 799" not in page and "an old one" not in page
     assert f'value="{there.pk}" selected' in page and "The last lines of" in page
-    query = {"of": str(there.pk), "seen": seen(operator.get("/system/log"))}
-    assert operator.get("/system/log/live", query).status_code == 204
+    query = {"of": str(there.pk), "seen": seen(admin.get("/system/log"))}
+    assert admin.get("/system/log/live", query).status_code == 204
     with path.open("ab") as file:
         file.write(b"and one more\n")
-    assert "and one more" in text(operator.get("/system/log/live", query))
-    still = text(operator.get("/system/log?still="))
+    assert "and one more" in text(admin.get("/system/log/live", query))
+    still = text(admin.get("/system/log?still="))
     assert 'id="pulse"' not in still and "Follow it" in still
 
 
-def test_hostile_lines_are_text(operator, data, settings):
+def test_hostile_lines_are_text(admin, data, settings):
     settings.HF_TOKEN = "hf_averysecretone"
     (settings.LOG_DIR / "gpu.log").write_bytes(
         b"\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J \x00 <script>alert(1)</script>\n"
@@ -264,22 +264,22 @@ def test_hostile_lines_are_text(operator, data, settings):
         b"Bearer sk-vbs-abcdefgh123 and hf_averysecretone\n" + b"\xff\xfe\n" + b"y" * 100_000 + b"\n"
         b"\xe2\x80\xaeright to left\nunfinished"
     )
-    page = text(operator.get("/system/log?of=gpu"))
+    page = text(admin.get("/system/log?of=gpu"))
     lines = page.partition('id="lines"')[2].partition("</pre>")[0]
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", lines)
     assert "red ⟨ESC⟩]0;title⟨BEL⟩" in lines and "&lt;script&gt;" in lines and "<script>" not in lines
     assert "100% done" in lines and "50%" not in lines and "more characters" in lines and len(lines) < 5000
     assert "sk-vbs-abc" not in lines and "averysecret" not in lines and "unfinished" in lines
-    assert "style=" not in page and "unsafe" not in operator.get("/system/log").headers["Content-Security-Policy"]
+    assert "style=" not in page and "unsafe" not in admin.get("/system/log").headers["Content-Security-Policy"]
 
 
-def test_a_large_log_is_read_from_its_end(operator, settings):
+def test_a_large_log_is_read_from_its_end(admin, settings):
     path = settings.LOG_DIR / "web.log"
     with path.open("wb") as file:
         file.truncate(3 * 2**30)  # holes take no room
         file.seek(0, os.SEEK_END)
         file.write(b"\nthe end\n")
-    assert "the end" in text(operator.get("/system/log?of=web"))
+    assert "the end" in text(admin.get("/system/log?of=web"))
 
 
 @pytest.mark.parametrize(
@@ -331,3 +331,9 @@ def test_who_reads_logs(viewer, operator, admin, settings):
     assert answer.headers["Content-Disposition"] == 'attachment; filename="web.log"'
     assert AuditEntry.objects.get().action == "log.download"
     assert logfiles.of_program("nothing") is None
+
+
+def test_a_log_is_for_those_who_see_every_project(operator, admin):
+    for address in ("/system/log?of=gpu", "/system/log/live?of=gpu", "/system/log/whole?of=gpu"):
+        assert operator.get(address).status_code == 403
+    assert "/system/log" not in text(operator.get("/system/")) and "/system/log" in text(admin.get("/system/"))

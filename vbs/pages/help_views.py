@@ -3,6 +3,7 @@ from django.shortcuts import render
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_GET
 
+from vbs.configuration import runtime
 from vbs.pages import help, recipes
 from vbs.pages.access import Request, page
 
@@ -19,7 +20,11 @@ def start(request: Request) -> HttpResponse:
         return render(request, "help/found.html", context | {"hits": help.search(asked)})
     model = recipes.model()
     server = f"{request.scheme}://{request.get_host()}"
-    context |= {"server": server, "model": model, "recipes": recipes.recipes(server, model)}
+    context |= {
+        "server": server,
+        "model": model,
+        "recipes": recipes.recipes(server, model, runtime.value("VBS_COMPLETION_WINDOWS")[0]),
+    }
     return render(request, "help/index.html", context)
 
 

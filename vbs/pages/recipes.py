@@ -24,7 +24,7 @@ def model() -> str:
     return next((name for names in MODELS for name in names() if PLAIN.fullmatch(name)), "")
 
 
-def recipes(server: str, model: str) -> tuple[Recipe, ...]:
+def recipes(server: str, model: str, window: str = "24h") -> tuple[Recipe, ...]:
     """server: scheme and host, without a slash at its end. They go on from each other."""
     model = model or NONE_YET
     auth = '-H "Authorization: Bearer $KEY"'
@@ -33,7 +33,7 @@ def recipes(server: str, model: str) -> tuple[Recipe, ...]:
             "key",
             "A key",
             "A key belongs to a project. Make one under System, or in a shell on the server; then let your shell know.",
-            "manage.py create_api_key --project default --name mine\nexport KEY=sk-vbs-…",
+            ".venv/bin/python manage.py create_api_key --project default --name mine\nexport KEY=sk-vbs-…",
         ),
         Recipe(
             "models",
@@ -64,7 +64,7 @@ def recipes(server: str, model: str) -> tuple[Recipe, ...]:
             f'client = OpenAI(base_url="{server}/v1", api_key=os.environ["KEY"])\n'
             'file = client.files.create(file=open("batch.jsonl", "rb"), purpose="batch")\n'
             "batch = client.batches.create(\n"
-            '    input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"\n'
+            f'    input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="{window}"\n'
             ")\n"
             'while batch.status not in ("completed", "failed", "expired", "cancelled"):\n'
             "    time.sleep(2)\n"
@@ -79,7 +79,8 @@ def recipes(server: str, model: str) -> tuple[Recipe, ...]:
             "Upload the file, then create a batch of it: put in the id that the first call answers with.",
             f"curl -s {server}/v1/files {auth} -F purpose=batch -F file=@batch.jsonl\n"
             f'curl -s {server}/v1/batches {auth} -H "Content-Type: application/json" \\\n'
-            '     -d \'{"input_file_id": "file-…", "endpoint": "/v1/chat/completions", "completion_window": "24h"}\'',
+            '     -d \'{"input_file_id": "file-…", "endpoint": "/v1/chat/completions", '
+            f'"completion_window": "{window}"}}\'',
         ),
         Recipe(
             "results",
@@ -100,7 +101,7 @@ def recipes(server: str, model: str) -> tuple[Recipe, ...]:
             "shell",
             "From the command line",
             "In the server's folder, or with --url and --key from anywhere.",
-            f"manage.py batch submit batch.jsonl --url {server} --key $KEY --wait",
+            f".venv/bin/python manage.py batch submit batch.jsonl --url {server} --key $KEY --wait",
         ),
     )
 
