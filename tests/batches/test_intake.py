@@ -290,6 +290,7 @@ def test_a_retry_twice_and_at_the_same_time(half_failed):
     assert again.requests.count() == 2
 
 
+@committed
 def test_a_batch_is_retried_once_at_a_time(half_failed):
     """E.g. by a double click: what failed is not run twice."""
     refused = in_threads(lambda: Batch.objects.get(pk=half_failed.pk).retry())
