@@ -1,6 +1,8 @@
 """The whole story as an operator lives it: a bad line, a batch and its answers, a retry, a restart in between."""
 
+import os
 import re
+import signal
 
 import orjson
 import pytest
@@ -203,3 +205,17 @@ def test_a_socket_that_is_cut_is_polled_for_and_comes_back(vbs, sign_in):
     expect(state).to_have_attribute("data-state", "live", timeout=40_000)
     two = vbs.create([line("afterwards", model="quick")])
     expect(link(page, two.id)).to_be_visible(timeout=5_000)
+
+
+def test_a_server_that_hangs_is_told(vbs, sign_in):
+    page = sign_in("operator", allow=("WebSocket", "ERR_"), at="/queue/")
+    state = page.locator("#connection")
+    expect(state).to_have_attribute("data-state", "live")
+    web = vbs.pids()["web"]
+    os.kill(web, signal.SIGSTOP)
+    try:
+        expect(state).to_have_attribute("data-state", "offline", timeout=60_000)
+        expect(state).to_contain_text("The server cannot be reached")
+    finally:
+        os.kill(web, signal.SIGCONT)
+    expect(state).to_have_attribute("data-state", "live", timeout=60_000)
