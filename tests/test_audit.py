@@ -3,7 +3,6 @@
 import re
 import threading
 from datetime import UTC, datetime, timedelta
-from time import perf_counter
 
 import pytest
 from django.contrib.auth.models import User
@@ -129,7 +128,7 @@ def test_projects(admin):
     assert targets(admin.get("/system/audit")) == ["batch_b"]
 
 
-def test_a_long_log_is_not_slow(admin):
+def test_a_long_log_takes_no_more_queries(admin):
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO configuration_auditentry (at, username, action, target, detail) "
@@ -138,9 +137,8 @@ def test_a_long_log_is_not_slow(admin):
         )
     for query in ({}, {"user": "nobody"}, {"target": "batch_99999"}, {"since": "2020-01-01", "until": "2020-01-02"}):
         with CaptureQueriesContext(connection) as queries:
-            began = perf_counter()
             assert admin.get("/system/audit", query).status_code == 200
-        assert len(queries) <= 8 and perf_counter() - began < 2
+        assert len(queries) <= 8
 
 
 # Signing in
