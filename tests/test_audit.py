@@ -34,7 +34,7 @@ def entry(action="batch.cancel", **given):
 
 
 def targets(response):
-    return re.findall(r"<td dir=\"auto\">(t\d+|batch_\w+)</td>", text(response))
+    return re.findall(r"<td data-label=\"Target\" dir=\"auto\">(t\d+|batch_\w+)</td>", text(response))
 
 
 # What is shown
