@@ -47,6 +47,11 @@ def test_drop_mend_and_create(vbs, sign_in):
     page.wait_for_url(re.compile(r"/batches/batch_\w+/$"))
 
 
+def settled(page):
+    """Until htmx listens to what it has put in place, some 20 ms later: nobody types as fast."""
+    page.wait_for_function("!document.querySelector('.htmx-added, .htmx-request')")
+
+
 def test_the_keyboard_alone(vbs, sign_in):
     vbs.add_scripted("typed")
     page = sign_in(viewport={"width": 360, "height": 740})
@@ -55,9 +60,10 @@ def test_the_keyboard_alone(vbs, sign_in):
     page.get_by_role("button", name="Use the sample").focus()
     page.keyboard.press("Enter")
     expect(page.locator("#result")).to_contain_text("Nothing is wrong: 3 requests")
-    page.wait_for_timeout(300)  # until htmx has settled: no one types as fast
+    settled(page)
     page.get_by_label("Endpoint").select_option("/v1/embeddings")
     expect(page.locator("#result")).to_contain_text("3 of 3 requests are wrong")
+    settled(page)
     page.get_by_label("Endpoint").select_option("/v1/chat/completions")
     expect(page.locator("#result")).to_contain_text("Nothing is wrong")
     assert page.evaluate("document.documentElement.scrollWidth <= 360"), "it fits a narrow screen"
