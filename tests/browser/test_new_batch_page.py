@@ -49,7 +49,7 @@ def test_drop_mend_and_create(vbs, sign_in):
 
 def settled(page):
     """Until htmx listens to what it has put in place, some 20 ms later: nobody types as fast."""
-    page.wait_for_function("!document.querySelector('.htmx-added, .htmx-request')")
+    expect(page.locator(".htmx-added, .htmx-request")).to_have_count(0)
 
 
 def test_the_keyboard_alone(vbs, sign_in):
