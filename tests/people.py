@@ -31,11 +31,3 @@ def superuser(name="root"):
 
 def text(response):
     return response.content.decode()
-
-
-def plain_static_files(settings):
-    """The manifest of static files is made by `manage.py prepare`, which the tests do not run."""
-    settings.STORAGES = settings.STORAGES | {
-        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    }
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

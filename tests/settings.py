@@ -40,5 +40,10 @@ os.environ["VBS_DATA_DIR"] = str(DATA)
 os.environ["DJANGO_SETTINGS_MODULE"] = "vbs.settings"  # for the processes that tests start
 
 from vbs.settings import *  # noqa: E402, F403
+from vbs.settings import STORAGES as _STORAGES  # noqa: E402
+
+# The manifest of static files is made by `manage.py prepare`, which the tests do not run.
+STORAGES = _STORAGES | {"staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # the usual one takes its time, as it should
 
 (DATA / "static").mkdir()  # or each client warns that there is none

@@ -38,14 +38,6 @@ READ_ONLY = (
 HOSTILE = "<b>hello</b><i>\x1b[31m\u202e'\"; DROP TABLE"
 
 
-@pytest.fixture(autouse=True)
-def _plain_static_files(settings):
-    """The manifest of static files is made by `manage.py prepare`, which the tests do not run."""
-    settings.STORAGES = settings.STORAGES | {
-        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    }
-
-
 @pytest.fixture
 def project(db):
     return Project.objects.create(name="project")

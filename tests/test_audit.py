@@ -11,17 +11,12 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from tests.people import PASSWORD, person, plain_static_files, superuser, text
+from tests.people import PASSWORD, person, superuser, text
 from vbs.accounts import sign_in
 from vbs.accounts.models import Project
 from vbs.configuration.models import AuditEntry
 
 BAD = "<script>alert('x')</script>"
-
-
-@pytest.fixture(autouse=True)
-def _plain(settings):
-    plain_static_files(settings)
 
 
 @pytest.fixture

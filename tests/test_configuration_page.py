@@ -19,13 +19,6 @@ PAGE = "/system/settings"
 HTMX = {"HX-Request": "true"}
 
 
-@pytest.fixture(autouse=True)
-def _plain_static_files(settings):
-    settings.STORAGES = settings.STORAGES | {
-        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    }
-
-
 def client(role):
     user = User.objects.create_user(role)
     roles.assign(user, role)

@@ -1,17 +1,11 @@
 """What is answered when something is wrong: a page for browsers, a line for scripts of pages, the envelope for /v1."""
 
-import pytest
 from django.test import Client, override_settings
 
-from tests.people import person, plain_static_files, text
+from tests.people import person, text
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 BAD = "<script>alert(1)</script>"
-
-
-@pytest.fixture(autouse=True)
-def _plain(settings):
-    plain_static_files(settings)
 
 
 def is_page(answer, status, *words):

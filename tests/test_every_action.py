@@ -13,13 +13,6 @@ EXAMPLES = {"int": "1", "str": "batch_1", "path": "a/b", "slug": "a", "uuid": "1
 FOR_ALL = {"login", "logout", "project"}  # what a viewer may post to
 
 
-@pytest.fixture(autouse=True)
-def _plain_static_files(settings):
-    settings.STORAGES = settings.STORAGES | {
-        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    }
-
-
 def patterns(resolver=None, before=""):
     for one in (resolver or get_resolver()).url_patterns:
         if isinstance(one, URLResolver):

@@ -23,14 +23,6 @@ ATTRIBUTES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _plain_static_files(settings):
-    """The manifest of static files is made by `manage.py prepare`, which the tests do not run."""
-    settings.STORAGES = settings.STORAGES | {
-        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    }
-
-
 @pytest.fixture
 def looker(db):
     client = Client()

@@ -10,16 +10,14 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from tests.people import person, plain_static_files, superuser, text
+from tests.people import person, superuser, text
 from vbs.accounts.models import ApiKey, Project
 from vbs.configuration.models import AuditEntry
 
 BAD = "<script>alert('x')</script>"
 
 
-@pytest.fixture(autouse=True)
-def _plain(settings, db):
-    plain_static_files(settings)
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture

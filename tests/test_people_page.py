@@ -10,7 +10,7 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from tests.people import PASSWORD, person, plain_static_files, superuser, text
+from tests.people import PASSWORD, person, superuser, text
 from vbs.accounts import people, roles
 from vbs.accounts.models import Project
 from vbs.configuration.models import AuditEntry
@@ -18,9 +18,7 @@ from vbs.configuration.models import AuditEntry
 BAD = "<script>alert('x')</script>"
 
 
-@pytest.fixture(autouse=True)
-def _plain(settings, db):
-    plain_static_files(settings)
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from django.contrib.auth.models import Group
 from django.test import Client
 
-from tests.people import person, plain_static_files, superuser, text
+from tests.people import person, superuser, text
 from vbs.accounts import roles
 from vbs.accounts.models import ApiKey, Project
 
@@ -31,9 +31,7 @@ PAGES = {  # and who may look
 }
 
 
-@pytest.fixture(autouse=True)
-def _plain(settings, db):
-    plain_static_files(settings)
+pytestmark = pytest.mark.django_db
 
 
 def test_what_each_may():

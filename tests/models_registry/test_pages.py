@@ -32,14 +32,6 @@ BAD = "<script>alert('x')</script>"
 HTMX = {"HX-Request": "true"}
 
 
-@pytest.fixture(autouse=True)
-def _plain_static_files(settings):
-    """The manifest of static files is made by `manage.py prepare`, which the tests do not run."""
-    settings.STORAGES = settings.STORAGES | {
-        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    }
-
-
 def user(*permissions):
     made = User.objects.create_user(f"user{User.objects.count()}")
     made.user_permissions.set(Permission.objects.filter(codename__in=permissions))

@@ -20,14 +20,6 @@ from tests.batches.pages.shown import HOSTILE, HTMX, answer, chat, made, member,
 from vbs.accounts.models import Project
 
 
-@pytest.fixture(autouse=True)
-def _plain_static_files(settings):
-    """The manifest of static files is made by `manage.py prepare`, which the tests do not run."""
-    settings.STORAGES = settings.STORAGES | {
-        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    }
-
-
 @pytest.fixture
 def project(db):
     return Project.objects.create(name="project")
