@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vbs import descriptors
+
 if TYPE_CHECKING:
     import psutil
 
@@ -232,6 +234,7 @@ def _launch(folder: Path) -> int:
         *("-c", "log_checkpoints=off"),
     ]
     _open_the_way(folder, user)
+    descriptors.raise_limit()  # which the server inherits
     log = folder / "log"
     with log.open("ab") as output:
         written = output.tell()

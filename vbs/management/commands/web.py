@@ -6,6 +6,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from vbs import descriptors
+
 
 class Command(BaseCommand):
     help = "Serve the API and the pages until SIGTERM or SIGINT"
@@ -21,6 +23,7 @@ class Command(BaseCommand):
         settings.TMP_DIR.mkdir(parents=True, exist_ok=True)
         tempfile.tempdir = str(settings.TMP_DIR)
 
+        descriptors.raise_limit()
         # Here, because it chooses the event loop of the whole process.
         from vbs import web
         from vbs.asgi import application
