@@ -32,6 +32,7 @@ COUNTED = 250_000  # requests of batches with several models that are counted, t
 FRESH_SECONDS = 2.0  # for which what was worked out is told again
 WINDOW = 160  # requests in flight, where the engine's own number is not known
 PAUSED = "The queue is paused."
+RUN_THROUGH = "All its requests have ended; its files are written next."
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def order() -> tuple[Turn, ...]:
 
 def of(batch: Batch) -> Forecast:
     """From the plan; of a batch that is not in it, why."""
+    if batch.total and not batch.pending:  # the plan may be older
+        return Forecast(requests=0, model=next(iter(batch.model_names), None), why=RUN_THROUGH)
     if found := plan().get(batch.pk):
         return found
     if batch.validated_at is None:

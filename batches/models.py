@@ -147,6 +147,7 @@ TERMINAL = (BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, Batc
 RUNNABLE = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
 CLOSING = (BatchStatus.FINALIZING, BatchStatus.CANCELLING)
 PRIORITIES = range(-100, 101)
+AT_ONCE = 1000  # batches that are ended in one go
 
 
 # The words of the metadata's keys and values, to look for.
@@ -175,12 +176,26 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         return self.filter(Q(leased_until=None) | Q(leased_until__lt=Now()))
 
     def waiting(self) -> "BatchQuerySet":
-        """Validated, not ended, and on no worker: in the order in which the queue is read."""
+        """Validated, with requests left to run, and on no worker: in the order in which the queue is read."""
         return (
-            self.filter(status__in=RUNNABLE, validated_at__isnull=False)
+            self.filter(status__in=RUNNABLE, validated_at__isnull=False, total__gt=F("completed") + F("failed"))
             .unleased()
             .order_by("-priority", "validated_at", "id")
         )
+
+    def run_through(self) -> "BatchQuerySet":
+        """Every request has ended, and no worker is there to say so."""
+        return self.filter(
+            Q(leased_by=None) | Q(leased_until__lt=Now()),
+            status__in=RUNNABLE,
+            validated_at__isnull=False,
+            total__lte=F("completed") + F("failed"),
+        )
+
+    def finish_what_is_run_through(self) -> None:
+        """That needs no GPU, so it waits for none: neither for a turn, nor for the end of a pause."""
+        for batch in self.run_through()[:AT_ONCE]:
+            batch.finish()
 
     def that_need_none_of(self, names: Collection[str]) -> "BatchQuerySet":
         """Without those that ask for one of these names, or have started with a model of such a name.
@@ -229,7 +244,9 @@ class BatchQuerySet(models.QuerySet["Batch"]):
 
     def release_all(self, worker: uuid.UUID) -> int:
         """Give back what a worker that is known to be dead still holds."""
-        return self.filter(leased_by=worker).update(leased_by=None, leased_until=None)
+        freed = self.filter(leased_by=worker).update(leased_by=None, leased_until=None)
+        self.finish_what_is_run_through()
+        return freed
 
 
 class Batch(models.Model):
@@ -315,12 +332,20 @@ class Batch(models.Model):
     def pending(self) -> int:
         return self.total - self.completed - self.failed
 
+    def percent(self, places: int = 1) -> float:
+        """How many of its requests have ended, rounded down: it is 100 only when all have."""
+        whole = 10**places
+        return 100 * whole * (self.completed + self.failed) // self.total / whole if self.total else 0.0
+
     def queue_position(self) -> int | None:
-        """0 while it runs, else its place among those that wait; None before it is validated and after its end."""
+        """0 while it runs, else its place among those that wait; None before it is validated, and once nothing is
+        left to run."""
         if self.status not in RUNNABLE or self.validated_at is None:
             return None
         if self.leased_by and self.leased_until and self.leased_until >= timezone.now():
             return 0
+        if not self.pending:
+            return None
         ahead = Q(priority__gt=self.priority) | Q(priority=self.priority, validated_at__lt=self.validated_at)
         ahead |= Q(priority=self.priority, validated_at=self.validated_at, id__lt=self.pk)
         return 1 + Batch.objects.waiting().filter(ahead).count()

@@ -63,7 +63,7 @@ class End(enum.Enum):
     STOPPED = "this worker has to stop"
 
 
-# How long what is in flight may go on when the batch leaves with work left, in seconds.
+# How long what is in flight may go on when the batch has to leave, in seconds.
 DRAIN = {End.YIELDED: 30.0, End.PAUSED: 30.0, End.STOPPED: 2.0}
 
 
@@ -142,7 +142,7 @@ class Runner:
     def run(self) -> None:
         """Raises LeaseLost, and OperationalError when the database stays away."""
         idle_deaths = 0
-        while True:
+        while self._has_work():
             try:
                 model = self._model()
                 engine = self._acquire(model)
@@ -163,6 +163,11 @@ class Runner:
                 except EngineDied as death:
                     idle_deaths = 0 if death.in_flight else idle_deaths + 1
                     self._mourn(death, alone=run.alone)
+        self._leave(End.DONE)
+
+    def _has_work(self) -> bool:
+        """Is a request of this model left? No engine is loaded, nor started again after its death, for none."""
+        return self.batch.requests.filter(state=RequestState.PENDING, model_index=self.model_index).exists()
 
     def _model(self) -> Model:
         """What the name stands for: what it stood for when the batch started, else now. Raises LoadError."""
@@ -232,10 +237,11 @@ class Runner:
         )
 
     def _leave(self, end: End) -> None:
-        if end in DRAIN or not self.batch.finish(self.worker):
+        """What had to make way may have run its last request meanwhile: then it ends, for it needs no other turn."""
+        if not self.batch.finish(self.worker):
             self.batch.release(self.worker)
-        if end in DRAIN:
-            self.batch.note(f"Interrupted: {end.value}.")
+            if end in DRAIN:
+                self.batch.note(f"Interrupted: {end.value}.")
         log.info("Leaving the batch: %s", end.value)
 
 

@@ -39,6 +39,7 @@ def sweep() -> None:
     """Idempotent; every part stands for itself: a storage that is out of reach does not keep wake-ups from us."""
     for part in (
         _wake_the_forgotten,
+        Batch.objects.finish_what_is_run_through,
         _expire,
         _purge_files,
         _purge_uploads,

@@ -77,16 +77,11 @@ def _usage(batch: Batch) -> Usage | None:
 
 def progress(batch: Batch, expected: Forecast | None = None) -> Progress:
     """How far it is, and while it runs how fast it goes and how long it still takes."""
-    done = batch.completed + batch.failed
     running = batch.status == BatchStatus.IN_PROGRESS
     if running and expected is None:
         expected = forecast.of(batch)
-    if batch.total:
-        percent = round(100 * done / batch.total, 2)
-    else:
-        percent = 100.0 if batch.status == BatchStatus.COMPLETED else 0.0
     return {
-        "percent": percent,
+        "percent": batch.percent(2),
         "tokens_per_second": _rounded(batch.tokens_per_second),
         "requests_per_second": _rounded(batch.requests_per_second) if running else None,
         "eta_seconds": _until(expected.completion_at) if running and expected else None,

@@ -33,6 +33,8 @@ def doing(batch: BatchObject, queue: QueueObject | None) -> str:
     status, position = batch["status"], batch["queue_position"]
     if status not in ("validating", "in_progress"):
         return {"finalizing": "writing the files"}.get(status, status)
+    if position is None and status == "in_progress":
+        return "waiting for its end, or to be taken up again"
     if position is None:
         return "validating" + _absent(queue, "io")
     if position > 0:

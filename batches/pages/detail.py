@@ -83,7 +83,7 @@ def _bar(batch: Batch) -> parts.Bar:
         completed=batch.completed,
         failed=batch.failed,
         pending=batch.pending,
-        percent=f"{100 * (batch.completed + batch.failed) / total:.1f}",
+        percent=f"{batch.percent():.1f}",
         good=1000 * batch.completed // total,
         bad=-(-1000 * batch.failed // total),
     )

@@ -153,7 +153,7 @@ def _run(entry: Entry, viewer: Viewer, place: int) -> Run:
         children = (
             Progress(
                 id=f"progress-{item['id']}",
-                percent=round(100 * done / batch.total, 1) if batch.total else 0.0,
+                percent=batch.percent(),
                 total=batch.total,
                 done=done,
                 failed=batch.failed,

@@ -15,12 +15,12 @@ from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from batches import commit
+from batches import commit, pauses, runner
 from batches.models import Batch, BatchStatus, LeaseLost
 from batches.outcomes import failure
 from batches.runner import BatchSource
 from models_registry.gpu import Work
-from models_registry.models import Model
+from models_registry.models import Measurement, MeasurementKind, Model
 from tests.engines import line, status_of
 from vbs import outages
 from vbs.stack import free_port
@@ -181,6 +181,40 @@ def test_the_higher_priority_goes_first_and_overtakes(add_model, submitted, gpu,
         assert batch.status == BatchStatus.COMPLETED
     assert high.finalizing_at < slow.finalizing_at < low.finalizing_at
     assert slow.attempts == 2
+
+
+def test_what_is_outranked_in_its_last_window_ends_without_another_turn(add_model, submitted, gpu, close, monkeypatch):
+    monkeypatch.setattr(runner, "OUTRANKED_SECONDS", 0.1)
+    add_model(**{"max-num-seqs": 4, "latency-ms": 1500})
+    low = submitted([line(f"{n}") for n in range(4)])
+    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
+    thread.start()
+    until(lambda: fresh(low).status == BatchStatus.IN_PROGRESS)
+    high = submitted([line("high")], priority=1)
+    thread.join(60)
+    assert len(close(low)[0]) == 4 and low.attempts == 1 and len(close(high)[0]) == 1
+    assert low.finalizing_at < high.in_progress_at
+    assert not low.events.filter(message__startswith="Interrupted").exists()
+
+
+def test_no_engine_is_started_for_nothing(add_model, submitted, gpu, close):
+    model = add_model()
+    batch = submitted([line("a", "[[crash]]")])
+    gpu.serve()
+    assert close(batch)[1][0]["error"]["code"] == "engine_crashed"
+    loads = Measurement.objects.filter(kind=MeasurementKind.LOAD, model=model).count()
+    assert loads == batch.events.filter(message__startswith="The engine died").count()
+
+
+def test_what_a_dead_worker_has_run_through_ends_at_once(add_model, submitted, gpu):
+    add_model()
+    batch = submitted([line("a")])
+    Batch.objects.claim(batch.pk, gpu.worker.pk).start(gpu.worker.pk, "scripted", Model.objects.get())
+    commit.commit(batch.pk, gpu.worker.pk, [failure(batch.requests.get().pk, "x", "y")])
+    assert fresh(batch).status == BatchStatus.IN_PROGRESS
+    pauses.pause("ada")
+    Batch.objects.release_all(gpu.worker.pk)
+    assert fresh(batch).status == BatchStatus.FINALIZING
 
 
 def test_cancel_stops_what_runs_and_keeps_what_is_done(add_model, submitted, gpu, close):

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django_q.models import OrmQ, Schedule
 from django_q.scheduler import scheduler
 
-from batches import blobs, commit, downloads, files, outputs, submit, sweep
+from batches import blobs, commit, downloads, files, forecast, outputs, submit, sweep
 from batches.models import Batch, BatchStatus, File, RequestState, Upload, UploadPart
 from batches.outcomes import failure
 from models_registry.models import Model, Worker
@@ -115,6 +115,33 @@ def test_a_batch_that_waits_expires(add_model, submitted):
     outputs.finalize(batch.pk)
     batch.refresh_from_db()
     assert batch.status == BatchStatus.EXPIRED and batch.error_file.bytes > 0 and batch.output_file is None
+
+
+def test_a_batch_with_nothing_left_to_run_ends_without_a_gpu(add_model, submitted):
+    """Its worker is frozen, or has died on another machine; or all of it had failed when an error sent it away."""
+    add_model()
+    batch = submitted([line("a")])
+    worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
+    Batch.objects.claim(batch.pk, worker.pk).start(worker.pk, "scripted", Model.objects.get(name="scripted"))
+    commit.commit(batch.pk, worker.pk, [failure(batch.requests.get().pk, "x", "y")])
+    sweep.sweep()
+    batch.refresh_from_db()
+    assert batch.status == BatchStatus.IN_PROGRESS and batch.queue_position() == 0, "it is its worker's to end"
+    Batch.objects.filter(pk=batch.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
+    batch.refresh_from_db()
+    assert not Batch.objects.waiting().exists() and batch.queue_position() is None
+    told = forecast.of(batch)
+    assert (batch.percent(), told.start_at) == (100, None) and "ended" in told.why
+    woken()
+    sweep.sweep()
+    batch.refresh_from_db()
+    assert (batch.status, batch.outcome) == (BatchStatus.FINALIZING, BatchStatus.COMPLETED)
+    assert woken() == [("finalize", batch.pk)]
+
+
+def test_a_hundred_percent_is_all_of_it():
+    assert [Batch(total=2000, completed=n).percent() for n in (0, 1, 1999, 2000)] == [0, 0, 99.9, 100]
+    assert Batch(total=200_000, completed=199_998, failed=1).percent(2) == 99.99
 
 
 def test_bytes_go_when_nobody_can_see_the_file_any_more(project):
