@@ -20,6 +20,7 @@ from django.utils import timezone
 from batches import blobs, csv_input, files, intake
 from batches.csv_input import CsvError
 from batches.models import File, Purpose
+from batches.records import one_line
 from batches.validate import BOM, REQUIRED, LineError, Report, lines, read
 from models_registry import aliases
 from models_registry.models import Task
@@ -309,12 +310,14 @@ def replace(file: File, typed: Mapping[int, str]) -> File:
 def _rewritten(file: File, change: Callable[[int, bytes], bytes]) -> File:
     with blobs.scratch() as target:
         with blobs.local(file.blob) as path:
-            whole_lines = True
-            for number, raw, whole in _pieces(path, is_csv(file)):
+            whole_lines, table = True, is_csv(file)
+            for number, raw, whole in _pieces(path, table):
                 changed = change(number, raw)
                 if changed and not whole and changed is raw:
                     whole_lines = False
                     break
+                if changed and not table:
+                    changed = one_line(changed.rstrip(b"\r\n"))
                 target.write(changed if not changed or changed.endswith(b"\n") else changed + b"\n")
         if not whole_lines:
             limit = settings.VBS_MAX_LINE_MB

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import orjson
 
+from batches.records import record
 from batches.validate import BOM, Report
 
 DELIMITERS = (",", ";", "\t")
@@ -159,20 +160,20 @@ def convert(
     check_header(names, endpoint, default_model)
     size = count = 0
     for row in rows(source, row_bytes):
-        line = b""
+        line = b"\n"
         if row.number > 1 and (row.fields is None or any(row.fields)):
             count += 1
             try:
-                line = orjson.dumps(_request(row, names, endpoint, default_model))
+                line = record(_request(row, names, endpoint, default_model))
             except _Bad as bad:
                 report.add("invalid_row", row.number, str(bad), bad.param)
-        size += len(line) + 1
+        size += len(line)
         if size > most_bytes:
             raise CsvError(
                 f"As requests, the rows have more than {most_bytes // 2**20} MB, which is the limit of one batch "
                 f"(reached at row {row.number:,}). Split the file."
             )
-        target.write(line + b"\n")
+        target.write(line)
         if count > most_rows + 1:  # the reader of the lines says so
             return
 

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from batches import blobs
 from batches.models import CLOSING, Batch, BatchRequest, File, Purpose, RequestState
+from batches.records import one_line
 from vbs.openai import ids
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def output_line(row: BatchRequest) -> bytes:
     elif row.state == RequestState.FAILED:
         error = {"code": row.error_code, "message": row.error_message}
     head = orjson.dumps({"id": row.wire_id, "custom_id": row.custom_id})
-    return head[:-1] + b',"response":' + response + b',"error":' + orjson.dumps(error) + b"}\n"
+    return one_line(head[:-1] + b',"response":' + response + b',"error":' + orjson.dumps(error) + b"}") + b"\n"
 
 
 def page(batch: Batch, states: Iterable[RequestState], after: int) -> list[BatchRequest]:

@@ -13,6 +13,7 @@ from django.core import signing
 
 from batches.check_input import CLIPPED, Checked, endpoint_of, remedy
 from batches.models import File
+from batches.records import record
 from batches.validate import LineError, Report
 from models_registry.models import Alias, Model, ModelState, Task
 from vbs.pages.plain import visible
@@ -193,7 +194,7 @@ def sample_jsonl(model: str, task: str) -> bytes:
         {"custom_id": f"request-{number}", "method": "POST", "url": endpoint, "body": body(text)}
         for number, text in enumerate(QUESTIONS, 1)
     )
-    return b"".join(orjson.dumps(line) + b"\n" for line in lines)
+    return b"".join(map(record, lines))
 
 
 def sample_csv(model: str, task: str) -> bytes:

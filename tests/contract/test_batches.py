@@ -125,6 +125,18 @@ def test_results_and_errors_while_it_runs_and_afterwards(vbs):
     assert "Created" in logs.text and "Validated: 151" in logs.text and "Completed: 150" in logs.text
 
 
+def test_every_line_is_one_record_for_every_reader(vbs):
+    ids = [f"a{end}b" for end in ("\u2028", "\u2029", "\u0085", "\x1c", "\v", "\f")]
+    batch = vbs.run([line(one, f"say {one}") for one in ids] + [line("c\u2028d", max_tokens=-1)])
+    for file_id, address, wanted in (
+        (batch.output_file_id, "results", ids),
+        (batch.error_file_id, "errors", ["c\u2028d"]),
+    ):
+        read = list(vbs.client.files.content(file_id).iter_lines())
+        read += vbs.http.get(f"/batches/{batch.id}/{address}").text.splitlines()
+        assert sorted(json.loads(one)["custom_id"] for one in read) == sorted(wanted * 2)
+
+
 def test_cancel_is_quick(vbs):
     batch = vbs.create([line(f"{n}", model="slow") for n in range(1000)])
     vbs.wait(batch, {"in_progress"}, done=1)

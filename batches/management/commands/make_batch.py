@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
-import orjson
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -16,6 +15,7 @@ from batches.management.rows import RowError
 from batches.management.template import Template, TemplateError, value
 from batches.management.terminal import JsonLines, reader_may_leave
 from batches.management.whole_file import NotAFile, whole_file
+from batches.records import record
 from batches.validate import MAX_CUSTOM_ID, REQUIRED
 from vbs.configuration import runtime
 from vbs.logs import one_line
@@ -136,7 +136,7 @@ def requests(given: SimpleNamespace) -> Iterator[tuple[int, bytes]]:
             "url": given.endpoint,
             "body": options | body(prompt),
         }
-        yield prompt.line, orjson.dumps(request, option=orjson.OPT_APPEND_NEWLINE)
+        yield prompt.line, record(request)
 
 
 def _chat(prompt: Prompt) -> dict[str, Any]:

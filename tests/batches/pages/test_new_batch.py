@@ -169,13 +169,14 @@ def test_bad_lines_are_listed_and_mended(ann):
     ]  # fmt: skip
     assert "3 of 4 requests are wrong" in text(found) and "Write one JSON object on the line" in text(found)
     assert found.context["ready"] == ""
-    typed = {"line-2": json.dumps(line("b"), indent=1), "line-3": ""}
+    typed = {"line-2": json.dumps(line("b", "one\u2028line"), indent=1, ensure_ascii=False), "line-3": ""}
     found = again(ann, found, do="mend", **typed)
     assert [one.line for one in found.context["result"].problems] == [4 - 1], "line 3 was emptied, and is gone"
     found = again(ann, found, do="leave-out")
     assert "Nothing is wrong: 2 requests" in text(found)
     batch = made(create(ann, found))
     assert [one["custom_id"] for one in lines_of(batch.input_file)] == ["a", "b"]
+    assert len(_content(batch.input_file).decode().splitlines()) == 2, "what was typed is one line for every reader"
 
 
 def test_rows_are_mended(ann):
