@@ -1,6 +1,5 @@
 """The page of the system as parts: every worker, and whether what vbs needs is there."""
 
-import importlib.metadata
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,12 +15,12 @@ from models_registry.models import STALE, Worker
 from models_registry.pages import readings_of
 from models_registry.parts import Reading
 from models_registry.readiness import OK, STORAGE
+from vbs import __version__
 from vbs.live import Page
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
 
-VERSION = importlib.metadata.version("vbs")
 LITTLE = 0.05  # of the disk
 MOST = 100  # workers that are shown
 
@@ -111,7 +110,7 @@ def _card(worker: Worker, viewer: Viewer) -> Card:
         cluster=worker.cluster,
         host=worker.hostname,
         pid=worker.pid,
-        version=VERSION,
+        version=__version__,
         started=worker.started_at,
         alive=alive,
         fix="" if alive else _fix(worker),

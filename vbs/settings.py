@@ -11,13 +11,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 from vbs import logs, postgres
 from vbs.configuration.limits import WHOLE
+from vbs.places import BASE_DIR, DATA_DIR
 
 env = Env()
-BASE_DIR = Path(__file__).resolve().parent.parent
 VBS_GIVEN = frozenset(name for name, value in os.environ.items() if value)  # for the page that says where one is from
 
 # Where everything that must survive lives: database, files, models, logs.
-VBS_DATA_DIR: Path = env.path("VBS_DATA_DIR", BASE_DIR / "data").absolute()
+VBS_DATA_DIR: Path = env.path("VBS_DATA_DIR", DATA_DIR).absolute()
 RUN_DIR = VBS_DATA_DIR / "run"
 LOG_DIR = VBS_DATA_DIR / "logs"
 TMP_DIR = VBS_DATA_DIR / "tmp"

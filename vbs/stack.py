@@ -29,8 +29,8 @@ from typing import IO, Any, Self
 import psutil
 
 from vbs import leftovers, postgres
+from vbs.places import BASE_DIR
 
-BASE_DIR = Path(__file__).resolve().parent.parent
 STOP_SECONDS = 12.0  # for supervisord; with what follows, all is over within 15 s
 READY_SECONDS = 120.0
 HOPELESS = 3  # deaths of one program while we wait for the first sign of life
@@ -76,7 +76,7 @@ class Running:
 
 
 def manage(*words: str) -> tuple[str, ...]:
-    return (sys.executable, str(BASE_DIR / "manage.py"), *words)
+    return (sys.executable, "-m", "vbs", *words)
 
 
 DATABASE = Program("postgres", manage("postgres"), stop_seconds=3)

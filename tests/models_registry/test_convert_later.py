@@ -42,6 +42,7 @@ def converter(tmp_path, settings):
     """Stands in for the real one, which takes seconds."""
     program = tmp_path / "base" / "models_registry" / "convert_gguf.py"
     program.parent.mkdir(parents=True)
+    (program.parent / "__init__.py").touch()  # before the real package, wherever that is
     settings.BASE_DIR = tmp_path / "base"
     return program
 
@@ -280,6 +281,7 @@ def test_killed_in_the_middle_of_it(gguf, tmp_path, settings, monkeypatch, seed)
     child, folder = tmp_path / "child", test_importer.model_folder(tmp_path / "made")
     program = tmp_path / "base" / "models_registry" / "convert_gguf.py"
     program.parent.mkdir(parents=True)
+    (program.parent / "__init__.py").touch()  # before the real package, wherever that is
     program.write_text(
         "import os, pathlib, sys, time\n"
         "pathlib.Path(sys.argv[2], 'half').touch()\n"

@@ -511,6 +511,7 @@ def converter(tmp_path, settings):
     """Stands in for the real one, which takes seconds."""
     program = tmp_path / "base" / "models_registry" / "convert_gguf.py"
     program.parent.mkdir(parents=True)
+    (program.parent / "__init__.py").touch()  # before the real package, wherever that is
     settings.BASE_DIR = tmp_path / "base"
     return program
 

@@ -99,6 +99,7 @@ def test_killed_while_it_converts(served, tmp_path, settings):
     content = repository(served, "org/made")
     program = tmp_path / "base" / "models_registry" / "convert_gguf.py"
     program.parent.mkdir(parents=True)
+    (program.parent / "__init__.py").touch()  # before the real package, wherever that is
     program.write_text(
         "import os, pathlib, sys, time\n"
         f"pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(os.getpid()))\n"

@@ -387,6 +387,7 @@ def test_a_file_that_is_no_gguf(tmp_path: Path, models_dir: Path) -> None:
 def test_a_gguf_file_that_is_cut_off(tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converter = tmp_path / "models_registry" / "convert_gguf.py"  # stands in for the real one, which takes seconds
     converter.parent.mkdir()
+    (converter.parent / "__init__.py").touch()  # before the real package, wherever that is
     converter.write_text(
         "import sys, pathlib\npathlib.Path(sys.argv[2], 'half').touch()\nprint('reading')\nraise ValueError('cut off')"
     )
@@ -415,6 +416,7 @@ def test_killed_while_it_converts(tmp_path: Path, models_dir: Path) -> None:
     """The child that is left behind keeps its lock; when it has ended, the next run clears up."""
     converter = tmp_path / "models_registry" / "convert_gguf.py"
     converter.parent.mkdir()
+    (converter.parent / "__init__.py").touch()  # before the real package, wherever that is
     converter.write_text(
         "import os, sys, time, pathlib\npathlib.Path(sys.argv[2], 'half').touch()\n"
         "print(os.getpid(), flush=True)\ntime.sleep(60)"

@@ -35,7 +35,7 @@ class Command(BaseCommand):
 
     def handle(self, *, cluster: str, **options: Any) -> None:
         if os.environ.get("Q_CLUSTER_NAME") != cluster:  # django-q2 reads it when it is imported
-            os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"Q_CLUSTER_NAME": cluster})  # noqa: S606
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"Q_CLUSTER_NAME": cluster})  # noqa: S606
         from django_q import cluster as django_q
 
         from vbs import outages

@@ -1,0 +1,92 @@
+"""Django's command line, with the embedded database started for the commands that need one.
+
+`manage.py` in a checkout, `vbs` where it is installed.
+"""
+
+import os
+import signal
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+OURS = {"batches", "curation", "finetuning", "models_registry", "vbs"}
+NEED_NO_DATABASE = {
+    "batch",  # it asks a server, and says how to start one
+    "check",
+    "collectstatic",
+    "compilemessages",
+    "demo",  # runs a stack of its own, as `up` does
+    "diffsettings",
+    "findstatic",
+    "help",
+    "make_batch",
+    "makemessages",
+    "makemigrations",
+    "postgres",
+    "spectacular",
+    "startapp",
+    "startproject",
+    "status",  # it tells what runs, and starts nothing
+    "up",
+    "version",
+}
+
+
+def main() -> None:
+    name = Path(sys.argv[0]).name
+    if name == "__main__.py":
+        name = sys.argv[0] = "vbs"  # Django's help would say "python -m django"
+    try:
+        run(name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in OURS:
+            raise
+        sys.exit(
+            f"{name}: {sys.executable} lacks {missing}: vbs is not installed there, or was with other requirements. "
+            "In a checkout, 'make setup' makes an environment with all of them: .venv/bin/python manage.py …"
+        )
+
+
+def run(name: str) -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vbs.settings")
+    from django.conf import settings
+    from django.core.management import execute_from_command_line
+    from django.db import ProgrammingError
+    from environs import EnvError
+    from psycopg.errors import UndefinedColumn, UndefinedTable
+
+    from vbs.postgres import PostgresError
+
+    try:
+        settings.configured or settings.INSTALLED_APPS  # noqa: B018 (read now, to say plainly what is wrong)
+    except EnvError as error:
+        sys.exit(f"{name}: {error}")
+    try:
+        with database_for(sys.argv[1:]):
+            execute_from_command_line(sys.argv)
+    except PostgresError as error:
+        sys.exit(f"{name}: {error}")
+    except ProgrammingError as error:
+        if not isinstance(error.__cause__, (UndefinedTable, UndefinedColumn)):
+            raise
+        said = str(error).partition("\n")[0]
+        sys.exit(f"{name}: the database is not that of this version ({said}): run '{name} prepare', or 'up'")
+
+
+def database_for(words: list[str]) -> AbstractContextManager[object]:
+    """The embedded server for the time of the command, unless there is no need: the supervisor runs it, for one."""
+    from django.conf import settings
+
+    from vbs import postgres
+
+    idle = not words or words[0] in NEED_NO_DATABASE or not {"-h", "--help", "--version"}.isdisjoint(words)
+    if idle or settings.DATABASE_URL or "VBS_INSTANCE" in os.environ:
+        return nullcontext()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # to end by way of the context manager
+        signal.signal(number, lambda received, frame: sys.exit(128 + received))
+    return postgres.in_use(settings.VBS_DATA_DIR)
+
+
+if __name__ == "__main__":
+    main()
