@@ -34,6 +34,7 @@ from vbs.outages import DATABASE_ERRORS, insist
 
 log = logging.getLogger(__name__)
 
+SWEEP_SECONDS = 60
 HEALTH_SECONDS = 3  # between looks at a GPU that is too hot or too full
 
 
@@ -326,6 +327,7 @@ def _runs(pid: int) -> bool:
 
 
 def _beat(worker: Worker) -> None:
+    swept_at = time.monotonic()  # at the start
     while True:
         time.sleep(HEARTBEAT_SECONDS)
         try:
@@ -336,6 +338,9 @@ def _beat(worker: Worker) -> None:
                 wake("gpu")  # to end what is left of it
             else:
                 worker.set(health=_reading())
+            if worker.cluster == "io" and time.monotonic() - swept_at >= SWEEP_SECONDS:
+                swept_at = time.monotonic()
+                sweep_again(worker)
             if not outages.restarting.is_set() and worker.restart_asked():
                 log.warning("Somebody wants %s to start anew: the cluster ends, and its supervisor starts it", worker)
                 outages.restart()
@@ -343,6 +348,12 @@ def _beat(worker: Worker) -> None:
             connection.close()
         except Exception:  # a GPU that answers nonsense does not stop the heart
             log.exception("A heartbeat failed")
+
+
+def sweep_again(worker: Worker) -> None:
+    """One of the io workers has the sweep run every minute: the eldest, so that there is one whoever dies."""
+    if worker.is_eldest():
+        wake("sweep")
 
 
 def _reading() -> dict[str, Any]:

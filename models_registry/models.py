@@ -326,6 +326,11 @@ class Worker(models.Model):
     def alive(self) -> bool:
         return timezone.now() - self.heartbeat_at < STALE
 
+    def is_eldest(self) -> bool:
+        """Has it lived the longest of its cluster? One that gives no sign of life does not count."""
+        older = models.Q(started_at__lt=self.started_at) | models.Q(started_at=self.started_at, pk__lt=self.pk)
+        return not Worker.objects.alive().filter(older, cluster=self.cluster).exists()
+
     def ask_restart(self) -> bool:
         """Have its process end and start anew, within a heartbeat. False when it gives no sign of life."""
         return bool(Worker.objects.alive().filter(pk=self.pk).update(restart_asked_at=Now()))

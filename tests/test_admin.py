@@ -5,7 +5,7 @@ import re
 import pytest
 from django.apps import apps
 from django.contrib import admin
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import Group, Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -26,6 +26,7 @@ from batches.models import (
 from models_registry import secrets
 from models_registry.models import Alias, Download, HubToken, Measurement, Model, Operation, Worker
 from tests.models_registry.test_importer import model_folder
+from tests.people import person, superuser
 from vbs import admin as common
 from vbs.accounts.models import ApiKey, Project
 from vbs.configuration.models import AuditEntry, Override
@@ -308,6 +309,61 @@ def test_a_project_with_files_stays(root, project):
 
 
 # Who may.
+
+# Of every model in the admin, what the role may do there besides looking. What names code, paths or addresses is
+# nobody's: see the notes.
+ADMIN_MAY = {
+    "auth.User": {"add", "change"},  # no more than they may themselves: tests/test_people_page.py
+    "auth.Group": set(),
+    "accounts.Project": {"add", "change"},  # this one is not empty
+    "accounts.ApiKey": {"add", "change", "delete"},
+    "models_registry.Model": {"change"},  # its source is only shown, and its options are checked as by the API
+    "models_registry.HubToken": {"add", "change", "delete"},
+    "models_registry.Worker": {"delete"},
+}
+
+
+@pytest.mark.parametrize("model", list(admin.site._registry), ids=lambda model: model._meta.label)
+@pytest.mark.parametrize("role", ["", "viewer", "operator", "admin", "superuser"])
+def test_every_model_for_every_role(project, model, role):
+    rows(project, 1)
+    User.objects.create_user("somebody")
+    client = superuser() if role == "superuser" else person(role, project)
+    one = model.objects.exclude(username=client.user.username).first() if model is User else model.objects.first()
+    pages = {"add": address(model, "add")}
+    pages |= {page: address(model, page, str(one.pk)) for page in ("change", "delete")}
+    if role not in ("admin", "superuser"):
+        for page in (address(model, ""), *pages.values()):
+            assert client.get(page).status_code == 302 and client.post(page, {"post": "yes"}).status_code == 302
+        return
+    assert client.get(address(model, "")).status_code == client.get(pages["change"]).status_code == 200
+    if role == "admin":
+        for page in ("add", "change", "delete"):
+            may = page in ADMIN_MAY.get(model._meta.label, set())
+            assert (client.post(pages[page], {"name": ""}).status_code == 403) is not may, page
+
+
+def test_nobody_has_functions_called_through_the_admin(root):
+    """A row of the task queue names a function, `os.system` for one."""
+    person("admin")
+    for page in ("schedule", "schedule/add", "ormq", "success", "failure"):
+        assert root.get(f"/admin/django_q/{page}/").status_code == 404
+    assert "django_q" not in root.get("/admin/").content.decode()
+
+
+def test_an_admin_makes_nobody_a_superuser_and_no_role_larger(project):
+    admins = person("admin")
+    viewer, boss = person("viewer").user, User.objects.create_superuser("boss")
+    more = {"is_superuser": "on", "is_staff": "on", "groups": [1, 2, 3], "user_permissions": [1, 2, 3]}
+    for user in (admins.user, viewer, boss):
+        page = address(User, "change", str(user.pk))
+        admins.post(page, {"username": user.username, "is_active": "on", "date_joined_0": "2026-01-01"} | more)
+        kept = User.objects.get(pk=user.pk)
+        assert kept.is_superuser is (user == boss) and not kept.user_permissions.exists()
+        assert list(kept.groups.all()) == list(user.groups.all())
+    assert admins.post(address(User, "password", str(boss.pk))).status_code in (403, 404)
+    for group in Group.objects.all():
+        assert admins.post(address(Group, "change", str(group.pk)), {"name": "x"}).status_code == 403
 
 
 def test_strangers_and_plain_users_see_nothing(db, project):

@@ -5,14 +5,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.contrib import admin
+from django_q.models import Schedule
 
 from batches.checks import windows_can_be_read
-from vbs.checks import data_path_is_short, open_only_on_loopback, sizes_fit
+from vbs.accounts import roles
+from vbs.checks import data_path_is_short, nobody_schedules_functions, open_only_on_loopback, sizes_fit
 from vbs.settings import BASE_DIR
 
 
 def test_the_settings_as_they_are_pass():
-    for check in (open_only_on_loopback, sizes_fit, data_path_is_short, windows_can_be_read):
+    for check in (
+        open_only_on_loopback,
+        sizes_fit,
+        data_path_is_short,
+        nobody_schedules_functions,
+        windows_can_be_read,
+    ):
         assert check() == []
 
 
@@ -47,6 +56,21 @@ def test_a_line_that_is_larger_than_a_batch(settings):
 def test_a_data_folder_that_is_too_deep_for_a_socket(settings, letter):
     settings.RUN_DIR = Path("/" + letter * 90)
     assert found(data_path_is_short()) == {("vbs.E004", "VBS_DATA_DIR")}
+
+
+def test_functions_that_rows_name(settings, monkeypatch):
+    settings.Q_CLUSTER = {"name": "io", "ALT_CLUSTERS": {"gpu": {"scheduler": False}}}
+    assert found(nobody_schedules_functions()) == {("vbs.E006", "The")}
+    settings.Q_CLUSTER = {"name": "io", "scheduler": False, "ALT_CLUSTERS": {"gpu": {"scheduler": True}}}
+    (error,) = nobody_schedules_functions()
+    assert "cluster gpu" in error.msg
+    settings.Q_CLUSTER["ALT_CLUSTERS"] = {"gpu": {}}
+    assert not nobody_schedules_functions()
+    monkeypatch.setitem(admin.site._registry, Schedule, admin.ModelAdmin(Schedule, admin.site))
+    assert found(nobody_schedules_functions()) == {("vbs.E007", "The")}
+    monkeypatch.delitem(admin.site._registry, Schedule)
+    monkeypatch.setattr(roles, "ADMINS_APPS", ("batches", "django_q"))
+    assert found(nobody_schedules_functions()) == {("vbs.E008", "The")}
 
 
 def test_check_needs_no_database_and_imports_nothing_heavy(tmp_path):

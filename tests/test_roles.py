@@ -1,7 +1,8 @@
 """Each role may do exactly what it should, and sees exactly what it should."""
 
 import pytest
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import Group, Permission
+from django.core.management import call_command
 from django.test import Client
 
 from tests.people import person, superuser, text
@@ -41,8 +42,21 @@ def test_what_each_may():
     admin = person("admin").user
     rights = admin.get_all_permissions()
     assert rights >= OPERATOR | {"auth.change_user", "configuration.view_auditentry", "accounts.view_project"}
-    assert not {one for one in rights if one.startswith(("admin.", "sessions.", "contenttypes."))}
+    assert not {one for one in rights if one.startswith(("admin.", "sessions.", "contenttypes.", "django_q."))}
     assert admin.is_staff and not admin.is_superuser
+
+
+def test_what_an_earlier_version_gave_is_taken_back():
+    """A row of the task queue names a function that a worker calls."""
+    groups = [Group.objects.get(name=role) for role in roles.ROLES]
+    kept = Permission.objects.get(codename="view_permission")
+    for group in groups:
+        group.permissions.add(kept, *Permission.objects.filter(content_type__app_label="django_q"))
+    assert any(one.permissions.filter(content_type__app_label="django_q").exists() for one in groups)
+    call_command("migrate", verbosity=0)
+    for group in groups:
+        assert not group.permissions.filter(content_type__app_label="django_q").exists()
+        assert kept in group.permissions.all()
 
 
 def test_a_role_replaces_the_one_before():

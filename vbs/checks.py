@@ -4,8 +4,12 @@ import ipaddress
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
+from django.contrib import admin
 from django.core.checks import CheckMessage, Error, register
+
+from vbs.accounts import roles
 
 
 def is_loopback(host: str) -> bool:
@@ -71,3 +75,38 @@ def model_roots_are_folders(**options: Any) -> list[CheckMessage]:
         for root in settings.VBS_MODEL_ROOTS
         if not Path(root).is_absolute() or not Path(root).is_dir()
     ]
+
+
+@register()
+def nobody_schedules_functions(**options: Any) -> list[CheckMessage]:
+    """Whoever could write the rows of the task queue could have a worker call any function, `os.system` among them."""
+    found: list[CheckMessage] = []
+    usual: dict[str, Any] = settings.Q_CLUSTER
+    others: dict[str, dict[str, Any]] = usual.get("ALT_CLUSTERS", {})
+    for name, cluster in {usual["name"]: usual, **others}.items():
+        if (usual | cluster).get("scheduler", True):
+            found.append(
+                Error(
+                    f"The cluster {name} calls whatever function a row of its schedule names.",
+                    hint="Set scheduler to False in Q_CLUSTER: a worker's heartbeat wakes what is done regularly.",
+                    id="vbs.E006",
+                )
+            )
+    for model in apps.get_app_config("django_q").get_models():
+        if admin.site.is_registered(model):
+            found.append(
+                Error(
+                    f"The admin shows {model._meta.label}, whose rows name functions that a worker calls.",
+                    hint="Unregister it from the admin, as vbs/admin.py does.",
+                    id="vbs.E007",
+                )
+            )
+    if given := {*roles.ADMINS_APPS} & {*roles.NOBODYS_APPS}:
+        found.append(
+            Error(
+                f"The role admin may change {', '.join(sorted(given))}, whose rows name functions that a worker calls.",
+                hint="Leave it out of ADMINS_APPS in vbs/accounts/roles.py.",
+                id="vbs.E008",
+            )
+        )
+    return found

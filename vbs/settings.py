@@ -280,14 +280,13 @@ Q_CLUSTER = {
     "ack_failures": True,
     "catch_up": False,
     "save_limit": 50,
-    "label": "Task queue",
+    "scheduler": False,  # a row of its table names a function to be called
     "ALT_CLUSTERS": {
         "gpu": {
             "workers": 1,
             "daemonize_workers": False,
             "recycle": _ONE_YEAR,
             "timeout": _ONE_YEAR,
-            "scheduler": False,
             "queue_limit": 1,
         }
     },

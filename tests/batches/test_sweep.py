@@ -6,15 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.core.management import call_command
 from django.test import RequestFactory
 from django.utils import timezone
-from django_q.models import OrmQ, Schedule
-from django_q.scheduler import scheduler
+from django_q.models import OrmQ
 
 from batches import blobs, commit, downloads, files, forecast, outputs, submit, sweep
 from batches.models import Batch, BatchStatus, File, RequestState, Upload, UploadPart
 from batches.outcomes import failure
+from models_registry import gpu
 from models_registry.models import Model, Worker
 from tests.engines import CHAT, line
 from vbs.accounts.models import Project
@@ -266,22 +265,44 @@ def test_one_part_that_fails_does_not_stop_the_others(project, monkeypatch, capl
     assert "purge_files" in caplog.text
 
 
-def test_it_is_scheduled_once_however_often_migrations_run(db):
-    for _ in range(2):
-        call_command("migrate", verbosity=0)
-    row = Schedule.objects.get(func="batches.tasks.sweep")
-    assert (row.name, row.schedule_type, row.minutes, row.repeats, row.cluster) == ("sweep", "I", 1, -1, "io")
-
-
-def test_a_schedule_that_a_jumping_clock_set_far_ahead_is_right_after_the_next_start(db):
-    call_command("migrate", verbosity=0)
-    Schedule.objects.update(next_run=timezone.now() + timedelta(days=400))
-    call_command("migrate", verbosity=0)
-    assert Schedule.objects.get(name="sweep").next_run <= timezone.now()
-
-
-def test_the_schedule_enqueues_the_sweep(transactional_db):
-    call_command("migrate", verbosity=0)
+def test_the_eldest_io_worker_that_lives_has_it_run(db):
+    now = timezone.now()
+    _dead, eldest, younger, _of_the_gpu = (
+        Worker.objects.create(cluster=cluster, hostname="here", pid=1, started_at=now - age, heartbeat_at=now - silent)
+        for cluster, age, silent in (
+            ("io", 3 * DAY, DAY),
+            ("io", 2 * DAY, 0 * DAY),
+            ("io", DAY, 0 * DAY),
+            ("gpu", 4 * DAY, 0 * DAY),
+        )
+    )
     woken()
-    scheduler()
+    for worker, expected in ((younger, []), (eldest, [("sweep",)])):
+        gpu.sweep_again(worker)
+        assert woken() == expected
+    Worker.objects.filter(pk=eldest.pk).delete()
+    gpu.sweep_again(younger)
     assert woken() == [("sweep",)]
+    Worker.objects.filter(pk=younger.pk).delete()  # its row was swept: it still is the only one there
+    gpu.sweep_again(younger)
+    assert woken() == [("sweep",)]
+
+
+def test_it_runs_again_with_the_heartbeats(db, monkeypatch):
+    """As long as an io worker's heart beats, and no more often than that."""
+    beats = iter(range(1000))
+
+    def beat(seconds):
+        if next(beats) == 30:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu.time, "sleep", beat)
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock) * 5.0)
+    clock = iter(range(1000))
+    for cluster in ("io", "gpu"):
+        worker = Worker.objects.create(cluster=cluster, hostname="here", pid=1)
+        woken()
+        beats, clock = iter(range(1000)), iter(range(1000))
+        with pytest.raises(KeyboardInterrupt):
+            gpu._beat(worker)
+        assert woken() == ([("sweep",)] * 2 if cluster == "io" else [])

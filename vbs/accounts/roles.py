@@ -19,11 +19,13 @@ _OPERATOR = (
     "models_registry.change_worker",
     "accounts.view_apikey", "accounts.add_apikey", "accounts.change_apikey",
 )  # fmt: skip
-_ADMINS_APPS = ("accounts", "auth", "batches", "configuration", "models_registry", "django_q", "curation", "finetuning")
+ADMINS_APPS = ("accounts", "auth", "batches", "configuration", "models_registry", "curation", "finetuning")
+NOBODYS_APPS = ("django_q",)  # whose rows name functions that are called: that is for the code alone
 
 
 def grant(using: str, apps: Any = installed, **signal: Any) -> None:
-    """After each migrate: the roles, with the permissions that there are by then. What was added to one stays."""
+    """After each migrate: the roles, with the permissions that there are by then. What was added to one stays, but for
+    what is nobody's."""
     try:
         permissions = apps.get_model("auth", "Permission").objects.using(using)
         groups = apps.get_model("auth", "Group").objects.using(using)
@@ -40,10 +42,13 @@ def grant(using: str, apps: Any = installed, **signal: Any) -> None:
     wanted = {
         VIEWER: named(_VIEWER),
         OPERATOR: named(_OPERATOR),
-        ADMIN: Q(content_type__app_label__in=_ADMINS_APPS),
+        ADMIN: Q(content_type__app_label__in=ADMINS_APPS),
     }
+    nobodys = permissions.filter(content_type__app_label__in=NOBODYS_APPS)
     for role, which in wanted.items():
-        groups.get_or_create(name=role)[0].permissions.add(*permissions.filter(which))
+        group, _ = groups.get_or_create(name=role)
+        group.permissions.remove(*nobodys)  # an earlier version gave them
+        group.permissions.add(*permissions.filter(which))
 
 
 def assign(user: User, role: str) -> None:
