@@ -29,8 +29,9 @@ from models_registry import aliases, measure
 from models_registry.engine.client import Call, Client, EngineDied, Limits
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine
-from models_registry.gpu import Gpu, Work, in_flight, loaded_words
+from models_registry.gpu import Gpu, Work, loaded_words
 from models_registry.models import Alias, Model, ModelState, WorkerState
+from models_registry.window import few, in_flight
 from vbs.configuration import runtime
 from vbs.logs import bind
 from vbs.outages import DATABASE_ERRORS, insist
@@ -138,6 +139,7 @@ class Runner:
         self.model_index = work.part
         self.asked: str = batch.model_names[work.part]
         self._looked = 0.0
+        self._said = ""
 
     def run(self) -> None:
         """Raises LeaseLost, and OperationalError when the database stays away."""
@@ -157,7 +159,7 @@ class Runner:
             self.gpu.show(WorkerState.RUNNING, f"Running {self.batch.pk} on {model.name}")
             assert self.batch.input_file is not None
             with blobs.local(self.batch.input_file.blob) as path:
-                run = Run(self, engine, model, path)
+                run = Run(self, engine, model, path, self._window(engine))
                 try:
                     return self._leave(run.drive())
                 except EngineDied as death:
@@ -168,6 +170,14 @@ class Runner:
     def _has_work(self) -> bool:
         """Is a request of this model left? No engine is loaded, nor started again after its death, for none."""
         return self.batch.requests.filter(state=RequestState.PENDING, model_index=self.model_index).exists()
+
+    def _window(self, engine: Engine) -> int:
+        window = in_flight(engine)
+        words = few(engine, window) if self.batch.pending > window else ""
+        if words not in ("", self._said):
+            self._said = words
+            self.batch.note(words, "warning")
+        return window
 
     def _model(self) -> Model:
         """What the name stands for: what it stood for when the batch started, else now. Raises LoadError."""
@@ -251,8 +261,8 @@ class Run:
     The loop speaks to the engine; one thread speaks to the database, so a slow commit does not slow the engine.
     """
 
-    def __init__(self, runner: Runner, engine: Engine, model: Model, path: Path) -> None:
-        self.runner, self.engine, self.model, self.path = runner, engine, model, path
+    def __init__(self, runner: Runner, engine: Engine, model: Model, path: Path, window: int) -> None:
+        self.runner, self.engine, self.model, self.path, self.window = runner, engine, model, path, window
         self.batch_id, self.worker = runner.batch.pk, runner.worker
         self.call_path = runner.batch.endpoint.removeprefix("/v1")
         limits = Limits(runtime.value("VBS_REQUEST_SECONDS"), runtime.value("VBS_REQUEST_ATTEMPTS"))
@@ -263,7 +273,7 @@ class Run:
         self._outcomes: list[Outcome] = []
         self._bytes = 0
         # Before half of what is in flight at first has ended, a rate says nothing of the rest.
-        self._rates = Rates(least=min(in_flight(engine), runner.batch.pending) / 2)
+        self._rates = Rates(least=min(window, runner.batch.pending) / 2)
         self._done = asyncio.Event()  # there is nothing more to tick for
         self._room = asyncio.Event()  # for more answers to wait for their commit
         self._room.set()
@@ -282,7 +292,7 @@ class Run:
             measure.turn(self.model, self.engine, self.tally, self.batch_id, self.runner.batch.endpoint)
 
     async def _drive(self) -> End:
-        window = in_flight(self.engine)
+        window = self.window
         for crashes, size in (((0, 0), window), ((1, ALONE - 1), math.isqrt(window)), ((ALONE, 9999), 1)):
             self.alone = size == 1
             end = await self._level(crashes, size)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import table
 from benchmarks.rows import BenchmarkError, Options, Row
+from vbs import descriptors
 from vbs.stack import StackError
 
 BENCHMARKS = ("engine", "default", "models", "eta", "pipeline", "intake", "waiting", "read", "pages", "sockets")
@@ -24,6 +25,7 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in BENCHMARKS]:
         parser.error(f"there is no benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")
+    descriptors.raise_limit()
     options = Options(given.quick, given.pairs, given.model.resolve() if given.model else None)
     load = os.getloadavg()[0]
     if load > BUSY * (os.cpu_count() or 1):

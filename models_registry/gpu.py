@@ -5,7 +5,6 @@ Knows neither batches nor training: a source says what waits and runs what was c
 
 import enum
 import logging
-import math
 import multiprocessing
 import os
 import socket
@@ -151,11 +150,6 @@ def not_ready(model: Model) -> str:
         case ModelState.FAILED:
             return f"{model.name} has failed ({model.reason}): manage.py model fetch {model.name} tries again"
     return ""
-
-
-def in_flight(engine: Engine) -> int:
-    """How many requests to have in flight: the engine's own queue is short, and never empty."""
-    return math.ceil(engine.max_num_seqs * 1.25)
 
 
 def loaded_words(model: Model, engine: Engine) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 
 from models_registry import benchmarking, measure, operations
 from models_registry.engine.client import Limits
-from models_registry.gpu import Gpu, Work, in_flight
+from models_registry.gpu import Gpu, Work
 from models_registry.models import Operation, OperationKind, Worker
 from models_registry.turn import Failed, Turn
+from models_registry.window import few, in_flight
 from vbs.configuration import runtime
 from vbs.logs import bind
 
@@ -106,7 +107,10 @@ def _benchmark(turn: Turn) -> dict[str, Any]:
         speeds = f"{tally.requests / seconds:.1f}/s, {tally.output_tokens / seconds:,.0f} output tokens/s"
         turn.say(f"{tally.requests + tally.failed:,} of {count:,} requests, {speeds}")
 
-    sending = benchmarking.many(engine, benchmarking.calls(model, options), _limits(), in_flight(engine), tally, errors)
+    window = in_flight(engine)
+    if words := few(engine, window):
+        turn.say(words)
+    sending = benchmarking.many(engine, benchmarking.calls(model, options), _limits(), window, tally, errors)
     turn.drive(sending, report)
     report()
     if not tally.requests:

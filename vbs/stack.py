@@ -222,6 +222,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 {root}nodaemon=true
 silent=true
 nocleanup=true
+minfds=64
 pidfile=%(here)s/supervisord.pid
 logfile=%(here)s/../logs/supervisord.log
 logfile_maxbytes={LOG_BYTES}

@@ -20,7 +20,7 @@ from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
-from vbs import leftovers
+from vbs import descriptors, leftovers
 
 LONGEST_PAUSE = 5.0  # supervisord alone would wait a second longer each time
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -61,6 +61,7 @@ def become_keeper(parent: int) -> None:
 
 def main(parent: int, config: Path) -> None:
     become_keeper(parent)
+    descriptors.raise_limit()  # which all programs inherit
     options = ServerOptions()
     options.realize(["--configuration", str(config)])
     options.first, options.test = True, False

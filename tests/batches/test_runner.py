@@ -10,6 +10,7 @@ import threading
 import time
 from datetime import timedelta
 
+import psutil
 import pytest
 from django.db import connection
 from django.db.models import F
@@ -19,6 +20,7 @@ from batches import commit, pauses, runner
 from batches.models import Batch, BatchStatus, LeaseLost
 from batches.outcomes import failure
 from batches.runner import BatchSource
+from models_registry import window
 from models_registry.gpu import Work
 from models_registry.models import Measurement, MeasurementKind, Model
 from tests.engines import line, status_of
@@ -215,6 +217,27 @@ def test_what_a_dead_worker_has_run_through_ends_at_once(add_model, submitted, g
     pauses.pause("ada")
     Batch.objects.release_all(gpu.worker.pk)
     assert fresh(batch).status == BatchStatus.FINALIZING
+
+
+def test_no_more_run_at_once_than_connections_may_be_open(add_model, submitted, gpu, close, monkeypatch):
+    monkeypatch.setattr("vbs.descriptors.left", lambda: window.SPARE + 3)
+    add_model(**{"max-num-seqs": 16, "latency-ms": 20})
+    batch = submitted([line(f"{n}") for n in range(30)])
+    began = time.monotonic()
+    gpu.serve()
+    assert len(close(batch)[0]) == 30 and time.monotonic() - began > 10 * 0.02
+    (said,) = batch.events.filter(level="warning")
+    assert "At most 3 requests run at once, not 20" in said.message and "ulimit -n" in said.message
+
+
+@pytest.mark.parametrize("least", [0, 65])
+def test_the_engine_too_must_be_able_to_have_the_connections(add_model, gpu, least):
+    engine = gpu.load(add_model(**{"max-num-seqs": 1024}), lambda doing: None)
+    open_there = psutil.Process(engine.pid).num_fds()
+    assert (window.in_flight(engine), window.few(engine, 1280)) == (1280, "")
+    psutil.Process(engine.pid).rlimit(psutil.RLIMIT_NOFILE, (open_there + least, 4096))
+    assert window.in_flight(engine) == 1, "never none at all"
+    assert "not 1,280" in window.few(engine, 1)
 
 
 def test_cancel_stops_what_runs_and_keeps_what_is_done(add_model, submitted, gpu, close):

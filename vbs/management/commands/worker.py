@@ -38,8 +38,9 @@ class Command(BaseCommand):
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"Q_CLUSTER_NAME": cluster})  # noqa: S606
         from django_q import cluster as django_q
 
-        from vbs import outages
+        from vbs import descriptors, outages
 
+        descriptors.raise_limit()  # which the engine inherits
         outages.stopping = multiprocessing.Event()
         outages.restarting = multiprocessing.Event()
         outages.cluster_pid = os.getpid()
