@@ -14,6 +14,7 @@ from batches.models import Batch, BatchRequest, BatchStatus, Purpose, RequestSta
 from batches.validate import Line, LineError, Report, Rules, read
 from models_registry import aliases
 from models_registry.models import Task
+from vbs import advisory, timeouts
 from vbs.configuration import runtime
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 NO_SUCH_MODEL = "no model of this name is registered (GET /v1/models has those that are)"
 COLUMNS = ("batch_id", "line", '"offset"', "length", "custom_id", "model_index", "prefix", "state", "crashes")
 TYPES = ("text", "int4", "int8", "int4", "text", "int2", "uuid", "int2", "int2")
+LEAST_SECONDS = 60  # for the smallest file
 
 
 class _Refused(Exception):
@@ -29,19 +31,23 @@ class _Refused(Exception):
         self.errors = errors
 
 
+def most_seconds() -> int:
+    """That a validation may take: of the largest file, a second for each MB."""
+    return LEAST_SECONDS + settings.VBS_MAX_BATCH_MB
+
+
 def validate(batch_id: str) -> None:
     """Idempotent: does nothing when the batch is validated already, has ended, or is being validated by another."""
     batch: Batch | None = None
     try:
         with transaction.atomic():
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 1))", [batch_id])
-                if not cursor.fetchone()[0]:
-                    return
+            if not advisory.take(batch_id, 1, most_seconds()):
+                return
             batch = Batch.objects.select_related("input_file", "retry_of").filter(pk=batch_id).first()
             if batch is None or batch.status != BatchStatus.VALIDATING or batch.validated_at:
                 return
-            total, names = _copy_failed(batch) if batch.retry_of else _take_in(batch)
+            with timeouts.longer(most_seconds()):  # it holds no row that others need
+                total, names = _copy_failed(batch) if batch.retry_of else _take_in(batch)
             if not batch.mark_validated(names, total):
                 raise _Refused([])  # cancelled meanwhile: its rows go with the transaction
     except _Refused as refused:
@@ -65,6 +71,7 @@ def _take_in(batch: Batch) -> tuple[int, list[str]]:
     table = BatchRequest._meta.db_table
     statement = f"COPY {table} ({', '.join(COLUMNS)}) FROM STDIN (FORMAT BINARY)"
     with (
+        connection.wrap_database_errors,
         connection.cursor() as cursor,
         blobs.local(file.blob) as path,
         path.open("rb") as lines,

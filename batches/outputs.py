@@ -6,12 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import orjson
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from batches import blobs
 from batches.models import CLOSING, Batch, BatchRequest, File, Purpose, RequestState
 from batches.records import one_line
+from vbs import advisory
 from vbs.openai import ids
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ FIELDS = (
     "batch_id", "line", "custom_id", "state", "status_code", "response", "request_id", "error_code", "error_message",
 )  # fmt: skip
 PAGE = 500
+FROZEN_SECONDS = 900  # without a statement, while files go into the storage, before somebody else writes them
 MESSAGES = {"batch_expired": "This request could not be executed before the completion window expired."}
 
 
@@ -54,14 +56,12 @@ def rows(batch: Batch, states: Iterable[RequestState]) -> Iterator[BatchRequest]
 
 def finalize(batch_id: str) -> None:
     """Idempotent, and one at a time: a second call waits for nothing and does nothing."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 2))", [batch_id])
-        if not cursor.fetchone()[0]:
-            return
-        try:
-            _finalize(batch_id)
-        finally:
-            cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 2))", [batch_id])
+    if not advisory.take(batch_id, 2, FROZEN_SECONDS, session=True):
+        return
+    try:
+        _finalize(batch_id)
+    finally:
+        advisory.release(batch_id, 2)
 
 
 def _finalize(batch_id: str) -> None:

@@ -33,7 +33,7 @@ from models_registry.models import Download, DownloadState, Model, ModelState, T
 from vbs import outages
 from vbs.broker import wake
 from vbs.logs import one_line
-from vbs.outages import DATABASE_ERRORS, insist
+from vbs.outages import DATABASE_ERRORS, insist, said
 
 log = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ class _Turn:
         try:
             return bool(self.mine.update(bytes_done=self.done, bytes_per_second=rate, leased_until=fetch.lease()))
         except DATABASE_ERRORS as error:  # nobody else can have it either, and the lock keeps him out
-            log.warning("The database is out of reach: %s", str(error).strip().partition("\n")[0])
+            log.warning("The database is out of reach: %s", said(error))
             connection.close()
             return True
 

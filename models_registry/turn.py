@@ -22,7 +22,7 @@ from models_registry.engine.server import Engine
 from models_registry.gpu import Gpu, Work, loaded_words
 from models_registry.models import Model, Operation, OperationState, WorkerState
 from vbs.logs import bind, bound, one_line
-from vbs.outages import DATABASE_ERRORS, insist
+from vbs.outages import DATABASE_ERRORS, insist, said
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class Turn:
             self.gpu.show(state, self._doing or f"Running {self.operation}")
         except DATABASE_ERRORS as error:
             connection.close()
-            log.warning("The database is out of reach: %s", str(error).strip().partition("\n")[0])
+            log.warning("The database is out of reach: %s", said(error))
         except Exception:  # the lease runs out then, and somebody else takes it up
             log.exception("An operation is not kept")
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.db import OperationalError, connection, connections
+from django.db import connection, connections
 from django_q.brokers.orm import ORM
 from django_q.models import OrmQ
+
+from vbs.outages import DATABASE_ERRORS, said
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +57,8 @@ class PostgresBroker(ORM):
             if taken := self._take():
                 return taken
             self._sleep()
-        except (OperationalError, psycopg.OperationalError) as error:
-            log.warning("The task queue is out of reach: %s", str(error).strip().splitlines()[0])
+        except (*DATABASE_ERRORS, psycopg.OperationalError) as error:
+            log.warning("The task queue is out of reach: %s", said(error))
             self._drop()
             time.sleep(IDLE_SECONDS)
         return None

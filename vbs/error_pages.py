@@ -4,6 +4,7 @@ The page needs no database and nobody signed in: it is shown when those are what
 """
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonR
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 
-from vbs.openai.errors import envelope, unforeseen
+from vbs.openai.errors import envelope, refusal, unforeseen
 from vbs.pages.access import strict
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,12 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    if refused := refusal(sys.exc_info()[1], request):
+        title = "Try again in a moment" if refused.status_code == 503 else "Server error"
+        answered = answer(request, refused.status_code, title, [refused.message], refused.body())
+        for name, value in refused.headers().items():
+            answered.headers[name] = value
+        return answered
     body = unforeseen(None, request)
     words = [body["error"]["message"], "Try again in a moment. `manage.py status` says on the server what is wrong."]
     return answer(request, 500, "Server error", words, body)

@@ -8,14 +8,17 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from django.db import InterfaceError, OperationalError, connection
+import psycopg
+from django.db import InterfaceError, InternalError, OperationalError, connection
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-DATABASE_ERRORS = (OperationalError, InterfaceError)
+# The last is what a session hears that was ended because it rested too long within a transaction.
+DATABASE_ERRORS = (OperationalError, InterfaceError, InternalError)
 PAUSE_SECONDS = 0.5
+TOO_SLOW = 3  # times that a statement took too long, before its step is given up
 
 # Set when this worker has to stop. The worker command puts an event here that its processes share.
 stopping: Any = threading.Event()
@@ -27,19 +30,26 @@ cluster_pid = 0  # the first process of our cluster, which its supervisor watche
 def insist(step: Callable[[], T], seconds: float = float("inf")) -> T:
     """Do it, again and again while the database is away. The step must bear being done twice.
 
-    Raises the database's error when this worker has to stop, or after so many seconds.
+    Raises the database's error when this worker has to stop, after so many seconds, and when its statements take too
+    long again and again.
     """
-    deadline = time.monotonic() + seconds
+    deadline, slow = time.monotonic() + seconds, 0
     while True:
         try:
             return step()
         except DATABASE_ERRORS as error:
             connection.close()
-            if time.monotonic() > deadline:
+            slow += isinstance(error.__cause__, psycopg.errors.QueryCanceled)
+            if time.monotonic() > deadline or slow >= TOO_SLOW:
                 raise
-            log.warning("The database is out of reach, trying again: %s", str(error).strip().partition("\n")[0])
+            log.warning("The database does not do it now, trying again: %s", said(error))
             if stopping.wait(PAUSE_SECONDS):
                 raise
+
+
+def said(error: BaseException) -> str:
+    """The first line of what the database says."""
+    return str(error).strip().partition("\n")[0]
 
 
 def restart() -> None:

@@ -9,7 +9,7 @@ from environs import Env, EnvError, validate
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from vbs import logs, postgres
+from vbs import logs, postgres, timeouts
 from vbs.configuration.limits import WHOLE
 from vbs.places import BASE_DIR, DATA_DIR
 
@@ -88,6 +88,9 @@ def _database() -> dict[str, Any]:
         folder = str(postgres.data_dir(VBS_DATA_DIR))
         database = {"NAME": "postgres", "USER": "postgres", "HOST": folder, "PORT": "5432"}  # not a PGPORT of the user
         options = {}
+    role = "web" if VBS_DB_POOL else "worker" if "Q_CLUSTER_NAME" in os.environ else "command"
+    # What DATABASE_URL says itself comes last, and holds.
+    options["options"] = f"{timeouts.OF[role].options()} {options.get('options', '')}".strip()
     if VBS_DB_POOL:  # for the web process, where each request has a thread of its own
         options["pool"] = {"min_size": 2, "max_size": 16, "timeout": 10}
     else:

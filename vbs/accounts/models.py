@@ -5,7 +5,7 @@ import secrets
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import models
+from django.db import models, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -68,7 +68,9 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
             now = timezone.now()
             minute_ago = now - timedelta(minutes=1)
             if key.last_used_at is None or key.last_used_at < minute_ago:
-                self.filter(pk=key.pk).update(last_used_at=now)
+                free = ApiKey.objects.select_for_update(skip_locked=True, no_key=True).filter(pk=key.pk)
+                with transaction.atomic():  # who changes it just now does not keep others from reading with it
+                    self.filter(pk__in=free.values("pk")).update(last_used_at=now)
         return key
 
 

@@ -17,7 +17,7 @@ def of(wire: Any) -> Any:
 
 
 ERRORS = {
-    (status, "application/json"): of(ErrorObject) for status in (400, 401, 404, 405, 409, 413, 415, 429, 500, 507)
+    (status, "application/json"): of(ErrorObject) for status in (400, 401, 404, 405, 409, 413, 415, 429, 500, 503, 507)
 }
 PAGING = [
     OpenApiParameter("after", str, description="The id of the last object of the page before"),

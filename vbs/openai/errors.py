@@ -4,15 +4,22 @@ The envelope is `{"error": {"message", "type", "param", "code"}}`, all four keys
 """
 
 import logging
+import math
 import secrets
 from typing import Any
 
+import psycopg
+import psycopg_pool
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 
+from vbs.outages import DATABASE_ERRORS, said
+
 log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5  # after which a client may ask again, where nothing tells better
 
 
 class ApiError(exceptions.APIException):
@@ -27,6 +34,15 @@ class ApiError(exceptions.APIException):
         self.message = message
         self.param = param
         self.code = code or type(self).code
+
+    def body(self) -> dict[str, Any]:
+        return envelope(self.message, self.type, self.param, self.code)
+
+    def headers(self) -> dict[str, str]:
+        """That go with the status."""
+        if self.status_code == 401:
+            return {"WWW-Authenticate": "Bearer"}
+        return {"Retry-After": str(RETRY_SECONDS)} if self.status_code in (429, 503) else {}
 
 
 class InvalidRequest(ApiError):
@@ -65,6 +81,14 @@ class TooLarge(ApiError):
     code = "request_too_large"
 
 
+class Unavailable(ApiError):
+    """Not now: the same may work in a moment."""
+
+    status_code = 503
+    type = "server_error"
+    code = "unavailable"
+
+
 class StorageFull(ApiError):
     status_code = 507
     type = "server_error"
@@ -84,10 +108,9 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     """DRF's hook: whatever a view raised becomes the envelope. What we did not foresee is logged under an id."""
     request = context.get("request")
     if isinstance(error, ApiError):
-        headers = {"WWW-Authenticate": "Bearer"} if error.status_code == 401 else {}
-        return Response(
-            envelope(error.message, error.type, error.param, error.code), status=error.status_code, headers=headers
-        )
+        return Response(error.body(), status=error.status_code, headers=error.headers())
+    if refused := refusal(error, request):
+        return exception_handler(refused, context)
     if isinstance(error, Http404):
         return exception_handler(NotFound(f"Nothing is here: {getattr(request, 'path', '')}"), context)
     if isinstance(error, PermissionDenied):
@@ -109,9 +132,29 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
         else:
             message, code = _flat(error.detail), _first_code(error)
         kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-        headers = {"Retry-After": str(int(wait))} if (wait := getattr(error, "wait", None)) else {}
+        wait = getattr(error, "wait", None) or RETRY_SECONDS
+        headers = {"Retry-After": str(math.ceil(wait))} if status in (429, 503) else {}
         return Response(envelope(message, kind, None, code), status=status, headers=headers)
     return Response(unforeseen(error, request), status=500)
+
+
+def refusal(error: BaseException | None, request: Any) -> ApiError | None:
+    """What a request is answered when the database has failed it, which is logged; None for any other error."""
+    if not isinstance(error, DATABASE_ERRORS):
+        return None
+    log.warning("The database has failed %s: %s", getattr(request, "path", "?"), said(error))
+    match error.__cause__:
+        case psycopg.errors.DiskFull():
+            return StorageFull("The disk of the server's database is full. Free some space and send it again.")
+        case psycopg.errors.LockNotAvailable():
+            why = "Something else is being done with this just now."
+        case psycopg.errors.QueryCanceled():
+            why = "The database took too long over this."
+        case psycopg_pool.PoolTimeout() | psycopg_pool.TooManyRequests():
+            why = "The server has too much to do."
+        case _:
+            why = "The server's database is out of reach."
+    return Unavailable(f"{why} Try again in a moment.")
 
 
 def unforeseen(error: BaseException | None, request: Any) -> dict[str, Any]:
