@@ -52,6 +52,13 @@ def test_a_line_that_is_larger_than_a_batch(settings):
     assert found(sizes_fit()) == {("vbs.E003", "VBS_MAX_LINE_MB")}
 
 
+def test_a_file_that_is_larger_than_the_room_of_one_address(settings):
+    settings.VBS_MAX_FILE_MB, settings.VBS_MAX_SPOOL_MB = 2048, 4096
+    assert found(sizes_fit()) == {("vbs.E006", "VBS_MAX_SPOOL_MB")}
+    settings.VBS_MAX_SPOOL_MB = 4098
+    assert sizes_fit() == []
+
+
 @pytest.mark.parametrize("letter", ["x", "\u00e9"])
 def test_a_data_folder_that_is_too_deep_for_a_socket(settings, letter):
     settings.RUN_DIR = Path("/" + letter * 90)

@@ -6,7 +6,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from vbs import descriptors
+from vbs import body_limits, descriptors
+from vbs.web.limits import MB, Bounds
 
 
 class Command(BaseCommand):
@@ -23,13 +24,20 @@ class Command(BaseCommand):
         settings.TMP_DIR.mkdir(parents=True, exist_ok=True)
         tempfile.tempdir = str(settings.TMP_DIR)
 
-        descriptors.raise_limit()
-        # Here, because it chooses the event loop of the whole process.
-        from vbs import web
-        from vbs.asgi import application
+        open_files = descriptors.raise_limit()
 
+        # Here, because it chooses the event loop of the whole process.
+        from vbs.admission import admit
+        from vbs.asgi import application
+        from vbs.web.server import serve
+
+        limits = body_limits.limits(settings.VBS_MAX_FILE_MB, settings.VBS_MAX_BATCH_MB)
+        bounds = Bounds(
+            spool=settings.VBS_MAX_SPOOL_MB * MB,
+            connections=min(settings.VBS_MAX_CONNECTIONS, open_files // 3),  # a request may have two files beside
+            connections_per_address=settings.VBS_MAX_CONNECTIONS_PER_ADDRESS,
+        )
         try:
-            limits = web.limits(settings.VBS_MAX_FILE_MB, settings.VBS_MAX_BATCH_MB)
-            web.serve(application, limits, host, port)
+            serve(application, limits, admit, host, port, bounds)
         except OSError as error:
             raise CommandError(f"{error}. Stop what has the port, or set VBS_HOST and VBS_PORT.") from error

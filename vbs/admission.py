@@ -1,0 +1,41 @@
+"""Who may send a large body: whoever has a key of the API that works now, or has signed in.
+
+The web server asks before it takes such a body in. Nothing is remembered: a revoked key is refused the next time.
+"""
+
+from importlib import import_module
+from io import BytesIO
+
+from django.conf import settings
+from django.contrib.auth import get_user
+from django.core.handlers.asgi import ASGIRequest
+from django.db import close_old_connections
+from rest_framework.request import Request
+
+from vbs.accounts.authentication import ApiKeyAuthentication
+from vbs.openai.errors import ApiError, NotAuthenticated
+from vbs.web.refusal import Head, Refusal
+
+
+def admit(head: Head) -> Refusal | None:
+    """None, or what to answer. For a thread that has a database connection of its own while it asks."""
+    scope = {"type": "http", "method": head.method, "path": head.path, "headers": head.headers}
+    request = ASGIRequest(scope, BytesIO())
+    close_old_connections()
+    try:
+        if head.path.startswith("/v1/"):
+            ApiKeyAuthentication().authenticate(Request(request))
+        elif not _signed_in(request):
+            raise NotAuthenticated("Sign in first: without that, only short requests are taken here.")
+    except ApiError as error:
+        headers = (("WWW-Authenticate", "Bearer"),) if error.status_code == 401 else ()
+        return Refusal(error.status_code, error.code or error.type, error.message, headers)
+    finally:
+        close_old_connections()
+    return None
+
+
+def _signed_in(request: ASGIRequest) -> bool:
+    sessions = import_module(settings.SESSION_ENGINE)
+    request.session = sessions.SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+    return get_user(request).is_authenticated

@@ -1,0 +1,184 @@
+"""One request: its body goes to the application as that asks for it, its response as the client takes it."""
+
+import asyncio
+import logging
+import time
+from typing import Any, BinaryIO
+
+from daphne.http_protocol import WebRequest
+from twisted.web.http import NO_BODY_CODES
+
+from vbs import logs
+from vbs.web.channel import Channel
+from vbs.web.limits import Limit
+from vbs.web.refusal import Head, Refusal
+from vbs.web.spool import CHUNK, on_disk, spool
+
+logger = logging.getLogger(__name__)
+
+CLIENT_CLOSED = 499  # in the access log only, as nginx has it
+
+Message = dict[str, Any]
+
+
+class Request(WebRequest):
+    """One request: its body goes to the application as that asks for it, its response as the client takes it."""
+
+    channel: Channel
+    content: BinaryIO
+    method = b"-"
+    route = "-"
+    limit: Limit
+
+    def __init__(self, channel: Channel, queued: Any = False) -> None:
+        super().__init__(channel, queued, False)  # False: Twisted would parse forms, files included, in memory
+        self.arrived = time.monotonic()
+        self.id = logs.request_id(None)
+        self.announced = False
+        self.length: int | None = 0  # of the body, as announced
+        self.received = self.given = 0  # bytes of the body: from the client, to the application
+        self.address, self.room = channel.address, self.server.room
+        self.on_disk = 0  # bytes of the body, as the room counts them
+        self.patience: float = self.server.bounds.patience  # seconds for which the reader may keep us waiting
+        self.unread = 0  # bytes that were written since it last did
+        self.handed_over = False
+        self.over = asyncio.Event()  # answered in full, or the client is gone
+
+    def announce(self, method: bytes, uri: bytes) -> None:
+        """The head is here: from now on the request has a name, an id and a limit."""
+        self.method, self.uri = method, uri
+        self.route = uri.partition(b"?")[0].decode("latin-1")
+        self.announced = True
+        if given := self._header(b"x-request-id"):
+            self.id = logs.request_id(given)
+        self.requestHeaders.setRawHeaders(b"x-request-id", [self.id.encode()])
+        self.limit = self.server.limits(method.decode("latin-1"), self.route, self._header(b"content-type"))
+
+    def _header(self, name: bytes) -> str:
+        values: list[bytes] = self.requestHeaders.getRawHeaders(name, [b""])
+        return values[0].decode("latin-1")
+
+    def head(self, length: int | None) -> Head:
+        headers = [(name.lower(), value) for name, values in self.requestHeaders.getAllRawHeaders() for value in values]
+        return Head(self.method.decode("latin-1"), self.route, headers, length, self.address)
+
+    # In
+
+    def gotLength(self, length: int | None) -> None:
+        self.length = length
+        self.content = spool(length)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self.channel.refused:
+            return
+        self.received += len(data)
+        if self.received > self.limit.bytes:
+            self.channel.refuse_size(self, f"The request body has more than {self.limit.bytes} bytes")
+            return
+        self.channel.body_came(len(data))
+        if on_disk(self.length):
+            if full := self.room.refuses(self.address, len(data)):
+                self.channel.refuse(full)
+                return
+            self.room.take(self.address, len(data))
+            self.on_disk += len(data)
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self.content.write(rest) :]
+        except OSError as error:
+            self.channel.refuse_unstored(error)
+
+    def give_back_room(self) -> None:
+        self.room.give_back(self.address, self.on_disk)
+        self.on_disk = 0
+
+    async def receive(self) -> Message:
+        if self.handed_over or self.over.is_set():
+            await self.over.wait()
+            return {"type": "http.disconnect"}
+        body = self.content.read(CHUNK)
+        self.given += len(body)
+        self.handed_over = not body or self.given >= self.received
+        if self.handed_over:
+            self.content.close()
+        else:
+            await asyncio.sleep(0)  # between the pieces of a large body it is the others' turn
+        return {"type": "http.request", "body": body, "more_body": not self.handed_over}
+
+    # Out
+
+    async def send(self, message: Message) -> None:
+        """Write, and return when there is room for more; silent when the client is gone, which receive() tells."""
+        if self.over.is_set():
+            await asyncio.sleep(0)
+            return
+        channel = self.channel
+        self.server.check_headers_type(message)
+        if message["type"] == "http.response.body" and (self.method == b"HEAD" or self.code in NO_BODY_CODES):
+            message = {"type": "http.response.body"}  # Daphne would write every piece but the first
+        self.handle_reply(message)
+        self.unread += len(message.get("body", b""))
+        if not channel.writable.is_set() and not self.over.is_set():
+            await self.wait_for_reader()
+
+    async def wait_for_reader(self) -> None:
+        """As long as the reader is not too slow: what it takes buys time, but never more than there was at first."""
+        bounds, started = self.server.bounds, time.monotonic()
+        try:
+            async with asyncio.timeout(self.patience):
+                await self.channel.writable.wait()
+        except TimeoutError:
+            logger.warning(
+                "%s %s: cut off, because %s reads its answer at less than %d bytes a second",
+                self.method.decode("latin-1"), self.route, self.address, bounds.rate,
+            )  # fmt: skip
+            self.channel.transport.abortConnection()
+        else:
+            waited = time.monotonic() - started
+            self.patience = min(bounds.patience, self.patience - waited + self.unread / bounds.rate)
+            self.unread = 0
+
+    def finish(self) -> None:
+        super().finish()
+        self.end()
+
+    def refused(self, status: int, size: int) -> None:
+        self.code, self.sentLength = status, size
+        if self.content is not None:  # it has none before its length is known
+            self.content.close()
+        self.give_back_room()
+        self.channel.factory.log(self)
+
+    def connectionLost(self, reason: Any) -> None:
+        if self.announced and not self.channel.refused:
+            self.code = CLIENT_CLOSED
+            self.channel.factory.log(self)
+        super().connectionLost(reason)
+        self.end()
+
+    def end(self) -> None:
+        self.give_back_room()
+        self.over.set()
+
+    def basic_error(self, status: int, status_text: bytes, body: str) -> None:
+        """What Daphne itself answers: a page for people, the envelope under /v1/."""
+        if self.route.startswith("/v1/") or self._response_started:
+            if status == 500:
+                body = f"The server failed to answer; its log says more under {self.id}."
+            self.answer(Refusal(status, status_text.decode().lower().replace(" ", "_"), body))
+        else:
+            self.setHeader(b"x-request-id", self.id.encode())
+            super().basic_error(status, status_text, body)
+
+    def answer(self, refusal: Refusal) -> None:
+        """In the place of an application that has none."""
+        if self._response_started:  # too late for an answer; the client must not take this for the whole
+            self.channel.transport.abortConnection()
+            return
+        self.setHeader(b"x-request-id", self.id.encode())
+        content = refusal.body()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+        headers += [(name.lower().encode(), value.encode()) for name, value in refusal.headers]
+        self.handle_reply({"type": "http.response.start", "status": refusal.status, "headers": headers})
+        self.handle_reply({"type": "http.response.body", "body": content})
