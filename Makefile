@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast up lint bench clean
+.PHONY: help setup demo test test-all test-fast up lint bench clean
 
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 VENV := .venv
@@ -10,6 +10,9 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 LOG := $(VENV)/setup.log
+
+# In two processes, each with a database of its own (tests/shares.py).
+SHARED := --numprocesses=2 --durations=25
 
 # A machine whose nvidia-smi answers gets vLLM for its GPU, any other the build for CPUs.
 EDITION ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
@@ -46,8 +49,11 @@ demo: $(READY) ## a small batch on the real vLLM, from nothing to answers; leave
 up: $(READY) ## web server, workers and database in the foreground; Ctrl-C stops them
 	@exec $(RUN) manage.py up
 
-test: $(READY) ## all tests, those with the real vLLM and a real browser too
-	$(RUN) -m pytest -m "" --durations=40
+test: $(READY) ## the tests, those with the real vLLM and a real browser too (12 minutes)
+	$(RUN) -m pytest -m "not many" $(SHARED)
+
+test-all: test ## … and all that is left out there: more seeds, more kills, more of the real vLLM (8 more)
+	$(RUN) -m pytest -m many $(SHARED)
 
 test-fast: $(READY) ## the tests that take seconds
 	$(RUN) -m pytest

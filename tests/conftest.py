@@ -1,16 +1,28 @@
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.conf import settings
 
 from tests.engines import add_model, close, gpu, home, make_gpu, project, submitted  # noqa: F401
+from tests.shares import ByStartedSystem, in_order
 from vbs import postgres
 from vbs.configuration import runtime
 
 
 def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end in order, as by Ctrl-C
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
+        items[:] = in_order(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByStartedSystem:
+    config.option.loadscopereorder = False  # or those with the most tests would begin
+    return ByStartedSystem(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The settings under test, on a data folder of their own: chosen before vbs.settings reads the environment."""
+"""The settings under test, on a data folder of each process's own: chosen before vbs.settings reads the environment."""
 
 import atexit
 import fcntl
@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from vbs import postgres
 
@@ -28,11 +29,19 @@ def remove_those_of_the_dead() -> None:
             continue
 
 
-remove_those_of_the_dead()
-DATA = Path(tempfile.mkdtemp(prefix=PREFIX))
-DATA.chmod(0o711)  # PostgreSQL, which is not root, passes through
-LOCK = (DATA / "lock").open("w")
-fcntl.flock(LOCK, fcntl.LOCK_EX)
+def make() -> tuple[Path, IO[str]]:
+    """A folder for this process, and its lock. Nobody takes it for one of the dead before we hold that."""
+    with (Path(tempfile.gettempdir()) / f"{PREFIX}{os.getuid()}.lock").open("w") as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        remove_those_of_the_dead()
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        folder.chmod(0o711)  # PostgreSQL, which is not root, passes through
+        lock = (folder / "lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return folder, lock
+
+
+DATA, LOCK = make()
 OWNER = os.getpid()
 atexit.register(lambda: remove(DATA) if os.getpid() == OWNER else None)
 

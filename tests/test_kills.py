@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import pytest
 
+from tests.amount import few
 from tests.live import Live, line, live
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -62,19 +63,19 @@ def run_through(vbs: Live, name: str, random: random.Random, victims: list[str],
     [["gpu"], ["gpu-0", "gpu-1", "gpu-2", "gpu-3"], ["engine"], ["io"], ["web"], ["postmaster"]],
     ids=lambda victims: victims[0],
 )
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", few(range(2)))
 def test_one_part_dies_again_and_again(vbs, victims, seed):
     generator = random.Random(f"{victims} {seed}")
     run_through(vbs, f"{victims[0]}{seed}", generator, victims, kills=4)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", few(range(3)))
 def test_anything_dies(vbs, seed):
     victims = ["gpu", "gpu-0", "gpu-1", "engine", "io", "io-0", "io-1", "web", "postgres", "postmaster"]
     run_through(vbs, f"any{seed}", random.Random(seed), victims, kills=8)
 
 
-@pytest.mark.parametrize("victim", [*(f"io-{n}" for n in range(5)), *(f"gpu-{n}" for n in range(4))])
+@pytest.mark.parametrize("victim", [*few((f"io-{n}" for n in range(5)), first=2), *few(f"gpu-{n}" for n in range(4))])
 def test_an_idle_process_dies(vbs, victim):
     """It may hold what the others need, such as the lock of the queue that it waits at."""
     end = time.monotonic() + 60
@@ -87,7 +88,7 @@ def test_an_idle_process_dies(vbs, victim):
     vbs.books(ended, [f"idle{n}" for n in range(20)])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", few(range(4), first=2))
 def test_death_while_it_is_validated_or_written(vbs, seed):
     """Short batches, so that the kill falls into taking in, or into writing the files."""
     generator = random.Random(100 + seed)

@@ -313,6 +313,7 @@ def test_a_user_that_leaves_does_not_stop_what_is_served(data: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.many
 def test_killed_again_and_again(data: Path) -> None:
     """Every row that was committed is there, whenever the kill came."""
     postgres.start(data)

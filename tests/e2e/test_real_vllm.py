@@ -82,6 +82,7 @@ def test_three_models_take_turns(vbs):
     }
 
 
+@pytest.mark.many
 def test_what_a_model_takes_and_does_is_measured(vbs):
     """Load, test, benchmark, unload by hand; what it takes is near what was said of it, nearer once it was loaded."""
     vbs.manage("model", "load", SMOL)
@@ -101,6 +102,7 @@ def test_what_a_model_takes_and_does_is_measured(vbs):
     assert not vbs.client.models.retrieve(SMOL).model_extra["loaded"] and "engine" not in vbs.pids()
 
 
+@pytest.mark.many
 def test_a_context_that_does_not_fit_is_made_shorter(vbs):
     """A cache of 40 MB holds less than the 8,192 tokens that are asked for; the load says what it changed."""
     folder = vbs.stack.data / "models" / SMOL
@@ -143,6 +145,7 @@ def test_kill_the_worker_and_the_engine_in_the_middle(vbs):
     assert not [one for one in psutil.pids() if session(one) == engine], "nothing is left of the killed engine"
 
 
+@pytest.mark.many
 def test_a_model_that_cannot_be_loaded_says_why(vbs):
     folder = vbs.stack.data / "models" / SMOL
     vbs.manage("model", "add", "too-long", str(folder), "--arg=max-model-len=1000000")
@@ -170,6 +173,7 @@ def test_requests_reach_the_engine_whole(vbs):
     assert len(choices["logprobs"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2
 
 
+@pytest.mark.many
 def test_an_adapter_answers_differently_on_the_running_engine(vbs, tmp_path):
     """Weights without sense, and large: what it says has nothing to do with what its base says."""
     modules = tuple(f"model.layers.{layer}.self_attn.{part}_proj" for layer in range(4) for part in ("q", "o"))

@@ -14,6 +14,7 @@ from django_q.models import OrmQ
 from models_registry import fetch, fetching, fitting, importer, made_folders, model_folder, removal, tasks
 from models_registry.model_folder import ModelError, Needed
 from models_registry.models import Download, DownloadState, Model, ModelState
+from tests.amount import few
 from tests.models_registry import test_importer
 from tests.models_registry.test_fetch import fetched, is_whole, killed_in, turn
 from tests.models_registry.test_fetch_kills import worker
@@ -274,7 +275,7 @@ def test_made_but_not_registered_and_then_cancelled(gguf, content, monkeypatch):
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", few(range(2)))
 def test_killed_in_the_middle_of_it(gguf, tmp_path, settings, monkeypatch, seed):
     """The child that is left behind keeps the lock; when it has ended, the next worker converts anew."""
     generator = random.Random(seed)

@@ -16,6 +16,7 @@ from models_registry.model_folder import ModelError, Needed
 from models_registry.models import Download, DownloadState, Model, ModelState
 from models_registry.scripted_hub import Fault
 from tests.adapters import adapter_folder
+from tests.amount import few
 from tests.models_registry.hubs import repository, running
 from tests.models_registry.test_fetch import is_nowhere, is_whole, killed_in, turn
 from tests.models_registry.test_fetch_kills import worker
@@ -294,7 +295,7 @@ def test_killed_at_each_step(served, base, monkeypatch, owner, name, after):
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", few(range(2)))
 def test_killed_again_and_again(served, base, tmp_path, seed):
     generator = random.Random(seed)
     wanted = on_hub(served, names={f"base_model.model.m{n}.lora_A.weight": [8, 20_000] for n in range(3)})

@@ -19,6 +19,7 @@ from django.db.models.functions import Now
 
 from models_registry import fetch, made_folders
 from models_registry.models import Download, Model
+from tests.amount import few
 from tests.models_registry.hubs import repository, running
 from tests.models_registry.test_fetch import asked_for, is_whole
 
@@ -61,7 +62,7 @@ def worker(model, served, data, base=django_settings.BASE_DIR):
     )
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", few(range(2)))
 def test_killed_again_and_again(served, tmp_path, seed):
     generator = random.Random(seed)
     content = repository(served, size=4_000_000, **{"1_Pooling/config.json": b'{"a": 1}', "a.json": b"[]"})
