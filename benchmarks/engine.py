@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.rows import Options, Row
 from benchmarks.versus import compare
-from models_registry.engine import defaults
+from models_registry.engine import defaults, server
 
 LEAST = 0.97
 ARGS = {"max-model-len": 2048}
@@ -18,5 +18,4 @@ def run(options: Options) -> list[Row]:
 def flags(model: Path) -> list[str]:
     """What our engine is started with, for this model, as run_batch takes it."""
     made = defaults.options(dict(ARGS), "chat", str(model))
-    given = [f"--{name}" if value is True else f"--{name}={value}" for name, value in made.items()]
-    return ["--disable-log-stats", *given]
+    return ["--disable-log-stats", *server.flags(made)]

@@ -5,6 +5,10 @@ compiled (a minute at each start for a few per cent), and weights of 16 bits are
 has no instructions for them and the memory suffices (MiniLM: 5.8 s against 12.4 in bfloat16 and 27 in float16). On a
 GPU the two sizes that decide the throughput are set explicitly by its memory, so that our window of requests in
 flight is known to fit the engine's.
+
+The backend of structured outputs is said too: left to itself, vLLM takes one by the first request that needs any, and
+what that one cannot do fails for all who come later. llguidance takes the most, and refuses what it does not know
+instead of ignoring it (figures in docs/models.md); it needs a fast tokenizer.
 """
 
 import os
@@ -22,6 +26,7 @@ GIB = 2**30
 _BY_MEMORY = ((70, 1024, 16384), (40, 512, 8192), (20, 256, 8192), (0, 128, 4096))
 # For an engine that is to make room by sleeping: some of the GPU is left to those that sleep (their context, graphs).
 ASLEEP = {"enable-sleep-mode": True, "gpu-memory-utilization": 0.85}
+FAST_TOKENIZERS = ("tokenizer.json", "tekken.json")  # what llguidance can read of a model
 _ON_CPU = (128, 4096)  # 256 are 3 % faster (SmolLM2, two cores), but their first answers come twice as late
 
 
@@ -65,7 +70,17 @@ def options(given: dict[str, Any], task: str, source: str, size: int | None = No
             made["dtype"] = "float32"
     if task == "embedding":
         made["runner"] = "pooling"
+    else:
+        asked = given.get("structured-outputs-config", {})
+        made["structured-outputs-config"] = {"backend": structured_outputs(source)} | asked
+        given = {name: value for name, value in given.items() if name != "structured-outputs-config"}
     return made | given
+
+
+def structured_outputs(source: str) -> str:
+    """The backend that holds the answers of the model in this folder to a schema, regex, grammar or choice."""
+    fast = any((Path(source) / name).exists() for name in FAST_TOKENIZERS) if source else True
+    return "guidance" if fast else "xgrammar"
 
 
 def environment() -> dict[str, str]:

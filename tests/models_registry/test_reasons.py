@@ -1,8 +1,10 @@
-"""Why a model did not load, from what vLLM 0.32 really wrote; and how far a start has come."""
+"""Why a model did not load, from what vLLM 0.32 really wrote; and why a request failed."""
+
+from pathlib import Path
 
 import pytest
 
-from models_registry.engine.reasons import Lack, LoadError, Shortage, explain, progress, shortage
+from models_registry.engine.reasons import Lack, LoadError, Shortage, explain, of_request, shortage
 
 KV_CACHE = """\
 (EngineCore pid=5332) ERROR 11-21 06:22:01 [core.py:1510] EngineCore failed to start.
@@ -197,7 +199,7 @@ def test_a_log_that_says_nothing(log, text):
 
 def test_no_log_at_all(tmp_path):
     assert explain(tmp_path / "none", "gone").reason == "gone"
-    assert progress(tmp_path / "none") == "starting"
+    assert of_request(tmp_path / "none", "r1") is None
 
 
 def test_a_traceback_that_ends_in_something_unusual(log):
@@ -217,23 +219,6 @@ def test_without_a_hint():
     assert str(LoadError("something")) == "something."
 
 
-@pytest.mark.parametrize(
-    "lines, words",
-    [
-        ("", "starting"),
-        ("INFO [core.py:1] Initializing a V1 LLM engine (v0.32.0)", "starting the engine"),
-        ("EngineCore\nINFO Starting to load model /m...", "loading weights"),
-        ("Loading safetensors checkpoint shards:  50% Completed | 1/2", "loading weights (50 %)"),
-        ("shards:  50% Completed\nLoading safetensors checkpoint shards: 100% Completed", "loading weights (100 %)"),
-        ("Loading weights took 2 s\nCPU KV cache size: 46,592 tokens", "warming up"),
-        ("GPU KV cache size: 1\nCapturing CUDA graphs", "capturing graphs"),
-        ("CPU KV cache size: 1\nINFO:     Application startup complete.", "almost ready"),
-    ],
-)
-def test_progress(log, lines, words):
-    assert progress(log(lines)) == words
-
-
 def test_what_pydantic_says_around_a_reason_is_left_out(log):
     text = (
         "pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n"
@@ -241,3 +226,62 @@ def test_what_pydantic_says_around_a_reason_is_left_out(log):
         "    For further information visit https://errors.pydantic.dev/2/v/value_error\n"
     )
     assert explain(log(text), "otherwise").reason == "User-specified max_model_len (9) is greater than 8."
+
+
+BAD_GRAMMARS = Path(__file__).parent / "engine_logs" / "bad-grammars.log"  # of vLLM 0.32 with four requests that failed
+
+
+@pytest.mark.parametrize(
+    "request_id, reason",
+    [
+        ("req-1", "RuntimeError: items must be a boolean or an object"),
+        ("req-4", 'RuntimeError: EBNF parser error at line 2, column 1: Rule "root" is defined multiple times'),
+        ("req-2", "Its schema or grammar leaves nothing that could be the answer."),
+        ("req-5", "Its schema or grammar leaves nothing that could be the answer."),
+        ("req-3", None),
+        ("1", None),
+        ("", None),
+        ("EngineCore", None),
+    ],
+)
+def test_why_a_request_failed(request_id, reason):
+    assert of_request(BAD_GRAMMARS, request_id) == reason
+
+
+def test_the_reason_of_a_request_among_other_processes(log):
+    lines = BAD_GRAMMARS.read_text().splitlines(keepends=True)
+    other = "(APIServer pid=1) INFO 11-27 11:44:37 [a.py:1] ValueError: of another one\n"
+    assert of_request(log(other.join(lines)), "req-1") == "RuntimeError: items must be a boolean or an object"
+
+
+def test_a_reason_that_was_raised_from_another(log):
+    lead = "(EngineCore pid=7) ERROR 11-27 11:44:37 [core.py:1] "
+    text = (
+        "Unexpected error pre-processing request 0_cmpl-r9-0-0a1b2c3d",
+        "Traceback (most recent call last):",
+        '  File "a.py", line 1, in one',
+        "KeyError: 'inner'",
+        "",
+        "The above exception was the direct cause of the following exception:",
+        "",
+        "Traceback (most recent call last):",
+        '  File "a.py", line 2, in two',
+        "ValueError: outer",
+        "with more words on the next line",
+    )
+    assert of_request(log("".join(f"{lead}{one}\n" for one in text)), "r9") == "ValueError: outer"
+
+
+def test_the_reason_of_a_request_is_cut(log):
+    text = "Failed to compile grammar for request r1\nTraceback (most recent call last):\nValueError: " + "x" * 100_000
+    assert len(of_request(log(text), "r1")) == 500
+
+
+def test_a_package_that_is_missing():
+    error = explain(BAD_GRAMMARS.with_name("h200-missing-package.log"), "it ended")
+    assert error.reason == "ModuleNotFoundError: No module named 'flashinfer'" and "install it" in error.hint
+
+
+def test_a_parser_of_tool_calls_that_there_is_not(log):
+    text = "KeyError: 'invalid tool call parser: none (chose from { hermes,llama3_json })'\n"
+    assert "tool-call-parser" in explain(log(text), "it ended").hint
