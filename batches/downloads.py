@@ -1,7 +1,7 @@
 """A file, and a batch's output and error lines, as streamed answers: the same for the API and the pages."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
@@ -45,7 +45,7 @@ def content(
     )
 
 
-async def lines(batch: Batch, states: list[RequestState]) -> AsyncIterator[bytes]:
+async def lines(batch: Batch, states: Collection[RequestState]) -> AsyncIterator[bytes]:
     """Output lines from the rows that are committed so far."""
     found = await sync_to_async(outputs.page)(batch, states, 0)
     while found:
@@ -54,7 +54,7 @@ async def lines(batch: Batch, states: list[RequestState]) -> AsyncIterator[bytes
 
 
 def results(
-    request: HttpRequest | Request, batch: Batch, file: File | None, states: list[RequestState]
+    request: HttpRequest | Request, batch: Batch, file: File | None, states: Collection[RequestState]
 ) -> HttpResponseBase:
     """From the file when it is written, else from the rows."""
     if file and file.deleted_at is None and file.purged_at is None:
@@ -70,5 +70,5 @@ def output(request: HttpRequest | Request, batch: Batch) -> HttpResponseBase:
 
 
 def errors(request: HttpRequest | Request, batch: Batch) -> HttpResponseBase:
-    """Those that failed or expired, so far. Raises NotFound."""
-    return results(request, batch, batch.error_file, [RequestState.FAILED, RequestState.EXPIRED])
+    """Those that failed, or will not be run, so far. Raises NotFound."""
+    return results(request, batch, batch.error_file, RequestState.in_error_file())

@@ -116,7 +116,7 @@ def refusal(tasks: dict[str, str], endpoint: str, name: str) -> tuple[str, str] 
 
 
 def _copy_failed(batch: Batch) -> tuple[int, list[str]]:
-    """The rows of a retry: the failed and expired requests of the batch before."""
+    """The rows of a retry: the requests of the batch before that have no good answer."""
     before = batch.retry_of
     assert before is not None
     tasks = aliases.tasks()

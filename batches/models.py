@@ -274,6 +274,9 @@ class Batch(models.Model):
     total = models.PositiveIntegerField(default=0)
     completed = models.PositiveIntegerField(default=0)
     failed = models.PositiveIntegerField(default=0)
+    not_run = models.PositiveIntegerField(
+        default=0, help_text="Of the failed, those without an answer because it expired or was cancelled"
+    )
     input_tokens = models.BigIntegerField(default=0)
     cached_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
@@ -332,10 +335,20 @@ class Batch(models.Model):
     def pending(self) -> int:
         return self.total - self.completed - self.failed
 
+    @property
+    def answered(self) -> int:
+        """Its requests that were run to their end, good or bad."""
+        return self.completed + self.failed - self.not_run
+
+    @property
+    def failures(self) -> int:
+        """Those of them that failed."""
+        return self.failed - self.not_run
+
     def percent(self, places: int = 1) -> float:
-        """How many of its requests have ended, rounded down: it is 100 only when all have."""
+        """How many of its requests were run, rounded down: it is 100 only when all were."""
         whole = 10**places
-        return 100 * whole * (self.completed + self.failed) // self.total / whole if self.total else 0.0
+        return 100 * whole * self.answered // self.total / whole if self.total else 0.0
 
     def queue_position(self) -> int | None:
         """0 while it runs, else its place among those that wait; None before it is validated, and once nothing is
@@ -421,13 +434,9 @@ class Batch(models.Model):
             if self.status == BatchStatus.CANCELLING:
                 self._release()
             elif self.status in RUNNABLE:
-                pending = self.requests.filter(state=RequestState.PENDING)
                 outcome = BatchStatus.COMPLETED
                 if self.pending and self.expires_at <= timezone.now():
-                    expired = pending.update(state=RequestState.EXPIRED, finished_at=Now())
-                    self.failed = F("failed") + expired
-                    self.save(update_fields=["failed"])
-                    self.refresh_from_db(fields=["failed"])
+                    expired = self._give_up(RequestState.EXPIRED)
                     activity.add_failed(self.pk, expired)
                     outcome = BatchStatus.EXPIRED
                     self.note(f"Expired with {expired:,} requests not run.", "warning")
@@ -439,6 +448,24 @@ class Batch(models.Model):
             wake("finalize", self.pk)
         return True
 
+    def _give_up(self, state: "RequestState") -> int:
+        """Its pending requests will have no answer. Says how many there were."""
+        given_up = self.requests.filter(state=RequestState.PENDING).update(state=state, finished_at=Now())
+        self.failed, self.not_run = F("failed") + given_up, F("not_run") + given_up
+        self.save(update_fields=["failed", "not_run"])
+        self.refresh_from_db(fields=["failed", "not_run"])
+        return given_up
+
+    def close(self) -> bool:
+        """Nothing more of it is run: what a cancelled one has left has its end now, so that its files have every
+        request. False when a worker may still commit answers, or it has ended."""
+        with self._locked():
+            if not Batch.objects.filter(pk=self.pk, status__in=CLOSING).unleased().exists():
+                return False
+            if self.status == BatchStatus.CANCELLING:
+                self._give_up(RequestState.CANCELLED)
+        return True
+
     def end(self, output_file: File | None, error_file: File | None) -> bool:
         """Its files are written: enter the terminal state. False when somebody else was first."""
         with self._locked():
@@ -446,7 +473,8 @@ class Batch(models.Model):
                 return False
             status = BatchStatus.CANCELLED if self.status == BatchStatus.CANCELLING else BatchStatus(self.outcome)
             self._enter(status, output_file=output_file, error_file=error_file, requests_per_second=None)
-            self.note(f"{status.value.capitalize()}: {self.completed:,} completed, {self.failed:,} failed.")
+            rest = f", {self.not_run:,} not run" if self.not_run else ""
+            self.note(f"{status.value.capitalize()}: {self.completed:,} completed, {self.failures:,} failed{rest}.")
         return True
 
     def request_cancel(self) -> None:
@@ -499,16 +527,15 @@ class Batch(models.Model):
         Batch.objects.filter(pk=self.pk, leased_by=worker).update(leased_by=None, leased_until=until)
 
     def retry(self, created_by: str = "") -> "Batch":
-        """A new batch of just the failed and expired requests. Raises Conflict when there is nothing to run."""
+        """A new batch of just the requests without a good answer: what failed, and what was never run. Raises Conflict
+        when there is nothing to run."""
         if not self.is_terminal:
             raise Conflict(f"Cannot retry a batch with status '{self.status}'; wait until it has ended.")
         if self.purged_at or self.input_file is None or self.input_file.purged_at:
             raise Conflict("Cannot retry: the requests of this batch are no longer kept.", code="requests_expired")
         if not self.requests.filter(state__in=RequestState.retryable()).exists():
-            raise Conflict(
-                "There is nothing to retry: no request of this batch ran and failed, or expired. "
-                f"To run those that never ran, create a batch of {self.input_file_id_given} again."
-            )
+            why = "every request of this batch has a good answer" if self.total else "it has no requests"
+            raise Conflict(f"There is nothing to retry: {why}.")
         again = Batch(
             project=self.project,
             input_file_id_given=self.input_file_id_given,
@@ -538,10 +565,16 @@ class RequestState(models.IntegerChoices):
     COMPLETED = 1
     FAILED = 2
     EXPIRED = 3
+    CANCELLED = 4
+
+    @classmethod
+    def in_error_file(cls) -> "tuple[RequestState, ...]":
+        return (cls.FAILED, cls.EXPIRED, cls.CANCELLED)
 
     @classmethod
     def retryable(cls) -> "tuple[RequestState, ...]":
-        return (cls.FAILED, cls.EXPIRED)
+        """Once the batch has ended; what is pending then never ran, for its model could not be loaded."""
+        return (cls.PENDING, *cls.in_error_file())
 
 
 class BatchRequest(models.Model):

@@ -22,7 +22,10 @@ FIELDS = (
 )  # fmt: skip
 PAGE = 500
 FROZEN_SECONDS = 900  # without a statement, while files go into the storage, before somebody else writes them
-MESSAGES = {"batch_expired": "This request could not be executed before the completion window expired."}
+NOT_RUN = {
+    RequestState.EXPIRED: ("batch_expired", "This request could not be executed before the completion window expired."),
+    RequestState.CANCELLED: ("batch_cancelled", "This request was not executed because the batch was cancelled."),
+}
 
 
 def output_line(row: BatchRequest) -> bytes:
@@ -32,13 +35,17 @@ def output_line(row: BatchRequest) -> bytes:
     else:
         head = orjson.dumps({"status_code": row.status_code, "request_id": row.request_id or ""})
         response = head[:-1] + b',"body":' + row.response.encode() + b"}"
-    error: dict[str, str | None] | None = None
-    if row.state == RequestState.EXPIRED:
-        error = {"code": "batch_expired", "message": MESSAGES["batch_expired"]}
-    elif row.state == RequestState.FAILED:
-        error = {"code": row.error_code, "message": row.error_message}
+    failure = wrong(row)
+    error = failure and {"code": failure[0], "message": failure[1]}
     head = orjson.dumps({"id": row.wire_id, "custom_id": row.custom_id})
     return one_line(head[:-1] + b',"response":' + response + b',"error":' + orjson.dumps(error) + b"}") + b"\n"
+
+
+def wrong(row: BatchRequest) -> tuple[str, str] | None:
+    """Code and message of why there is no good answer."""
+    if row.state == RequestState.FAILED:
+        return row.error_code or "", row.error_message or ""
+    return NOT_RUN.get(RequestState(row.state))
 
 
 def page(batch: Batch, states: Iterable[RequestState], after: int) -> list[BatchRequest]:
@@ -66,12 +73,12 @@ def finalize(batch_id: str) -> None:
 
 def _finalize(batch_id: str) -> None:
     batch = Batch.objects.filter(pk=batch_id, status__in=CLOSING).unleased().first()
-    if batch is None:
+    if batch is None or not batch.close():
         return
     with blobs.scratch() as good, blobs.scratch() as bad:
         for row in rows(batch, [RequestState.COMPLETED]):
             good.write(output_line(row))
-        for row in rows(batch, [RequestState.FAILED, RequestState.EXPIRED]):
+        for row in rows(batch, RequestState.in_error_file()):
             bad.write(output_line(row))
         made = []
         for kind, file in (("output", good), ("error", bad)):

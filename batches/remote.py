@@ -109,7 +109,7 @@ class Remote:
         return self._batch("POST", _path(batch_id, "/cancel"))
 
     def retry(self, batch_id: str) -> BatchObject:
-        """A new batch of what failed or expired in this one."""
+        """A new batch of what failed in this one, or was not run."""
         return self._batch("POST", _path(batch_id, "/retry"))
 
     def batches(self, limit: int) -> Iterator[BatchObject]:

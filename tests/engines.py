@@ -110,7 +110,7 @@ def close():
         good, bad = lines_of(batch.output_file), lines_of(batch.error_file)
         assert (batch.completed, batch.failed) == (len(good), len(bad))
         assert not [one for one, count in Counter(one["custom_id"] for one in good + bad).items() if count > 1]
-        if batch.status in (BatchStatus.COMPLETED, BatchStatus.EXPIRED):
+        if batch.status in (BatchStatus.COMPLETED, BatchStatus.EXPIRED, BatchStatus.CANCELLED):
             assert len(good) + len(bad) == batch.total
         return good, bad
 

@@ -64,14 +64,15 @@ def state(batch: Batch) -> str:
 
 def _head(batch: Batch) -> parts.Head:
     gone = batch.purged_at or batch.input_file is None or batch.input_file.purged_at
-    retries = batch.is_terminal and not gone and batch.failed > 0
+    retries = batch.is_terminal and not gone and batch.total > batch.completed
     return parts.Head(
         pk=batch.pk,
         state=state(batch),
         reason=clip(mask(batch.errors[0].get("message") or ""), problems.MESSAGE).shown if batch.errors else "",
         cancels=not batch.is_terminal and batch.status != BatchStatus.CANCELLING,
         retries=retries,
-        failed=batch.failed if retries else 0,  # or its buttons were made anew while it runs
+        failed=batch.failures if retries else 0,  # or its buttons were made anew while it runs
+        left=batch.total - batch.answered if retries else 0,
     )
 
 
@@ -81,11 +82,12 @@ def _bar(batch: Batch) -> parts.Bar:
         ended=batch.is_terminal,
         total=batch.total,
         completed=batch.completed,
-        failed=batch.failed,
+        failed=batch.failures,
+        not_run=batch.not_run,
         pending=batch.pending,
         percent=f"{batch.percent():.1f}",
         good=1000 * batch.completed // total,
-        bad=-(-1000 * batch.failed // total),
+        bad=-(-1000 * batch.failures // total),
     )
 
 
@@ -111,7 +113,7 @@ def _past(batch: Batch) -> Iterator[tuple[str, str]]:
     stop = batch.finalizing_at or batch.cancelling_at
     if batch.in_progress_at and stop and (seconds := (stop - batch.in_progress_at).total_seconds()) > 0:
         yield "On the engine", duration(seconds)
-        yield "Requests, on average", _rate((batch.completed + batch.failed) / seconds)
+        yield "Requests, on average", _rate(batch.answered / seconds)
         yield "Tokens, on average", _rate((batch.input_tokens + batch.output_tokens) / seconds)
 
 

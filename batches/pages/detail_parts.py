@@ -9,8 +9,8 @@ from vbs.pages.plots import Plot
 
 @dataclass(frozen=True, kw_only=True)
 class Head(Part):
-    """state: as it is shown, `waiting` while it is validated and has not begun. retries: whether what failed can be
-    run again."""
+    """state: as it is shown, `waiting` while it is validated and has not begun. retries: whether what has no good
+    answer can be run again: `failed`, and `left` that were never run."""
 
     template = "batches/detail/_head.html"
     id: str = "head"
@@ -20,6 +20,7 @@ class Head(Part):
     cancels: bool
     retries: bool
     failed: int
+    left: int
 
     @property
     def words(self) -> str:
@@ -36,6 +37,7 @@ class Bar(Part):
     total: int
     completed: int
     failed: int
+    not_run: int
     pending: int
     percent: str
     good: int

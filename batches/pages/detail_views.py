@@ -68,7 +68,10 @@ def cancel(request: Request, pk: str) -> HttpResponseBase:
         left = "Its requests are not counted yet; none of them will be run."
     else:
         left = f"{batch.pending:,} of its {batch.total:,} requests are left undone."
-    words = [left, f"The {batch.completed + batch.failed:,} answers so far are kept, and written to its files."]
+    words = [
+        left,
+        f"The {batch.answered:,} answers so far are kept; its error file names the requests that were not run.",
+    ]
     back = resolve_url("batch", pk)
     return confirm(request, title=f"Cancel {pk}?", words=words, button="Cancel the batch", back=back)
 
@@ -76,7 +79,7 @@ def cancel(request: Request, pk: str) -> HttpResponseBase:
 @require_POST
 @page("batches.add_batch")
 def retry(request: Request, pk: str) -> HttpResponseBase:
-    """A new batch of what failed; its page."""
+    """A new batch of what failed, or was not run; its page."""
     batch = _find(request, pk)
     try:
         with transaction.atomic():
@@ -87,7 +90,7 @@ def retry(request: Request, pk: str) -> HttpResponseBase:
         if request.htmx:
             return changes(request, detail.build(request.viewer, request.GET, pk), request.POST)
         return redirect("batch", pk)
-    messages.success(request, f"This batch runs again what failed in {pk}.")
+    messages.success(request, f"This batch runs what has no good answer in {pk}.")
     address = resolve_url("batch", again.pk)
     return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
 

@@ -175,8 +175,9 @@ def _matching(viewer: Viewer, asked: Filter) -> BatchQuerySet:
 def _shown(rows: BatchQuerySet) -> BatchQuerySet:
     """With what a row of the page shows, and no more."""
     return rows.select_related("project").only(
-        "status", "model_names", "total", "completed", "failed", "created_at", "in_progress_at", "finalizing_at",
-        "completed_at", "failed_at", "expired_at", "cancelled_at", "priority", "metadata", "project__name",
+        "status", "model_names", "total", "completed", "failed", "not_run", "created_at", "in_progress_at",
+        "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelled_at", "priority", "metadata",
+        "project__name",
     )  # fmt: skip
 
 

@@ -162,7 +162,7 @@ def _past(batch: Batch) -> Past:
         status=batch.status,
         words=batch.get_status_display().lower(),
         completed=batch.completed,
-        failed=batch.failed,
+        failed=batch.failures,
         at=_end(batch),
     )
 

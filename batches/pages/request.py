@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from batches import blobs
 from batches.models import Batch, BatchRequest, RequestState
-from batches.outputs import MESSAGES
+from batches.outputs import NOT_RUN
 from batches.pages.exchange import Piece, Side, answered, asked, pretty
 from batches.pages.requests import SIZE, TooSlow, limited, response
 from vbs.live import Gone
@@ -62,7 +62,7 @@ def neighbours(batch: Batch, line: int) -> Neighbours:
     if batch.failed:
         try:
             with limited(1):
-                failed = _beside(rows.filter(state__in=RequestState.retryable()), line)
+                failed = _beside(rows.filter(state__in=RequestState.in_error_file()), line)
         except TooSlow:
             log.warning("The failed requests next to %s:%s were not found in time", batch.pk, line)
     return Neighbours(before, after, *failed)
@@ -130,18 +130,11 @@ def answer(batch: Batch, row: BatchRequest) -> Shown:
 
 
 def _why_unanswered(batch: Batch, row: BatchRequest) -> str:
+    if row.state in NOT_RUN:
+        return "It was not run."
     if row.state != RequestState.PENDING:
         return "The engine gave no answer."
     return "It was not run: the batch had ended before." if batch.is_terminal else "It was not answered yet."
-
-
-def wrong(row: BatchRequest) -> tuple[str, str] | None:
-    """Code and message of what went wrong."""
-    if row.state == RequestState.EXPIRED:
-        return "batch_expired", MESSAGES["batch_expired"]
-    if row.state == RequestState.FAILED:
-        return row.error_code or "", row.error_message or ""
-    return None
 
 
 def _shown(name: str, side: Side, raw: str, length: int) -> Shown:

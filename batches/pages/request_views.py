@@ -10,7 +10,7 @@ from django.views.decorators.http import require_GET
 
 from batches import blobs
 from batches.models import Batch, BatchRequest
-from batches.outputs import output_line
+from batches.outputs import output_line, wrong
 from batches.pages import request as one
 from batches.pages import requests as many
 from vbs.live import Gone
@@ -43,7 +43,7 @@ def request(request: Request, pk: str, line: int) -> HttpResponseBase:
         "row": row,
         "state": row.get_state_display().lower(),
         "model": names[row.model_index] if row.model_index < len(names) else "",
-        "wrong": one.wrong(row),
+        "wrong": wrong(row),
         "sides": [show(batch, row) for show in SIDES.values()],
         "beside": one.neighbours(batch, line),
     }

@@ -17,7 +17,7 @@ from django.db.models.functions import Left
 from django.urls import reverse
 
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
-from batches.outputs import MESSAGES
+from batches.outputs import NOT_RUN
 from batches.pages.beginning import beginning
 from vbs.live import Gone
 from vbs.pages.parts import Part
@@ -54,10 +54,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Choice:
-    """A state to choose. count: None where the batch does not know it."""
+    """A state to choose."""
 
     name: str
-    count: int | None
+    count: int
     url: str
     chosen: bool
 
@@ -155,15 +155,16 @@ def _line(given: str | None) -> int:
     return min(int(given), MOST_LINE) if given and given.isascii() and given.isdigit() else 0
 
 
-def _counts(batch: Batch) -> dict[str, int | None]:
-    """By state, as far as the batch knows: it counts what has expired among the failed."""
-    expired = BatchStatus.EXPIRED in (batch.status, batch.outcome) and batch.failed > 0
+def _counts(batch: Batch) -> dict[str, int]:
+    """By state."""
+    expired = batch.outcome == BatchStatus.EXPIRED
     return {
         "": batch.total,
         "pending": batch.pending,
         "completed": batch.completed,
-        "failed": None if expired else batch.failed,
-        "expired": None if expired else 0,
+        "failed": batch.failures,
+        "expired": batch.not_run if expired else 0,
+        "cancelled": 0 if expired else batch.not_run,
     }
 
 
@@ -201,8 +202,8 @@ def _rows(batch: Batch, lines: list[int]) -> Iterator[Row]:
     )  # fmt: skip
     for line, custom_id, number, status, tokens_in, tokens_out, finished_at, size, read, code, said in columns:
         state = RequestState(number)
-        if wrong := state in RequestState.retryable():
-            words = (code, said) if state == RequestState.FAILED else (MESSAGES["batch_expired"],)
+        if wrong := state in RequestState.in_error_file():
+            words = (code, said) if state == RequestState.FAILED else NOT_RUN[state][1:]
             answer = brief(": ".join(word for word in words if word))
         else:
             answer = beginning(read, (size or 0) <= WHOLE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from django.db import connection, transaction
 
-from batches import blobs, commit, files, intake, submit
+from batches import blobs, commit, files, intake, outputs, submit
 from batches.models import Batch, BatchRequest, BatchStatus, File, RequestState
 from batches.outcomes import failure
 from models_registry.models import Model, Task, Worker
@@ -115,6 +115,9 @@ def test_cancelled_before_it_was_read(created):
     batch.request_cancel()
     validated(batch)
     assert batch.status == BatchStatus.CANCELLING and not batch.requests.exists()
+    outputs.finalize(batch.pk)
+    batch.refresh_from_db()
+    assert (batch.status, batch.total, batch.error_file) == (BatchStatus.CANCELLED, 0, None)
 
 
 @committed
@@ -283,6 +286,12 @@ def test_a_retry_copies_just_what_failed_and_expired(half_failed):
         assert row.wire_id != before.wire_id
 
 
+def test_a_retry_of_what_never_ran_because_its_model_could_not_be_loaded(created):
+    batch = validated(created([line("a"), line("b")]))
+    assert batch.fail([{"code": "model_load_failed", "line": None, "message": "no memory", "param": "body.model"}])
+    assert validated(batch.retry()).total == 2
+
+
 @committed
 def test_a_retry_twice_and_at_the_same_time(half_failed):
     again = half_failed.retry()
@@ -310,7 +319,11 @@ def test_nothing_to_retry(created, half_failed):
     with pytest.raises(Conflict, match="wait until it has ended"):
         created([line("a")]).retry()
     half_failed.requests.update(state=RequestState.COMPLETED)
-    with pytest.raises(Conflict, match="nothing to retry"):
+    half_failed.total = 0
+    with pytest.raises(Conflict, match="it has no requests"):
+        half_failed.retry()
+    half_failed.total = 3
+    with pytest.raises(Conflict, match="nothing to retry: every request"):
         half_failed.retry()
 
 

@@ -16,7 +16,7 @@ from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from batches import commit, pauses, runner
+from batches import commit, intake, outputs, pauses, runner
 from batches.models import Batch, BatchStatus, LeaseLost
 from batches.outcomes import failure
 from batches.runner import BatchSource
@@ -250,8 +250,48 @@ def test_cancel_stops_what_runs_and_keeps_what_is_done(add_model, submitted, gpu
     asked = time.monotonic()
     thread.join(10)
     assert time.monotonic() - asked < 2
-    good, _ = close(batch)
+    good, bad = close(batch)
     assert batch.status == BatchStatus.CANCELLED and 5 < len(good) < 1000
+    assert sorted(int(one["custom_id"]) for one in good + bad) == list(range(1000))
+    undone = [one for one in bad if one["response"] is None]
+    assert {one["error"]["code"] for one in undone} == {"batch_cancelled"} and len(undone) == batch.not_run
+    again = validated_again(batch)
+    gpu.serve()
+    assert len(close(again)[0]) == again.total == len(bad), "a retry runs what was left undone"
+
+
+def validated_again(batch):
+    again = batch.retry()
+    intake.validate(again.pk)
+    return fresh(again)
+
+
+def test_a_worker_that_is_lost_while_it_cancels_cannot_answer_what_was_given_up(add_model, submitted, gpu, close):
+    add_model()
+    batch = submitted([line("a"), line("b")])
+    frozen = Batch.objects.claim(batch.pk, gpu.worker.pk).leased_by
+    fresh(batch).request_cancel()
+    outputs.finalize(batch.pk)
+    assert fresh(batch).status == BatchStatus.CANCELLING, "its worker may still commit answers"
+    Batch.objects.filter(pk=batch.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
+    late = [failure(pk, "x", "y") for pk in batch.requests.values_list("pk", flat=True)]
+    commit.commit(batch.pk, frozen, late[:1])
+    Batch.objects.filter(pk=batch.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
+    good, bad = close(batch)
+    assert not good and [one["error"]["code"] for one in bad] == ["x", "batch_cancelled"]
+    with pytest.raises(LeaseLost):
+        commit.commit(batch.pk, frozen, late)
+    assert fresh(batch).failed == 2
+
+
+def test_what_is_left_is_given_up_in_one_statement(add_model, submitted, close, django_assert_max_num_queries):
+    add_model()
+    batch = submitted([line(f"{n}") for n in range(2000)])
+    with django_assert_max_num_queries(15):
+        batch.request_cancel()
+        assert batch.close()
+    assert (batch.failed, batch.not_run, batch.pending) == (2000, 2000, 0)
+    assert len(close(batch)[1]) == 2000
 
 
 def test_a_worker_that_is_told_to_stop_leaves_the_rest_to_the_next(add_model, submitted, make_gpu, close, home):

@@ -144,7 +144,9 @@ def test_cancel_is_quick(vbs):
     assert vbs.client.batches.cancel(batch.id).status in ("cancelling", "cancelled")
     ended = vbs.wait(batch)
     assert ended.status == "cancelled" and time.monotonic() - asked < 4
-    assert len(vbs.lines(ended.output_file_id)) == ended.request_counts.completed
+    counts = ended.request_counts
+    assert len(vbs.lines(ended.output_file_id)) == counts.completed
+    assert len(vbs.lines(ended.error_file_id)) == counts.failed == counts.total - counts.completed > 0
 
 
 def test_cancel_while_it_waits(vbs):
@@ -153,8 +155,12 @@ def test_cancel_while_it_waits(vbs):
     waiting = vbs.create([line("a", model="slow")])
     vbs.client.batches.cancel(waiting.id)
     ended = vbs.wait(waiting)
-    assert (ended.status, ended.output_file_id, ended.error_file_id) == ("cancelled", None, None)
+    assert (ended.status, ended.output_file_id, ended.request_counts.failed) == ("cancelled", None, 1)
+    (left,) = vbs.lines(ended.error_file_id)
+    assert (left["custom_id"], left["response"], left["error"]["code"]) == ("a", None, "batch_cancelled")
+    again = vbs.retrieve(vbs.http.post(f"/batches/{waiting.id}/retry").json()["id"])
     vbs.client.batches.cancel(running.id)
+    assert [one["custom_id"] for one in vbs.books(vbs.wait(again), ["a"])[0]] == ["a"]
 
 
 def test_delete_cancels_and_hides(vbs):

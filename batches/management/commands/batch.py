@@ -56,7 +56,7 @@ class Command(BaseCommand):
         results.add_argument("--errors", action="store_true", help="the error lines instead")
         results.add_argument("--out", type=Path, metavar="FILE", help="into this file, in place when it is whole")
 
-        retry = action("retry", "a new batch of what failed or expired in this one")
+        retry = action("retry", "a new batch of what failed in this one, or was not run")
         retry.add_argument("--wait", action="store_true", help="show the progress until it has ended")
 
         action("logs", "what happened to a batch")

@@ -59,7 +59,7 @@ def test_the_table(looker, batch):
     page = text(looker.get(url(batch)))
     assert "id-1<" in page and "Yes." in page and "id-51" not in page and "Later lines" in page
     assert f'href="/batches/{batch.pk}/requests/1"' in page
-    assert re.findall(r'<span class="quiet">([\d,]+)</span></a>', page) == ["120", "10", "100", "10", "0"]
+    assert re.findall(r'<span class="quiet">([\d,]+)</span></a>', page) == ["120", "10", "100", "10", "0", "0"]
 
 
 def test_htmx_is_answered_with_the_table_alone(looker, batch):
@@ -109,13 +109,14 @@ def test_beyond_the_end(looker, batch):
     assert "No request matches" in page and "Show all from the start" in page
 
 
-def test_what_expired_is_counted_with_the_failed(project):
+def test_what_was_not_run_has_a_count_of_its_own(project):
     batch = made(project, [request("a"), request("b")], status=BatchStatus.EXPIRED, outcome="expired")
     answer(batch, 1, state=RequestState.EXPIRED)
     answer(batch, 2, state=RequestState.FAILED)
+    Batch.objects.filter(pk=batch.pk).update(failed=2, not_run=1)
     shown = part(batch)
     assert {choice.name: choice.count for choice in shown.choices} == {
-        "all": 2, "pending": 0, "completed": 0, "failed": None, "expired": None,
+        "all": 2, "pending": 0, "completed": 0, "failed": 1, "expired": 1, "cancelled": 0,
     }  # fmt: skip
     assert lines(part(batch, state="expired")) == [1] and "window expired" in shown.rows[0].answer
     assert lines(part(batch, state="failed")) == [2]
