@@ -21,6 +21,7 @@ from batches.outcomes import Outcome
 
 REQUESTS = BatchRequest._meta.db_table
 BATCHES = Batch._meta.db_table
+MOST_CRASHES = 32_767
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ worker that dies leaves at most its requests in flight to be run again; a worker
 import asyncio
 import enum
 import logging
-import math
 import os
 import time
 from collections import deque
@@ -50,7 +49,17 @@ OUTAGE_SECONDS = 600.0  # how long answers are held while the database is away
 AGAIN_SECONDS = 30  # before a batch with an unforeseen error is tried again
 IDLE_DEATHS = 3  # engine deaths in a row with nothing in flight, before we give up on the model
 
-ALONE = 2  # from this many engine deaths on, a request is run alone
+GUILTY = 2  # engine deaths that a request has seen before, when one that it sees with no other is its own doing
+
+
+def together(window: int, deaths: int) -> int:
+    """How many requests run at once that have seen so many engine deaths: half a window, an eighth of it, a
+    sixty-fourth, and so on until each is alone.
+
+    One death may be the engine's own, so it costs little speed. With each further one it is likelier that a request is
+    to blame, and each costs the start of an engine, so it is sought in larger steps.
+    """
+    return max(1, window >> deaths * (deaths + 1) // 2)
 
 
 class End(enum.Enum):
@@ -164,7 +173,7 @@ class Runner:
                     return self._leave(run.drive())
                 except EngineDied as death:
                     idle_deaths = 0 if death.in_flight else idle_deaths + 1
-                    self._mourn(death, alone=run.alone)
+                    self._mourn(death, run.deaths)
         self._leave(End.DONE)
 
     def _has_work(self) -> bool:
@@ -233,18 +242,16 @@ class Runner:
             failed = commit.fail_model(self.batch.pk, self.worker, self.model_index, "model_load_failed", message)
             self.batch.note(f"{failed:,} requests failed. {message}", "error")
 
-    def _mourn(self, death: EngineDied, alone: bool) -> None:
-        """The engine died: what was in flight is suspect; what was alone in flight did it."""
-        if alone and death.in_flight:
+    def _mourn(self, death: EngineDied, before: int) -> None:
+        """The engine died: what was in flight is suspect, with so many deaths `before` this one; alone, it did it."""
+        if len(death.in_flight) == 1 and before >= GUILTY:
             message = "The engine died each time this request was running, the last time with no other."
             commit.commit(
                 self.batch.pk, self.worker, [failure(key, "engine_crashed", message) for key in death.in_flight]
             )
         else:
             commit.mark_crashed(self.batch.pk, self.worker, death.in_flight)
-        self.batch.note(
-            f"The engine died with {len(death.in_flight)} requests in flight; starting it again.", "warning"
-        )
+        self.batch.note(f"The engine died with {len(death.in_flight)} requests in flight.", "warning")
 
     def _leave(self, end: End) -> None:
         """What had to make way may have run its last request meanwhile: then it ends, for it needs no other turn."""
@@ -268,7 +275,7 @@ class Run:
         limits = Limits(runtime.value("VBS_REQUEST_SECONDS"), runtime.value("VBS_REQUEST_ATTEMPTS"))
         self.client = Client(engine, limits)
         self.tally = measure.Tally()
-        self.alone = False
+        self.deaths = 0  # of engines, that what is in flight has seen
         self.end: End | None = None
         self._outcomes: list[Outcome] = []
         self._bytes = 0
@@ -292,13 +299,13 @@ class Run:
             measure.turn(self.model, self.engine, self.tally, self.batch_id, self.runner.batch.endpoint)
 
     async def _drive(self) -> End:
-        window = self.window
-        for crashes, size in (((0, 0), window), ((1, ALONE - 1), math.isqrt(window)), ((ALONE, 9999), 1)):
-            self.alone = size == 1
-            end = await self._level(crashes, size)
-            if end is not None:
-                return end
-        return End.DONE
+        while True:
+            size = together(self.window, self.deaths)
+            last = size == 1 and self.deaths >= GUILTY
+            end = await self._level((self.deaths, commit.MOST_CRASHES if last else self.deaths), size)
+            if end is not None or last:
+                return end or End.DONE
+            self.deaths += 1
 
     async def _level(self, crashes: tuple[int, int], window: int) -> End | None:
         """Run the requests that have seen so many engine deaths, the fewer at a time the more they have seen."""

@@ -132,7 +132,36 @@ def test_a_request_that_kills_the_engine_fails_alone(add_model, submitted, gpu, 
     assert [one["custom_id"] for one in bad] == ["30"] and len(good) == 59
     assert bad[0]["error"]["code"] == "engine_crashed" and bad[0]["response"] is None
     times = sent(home / "journal").count("[[crash]]")
-    assert times == 3, "with the others, with a few, alone"
+    assert times == 4, "with the others, with half of them, with one other, alone"
+
+
+def test_several_requests_that_kill_the_engine_fail_alone(add_model, submitted, gpu, close):
+    add_model(**{"max-num-seqs": 16})
+    poison = {7, 8, 33, 59}
+    batch = submitted([line(f"{n}", "[[crash]]" if n in poison else f"text {n}") for n in range(60)])
+    gpu.serve()
+    good, bad = close(batch)
+    assert {int(one["custom_id"]) for one in bad} == poison and len(good) == 56
+    assert {one["error"]["code"] for one in bad} == {"engine_crashed"}
+    assert batch.events.filter(message__startswith="The engine died").count() <= 4 * len(poison)
+
+
+def test_a_death_slows_what_it_met_by_half_and_the_rest_not_at_all():
+    assert [runner.together(1280, deaths) for deaths in range(6)] == [1280, 640, 160, 20, 1, 1]
+    assert [runner.together(2, deaths) for deaths in range(3)] == [2, 1, 1]
+
+
+@pytest.mark.parametrize("most, deaths, code", [(1, 2, None), (16, 2, None), (1, 3, "engine_crashed")])
+def test_a_request_that_was_there_twice_is_not_to_blame(
+    add_model, submitted, gpu, close, home, monkeypatch, most, deaths, code
+):
+    """Even where it ran alone, because it was the last, or because no more than one may run."""
+    monkeypatch.setattr(runner, "in_flight", lambda engine: most)
+    add_model()
+    batch = submitted([line("a", f"[[crash-times {deaths} {home}/crashed]]")])
+    gpu.serve()
+    good, bad = close(batch)
+    assert [one["error"]["code"] for one in bad] == ([code] if code else []) and len(good + bad) == 1
 
 
 def test_an_engine_that_cannot_live_fails_the_batch_and_the_next_one_runs(add_model, submitted, gpu, close):
