@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import orjson
 from django.db import connection
@@ -78,11 +78,7 @@ DRAIN = {End.YIELDED: 30.0, End.PAUSED: 30.0, End.STOPPED: 2.0}
 
 
 class Interrupted(Exception):
-    """While a model was loading the batch ended, the queue was paused, or the worker had to stop."""
-
-    def __init__(self, end: End) -> None:
-        super().__init__(end.value)
-        self.end = end
+    """While a model was loading the batch ended, the queue was paused, or the worker had to stop. It has been left."""
 
 
 def being_fetched() -> set[str]:
@@ -162,8 +158,8 @@ class Runner:
             except LoadError as error:
                 self._cannot_load(error)
                 return self._leave(End.DONE)
-            except Interrupted as interrupted:
-                return self._leave(interrupted.end)
+            except Interrupted:
+                return
             self.batch.start(self.worker, self.asked, model)
             self.gpu.show(WorkerState.RUNNING, f"Running {self.batch.pk} on {model.name}")
             assert self.batch.input_file is not None
@@ -194,7 +190,7 @@ class Runner:
         if (model := aliases.resolve(name)) is None:
             raise LoadError(f"the model {name!r} is not registered any more")
         if ModelState.DOWNLOADING in (model.state, model.base and model.base.state):
-            raise Interrupted(End.FETCHING)
+            self._interrupt(End.FETCHING)
         return model
 
     def _acquire(self, model: Model) -> Engine:
@@ -212,14 +208,19 @@ class Runner:
         return engine
 
     def _look(self) -> None:
-        """Renew the lease; raise Interrupted when loading has no purpose any more."""
+        """Renew the lease; raise Interrupted when loading has no purpose any more for this batch."""
         if commit.commit(self.batch.pk, self.worker, []).closed:
-            raise Interrupted(End.CLOSED)
+            self._interrupt(End.CLOSED)
         if self.gpu.stopping():
-            raise Interrupted(End.STOPPED)
+            self._interrupt(End.STOPPED)
         if pauses.current():
-            raise Interrupted(End.PAUSED)
+            self._interrupt(End.PAUSED)
         self._looked = time.monotonic()
+
+    def _interrupt(self, end: End) -> NoReturn:
+        """Leave at once, for the load may go on for others."""
+        self._leave(end)
+        raise Interrupted(end.value)
 
     def others(self) -> End | None:
         """What others want, by which this batch has to leave with work left. Its own priority may be another by now."""

@@ -24,6 +24,7 @@ from models_registry import health, measure
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.server import Engine, Progress
+from models_registry.loading import Loading
 from models_registry.models import HEARTBEAT_SECONDS, Model, ModelState, Worker, WorkerState
 from vbs import outages
 from vbs.broker import is_worker_of, wake
@@ -185,15 +186,24 @@ class Gpu:
     def load(self, model: Model, on_progress: Progress) -> Engine:
         """The engine that serves this model, and the adapter that it may be: at once when it is loaded.
 
-        on_progress may raise to end the loading. Raises LoadError.
+        on_progress may raise when whoever asks wants it no more. It is loaded all the same if it is needed next, but
+        what was raised is raised here, then or at once. Raises LoadError.
         """
         if why := not_ready(model):
             raise LoadError(why)
         before = self.resident.engine
-        engine = self.resident.acquire(model.spec(), on_progress, model.adapter())
+        loading = Loading(self, model, on_progress)
+        try:
+            engine = self.resident.acquire(model.spec(), loading.on_progress, model.adapter())
+        except LoadError:
+            if loading.gone:
+                raise loading.gone from None
+            raise
         if engine is not before:
             self.loaded_at = timezone.now()
             measure.load(model, engine)
+        if loading.gone:
+            raise loading.gone
         return engine
 
     def unload(self, model: Model) -> bool:
@@ -206,9 +216,17 @@ class Gpu:
 
     def next(self, freeing: bool = False) -> Work | None:
         """What to do now; with `freeing` only what takes load off the GPU."""
-        waiting = [work for source in SOURCES for work in source.waiting(self.loaded) if work.frees or not freeing]
+        return self._next(self.loaded, self.loaded_at, freeing)
+
+    def _next(self, loaded: str, loaded_at: datetime, freeing: bool = False) -> Work | None:
+        waiting = [work for source in SOURCES for work in source.waiting(loaded) if work.frees or not freeing]
         patience = timedelta(minutes=runtime.value("VBS_MAX_WAIT_MINUTES"))
-        return choose(waiting, self.loaded, self.loaded_at, timezone.now(), patience)
+        return choose(waiting, loaded, loaded_at, timezone.now(), patience)
+
+    def wants(self, engine: str) -> bool:
+        """If the model of this name were loaded, would it be needed next?"""
+        work = self._next(engine, timezone.now())
+        return work is not None and work.model == engine and not work.frees
 
     def outranked(self, work: Work) -> bool:
         """Does something with a higher priority wait?"""

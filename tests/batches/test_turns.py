@@ -3,11 +3,12 @@
 import threading
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 
+from batches import commit
 from batches.models import Batch, BatchStatus
 from batches.runner import BatchSource
-from models_registry import aliases, health, measure
+from models_registry import aliases, health, measure, operations
 from models_registry.models import Measurement, MeasurementKind, Model, ModelState, Worker
 from tests.batches.test_runner import fresh, until
 from tests.engines import line, status_of
@@ -64,6 +65,68 @@ def test_a_turn_is_measured(add_model, submitted, gpu):
     assert (one.requests, one.failed, one.input_tokens, one.output_tokens) == (10, 1, 30, 30)
     assert 0.2 < one.seconds < 10, "10 requests of 50 ms each, two at a time"
     assert 0.05 <= one.latency_p50 <= one.latency_p99 <= one.seconds
+
+
+def serving(gpu):
+    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
+    thread.start()
+    until(lambda: Worker.objects.filter(state="loading").exists())
+    return thread
+
+
+@pytest.mark.parametrize("of", ["batch", "operation"])
+def test_a_load_goes_on_for_the_next_when_the_first_is_cancelled(add_model, submitted, gpu, close, of):
+    model = add_model(**{"start-seconds": 4})
+    first = submitted(asked("scripted")) if of == "batch" else operations.ask("load", model, now=True)
+    second = submitted(asked("scripted"))
+    thread = serving(gpu)
+    fresh(first).request_cancel() if of == "batch" else operations.cancel(first)
+    if of == "batch":
+        until(lambda: fresh(first).leased_by is None, seconds=3)
+        assert close(first) == ([], []) and fresh(first).status == BatchStatus.CANCELLED and not gpu.loaded
+    thread.join(30)
+    assert len(close(second)[0]) == 3 and second.attempts == 1
+    assert measured(MeasurementKind.LOAD).get().load_seconds > 4, "one load, from its beginning to its end"
+
+
+def test_a_load_that_nobody_wants_any_more_ends(add_model, submitted, gpu):
+    add_model(**{"start-seconds": 60})
+    add_model("other")
+    first, second, third = submitted(asked("scripted")), submitted(asked("scripted")), submitted(asked("other"))
+    thread = serving(gpu)
+    fresh(first).request_cancel()
+    until(lambda: fresh(first).leased_by is None)
+    fresh(second).request_cancel()
+    thread.join(20)
+    assert fresh(third).status == BatchStatus.FINALIZING and gpu.loaded == "other"
+
+
+def test_a_load_that_is_not_needed_next_ends(add_model, submitted, gpu):
+    add_model(**{"start-seconds": 60})
+    add_model("urgent")
+    first, second = submitted(asked("scripted")), submitted(asked("scripted"), priority=-1)
+    thread = serving(gpu)
+    urgent = submitted(asked("urgent"), priority=1)
+    fresh(second).request_cancel()
+    fresh(first).request_cancel()
+    thread.join(20)
+    assert fresh(urgent).status == BatchStatus.FINALIZING and gpu.loaded == "urgent"
+
+
+def test_a_load_goes_on_while_the_database_is_away(add_model, submitted, gpu, close, monkeypatch):
+    add_model(**{"start-seconds": 3})
+    batch = submitted(asked("scripted"))
+    whole, away = commit.commit, []
+
+    def commits(*arguments, **options):
+        if len(away) < 2 and gpu.worker.state == "loading":
+            away.append(1)
+            raise OperationalError("the server closed the connection")
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(commit, "commit", commits)
+    gpu.serve()
+    assert len(away) == 2 and len(close(batch)[0]) == 3 and measured(MeasurementKind.LOAD).count() == 1
 
 
 def test_a_turn_that_was_interrupted_is_measured_and_so_is_the_rest(add_model, submitted, make_gpu):
