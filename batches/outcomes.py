@@ -55,6 +55,11 @@ def failure(request: int, code: str, message: str) -> Outcome:
 
 def _error(answer: Answer, body: Any) -> tuple[str, str]:
     """Code and message out of an error body, in whichever of the usual shapes it is."""
+    if answer.status is not None and 300 <= answer.status < 400:
+        return "redirected", (
+            f"The server answered with a redirect ({answer.status}), which is not followed: "
+            "add the model with the URL that it leads to."
+        )
     if answer.status is not None and answer.status < 300:
         return "invalid_response", "The engine's answer was not a JSON object."
     error = body.get("error", body) if isinstance(body, dict) else {}

@@ -27,6 +27,7 @@ from models_registry.engine.server import Engine, Progress
 from models_registry.loading import Loading
 from models_registry.models import HEARTBEAT_SECONDS, Model, ModelState, Worker, WorkerState
 from vbs import outages
+from vbs.addresses import origin
 from vbs.broker import is_worker_of, wake
 from vbs.configuration import runtime
 from vbs.logs import bind
@@ -284,7 +285,7 @@ def _begin(**signal: Any) -> None:
         resident = Resident(
             settings.RUN_DIR / settings.VBS_WORKER_NAME,
             settings.VBS_ENGINE_START_SECONDS,
-            settings.VBS_REMOTE_KEY,
+            {origin(server): settings.VBS_REMOTE_KEY for server in settings.VBS_REMOTE_ORIGINS},
             sleep=settings.VBS_SLEEP_MODE,
         )
         waited = False

@@ -1,28 +1,34 @@
 """Speaks with the model hub (VBS_HUB_URL): what a repository has, where its files are, and what its errors mean.
 
 The token goes to the hub's own host and nowhere else: where the hub sends us on to another one, it stays behind. We
-follow to https or within the host only. Knows neither registry nor disk.
+follow to https or within the host only, and to public addresses unless VBS_PRIVATE_URLS allows others; the hub itself
+may be anywhere. Knows neither registry nor disk.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import httpx2
 from django.conf import settings
 
 from models_registry import secrets
 from models_registry.hub_files import File
 from models_registry.model_folder import ModelError
+from vbs import outgoing
 from vbs.logs import one_line
 
 if TYPE_CHECKING:
-    import httpx2
     from huggingface_hub.hf_api import ModelInfo
 
 CONNECT_SECONDS = 10.0
 SILENT_SECONDS = 30.0  # without a byte a connection is given up
+ASK_SECONDS = 300.0  # for all questions over one connection; not for whole files
+MOST_REDIRECTS = 5
+MOST_LISTED = 64 * 2**20  # bytes of a repository's description
 MOST_WAIT = 300.0  # that a hub may ask of us
 MOST_SAID = 300  # characters of the hub's own words
 PASSING = {408, 425, 429, *range(500, 600)}
@@ -74,18 +80,21 @@ def base_url() -> str:
 
 def repository(place: Place) -> Repository:
     """Ask the hub what there is. Raises ModelError, for a hub that does not answer too."""
-    import httpx2
     from huggingface_hub.hf_api import ModelInfo
 
     url = f"{base_url()}/api/models/{place.id}/revision/{quote(place.revision or 'main', safe='')}"
     try:
-        with httpx2.Client(**_options(), event_hooks={"response": [_check_redirect]}) as client, errors():
-            response = client.get(url, params={"blobs": "true"}, headers=place.headers())
+        with (
+            _asking() as client,
+            errors(),
+            client.stream("GET", url, params={"blobs": "true"}, headers=place.headers()) as response,
+        ):
             check(response, place)
+            content = outgoing.read(response, MOST_LISTED)
     except Passing as error:
         raise ModelError(f"{error}. Try again later") from error
     try:
-        info = ModelInfo(**response.json())
+        info = ModelInfo(**json.loads(content))
         return _read(info)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ModelError(
@@ -95,11 +104,9 @@ def repository(place: Place) -> Repository:
 
 def check_access(place: Place, path: str) -> None:
     """Raises ModelError unless we may have the file."""
-    import httpx2
-
     try:
-        with httpx2.Client(**_options() | {"follow_redirects": False}) as client, errors():
-            response = client.head(place.file_url(path), headers=place.headers())
+        with _asking() as client, errors():
+            response = client.head(place.file_url(path), headers=place.headers(), follow_redirects=False)
             if not response.is_redirect:
                 check(response, place, path)
     except Passing as error:
@@ -109,9 +116,7 @@ def check_access(place: Place, path: str) -> None:
 @contextmanager
 def reading(place: Place) -> Iterator[Callable[[str, int, int], bytes]]:
     """Parts of files over one connection: `read(path, start, length)`, fewer bytes at the end. Raises ModelError."""
-    import httpx2
-
-    with httpx2.Client(**_options(), event_hooks={"response": [_check_redirect]}) as client:
+    with _asking() as client:
 
         def read(path: str, start: int, length: int) -> bytes:
             headers = place.headers() | {"Range": f"bytes={start}-{start + length - 1}"}
@@ -132,17 +137,17 @@ def reading(place: Place) -> Iterator[Callable[[str, int, int], bytes]]:
         yield read
 
 
-def client() -> "httpx2.AsyncClient":
+def client() -> httpx2.AsyncClient:
     """For fetching files; to be closed by whoever asked for it."""
-    import httpx2
 
     async def check_redirect(response: httpx2.Response) -> None:
         _check_redirect(response)
 
-    return httpx2.AsyncClient(**_options(), event_hooks={"response": [check_redirect]})
+    hooks = {"response": [check_redirect]}
+    return httpx2.AsyncClient(transport=outgoing.AsyncTransport(_rule()), event_hooks=hooks, **_options())
 
 
-def check(response: "httpx2.Response", place: Place, path: str = "") -> None:
+def check(response: httpx2.Response, place: Place, path: str = "") -> None:
     """Raises Passing, or ModelError when trying again is of no use. The body, which may be anything, is not read."""
     if response.status_code in PASSING:
         raise Passing(f"{base_url()} answers {response.status_code}", _asked_to_wait(response))
@@ -153,10 +158,12 @@ def check(response: "httpx2.Response", place: Place, path: str = "") -> None:
 @contextmanager
 def errors() -> Iterator[None]:
     """What the connection suffers inside is raised as Passing, or as ModelError when trying again is of no use."""
-    import httpx2
-
     try:
         yield
+    except outgoing.AddressError as error:
+        raise ModelError(f"{base_url()} (VBS_HUB_URL) leads nowhere that may be asked: {error}") from None
+    except outgoing.SendError as error:
+        raise ModelError(f"{base_url()} does not answer as a hub does ({error}): is VBS_HUB_URL right?") from None
     except httpx2.TimeoutException as error:
         raise Passing(f"{base_url()} (VBS_HUB_URL) does not answer ({type(error).__name__})") from None
     except (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.TooManyRedirects) as error:
@@ -168,13 +175,25 @@ def errors() -> Iterator[None]:
         ) from None
 
 
+def _asking() -> httpx2.Client:
+    """For short questions, one after the other."""
+    hooks = {"response": [_check_redirect]}
+    return httpx2.Client(transport=outgoing.Transport(_rule(), ASK_SECONDS), event_hooks=hooks, **_options())
+
+
+def _rule() -> outgoing.Rule:
+    """The operator has said where the hub is, and which proxy leads there."""
+    hub = httpx2.URL(base_url())
+    own = (hub.host, hub.port or outgoing.PORTS[hub.scheme])
+    return outgoing.Rule(private=settings.VBS_PRIVATE_URLS, own=own, proxies=True)
+
+
 def _options() -> dict[str, Any]:
-    import httpx2
+    timeout = httpx2.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)
+    return {"follow_redirects": True, "max_redirects": MOST_REDIRECTS, "timeout": timeout}
 
-    return {"follow_redirects": True, "timeout": httpx2.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS)}
 
-
-def _check_redirect(response: "httpx2.Response") -> None:
+def _check_redirect(response: httpx2.Response) -> None:
     if not response.has_redirect_location:
         return
     here = response.request.url
@@ -203,7 +222,7 @@ def _read(info: "ModelInfo") -> Repository:
     return Repository(commit, files, license, bool(info.gated))
 
 
-def _explain(response: "httpx2.Response", place: Place, path: str) -> str:
+def _explain(response: httpx2.Response, place: Place, path: str) -> str:
     """What a refusal means, and what to do. Never with the token."""
     status, said = response.status_code, _short(response.headers.get("X-Error-Message", "")) or response.status_code
     page = f"{base_url()}/{place}"
@@ -231,7 +250,7 @@ def _explain(response: "httpx2.Response", place: Place, path: str) -> str:
     return f"{base_url()} refuses {path or place} with {status} ({said}): is VBS_HUB_URL right?"
 
 
-def _asked_to_wait(response: "httpx2.Response") -> float | None:
+def _asked_to_wait(response: httpx2.Response) -> float | None:
     asked = response.headers.get("Retry-After", "").strip()
     return min(float(asked), MOST_WAIT) if asked.isascii() and asked.isdigit() else None
 

@@ -90,6 +90,7 @@ def add(
         check_options(EngineKind.REMOTE, options)
         _check_code(row, "a remote server decides that itself")
         row.kind, row.source, row.remote_name = EngineKind.REMOTE.value, source.rstrip("/"), remote_name
+        row.private_address = not on_server
         return register(row, task or Task.CHAT, options)
     if remote_name:
         raise ModelError(

@@ -4,6 +4,7 @@ import uuid
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -48,6 +49,9 @@ class Model(models.Model):
     task = models.CharField(max_length=16, choices=Task.choices, default=Task.CHAT)
     engine_args = models.JSONField(default=dict, blank=True, help_text='vLLM options, e.g. {"max-model-len": 2048}')
     remote_name = models.CharField(max_length=200, blank=True, help_text="The remote server's name for it")
+    private_address = models.BooleanField(
+        default=False, help_text="The remote server may have a private address: it was added on this machine"
+    )
     size_bytes = models.BigIntegerField(null=True, blank=True)
     context_length = models.PositiveIntegerField(null=True, blank=True)
     base = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="adapters")
@@ -92,6 +96,7 @@ class Model(models.Model):
             kind=EngineKind(self.kind),
             args=tuple(sorted((self._lora_args() | self._code_args() | self.engine_args).items())),
             remote_name=self.remote_name,
+            private=self.private_address or settings.VBS_PRIVATE_URLS,
         )
 
     def _lora_args(self) -> dict[str, Any]:

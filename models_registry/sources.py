@@ -6,12 +6,11 @@ to servers with a public address: otherwise whoever may add a model could look a
 """
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from django.conf import settings
 
 from models_registry.model_folder import ModelError
-from vbs.addresses import AddressError, check_public
+from vbs.addresses import AddressError, check, split
 
 
 def folder(given: str, on_server: bool) -> Path:
@@ -42,21 +41,17 @@ def folder(given: str, on_server: bool) -> Path:
 
 def check_url(source: str, on_server: bool) -> None:
     """Raises ModelError unless it can be a remote server's."""
+    form = "it must look like http(s)://host[:port]/v1, without a user, a query or a fragment"
     try:
-        parts = urlsplit(source)
-        good = parts.hostname and parts.port != 0 and parts.path.rstrip("/").endswith("/v1")
-    except ValueError:  # a port that is none, half an IPv6 address
-        good = False
-    if not good or parts.username or parts.query or parts.fragment:
-        raise ModelError(
-            f"{source!r} cannot be a remote server: it must look like http(s)://host[:port]/v1, "
-            "without a user, a query or a fragment"
-        )
-    if on_server:
-        try:
-            check_public(source)
-        except AddressError as error:
-            raise ModelError(str(error)) from error
+        parts = split(source)
+    except AddressError as error:
+        raise ModelError(f"{source!r} cannot be a remote server: {form} ({error})") from error
+    if not parts.path.rstrip("/").endswith("/v1") or "?" in source or "#" in source:
+        raise ModelError(f"{source!r} cannot be a remote server: {form}")
+    try:
+        check(source, private=not on_server or settings.VBS_PRIVATE_URLS)
+    except AddressError as error:
+        raise ModelError(str(error)) from error
 
 
 def _within(path: Path, roots: list[Path]) -> Path:

@@ -11,16 +11,14 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import httpx2
 
 from models_registry import hub
 from models_registry.hub import Passing, Place
 from models_registry.hub_files import File
 from models_registry.model_folder import ModelError
 from vbs.logs import one_line
-
-if TYPE_CHECKING:
-    import httpx2
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ def present(folder: Path, file: File) -> int:
     return 0
 
 
-async def bring(client: "httpx2.AsyncClient", place: Place, file: File, folder: Path, note: Note) -> None:
+async def bring(client: httpx2.AsyncClient, place: Place, file: File, folder: Path, note: Note) -> None:
     """Fetch a file, or the rest of it. Raises ModelError or OSError; what has come stays for the next time."""
     path = _part(folder, file)
     if (folder / file.sum).exists():
@@ -114,7 +112,7 @@ class _Part:
         return hashlib.sha1(b"blob %d\0" % self.file.size, usedforsecurity=False)  # as git names what it keeps
 
 
-async def _complete(client: "httpx2.AsyncClient", place: Place, part: _Part) -> None:
+async def _complete(client: httpx2.AsyncClient, place: Place, part: _Part) -> None:
     """Ask for the rest until it is there. Raises ModelError after so many attempts in a row that bring nothing."""
     failures = 0
     while part.size < part.file.size:
@@ -136,7 +134,7 @@ async def _complete(client: "httpx2.AsyncClient", place: Place, part: _Part) -> 
             await asyncio.sleep(pause)
 
 
-async def _ask(client: "httpx2.AsyncClient", place: Place, part: _Part) -> None:
+async def _ask(client: httpx2.AsyncClient, place: Place, part: _Part) -> None:
     headers = place.headers()
     if part.size:
         headers["Range"] = f"bytes={part.size}-"

@@ -10,7 +10,13 @@ from django_q.models import Schedule
 
 from batches.checks import windows_can_be_read
 from vbs.accounts import roles
-from vbs.checks import data_path_is_short, nobody_schedules_functions, open_only_on_loopback, sizes_fit
+from vbs.checks import (
+    data_path_is_short,
+    nobody_schedules_functions,
+    open_only_on_loopback,
+    sizes_fit,
+    the_remote_key_has_servers,
+)
 from vbs.settings import BASE_DIR
 
 
@@ -20,6 +26,7 @@ def test_the_settings_as_they_are_pass():
         sizes_fit,
         data_path_is_short,
         nobody_schedules_functions,
+        the_remote_key_has_servers,
         windows_can_be_read,
     ):
         assert check() == []
@@ -92,3 +99,13 @@ def test_check_needs_no_database_and_imports_nothing_heavy(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "postgres").exists()
+
+
+def test_the_remote_key_has_servers(settings):
+    settings.VBS_REMOTE_KEY, settings.VBS_REMOTE_ORIGINS = "k", []
+    assert [one.id for one in the_remote_key_has_servers()] == ["vbs.W001"]
+    settings.VBS_REMOTE_ORIGINS = ["https://vllm.example.org", "http://10.0.0.7:8000/"]
+    assert the_remote_key_has_servers() == []
+    for none in ("vllm.example.org", "https://vllm.example.org/v1", "https://a b", "https://u:p@a"):
+        settings.VBS_REMOTE_ORIGINS = [none]
+        assert found(the_remote_key_has_servers()) == {("vbs.E009", "VBS_REMOTE_ORIGINS")}, none

@@ -7,9 +7,10 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.contrib import admin
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Warning, register
 
 from vbs.accounts import roles
+from vbs.addresses import AddressError, split
 
 
 def is_loopback(host: str) -> bool:
@@ -116,6 +117,35 @@ def nobody_schedules_functions(**options: Any) -> list[CheckMessage]:
                 f"The role admin may change {', '.join(sorted(given))}, whose rows name functions that a worker calls.",
                 hint="Leave it out of ADMINS_APPS in vbs/accounts/roles.py.",
                 id="vbs.E008",
+            )
+        )
+    return found
+
+
+@register()
+def the_remote_key_has_servers(**options: Any) -> list[CheckMessage]:
+    """Whoever may add a model names a server; the key must not go wherever they say."""
+    found: list[CheckMessage] = []
+    for server in settings.VBS_REMOTE_ORIGINS:
+        try:
+            parts = split(server)
+            good = parts.path in ("", "/") and "?" not in server and "#" not in server
+        except AddressError:
+            good = False
+        if not good:
+            found.append(
+                Error(
+                    f"VBS_REMOTE_ORIGINS names {server!r}, which is no server.",
+                    hint="Give scheme, host and port, with commas between them: https://vllm.example.org.",
+                    id="vbs.E009",
+                )
+            )
+    if settings.VBS_REMOTE_KEY and not settings.VBS_REMOTE_ORIGINS:
+        found.append(
+            Warning(
+                "VBS_REMOTE_KEY is sent to no server, for VBS_REMOTE_ORIGINS names none.",
+                hint="Name those that the key is for: VBS_REMOTE_ORIGINS=https://vllm.example.org",
+                id="vbs.W001",
             )
         )
     return found

@@ -60,6 +60,7 @@ VBS_REQUEST_SECONDS: int = env.int("VBS_REQUEST_SECONDS", 3600, validate=WHOLE["
 VBS_REQUEST_ATTEMPTS: int = env.int("VBS_REQUEST_ATTEMPTS", 4, validate=WHOLE["VBS_REQUEST_ATTEMPTS"])
 VBS_WORKER_NAME: str = env.str("VBS_WORKER_NAME", "gpu", validate=validate.Regexp(r"^[a-z0-9-]{1,20}$"))
 VBS_REMOTE_KEY: str = env.str("VBS_REMOTE_KEY", "")
+VBS_REMOTE_ORIGINS: list[str] = env.list("VBS_REMOTE_ORIGINS", [])
 
 # Models: where they come from, and when new work waits
 VBS_HUB_URL: str = env.str("VBS_HUB_URL", "https://huggingface.co", validate=validate.URL(require_tld=False))

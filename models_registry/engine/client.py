@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from models_registry.engine.server import Engine
+from vbs import outgoing
 
 BACKOFF_SECONDS = 0.5
 BACKOFF_MOST = 30.0
@@ -90,12 +91,19 @@ class Client:
         if address.socket:
             connector = aiohttp.UnixConnector(address.socket, limit=window)
         else:
-            connector = aiohttp.TCPConnector(limit=window)
-        headers = {"Content-Type": "application/json"}
+            connector = outgoing.connector(self.engine.spec.private, limit=window)
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if address.key:
             headers["Authorization"] = f"Bearer {address.key}"
         timeout = aiohttp.ClientTimeout(total=self.limits.seconds)
-        async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
+        async with aiohttp.ClientSession(
+            connector=connector,
+            headers=headers,
+            timeout=timeout,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        ) as session:
             yield session
 
     async def _watch(self, ready: asyncio.Queue[Any]) -> None:
@@ -135,7 +143,7 @@ class Client:
         for attempt in range(1, self.limits.attempts + 1):
             wait = 0.0
             try:
-                async with session.post(url, data=call.body) as response:
+                async with session.post(url, data=call.body, allow_redirects=False) as response:
                     body = await response.read()
                     answer = Answer(call.key, response.status, body, response.headers.get("X-Request-Id"))
                     if response.status < 500 and response.status not in (408, 425, 429):
@@ -145,6 +153,8 @@ class Client:
             except TimeoutError:
                 message = f"No answer within {self.limits.seconds:.0f} s (VBS_REQUEST_SECONDS)."
                 answer = Answer(call.key, None, b"", None, "request_timeout", message)
+            except outgoing.AddressError as error:
+                return Answer(call.key, None, b"", None, "address_refused", f"The request was not sent: {error}.")
             except (aiohttp.ClientError, OSError) as error:
                 await self._unless_dead()
                 where = self.engine.address.url if self.engine.pid is None else "the engine"

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -22,16 +23,22 @@ OWN_SHARE = (Lack.CONTEXT, Lack.CACHE)  # wanting in the engine's own share, who
 class Resident:
     """home: a folder that only one worker at a time may use; `lock` says whether that is us.
 
-    remote_key, remote_window: key for remote engines, and how many requests they get at once. sleep: on a GPU, make
-    room by putting the loaded model to sleep, from which it comes back in seconds, instead of ending its engine.
+    remote_keys, remote_window: keys for remote engines by their origin, and how many requests they get at once. sleep:
+    on a GPU, make room by putting the loaded model to sleep, from which it comes back in seconds, instead of ending its
+    engine.
     """
 
     def __init__(
-        self, home: Path, start_seconds: float, remote_key: str = "", remote_window: int = 256, sleep: bool = False
+        self,
+        home: Path,
+        start_seconds: float,
+        remote_keys: Mapping[str, str] | None = None,
+        remote_window: int = 256,
+        sleep: bool = False,
     ) -> None:
         self.home = home
         self.start_seconds = start_seconds
-        self.remote_key = remote_key
+        self.remote_keys = remote_keys or {}
         self.remote_window = remote_window
         self.sleep = sleep
         self.engine: Engine | None = None
@@ -102,7 +109,7 @@ class Resident:
             return self.engine
         self._make_room(spec)
         if spec.kind is EngineKind.REMOTE:
-            self.engine = server.remote(spec, self.remote_key, self.remote_window)
+            self.engine = server.remote(spec, self.remote_keys, self.remote_window)
         else:
             self.engine = self.sleepers.wake(spec, on_progress) or self._start(spec, on_progress)
         return self.engine

@@ -7,7 +7,6 @@ after us if we crash: it adopts the engine, or ends it. An engine that sleeps st
 
 import asyncio
 import contextlib
-import http.client
 import json
 import os
 import secrets
@@ -16,20 +15,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 
 from models_registry.engine import defaults
-from models_registry.engine.control import SILENT, answers
+from models_registry.engine.control import answers
 from models_registry.engine.processes import MARK, end, end_leftovers, family
 from models_registry.engine.reasons import LoadError, explain
 from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
 from models_registry.engine.stages import Stages
+from vbs.outgoing import AddressError, SendError, origin, send
 
 CODE = Path(__file__).resolve().parents[2]
 MODULES = {
@@ -38,6 +37,7 @@ MODULES = {
 }
 POLL_SECONDS = 0.1
 REACH_ATTEMPTS, REACH_SECONDS = 4, 10
+MOST_LISTED = 16 * 2**20  # bytes of a remote server's list of models
 KEPT_LOGS = 10
 ROOM_FOR_RPC = 65  # bytes of a folder's path that leave room for a socket with a UUID for its name
 
@@ -102,30 +102,44 @@ class Engine:
             os.close(watch)
 
 
-def remote(spec: EngineSpec, key: str, window: int) -> Engine:
-    """The same handle for a server that somebody else runs. Raises LoadError when it does not answer."""
-    engine = Engine(spec, Address(spec.source.rstrip("/"), key=key), window)
-    parts = urlsplit(engine.address.url)
-    connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+def remote(spec: EngineSpec, keys: Mapping[str, str], window: int) -> Engine:
+    """The same handle for a server that somebody else runs. Raises LoadError when it does not answer.
+
+    keys: by the origin of the server that each is for; a server that is not among them gets none.
+    """
+    url = spec.source.rstrip("/")
+    try:
+        key = keys.get(origin(url), "")
+        for attempt in range(1, REACH_ATTEMPTS + 1):
+            try:
+                status = _listed(url, key, spec.private)
+                if status < 500:  # not every server lists its models
+                    return Engine(spec, Address(url, key=key), window)
+                reason = f"it answers {status}"
+            except SendError as error:
+                reason = str(error)
+            if attempt < REACH_ATTEMPTS:
+                time.sleep(attempt)
+    except AddressError as error:
+        hint = "A model that 'manage.py model add' adds may have a private address." if not spec.private else ""
+        raise LoadError(f"the server at {url} is not asked: {error}", hint) from error
+    raise LoadError(f"the server at {url} cannot be reached ({reason})", "Is it running, and is its URL right?")
+
+
+def _listed(url: str, key: str, private: bool) -> int:
+    """The status with which a server answers when it is asked for its models. Raises SendError, LoadError."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    for attempt in range(1, REACH_ATTEMPTS + 1):
-        link = connect(parts.hostname or "", parts.port, timeout=REACH_SECONDS)
-        try:
-            link.request("GET", f"{parts.path}/models", headers=headers)
-            status = link.getresponse().status
-            if status in (401, 403):
-                raise LoadError(f"{engine.address.url} answers {status}", "VBS_REMOTE_KEY is the key for it.")
-            if status < 500:  # not every server lists its models
-                return engine
-            reason = f"it answers {status}"
-        except SILENT as error:
-            reason = str(error) or type(error).__name__
-        finally:
-            link.close()
-        if attempt < REACH_ATTEMPTS:
-            time.sleep(attempt)
-    hint = "Is it running, and is its URL right?"
-    raise LoadError(f"the server at {engine.address.url} cannot be reached ({reason})", hint)
+    reply = send(
+        "GET", f"{url}/models", headers=headers, private=private, seconds=REACH_SECONDS, most_bytes=MOST_LISTED
+    )
+    if reply.status in (401, 403):
+        none = f"It got no key: VBS_REMOTE_KEY goes only to those in VBS_REMOTE_ORIGINS, add {origin(url)}."
+        hint = "VBS_REMOTE_KEY is the key for it." if key else none
+        raise LoadError(f"{url} answers {reply.status}", hint)
+    if 300 <= reply.status < 400:
+        hint = "Redirects are not followed: add the model with the URL that it leads to."
+        raise LoadError(f"{url} answers {reply.status}, a redirect", hint)
+    return reply.status
 
 
 def start(

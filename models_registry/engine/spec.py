@@ -20,6 +20,7 @@ class EngineSpec:
     task: chat, completion or embedding.
     args: options of the engine by their long name without dashes, e.g. {"max-model-len": 2048, "enforce-eager": True}.
     remote_name: what a remote server calls the model, when that differs from `name`.
+    private: a remote server may have an address that is not public.
     """
 
     name: str
@@ -28,6 +29,7 @@ class EngineSpec:
     kind: EngineKind = EngineKind.VLLM
     args: tuple[tuple[str, Any], ...] = ()
     remote_name: str = ""
+    private: bool = False
 
     @property
     def served_name(self) -> str:

@@ -23,6 +23,7 @@ from models_registry.engine.client import Answer, Call, Client, EngineDied, Limi
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.spec import EngineKind, EngineSpec
+from vbs.addresses import origin
 
 
 def spec(name="one", **args):
@@ -314,9 +315,14 @@ def elsewhere():
         server.shutdown()
 
 
+def far(url, **more):
+    return EngineSpec("r", url, kind=EngineKind.REMOTE, **{"private": True} | more)
+
+
 def test_a_remote_engine_is_neither_watched_nor_stopped(home, elsewhere):
-    resident = Resident(home, 30, remote_key="k", remote_window=9)
-    engine = resident.acquire(EngineSpec("r", f"{elsewhere.url}/", kind=EngineKind.REMOTE), print)
+    keys = {origin(elsewhere.url): "k", "https://127.0.0.1:443": "not for it"}
+    resident = Resident(home, 30, remote_keys=keys, remote_window=9)
+    engine = resident.acquire(far(f"{elsewhere.url}/"), print)
     assert (engine.address.url, engine.address.key, engine.max_num_seqs) == (elsewhere.url, "k", 9)
     assert engine.alive() and engine.pid is None
     assert elsewhere.heard == [("/v1/models", "Bearer k")]
@@ -326,14 +332,18 @@ def test_a_remote_engine_is_neither_watched_nor_stopped(home, elsewhere):
 def test_a_remote_server_that_is_not_there_is_named(home, elsewhere, monkeypatch):
     monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
     resident = Resident(home, 30)
-    for statuses, message in ((["401"], "VBS_REMOTE_KEY"), (["503"] * 4, "it answers 503")):
+    for statuses, message in (
+        (["401"], "VBS_REMOTE_ORIGINS, add http://127.0.0.1"),
+        (["302"], "302, a redirect. Redirects are not followed"),
+        (["503"] * 4, "it answers 503"),
+    ):
         elsewhere.statuses = [int(status) for status in statuses]
         with pytest.raises(LoadError, match=message):
-            resident.acquire(EngineSpec("r", elsewhere.url, kind=EngineKind.REMOTE), print)
+            resident.acquire(far(elsewhere.url), print)
     elsewhere.statuses = [503, 503, 404]  # it comes back, and does not list its models
-    assert resident.acquire(EngineSpec("r", elsewhere.url, kind=EngineKind.REMOTE), print)
+    assert resident.acquire(far(elsewhere.url), print)
     with pytest.raises(LoadError, match=r"http://127.0.0.1:9/v1 cannot be reached .*refused"):
-        resident.acquire(EngineSpec("s", "http://127.0.0.1:9/v1", kind=EngineKind.REMOTE), print)
+        resident.acquire(far("http://127.0.0.1:9/v1"), print)
 
 
 # The client.

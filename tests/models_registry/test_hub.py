@@ -14,7 +14,10 @@ from models_registry.hub import Passing, Place
 from models_registry.model_folder import ModelError
 from models_registry.models import HubToken
 from models_registry.scripted_hub import Fault
+from tests import hostile
+from tests.hostile import http
 from tests.models_registry.hubs import repository, running
+from vbs import outgoing
 
 TOKEN = "hf_0123456789abcdefABCDEF"
 
@@ -188,6 +191,33 @@ def test_no_other_server_without_https(settings):
         assert seen == []
 
 
+def test_a_hub_leads_to_no_private_address(settings, monkeypatch):
+    """It may itself have one, but not send us on to others."""
+    with answering() as (url, seen):
+        settings.VBS_HUB_URL = url
+        own = outgoing.Rule(own=("hub.test", 443))
+        client = httpx2.Client(transport=outgoing.Transport(own, 5))
+        with client, pytest.raises(ModelError, match="not a public address"), hub.errors():
+            client.get(url)
+        assert seen == []
+
+
+def test_a_description_without_an_end(settings, monkeypatch):
+    monkeypatch.setattr(hub, "MOST_LISTED", 1000)
+    monkeypatch.setattr(hub, "ASK_SECONDS", 0.5)
+    with hostile.serving() as server:
+        settings.VBS_HUB_URL = server.root
+        for answer, said in (
+            (server.flood(b"HTTP/1.1 200 OK\r\n\r\n"), "more than 1,000 bytes"),
+            (http(b"", "Content-Encoding: gzip"), "compressed"),
+            (http(b'{"id": ' + b"[" * 900 + b"]" * 900 + b"}")[:-1], "does not answer|cannot be reached"),
+            (server.drip(b"HTTP/1.1 200 OK\r\n\r\n", b" "), "does not answer .ReadTimeout"),
+            (server.drip(b"HTTP/1.1 200 OK\r\nX: ", b" "), "does not answer .ReadTimeout"),
+        ):
+            server.answers["*"] = answer
+            refused(said)
+
+
 def test_the_token_stays_with_the_hub(settings, monkeypatch):
     """To another host, over https, only the request goes."""
     settings.VBS_HUB_URL = "https://hub.test"
@@ -199,8 +229,7 @@ def test_the_token_stays_with_the_hub(settings, monkeypatch):
             return httpx2.Response(302, headers={"Location": "https://cdn.test/file"})
         return httpx2.Response(206, content=b"content")
 
-    options = hub._options() | {"transport": httpx2.MockTransport(answer)}
-    monkeypatch.setattr(hub, "_options", lambda: options)
+    monkeypatch.setattr(hub.outgoing, "AsyncTransport", lambda rule: httpx2.MockTransport(answer))
 
     async def ask():
         place = Place("org/tiny", "abc", TOKEN)

@@ -109,7 +109,17 @@ SETTINGS = (
     Setting("VBS_REQUEST_SECONDS", "`3600`", "How long one request may take on the engine"),
     Setting("VBS_REQUEST_ATTEMPTS", "`4`", "How often a request is sent at most, after 5xx or a lost connection"),
     Setting("VBS_WORKER_NAME", "`gpu`", "Tells GPU workers on one machine apart"),
-    Setting("VBS_REMOTE_KEY", "", "Bearer key for remote engines", secret=True),
+    Setting(
+        "VBS_REMOTE_KEY",
+        "",
+        "Bearer key for remote engines, sent to those of `VBS_REMOTE_ORIGINS` alone",
+        secret=True,
+    ),
+    Setting(
+        "VBS_REMOTE_ORIGINS",
+        "",
+        "Remote servers that get the key, e.g. `https://vllm.example.org,http://10.0.0.7:8000`",
+    ),
     Setting("VBS_HUB_URL", "`https://huggingface.co`", "The hub that models are fetched from"),
     Setting("HF_TOKEN", "", "Token of the hub, for models that need one", secret=True),
     Setting(
@@ -122,7 +132,7 @@ SETTINGS = (
         "",
         "Folders that models may be in, comma-separated; unset: any on the command line, else only `data/models`",
     ),
-    Setting("VBS_PRIVATE_URLS", "`false`", "Remote servers with private addresses may be added by API and page"),
+    Setting("VBS_PRIVATE_URLS", "`false`", "Remote servers that were added by API or page may have private addresses"),
     Setting("VBS_GPU_MAX_CELSIUS", "`90`", "New work waits while the GPU is hotter"),
     Setting(
         "VBS_GPU_MAX_USED_PERCENT", "`50`", "No model is loaded while others use more than this of the GPU's memory"

@@ -1,0 +1,123 @@
+"""Engines that somebody else runs, and who may mean us no good."""
+
+import asyncio
+import time
+
+import pytest
+
+from models_registry import importer, sources
+from models_registry.engine import server
+from models_registry.engine.client import Answer, Call, Client, Limits
+from models_registry.engine.reasons import LoadError
+from models_registry.engine.server import Engine
+from models_registry.engine.spec import Address, EngineKind, EngineSpec
+from models_registry.model_folder import ModelError
+from models_registry.models import Model
+from tests.hostile import http, names
+from vbs.addresses import origin
+
+AWAY = ("Location: http://127.0.0.1:9/secret",)
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch):
+    monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("models_registry.engine.client.BACKOFF_SECONDS", 0.01)
+
+
+def engine(url, private=True, key=""):
+    spec = EngineSpec("far", url, kind=EngineKind.REMOTE, private=private)
+    return Engine(spec, Address(url, key=key), 4)
+
+
+def ask(remote, count=1, **limits) -> list[Answer]:
+    async def calls():
+        for number in range(count):
+            yield Call(number, f"/{number}", b"{}")
+
+    async def run():
+        return [
+            one async for one in Client(remote, Limits(**{"seconds": 2, "attempts": 2} | limits)).answers(calls(), 4)
+        ]
+
+    return sorted(asyncio.run(run()), key=lambda one: one.key)
+
+
+def test_a_redirect_is_not_followed_and_read(hostile):
+    """Otherwise whoever may add a model could read what only this machine can reach."""
+    hostile.answers["/v1/0"] = http(b"", f"Location: {hostile.root}/secret", status="307 Temporary Redirect")
+    (one,) = ask(engine(hostile.url, key="k"))
+    assert (one.status, one.body) == (307, b"")
+    assert [head.split()[1] for head in hostile.heard] == ["/v1/0"]
+
+
+def test_the_address_is_looked_at_at_each_connection(hostile, monkeypatch):
+    names(monkeypatch, {"turncoat.example": ["93.184.215.14", "127.0.0.1"]})
+    model = f"http://turncoat.example:{hostile.port}/v1"
+    sources.check_url(model, on_server=True)
+    (one,) = ask(engine(model, private=False, key="k"))
+    assert (one.status, one.error_code) == (None, "address_refused") and "not a public address" in one.error_message
+    with pytest.raises(LoadError, match=r"not asked: turncoat.example is at 127.0.0.1.*VBS_PRIVATE_URLS"):
+        server.remote(EngineSpec("far", model, kind=EngineKind.REMOTE), {origin(model): "k"}, 4)
+    assert hostile.heard == []
+
+
+def test_a_remote_has_no_cookies_of_ours(hostile):
+    hostile.answers["*"] = http(b"{}", "Set-Cookie: a=b; Path=/")
+    ask(engine(hostile.url), count=3)
+    assert not any("cookie" in head.lower() for head in hostile.heard)
+
+
+@pytest.mark.django_db
+def test_who_adds_a_model_decides_where_its_server_may_be(settings):
+    assert importer.add("ours", "http://127.0.0.1:9/v1").spec().private
+    theirs = importer.add("theirs", "http://8.8.8.8/v1", on_server=True)
+    assert not theirs.spec().private
+    settings.VBS_PRIVATE_URLS = True
+    assert Model.objects.get(name="theirs").spec().private
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("on_server", [True, False])
+@pytest.mark.parametrize("url", ["http://8.8.8.8\r\n/v1", "http://8.8.8.8/\t/v1", "http://8.8.8.8 /v1",
+                                 "http://a@8.8.8.8/v1", "http://2130706433/v1", "http://8.8.8.8/v1?",
+                                 "http://8.8.8.8/x"])  # fmt: skip
+def test_urls_that_are_none(url, on_server):
+    with pytest.raises(ModelError, match="cannot be a remote server"):
+        importer.add("m", url, on_server=on_server)
+
+
+def test_the_key_goes_to_the_servers_that_it_is_for(hostile):
+    keys = {origin(hostile.url): "k"}
+    there = server.remote(EngineSpec("far", hostile.url, kind=EngineKind.REMOTE, private=True), keys, 4)
+    assert there.address.key == "k" and hostile.keys() == ["Bearer k"]
+    for other in (f"http://localhost:{hostile.port}/v1", f"{hostile.root}//v1"):
+        found = server.remote(EngineSpec("far", other, kind=EngineKind.REMOTE, private=True), {"https://x:443": "k"}, 4)
+        assert found.address.key == ""
+    ask(found)
+    assert hostile.keys() == ["Bearer k"]
+
+
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (http(b"", *AWAY, status="302 Found"), "302, a redirect"),
+        (http(b"x" * (server.MOST_LISTED + 1)), "more than"),
+        (http(b"", "Content-Encoding: gzip"), "compressed"),
+        (b"garbage\r\n\r\n", "cannot be reached"),
+        (b"", "cannot be reached"),
+    ],
+)
+def test_odd_answers_when_it_is_looked_for(hostile, answer, said):
+    hostile.answers["*"] = answer
+    with pytest.raises(LoadError, match=said):
+        server.remote(engine(hostile.url).spec, {}, 4)
+
+
+def test_a_slow_list_of_models(hostile, monkeypatch):
+    monkeypatch.setattr(server, "REACH_SECONDS", 0.3)
+    hostile.answers["*"] = hostile.drip(b"HTTP/1.1 200 OK\r\n\r\n", b" ")
+    began = time.monotonic()
+    with pytest.raises(LoadError, match=r"too long in all|timed out"):
+        server.remote(engine(hostile.url).spec, {}, 4)
+    assert time.monotonic() - began < 5
