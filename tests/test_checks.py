@@ -61,7 +61,7 @@ def test_a_line_that_is_larger_than_a_batch(settings):
 
 def test_a_file_that_is_larger_than_the_room_of_one_address(settings):
     settings.VBS_MAX_FILE_MB, settings.VBS_MAX_SPOOL_MB = 2048, 4096
-    assert found(sizes_fit()) == {("vbs.E006", "VBS_MAX_SPOOL_MB")}
+    assert found(sizes_fit()) == {("vbs.E009", "VBS_MAX_SPOOL_MB")}
     settings.VBS_MAX_SPOOL_MB = 4098
     assert sizes_fit() == []
 

@@ -13,7 +13,7 @@ from django.db import close_old_connections
 from rest_framework.request import Request
 
 from vbs.accounts.authentication import ApiKeyAuthentication
-from vbs.openai.errors import ApiError, NotAuthenticated
+from vbs.openai.errors import ApiError, NotAuthenticated, refusal
 from vbs.web.refusal import Head, Refusal
 
 
@@ -28,11 +28,18 @@ def admit(head: Head) -> Refusal | None:
         elif not _signed_in(request):
             raise NotAuthenticated("Sign in first: without that, only short requests are taken here.")
     except ApiError as error:
-        headers = (("WWW-Authenticate", "Bearer"),) if error.status_code == 401 else ()
-        return Refusal(error.status_code, error.code or error.type, error.message, headers)
+        return _refusal(error)
+    except Exception as error:
+        if (answer := refusal(error, request)) is None:
+            raise
+        return _refusal(answer)
     finally:
         close_old_connections()
     return None
+
+
+def _refusal(error: ApiError) -> Refusal:
+    return Refusal(error.status_code, error.code or error.type, error.message, tuple(error.headers().items()))
 
 
 def _signed_in(request: ASGIRequest) -> bool:

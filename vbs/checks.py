@@ -52,7 +52,7 @@ def sizes_fit(**options: Any) -> list[CheckMessage]:
                 f"VBS_MAX_SPOOL_MB={settings.VBS_MAX_SPOOL_MB} has no room for the largest file: one address may have "
                 f"half of it, and VBS_MAX_FILE_MB is {settings.VBS_MAX_FILE_MB}.",
                 hint=f"Set VBS_MAX_SPOOL_MB to {2 * settings.VBS_MAX_FILE_MB + 2} or more, or lower VBS_MAX_FILE_MB.",
-                id="vbs.E006",
+                id="vbs.E009",
             )
         )
     return found

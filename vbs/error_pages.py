@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonR
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 
-from vbs.openai.errors import envelope, refusal, unforeseen
+from vbs.openai.errors import ApiError, envelope, refusal, unforeseen
 from vbs.pages.access import strict
 
 log = logging.getLogger(__name__)
@@ -62,15 +62,18 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    if refused := refusal(sys.exc_info()[1], request):
-        title = "Try again in a moment" if refused.status_code == 503 else "Server error"
-        answered = answer(request, refused.status_code, title, [refused.message], refused.body())
-        for name, value in refused.headers().items():
-            answered.headers[name] = value
-        return answered
+    if error := refusal(sys.exc_info()[1], request):
+        return refused(request, error, "Try again in a moment" if error.status_code == 503 else "Server error")
     body = unforeseen(None, request)
     words = [body["error"]["message"], "Try again in a moment. `manage.py status` says on the server what is wrong."]
     return answer(request, 500, "Server error", words, body)
+
+
+def refused(request: HttpRequest, error: ApiError, title: str) -> HttpResponse:
+    answered = answer(request, error.status_code, title, [error.message], error.body())
+    for name, value in error.headers().items():
+        answered.headers[name] = value
+    return answered
 
 
 def answer(request: HttpRequest, status: int, title: str, words: Sequence[str], body: dict[str, Any]) -> HttpResponse:

@@ -200,6 +200,7 @@ MIDDLEWARE = [
     "vbs.logs.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "vbs.streams.StreamsMiddleware",
     "vbs.pages.access.SqueezeMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

@@ -15,7 +15,9 @@ from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 
+from vbs import descriptors
 from vbs.outages import DATABASE_ERRORS, said
+from vbs.web.refusal import NO_SPACE
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,12 @@ class Unavailable(ApiError):
     code = "unavailable"
 
 
+class TooMany(ApiError):
+    status_code = 429
+    type = "rate_limit_error"
+    code = "too_many_requests"
+
+
 class StorageFull(ApiError):
     status_code = 507
     type = "server_error"
@@ -139,7 +147,13 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
 
 
 def refusal(error: BaseException | None, request: Any) -> ApiError | None:
-    """What a request is answered when the database has failed it, which is logged; None for any other error."""
+    """What a request is answered when the database has failed it, or the machine has no more to give, which is logged;
+    None for any other error."""
+    if isinstance(error, OSError) and error.errno in descriptors.EXHAUSTED | NO_SPACE:
+        log.error("The machine has failed %s: %s", getattr(request, "path", "?"), error)
+        if error.errno in NO_SPACE:
+            return StorageFull("The server's disk is full. Free some space and send it again.")
+        return Unavailable("The server has as many files and connections open as it may. Try again in a moment.")
     if not isinstance(error, DATABASE_ERRORS):
         return None
     log.warning("The database has failed %s: %s", getattr(request, "path", "?"), said(error))
