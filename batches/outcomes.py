@@ -5,7 +5,10 @@ from typing import Any
 
 import orjson
 
+from batches import raw_json
 from batches.models import RequestState
+from batches.raw_json import NotAnObject
+from batches.records import one_line
 from models_registry.engine.client import Answer
 
 
@@ -38,13 +41,16 @@ def outcome(answer: Answer, model: str) -> Outcome:
     except orjson.JSONDecodeError:
         body = None
     if answer.status < 300 and isinstance(body, dict):
-        if "model" in body:
-            body["model"] = model
-        made = Outcome(request, RequestState.COMPLETED, answer.status, _text(body), _clean(answer.request_id))
+        try:
+            text = _bearing(answer.body, model) if "model" in body else one_line(answer.body).decode()
+        except NotAnObject:
+            return failure(request, "invalid_response", "The engine's answer is nested too deeply.")
+        made = Outcome(request, RequestState.COMPLETED, answer.status, text, _clean(answer.request_id))
         _count(made, body.get("usage"))
         return made
     code, message = _error(answer, body)
-    shown = _text(answer.body.decode(errors="replace") if body is None else body)
+    plain = orjson.dumps(answer.body.decode(errors="replace")) if body is None else one_line(answer.body)
+    shown = plain.decode()
     return Outcome(request, RequestState.FAILED, answer.status, shown, _clean(answer.request_id), code, message)
 
 
@@ -86,8 +92,11 @@ def _count(made: Outcome, usage: Any) -> None:
     made.reasoning_tokens = number(details, "reasoning_tokens")
 
 
-def _text(body: Any) -> str:
-    return orjson.dumps(body).decode()
+def _bearing(body: bytes, model: str) -> str:
+    """The answer as it came, with this name of the model. Raises NotAnObject."""
+    members = raw_json.members(body)
+    members["model"] = raw_json.raw(model)
+    return one_line(raw_json.text_of(members)).decode()
 
 
 def _clean(text: str | None) -> str:

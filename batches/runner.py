@@ -17,11 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-import orjson
 from django.db import connection
 from django.db.models import Exists, Q
 
-from batches import blobs, commit, pauses
+from batches import blobs, commit, pauses, raw_json
 from batches.models import Batch, LeaseLost, Pause, RequestState
 from batches.outcomes import Outcome, failure, outcome
 from models_registry import aliases, measure
@@ -275,6 +274,7 @@ class Run:
         self.call_path = runner.batch.endpoint.removeprefix("/v1")
         limits = Limits(runtime.value("VBS_REQUEST_SECONDS"), runtime.value("VBS_REQUEST_ATTEMPTS"))
         self.client = Client(engine, limits)
+        self._served_name = raw_json.raw(model.served_name)
         self.tally = measure.Tally()
         self.deaths = 0  # of engines, that what is in flight has seen
         self.end: End | None = None
@@ -373,9 +373,10 @@ class Run:
                 yield call
 
     def _body(self, row: commit.Pending) -> bytes:
-        body = orjson.loads(os.pread(self._descriptor, row.length, row.offset))["body"]
-        body["model"] = self.model.served_name
-        return orjson.dumps(body)
+        """As the user sent it, but for the model's name."""
+        body = raw_json.body_of(os.pread(self._descriptor, row.length, row.offset))
+        body["model"] = self._served_name
+        return raw_json.text_of(body)
 
     async def _tick(self) -> None:
         """Commit, renew the lease, see what others want; returns when there is an end, or nothing more to do."""

@@ -12,6 +12,9 @@ from typing import IO, Any, TypedDict
 
 import orjson
 
+from batches import raw_json
+from batches.raw_json import NotAnObject
+
 MAX_ERRORS = 1000
 MAX_CUSTOM_ID = 512
 BOM = b"\xef\xbb\xbf"
@@ -183,8 +186,9 @@ def _check(
     if body.get("stream") not in (None, False):
         raise _Bad("streaming_unsupported", "Streaming is not supported in a batch; leave 'stream' out.", "body.stream")
     try:
+        raw_json.body_of(text)  # what the engine will be sent
         return custom_id, model, _prefix(body, needed)
-    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes, and the engine must be sent this again
+    except (NotAnObject, orjson.JSONEncodeError):  # they read less deep nesting than what has read it here
         raise _Bad("invalid_json_line", "This line is nested too deeply to be run.") from None
 
 

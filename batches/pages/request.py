@@ -7,11 +7,12 @@ import orjson
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from batches import blobs
+from batches import blobs, raw_json
 from batches.models import Batch, BatchRequest, RequestState
 from batches.outputs import NOT_RUN
 from batches.pages.exchange import Piece, Side, answered, asked, pretty
 from batches.pages.requests import SIZE, TooSlow, limited, response
+from batches.raw_json import NotAnObject
 from vbs.live import Gone
 from vbs.pages.plain import MOST as MOST_CHARACTERS
 from vbs.pages.plain import Clip, clip
@@ -92,7 +93,7 @@ def prompt(batch: Batch, row: BatchRequest) -> Shown:
     except orjson.JSONDecodeError:
         request = line.decode(errors="replace")
     side = asked(request.get("body") if isinstance(request, dict) else request)
-    return _shown("prompt", side, pretty(request), row.length)
+    return _shown("prompt", side, _indented(line, request), row.length)
 
 
 def gone(batch: Batch) -> str:
@@ -126,7 +127,7 @@ def answer(batch: Batch, row: BatchRequest) -> Shown:
         body = orjson.loads(text)
     except orjson.JSONDecodeError:
         body = text
-    return _shown("answer", answered(body), pretty(body), length)
+    return _shown("answer", answered(body), _indented(text.encode(), body), length)
 
 
 def _why_unanswered(batch: Batch, row: BatchRequest) -> str:
@@ -135,6 +136,14 @@ def _why_unanswered(batch: Batch, row: BatchRequest) -> str:
     if row.state != RequestState.PENDING:
         return "The engine gave no answer."
     return "It was not run: the batch had ended before." if batch.is_terminal else "It was not answered yet."
+
+
+def _indented(text: bytes, value: object) -> str:
+    """As it came; of what is no JSON the beginning of what could be read."""
+    try:
+        return raw_json.indented(text)
+    except NotAnObject:
+        return pretty(value)
 
 
 def _shown(name: str, side: Side, raw: str, length: int) -> Shown:

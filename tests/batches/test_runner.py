@@ -16,14 +16,15 @@ from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from batches import commit, intake, outputs, pauses, runner
+from batches import blobs, commit, intake, outputs, pauses, raw_json, runner
 from batches.models import Batch, BatchStatus, LeaseLost
 from batches.outcomes import failure
 from batches.runner import BatchSource
 from models_registry import window
+from models_registry.engine.client import Answer, Client
 from models_registry.gpu import Work
 from models_registry.models import Measurement, MeasurementKind, Model
-from tests.engines import line, status_of
+from tests.engines import CHAT, line, status_of
 from vbs import outages
 from vbs.stack import free_port
 
@@ -48,6 +49,36 @@ def test_every_request_gets_its_own_answer(add_model, submitted, gpu, close):
     assert batch.output_tokens == sum(one["response"]["body"]["usage"]["completion_tokens"] for one in good) > 0
     stamps = [batch.created_at, batch.validated_at, batch.in_progress_at, batch.finalizing_at, batch.completed_at]
     assert stamps == sorted(stamps)
+
+
+def test_numbers_arrive_as_they_were_sent_and_come_as_they_were_answered(add_model, submitted, gpu, close, monkeypatch):
+    add_model()
+    bodies = [
+        '{"model": "scripted", "messages": [{"role": "user", "content": "\\u00e9"}], "seed": 18446744073709551616}',
+        '{"messages":[{"role":"user","content":"x"}],"temperature":0.10,"top_p":1E-0,"n":1,"model":"scripted"}',
+    ]
+    lines = [
+        f'{{"custom_id": "{n}", "method": "POST", "url": "{CHAT}", "body": {body}}}' for n, body in enumerate(bodies)
+    ]
+    batch = submitted("\n".join(lines).encode())
+    arrived = []
+
+    async def answer(client, session, call):
+        arrived.append(call.body.decode())
+        return Answer(call.key, 200, b'{"id": 18446744073709551616, "logprob": -0.10, "model": "it"}')
+
+    monkeypatch.setattr(Client, "_answer", answer)
+    gpu.serve()
+    exact = {"parse_int": str, "parse_float": str}
+    assert sorted(arrived) == sorted(raw_json.text_of(raw_json.members(body.encode())).decode() for body in bodies)
+    assert any('"seed":18446744073709551616' in one for one in arrived)
+    assert any('"temperature":0.10,"top_p":1E-0' in one for one in arrived)
+    close(batch)
+    with blobs.open_blob(batch.output_file.blob) as output:
+        for one in output.read().splitlines():
+            assert json.loads(one, **exact)["response"]["body"] == {
+                "id": "18446744073709551616", "logprob": "-0.10", "model": "scripted",
+            }  # fmt: skip
 
 
 def test_a_line_that_the_engine_refuses_fails_alone(add_model, submitted, gpu, close):
