@@ -3,6 +3,7 @@
 An outcome counts only if its request was still pending, so committing twice, or late, changes nothing.
 """
 
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +12,18 @@ from typing import Any
 
 import psycopg
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import DataError, connection, transaction
 from django.db.models import BooleanField, ExpressionWrapper, F, Q
 from django.db.models.functions import Now
 
 from batches import activity
 from batches.models import CLOSING, RUNNABLE, Batch, BatchRequest, LeaseLost, RequestState
-from batches.outcomes import Outcome
+from batches.outcomes import Outcome, failure
+from vbs.outages import said
 
+log = logging.getLogger(__name__)
+
+MOST_SAID = 500  # characters of what the database says
 REQUESTS = BatchRequest._meta.db_table
 BATCHES = Batch._meta.db_table
 MOST_CRASHES = 32_767
@@ -99,7 +104,30 @@ def commit(
     requests_per_second: float | None = None,
     tokens_per_second: float | None = None,
 ) -> Signal:
-    """Write outcomes and counts, and renew the lease. Raises LeaseLost when it is not ours any more."""
+    """Write outcomes and counts, and renew the lease. Raises LeaseLost when it is not ours any more.
+
+    An outcome that the database cannot hold becomes a failure; it takes no other with it.
+    """
+    try:
+        return _commit(batch_id, worker, outcomes, requests_per_second, tokens_per_second)
+    except (DataError, UnicodeEncodeError) as error:
+        half = len(outcomes) // 2
+        if not half:
+            log.exception("An answer cannot be kept")
+            message = f"The answer cannot be kept: {said(error)}"[:MOST_SAID]
+            outcomes = [failure(one.id, "invalid_response", message) for one in outcomes]
+            return _commit(batch_id, worker, outcomes, requests_per_second, tokens_per_second)
+        commit(batch_id, worker, outcomes[:half], requests_per_second, tokens_per_second)
+        return commit(batch_id, worker, outcomes[half:], requests_per_second, tokens_per_second)
+
+
+def _commit(
+    batch_id: str,
+    worker: uuid.UUID,
+    outcomes: Sequence[Outcome],
+    requests_per_second: float | None,
+    tokens_per_second: float | None,
+) -> Signal:
     values: dict[str, Any] = {name: [getattr(one, name) for one in outcomes] for name in Outcome.__dataclass_fields__}
     values["state"] = [int(state) for state in values["state"]]
     values |= {"requests_per_second": requests_per_second, "tokens_per_second": tokens_per_second}

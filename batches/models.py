@@ -301,6 +301,7 @@ class Batch(models.Model):
     leased_by = models.UUIDField(null=True)
     leased_until = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(default=0, help_text="How often a worker took it up")
+    stumbles = models.PositiveSmallIntegerField(default=0, help_text="Unforeseen errors while it was run")
 
     objects = BatchQuerySet.as_manager()
 
@@ -520,6 +521,12 @@ class Batch(models.Model):
         """Give the lease back with work left, for whoever is next."""
         if Batch.objects.filter(pk=self.pk, leased_by=worker).update(leased_by=None, leased_until=None):
             wake("gpu")
+
+    def stumble(self) -> int:
+        """Something has gone wrong that nobody had foreseen: says how often it has by now."""
+        Batch.objects.filter(pk=self.pk).update(stumbles=F("stumbles") + 1)
+        self.refresh_from_db(fields=["stumbles"])
+        return self.stumbles
 
     def postpone(self, worker: uuid.UUID, seconds: float) -> None:
         """Give the lease back, and let nobody have it for a while."""

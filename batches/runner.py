@@ -9,6 +9,7 @@ import enum
 import logging
 import os
 import time
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from models_registry.gpu import Gpu, Work, loaded_words
 from models_registry.models import Alias, Model, ModelState, WorkerState
 from models_registry.window import few, in_flight
 from vbs.configuration import runtime
-from vbs.logs import bind
+from vbs.logs import bind, one_line
 from vbs.outages import DATABASE_ERRORS, insist
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ BUFFER_BYTES = 64 * 2**20  # answers that may wait for a commit
 RATE_SECONDS = 30.0  # over which the rates are measured
 OUTRANKED_SECONDS = 2.0  # between looks for something more urgent, and for a pause
 OUTAGE_SECONDS = 600.0  # how long answers are held while the database is away
-AGAIN_SECONDS = 30  # before a batch with an unforeseen error is tried again
+AGAIN_SECONDS = (30, 60, 120, 240, 480)  # before a batch with an unforeseen error is tried again, each time
+MOST_SAID = 500  # characters of it
 IDLE_DEATHS = 3  # engine deaths in a row with nothing in flight, before we give up on the model
 
 GUILTY = 2  # engine deaths that a request has seen before, when one that it sees with no other is its own doing
@@ -130,8 +132,26 @@ class BatchSource:
                 raise
             except Exception as error:
                 log.exception("Unforeseen error while running the batch")
-                batch.note(f"Unforeseen error, trying again in {AGAIN_SECONDS} s: {error!r}", "error")
-                batch.postpone(gpu.worker.pk, AGAIN_SECONDS)
+                _again(batch, gpu.worker.pk, one_line(repr(error))[:MOST_SAID])
+
+
+def _again(batch: Batch, worker: uuid.UUID, error: str) -> None:
+    """What nobody has foreseen may pass, or not: after some more tries the batch ends, with what it has. Raises
+    LeaseLost."""
+    times = batch.stumble()
+    if times <= len(AGAIN_SECONDS):
+        seconds = AGAIN_SECONDS[times - 1]
+        batch.note(f"Unforeseen error, trying again in {seconds} s: {error}", "error")
+        batch.postpone(worker, seconds)
+        return
+    message = f"Running the batch met an unforeseen error {times} times, the last time {error}"
+    if batch.fail([{"code": "internal_error", "line": None, "message": message, "param": None}]):
+        return
+    for index in range(len(batch.model_names)):
+        commit.fail_model(batch.pk, worker, index, "internal_error", message)
+    batch.note(f"Given up. {message}", "error")
+    if not batch.finish(worker):
+        batch.release(worker)
 
 
 class Runner:

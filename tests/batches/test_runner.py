@@ -441,6 +441,50 @@ def test_an_unforeseen_error_is_noted_and_tried_again_later(add_model, submitted
     assert fresh(batch).leased_by is None and not Batch.objects.waiting().exists()
 
 
+def test_an_unforeseen_error_does_not_come_for_ever(add_model, submitted, gpu, monkeypatch, close):
+    """Each line of the batch is accounted for in the end."""
+    model = add_model()
+    batch = submitted([line("a"), line("b")])
+    monkeypatch.setattr("batches.runner.outcome", lambda *_: 1 / 0)
+    waits = []
+    monkeypatch.setattr(Batch, "postpone", lambda self, worker, seconds: waits.append(seconds) or self.release(worker))
+    for _ in range(20):
+        if fresh(batch).status == BatchStatus.FINALIZING:
+            break
+        BatchSource().run(Work(BatchSource(), batch.pk, model.name, 0, timezone.now()), gpu)
+    assert waits == [30, 60, 120, 240, 480]
+    good, bad = close(batch)
+    assert (good, [one["error"]["code"] for one in bad]) == ([], ["internal_error"] * 2)
+    assert "6 times, the last time ZeroDivisionError" in bad[0]["error"]["message"]
+
+
+def test_an_unforeseen_error_before_the_start(add_model, submitted, gpu, monkeypatch):
+    model = add_model()
+    batch = submitted([line("a")])
+    monkeypatch.setattr(gpu, "load", lambda *_: 1 / 0)
+    Batch.objects.update(stumbles=5)
+    BatchSource().run(Work(BatchSource(), batch.pk, model.name, 0, timezone.now()), gpu)
+    assert fresh(batch).status == BatchStatus.FAILED and fresh(batch).errors[0]["code"] == "internal_error"
+
+
+def test_an_answer_that_cannot_be_kept_takes_no_other_with_it(add_model, submitted, gpu, close, monkeypatch):
+    add_model()
+    batch = submitted([line(f"{n}") for n in range(20)])
+    real = runner.outcome
+
+    def odd(answer, model):
+        made = real(answer, model)
+        if answer.key % 7 == 0:
+            made.error_message = ["a\0b", "a\ud800b"][answer.key % 2]
+        return made
+
+    monkeypatch.setattr(runner, "outcome", odd)
+    gpu.serve()
+    good, bad = close(batch)
+    assert len(good) + len(bad) == 20 and 2 <= len(bad) <= 3
+    assert {one["error"]["code"] for one in bad} == {"invalid_response"}
+
+
 def test_deleting_the_input_leaves_an_accepted_batch_its_bytes(add_model, submitted, gpu, close):
     from batches.sweep import sweep
 
