@@ -20,7 +20,7 @@ from batches import blobs, commit, intake, outputs, pauses, raw_json, runner
 from batches.models import Batch, BatchStatus, LeaseLost
 from batches.outcomes import failure
 from batches.runner import BatchSource
-from models_registry import window
+from models_registry import importer, window
 from models_registry.engine.client import Answer, Client
 from models_registry.gpu import Work
 from models_registry.models import Measurement, MeasurementKind, Model
@@ -420,8 +420,8 @@ def test_a_model_on_a_remote_server(project, submitted, gpu, close):
     with subprocess.Popen([*command, "--served-model-name", "theirs"], env=environment) as server:
         try:
             until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
-            Model.objects.create(name="ours", kind="remote", source=f"http://127.0.0.1:{port}/v1", remote_name="theirs")
-            gpu.resident.remote_key = "its-key"
+            importer.add("ours", f"http://127.0.0.1:{port}/v1", remote_name="theirs")
+            gpu.resident.remote_keys = {f"http://127.0.0.1:{port}": "its-key"}
             batch = submitted([line(f"{n}", f"text {n}", model="ours") for n in range(50)])
             gpu.serve()
             good, bad = close(batch)
