@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from django.conf import settings
 
+from models_registry.engine.environment import minimal
 from models_registry.model_folder import ModelError
 
 ORIGIN = ".vbs-origin.json"
@@ -92,7 +93,7 @@ def copied(source: Path, work: Path, held: int, on_progress: Progress) -> None:
 def converted(source: Path, work: Path, held: int, on_progress: Progress) -> None:
     """By a child process, which takes the lock along: should we be killed, nobody touches the folder before it ends."""
     command = [sys.executable, "-m", "models_registry.convert_gguf", str(source), str(work)]
-    environment = os.environ | {"TQDM_DISABLE": "1"}
+    environment = minimal(TQDM_DISABLE="1")
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command,

@@ -24,6 +24,7 @@ import psutil
 
 from models_registry.engine import defaults
 from models_registry.engine.control import answers
+from models_registry.engine.environment import minimal
 from models_registry.engine.processes import MARK, end, end_leftovers, family
 from models_registry.engine.reasons import LoadError, explain
 from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
@@ -204,7 +205,7 @@ def effective(spec: EngineSpec, less: dict[str, Any], sleeps: bool = False) -> d
 
 
 def _environment(folder: Path, options: dict[str, Any], sleeps: bool) -> dict[str, str]:
-    environment = os.environ | defaults.environment() | {MARK: str(folder)}
+    environment = minimal(**defaults.environment(), **{MARK: str(folder)})
     if "kv-cache-memory-bytes" in options:
         environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # which would win
     if options.get("enable-lora"):

@@ -1,0 +1,48 @@
+"""The environment of every process that runs a model, or the code that comes with one: what it needs, and no secrets.
+
+Whatever it reads there it may send away. So there is a list of what is passed on, not of what is kept back: a secret
+that is set under a new name tomorrow does not get in.
+"""
+
+import os
+import re
+from urllib.parse import urlsplit
+
+# The machine: where programs, libraries and temporary files are, and how text is read.
+_NAMES = frozenset((
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "TMPDIR", "TEMP", "TMP"),
+    *("LD_LIBRARY_PATH", "LD_PRELOAD", "LIBRARY_PATH", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "CC", "CXX"),
+    *("VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("SPT_NOENV", "DO_NOT_TRACK"),
+))  # fmt: skip
+# vLLM, PyTorch, and what they compute with.
+_PREFIXES = (
+    *("LC_", "XDG_", "PYTHON", "VLLM_", "CUDA_", "NVIDIA_", "NCCL_", "NVSHMEM_", "GLOO_", "UCX_", "ROCM_", "ROCR_"),
+    *("HIP_", "HSA_", "AMD_", "MIOPEN_", "ONEAPI_", "SYCL_", "ZE_", "CCL_", "OMP_", "KMP_", "GOMP_", "MKL_", "DNNL_"),
+    *(
+        "ONEDNN_",
+        "OPENBLAS_",
+        "NUMEXPR_",
+        "TORCH",
+        "PYTORCH_",
+        "TRITON_",
+        "INDUCTOR_",
+        "FLASHINFER_",
+        "FLASH_",
+        "ATEN_",
+    ),
+    *("HF_HOME", "HF_HUB_", "HF_XET_", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_", "TOKENIZERS_", "SAFETENSORS_"),
+)
+_PROXIES = frozenset(("http_proxy", "https_proxy", "all_proxy", "no_proxy"))
+_SECRET = re.compile(r"(^|_)(TOKEN|KEYS?|SECRETS?|PASSWORDS?|PASSWD|CREDENTIALS?|AUTH|DSN)(_|$)")
+
+
+def minimal(**more: str) -> dict[str, str]:
+    """What of our own environment such a process gets, and `more`."""
+    return {name: value for name, value in os.environ.items() if _passes(name, value)} | more
+
+
+def _passes(name: str, value: str) -> bool:
+    if name.lower() in _PROXIES:
+        return "@" not in urlsplit(value).netloc  # which has somebody's password
+    return (name in _NAMES or name.startswith(_PREFIXES)) and not _SECRET.search(name)
