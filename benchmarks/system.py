@@ -155,7 +155,7 @@ def scratch() -> Iterator[Path]:
 @contextmanager
 def system(folder: Path, **environment: str) -> Iterator[System]:
     """In `folder`/data, which may be there already. Of the environment's settings all but the database count."""
-    ours = {"DATABASE_URL": "", "Q_CLUSTER_NAME": ""}
+    ours = {"DATABASE_URL": "", "Q_CLUSTER_NAME": "", "VBS_SCRIPTED_ENGINE": "true"}
     stack = Stack(folder / "data", port=free_port(), environment=ours | environment)
     with stack:
         stack.wait_ready()

@@ -1,7 +1,7 @@
 """Models and what is done with them in the admin: through the same functions as the API, and with what they refuse."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.contrib import admin, messages
@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html
 
-from models_registry import fetch, importer, operations, secrets
+from models_registry import allowed, fetch, importer, operations, secrets
 from models_registry.model_folder import ModelError
 from models_registry.models import (
     Alias,
@@ -24,6 +24,8 @@ from models_registry.models import (
     Worker,
 )
 from vbs.admin import LargeAdmin, ReadOnlyAdmin
+from vbs.configuration import audit
+from vbs.pages.access import Request
 
 
 def each(request: HttpRequest, rows: Iterable[Any], act: Callable[[Any], Any], done: str) -> None:
@@ -87,11 +89,20 @@ class ModelAdmin(admin.ModelAdmin):
         )
         return super().get_queryset(request).prefetch_related("aliases").annotate(loaded_now=is_loaded)
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
+        may_trust = request.user.has_perm(allowed.TRUST)
+        return self.readonly_fields if may_trust else (*self.readonly_fields, "trust_remote_code")
+
     def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
+        changes = form.changes(form.cleaned_data)
         try:
-            importer.edit(obj, **form.changes(form.cleaned_data))
+            importer.edit(obj, **changes)
         except ModelError as error:  # what was right when the form was checked
             messages.error(request, str(error))
+            return
+        if "trust_remote_code" in changes:
+            said = allowed.told(changes["trust_remote_code"])
+            audit.record(cast(Request, request), "model.trust", obj.name, said)
 
     @admin.display(description="size", ordering="size_bytes")
     def size(self, model: Model) -> str:

@@ -7,7 +7,7 @@ import re
 
 from django.db.models.functions import Now
 
-from models_registry import removal
+from models_registry import allowed, removal
 from models_registry.model_folder import ModelError, Needed, Taken
 from models_registry.models import Alias, Model
 
@@ -49,6 +49,7 @@ def point(name: str, model: Model) -> str:
         )
     if Model.objects.filter(name=name).exists():
         raise Taken(f"{name} is a model's own name: choose another for the alias")
+    allowed.check(model)
     before = Alias.objects.filter(name=name).values_list("model__name", flat=True).first()
     Alias.objects.update_or_create(name=name, defaults={"model": model, "changed_at": Now()})
     return before or ""

@@ -20,7 +20,7 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
-from models_registry import hub, hub_adapters, hub_files, importer, made_folders, secrets, transfer
+from models_registry import allowed, hub, hub_adapters, hub_files, importer, made_folders, secrets, transfer
 from models_registry.engine.spec import EngineKind
 from models_registry.hub_files import File
 from models_registry.model_folder import ModelError
@@ -117,6 +117,7 @@ def add(
             raise ModelError(f"{file!r} is a whole model, and with a base an adapter is meant: leave out one of them")
         row.base, row.kind, row.context_length = base, base.kind, base.context_length
         return importer.register(row, base.task, {})
+    allowed.check(row)
     return importer.register(row, task or Task.CHAT, importer.check_options(EngineKind.VLLM, options))
 
 

@@ -13,7 +13,6 @@ from models_registry.models import HubToken, Model, ModelState, Operation, Opera
 from models_registry.paste import Proposal
 
 MOST_OPTIONS = 20_000  # characters
-CODE_FIELDS = ("trust_remote_code", "allow_pickle")
 
 
 class OptionsField(forms.CharField):
@@ -74,6 +73,12 @@ PICKLE = _switch(
 OPTIONS_HELP = "vLLM's, by their long names, as JSON. Empty: what suits the model."
 
 
+def _leave_out(form: forms.Form, **fields: bool) -> None:
+    for name, out in fields.items():
+        if out:
+            del form.fields[name]
+
+
 class PasteForm(forms.Form):
     text = forms.CharField(
         label="Add a model: paste what you found",
@@ -96,7 +101,7 @@ class PasteForm(forms.Form):
 
 
 class AddForm(forms.Form):
-    """on_hub: the source is an id of the hub, and is to be fetched. may_trust: whether what runs code may be chosen."""
+    """on_hub: the source is an id of the hub, to be fetched. may_pickle, may_trust: whether that may be chosen."""
 
     on_hub = forms.BooleanField(required=False, widget=forms.HiddenInput)
     name = _text("Name", 200, "The name that requests use", required=True)
@@ -125,10 +130,9 @@ class AddForm(forms.Form):
     trust_remote_code = CODE
     allow_pickle = PICKLE
 
-    def __init__(self, *given: Any, may_trust: bool, **options: Any) -> None:
+    def __init__(self, *given: Any, may_pickle: bool, may_trust: bool, **options: Any) -> None:
         super().__init__(*given, **options)
-        for name in () if may_trust else CODE_FIELDS:
-            del self.fields[name]
+        _leave_out(self, trust_remote_code=not may_trust, allow_pickle=not may_pickle)
         on_hub = self["on_hub"].value() in (True, "True", "true", "on", "1")
         is_url = str(self["source"].value() or "").startswith(("http://", "https://"))
         self["source"].label = "Id on the hub" if on_hub else "Server" if is_url else "Folder or file"
@@ -179,13 +183,13 @@ class EditForm(forms.Form):
     trust_remote_code = CODE
     allow_pickle = PICKLE
 
-    def __init__(self, *given: Any, model: Model, **options: Any) -> None:
+    def __init__(self, *given: Any, model: Model, may_trust: bool, **options: Any) -> None:
         options["initial"] = {name: getattr(model, name) for name in importer.EDITABLE}
         super().__init__(*given, **options)
         self.model = model
-        fixed = ("task", "engine_args") if model.base else ()
-        for name in fixed if model.kind == EngineKind.VLLM and not model.base else (*fixed, *CODE_FIELDS):
-            del self.fields[name]
+        adapter, has_files = model.base is not None, model.kind == EngineKind.VLLM and not model.base
+        _leave_out(self, task=adapter, engine_args=adapter, allow_pickle=not has_files)
+        _leave_out(self, trust_remote_code=not has_files or not (may_trust or model.trust_remote_code))
 
     def save(self) -> Model:
         """Raises ModelError."""

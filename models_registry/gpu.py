@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from models_registry import health, measure
+from models_registry import allowed, health, measure
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.server import Engine, Progress
@@ -151,7 +151,7 @@ def not_ready(model: Model) -> str:
             return f"{model.name} is still being fetched or converted: manage.py model show {model.name} says how far"
         case ModelState.FAILED:
             return f"{model.name} has failed ({model.reason}): manage.py model fetch {model.name} tries again"
-    return ""
+    return allowed.refusal(model)
 
 
 def loaded_words(model: Model, engine: Engine) -> str:

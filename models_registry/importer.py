@@ -13,9 +13,10 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from models_registry import adapter_folder, made_folders, sources
+from models_registry import adapter_folder, allowed, made_folders, sources
 from models_registry.engine import options as engine_options
 from models_registry.engine.options import OptionError
+from models_registry.engine.scripted_start import FILE_OPTIONS
 from models_registry.engine.spec import EngineKind
 from models_registry.made_folders import Progress
 from models_registry.model_folder import Facts, ModelError, Taken, examine
@@ -97,12 +98,14 @@ def add(
             f"a remote name ({remote_name}) is only for a model on a remote server, and {source!r} is none"
         )
     if source == "scripted:":
-        check_options(EngineKind.SCRIPTED, options)
-        _check_code(row, "a scripted model has no files")
         row.kind = EngineKind.SCRIPTED.value
+        _check_code(row, "a scripted model has no files")
+        allowed.check(row)
+        check_options(EngineKind.SCRIPTED, options, on_server)
         return register(row, task or Task.CHAT, options)
     if "://" in source or source.startswith("scripted:"):
         raise ModelError(f"unknown kind of source {source!r}: {SOURCES}")
+    allowed.check(row)
     options = check_options(EngineKind.VLLM, options)
     path = sources.folder(source, on_server)
     if on_server and path.suffix.lower() == ".gguf" and path.is_file():
@@ -110,13 +113,13 @@ def add(
     return _add_local(row, path, task, options, copy, on_progress)
 
 
-def edit(model: Model, **changes: Any) -> Model:
+def edit(model: Model, *, on_server: bool = True, **changes: Any) -> Model:
     """Change some of EDITABLE; the model as it is then. Raises ModelError, and then nothing has changed."""
     with transaction.atomic():
         row = Model.objects.select_for_update().filter(pk=model.pk).first()
         if row is None:
             raise ModelError(f"the model {model.name} has been removed")
-        checked = check_changes(row, **changes)
+        checked = check_changes(row, on_server=on_server, **changes)
         Model.objects.filter(pk=row.pk).update(**checked)
         passed_on = {name: checked[name] for name in ("task", "context_length") if name in checked}
         if passed_on:
@@ -124,7 +127,7 @@ def edit(model: Model, **changes: Any) -> Model:
     return Model.objects.select_related("base").get(pk=row.pk)
 
 
-def check_changes(model: Model, **changes: Any) -> dict[str, Any]:
+def check_changes(model: Model, *, on_server: bool = True, **changes: Any) -> dict[str, Any]:
     """What `edit` would write: the changes as they are kept, and what follows from them. Raises ModelError."""
     if odd := sorted(changes.keys() - set(EDITABLE)):
         raise ModelError(f"{odd[0]} of a model cannot be changed: only {', '.join(EDITABLE)} can")
@@ -141,20 +144,28 @@ def check_changes(model: Model, **changes: Any) -> dict[str, Any]:
         _check_code(row, "an adapter is read and run as its base is")
         return changes
     if "engine_args" in changes:
-        changes["engine_args"] = row.engine_args = check_options(EngineKind(row.kind), row.engine_args or {})
+        kind, options = EngineKind(row.kind), row.engine_args or {}
+        changes["engine_args"] = row.engine_args = check_options(kind, options, on_server)
         _check_ranks(model, row.engine_args)
     if row.task == Task.EMBEDDING and (adapter := model.adapters.first()):
         raise ModelError(f"{model.name} has the adapter {adapter.name}, which makes no embeddings: keep its task")
     if row.kind != EngineKind.VLLM:
         _check_code(row, f"a {row.kind} model has no files here")
-    elif row.state == ModelState.READY and changes.keys() & {"task", "engine_args", "allow_pickle"}:
+    if "engine_args" in changes or changes.get("trust_remote_code"):
+        allowed.check(row)
+    if row.kind != EngineKind.VLLM:
+        return changes
+    if row.state == ModelState.READY and changes.keys() & {"task", "engine_args", "allow_pickle"}:
         facts = examine(Path(row.source), row.task, row.engine_args, row.allow_pickle)
         changes["context_length"] = facts.context_length
     return changes
 
 
-def check_options(kind: EngineKind, options: dict[str, Any]) -> dict[str, Any]:
-    """Engine options as this kind of engine takes them. Raises ModelError."""
+def check_options(kind: EngineKind, options: dict[str, Any], on_server: bool = True) -> dict[str, Any]:
+    """Engine options as this kind of engine takes them, from somebody who asks over the network (`on_server`).
+
+    Raises ModelError.
+    """
     if not isinstance(options, dict):
         raise ModelError(f"engine options must be a JSON object, not {str(options)[:60]!r}")
     if kind is EngineKind.VLLM:
@@ -169,6 +180,11 @@ def check_options(kind: EngineKind, options: dict[str, Any]) -> dict[str, Any]:
             raise ModelError(f"{option!r} cannot be an engine option: give its long name, without dashes before it")
         if option in engine_options.OURS:
             raise ModelError(f"the engine option {option} is set by this server: leave it out")
+        if option in FILE_OPTIONS and on_server:
+            raise ModelError(
+                f"the engine option {option} of a scripted model reaches files of this machine: only 'manage.py model' "
+                "takes it"
+            )
     return options
 
 

@@ -81,6 +81,7 @@ class Model(models.Model):
 
     class Meta:
         ordering = ["name"]
+        permissions = [("trust_model", "Can have code run that comes with a model")]
 
     def __str__(self) -> str:
         return self.name

@@ -33,7 +33,7 @@ from vbs.accounts.authentication import HasProject, IsOperator, is_operator, pro
 from vbs.accounts.models import ApiKey
 from vbs.openai.checks import checked
 from vbs.openai.docs import ERRORS, PAGING, of
-from vbs.openai.errors import Conflict, InvalidRequest, NotFound
+from vbs.openai.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from vbs.openai.pagination import choice, page, whole_number
 from vbs.openai.schema import Deleted, ErrorObject
 
@@ -93,6 +93,7 @@ class RegistryModels(RegistryView):
     @extend_schema(request=ModelCreate, responses={200: of(wire.CreatedModel), **CHANGES})
     def post(self, request: Request) -> Response:
         given = checked(ModelCreate(data=request.data))
+        _check_trust(given)
         found = paste.read(given["paste"]) if "paste" in given else None
         model = _add(_with(found, given))
         if given["fetch"] and model.hub_id:
@@ -102,6 +103,16 @@ class RegistryModels(RegistryView):
                 removal.remove(model)  # whoever asked for both gets both or nothing
                 raise
         return Response({**model_object(model), "refused": wire.refused_options(found)})
+
+
+def _check_trust(given: dict[str, Any]) -> None:
+    """Code that comes with a model runs with all that this server may do, so it takes a person who answers for it."""
+    if given.get("trust_remote_code"):
+        raise Forbidden(
+            "No key may have code run that comes with a model. An admin can, on the model's page or with "
+            "'manage.py model edit NAME --trust-remote-code', where VBS_TRUST_REMOTE_CODE allows it.",
+            param="trust_remote_code",
+        )
 
 
 def _with(found: Proposal | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +155,7 @@ class RegistryModelDetail(RegistryView):
     def patch(self, request: Request, name: str) -> Response:
         model = find(name)
         changes = checked(ModelChange(data=request.data))
+        _check_trust(changes)
         if "token" in changes:
             name = changes.pop("token")
             changes["hub_token"] = _find_token(name) if name else None

@@ -15,7 +15,7 @@ from django.shortcuts import get_object_or_404, redirect, render, resolve_url
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
-from models_registry import aliases, fetch, fitting, importer, operations, pages
+from models_registry import aliases, allowed, fetch, fitting, importer, operations, pages
 from models_registry.fit import size
 from models_registry.forms import AddForm, BenchmarkForm, EditForm, FitForm, PasteForm, TestForm
 from models_registry.model_folder import ModelError
@@ -53,7 +53,7 @@ def read(request: Request) -> HttpResponse:
         return _models(request, paste)
     found = paste.cleaned_data["text"]
     initial = {name: getattr(found, name) for name in ("name", "source", "on_hub", "revision", "file", "engine_args")}
-    form = AddForm(initial=initial | {"task": found.task or ""}, may_trust=_may_trust(request))
+    form = AddForm(initial=initial | {"task": found.task or ""}, **_may(request))
     return _models(request, PasteForm(), form, refused=found.refused)
 
 
@@ -61,7 +61,7 @@ def read(request: Request) -> HttpResponse:
 @page("models_registry.add_model")
 def plan(request: Request) -> HttpResponse:
     """What fetching the model in the form will take."""
-    form = AddForm(request.POST, may_trust=_may_trust(request))
+    form = AddForm(request.POST, **_may(request))
     if not form.is_valid():
         return render(request, "models/_plan.html", {"error": "Correct the form first."})
     draft = form.draft()
@@ -88,20 +88,27 @@ def plan(request: Request) -> HttpResponse:
 @require_POST
 @page("models_registry.add_model")
 def add(request: Request) -> HttpResponseBase:
-    form = AddForm(request.POST, may_trust=_may_trust(request))
+    form = AddForm(request.POST, **_may(request))
     if not form.is_valid() or (model := _taken(form, form.add)) is None:
         return _models(request, PasteForm(), form)
     coming = (
         f", and being {'fetched' if model.hub_id else 'converted'}" if model.state == ModelState.DOWNLOADING else ""
     )
     audit.record(request, "model.add", model.name, model.hub_id or model.source)
+    if model.trust_remote_code:
+        audit.record(request, "model.trust", model.name, allowed.told(True))
     messages.success(request, f"{model.name} is added{coming}.")
     address = resolve_url("model", model.pk)
     return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
 
 
+def _may(request: Request) -> dict[str, bool]:
+    """Have what runs, or could run, code."""
+    return {"may_pickle": request.user.has_perm("models_registry.change_model"), "may_trust": _may_trust(request)}
+
+
 def _may_trust(request: Request) -> bool:
-    return request.user.has_perm("models_registry.change_model")
+    return settings.VBS_TRUST_REMOTE_CODE and request.user.has_perm(allowed.TRUST)
 
 
 # One model
@@ -116,7 +123,7 @@ def model(request: Request, pk: int) -> HttpResponse:
 def _model(request: Request, model: Model, **forms: Any) -> HttpResponse:
     """`forms`: those that hold something wrong, instead of fresh ones."""
     usual = {
-        "edit_form": EditForm(model=model),
+        "edit_form": EditForm(model=model, may_trust=_may_trust(request)),
         "test_form": TestForm(model=model, prefix="test"),
         "benchmark_form": BenchmarkForm(model=model, prefix="benchmark"),
         "fit": _judged(request, model),
@@ -214,10 +221,12 @@ def run(request: Request, pk: int) -> HttpResponseBase:
 @page("models_registry.change_model")
 def edit(request: Request, pk: int) -> HttpResponseBase:
     model = _find(pk)
-    form = EditForm(request.POST, model=model)
+    form = EditForm(request.POST, model=model, may_trust=_may_trust(request))
     if not form.is_valid() or _taken(form, form.save) is None:
         return _model(request, model, edit_form=form)
     audit.record(request, "model.edit", model.name, ", ".join(sorted(form.changed_data)))
+    if "trust_remote_code" in form.changed_data:
+        audit.record(request, "model.trust", model.name, allowed.told(form.cleaned_data["trust_remote_code"]))
     messages.success(request, f"{model.name} is changed. A loaded model is loaded anew with its next request.")
     return redirect("model", pk)
 

@@ -54,7 +54,7 @@ def home():
 @pytest.fixture
 def add_model(transactional_db):
     def add(name="scripted", **args):
-        return Model.objects.create(name=name, kind="scripted", engine_args=args)
+        return Model.objects.create(name=name, kind="scripted", engine_args={"counters": True} | args)
 
     return add
 

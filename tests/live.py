@@ -50,7 +50,7 @@ class Live:
         return done.stdout
 
     def add_scripted(self, name: str = "scripted", **args: Any) -> None:
-        words = [f"--arg={key}={value}" for key, value in args.items()]
+        words = ["--arg=counters", *(f"--arg={key}={value}" for key, value in args.items())]
         self.manage("model", "add", name, "scripted:", *words)
 
     def upload(self, lines: Any, name: str = "in.jsonl") -> Any:

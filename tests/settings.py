@@ -46,6 +46,7 @@ OWNER = os.getpid()
 atexit.register(lambda: remove(DATA) if os.getpid() == OWNER else None)
 
 os.environ["VBS_DATA_DIR"] = str(DATA)
+os.environ["VBS_SCRIPTED_ENGINE"] = "true"
 os.environ["DJANGO_SETTINGS_MODULE"] = "vbs.settings"  # for the processes that tests start
 
 from vbs.settings import *  # noqa: E402, F403

@@ -413,8 +413,9 @@ def test_who_may_operate(staff, project):
     assert batch.status == BatchStatus.CANCELLING
 
 
-def test_a_model_that_is_needed_stays_and_bad_options_are_refused(root, monkeypatch, tmp_path):
+def test_a_model_that_is_needed_stays_and_bad_options_are_refused(root, monkeypatch, tmp_path, settings):
     """What the command refuses, the admin refuses too."""
+    settings.VBS_TRUST_REMOTE_CODE = True
     model = Model.objects.create(name="m", kind="vllm", source=str(model_folder(tmp_path / "m")))
     monkeypatch.setattr("models_registry.removal.BLOCKERS", [lambda names: ["batch_1 waits"]])
     assert act(root, Model, "remove", model)[1] == ["m is still needed: batch_1 waits"]

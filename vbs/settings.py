@@ -71,6 +71,8 @@ VBS_PRIVATE_URLS: bool = env.bool("VBS_PRIVATE_URLS", False)
 VBS_GPU_MAX_CELSIUS: int = env.int("VBS_GPU_MAX_CELSIUS", 90, validate=WHOLE["VBS_GPU_MAX_CELSIUS"])
 VBS_GPU_MAX_USED_PERCENT: int = env.int("VBS_GPU_MAX_USED_PERCENT", 50, validate=WHOLE["VBS_GPU_MAX_USED_PERCENT"])
 VBS_SLEEP_MODE: bool = env.bool("VBS_SLEEP_MODE", False)
+VBS_TRUST_REMOTE_CODE: bool = env.bool("VBS_TRUST_REMOTE_CODE", False)
+VBS_SCRIPTED_ENGINE: bool = env.bool("VBS_SCRIPTED_ENGINE", False)
 VBS_CURRENCY: str = env.str("VBS_CURRENCY", "USD", validate=validate.Regexp(r"^[A-Z]{3}$"))
 
 # Database: embedded unless DATABASE_URL names a server.

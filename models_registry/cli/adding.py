@@ -155,7 +155,7 @@ def _edit(console: Console, *, name: str, task: str | None, arg: list[str] | Non
             changes[price] = None if given[price] == "none" else given[price]
     if not changes:
         raise CommandError("there is nothing to change: give --task, --arg, --license …")
-    console.say(line(importer.edit(find(name), **changes)))
+    console.say(line(importer.edit(find(name), on_server=False, **changes)))
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -8,7 +8,7 @@ input. Words count as tokens. It refuses `stream`, does not know pipelined reque
 connection closes it), and knows nothing of vbs.
 
 Directives in that text make it misbehave, when the request's turn has come. THEY LET WHOEVER SENDS A REQUEST STOP
-THIS PROCESS AND WRITE FILES AS ITS USER: run it only where all requests are your own.
+THIS PROCESS, and with `--counters` WRITE FILES AS ITS USER: run it only where all requests are your own.
 
     [[crash]]            the process ends at once
     [[status 500]]       this status, with an error body
@@ -19,8 +19,8 @@ THIS PROCESS AND WRITE FILES AS ITS USER: run it only where all requests are you
     [[delay-ms 500]]     takes this much longer
     [[bytes 1000000]]    the answer's text has this many bytes
 
-With `-times` and two more arguments a directive acts only the first so many times, counted in a file so that it
-survives a restart: [[crash-times 2 /tmp/count]], [[status-times 503 2 /tmp/count]].
+With `--counters`, `-times` and two more arguments a directive acts only the first so many times, counted in a file so
+that it survives a restart: [[crash-times 2 /tmp/count]], [[status-times 503 2 /tmp/count]].
 
 `--journal PATH` appends one line for each POST received, also by later processes: {"at": unix seconds, "pid": int,
 "path": "/v1/…", "text": "the text that the answer repeats", "body": sha1 of the body}.
@@ -119,7 +119,7 @@ class Server:
             self.queue.append(job)
 
     def _run(self, job: Job) -> None:
-        script = read_script(job.text) if "[[" in job.text else _PLAIN
+        script = read_script(job.text, self.options.counters) if "[[" in job.text else _PLAIN
         if script.crash:
             os._exit(CRASHED)
         if script.drop:

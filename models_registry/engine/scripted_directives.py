@@ -28,13 +28,18 @@ class Script:
     reply: Reply | None = None
 
 
-def read_script(text: str) -> Script:
-    """What the directives in a text demand this time. One that makes no sense is answered with a 400 that says so."""
+def read_script(text: str, counters: bool) -> Script:
+    """What the directives in a text demand this time. One that makes no sense is answered with a 400 that says so.
+
+    counters: whether they may have us count in files.
+    """
     script = Script()
     for match in _DIRECTIVE.finditer(text):
         name, arguments = match[1], match[2].split()
         try:
             if name.endswith("-times"):
+                if not counters:
+                    raise ValueError("this engine counts in no files, for it was started without --counters")
                 name = name.removesuffix("-times")
                 *arguments, most, counter = arguments
                 if not _once_more(Path(counter), int(most)):

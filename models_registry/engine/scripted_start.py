@@ -65,11 +65,20 @@ def _out_of_memory(options: argparse.Namespace) -> str:
     return ""
 
 
+# Those that read, write or look for files, by themselves or as requests tell it.
+FILE_OPTIONS = frozenset({"journal", "fits-without", "counters"})
+
+
 def read_options(description: str | None) -> argparse.Namespace:
+    return parser(description).parse_args()
+
+
+def parser(description: str | None = None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m models_registry.engine.scripted",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # an option that is refused by its name would come in by half of it
     )
     parser.add_argument("--uds", help="path of the Unix socket to listen on; otherwise --host and --port")
     parser.add_argument("--host", default="127.0.0.1")
@@ -103,4 +112,9 @@ def read_options(description: str | None) -> argparse.Namespace:
     )
     parser.add_argument("--crash-after", type=int, metavar="N", help="end the process after N answers")
     parser.add_argument("--journal", metavar="PATH", help="append a line for each request to this file")
-    return parser.parse_args()
+    parser.add_argument(
+        "--counters",
+        action="store_true",
+        help="requests may have it count in files: whoever sends one then writes files as the user that it runs as",
+    )
+    return parser

@@ -226,7 +226,8 @@ def test_a_token_that_cannot_be_read_any_more(served, settings):
     assert "mine cannot be read" in turn(model).reason
 
 
-def test_pickles_and_code_only_when_they_are_trusted(served):
+def test_pickles_and_code_only_when_they_are_trusted(served, settings):
+    settings.VBS_TRUST_REMOTE_CODE = True
     content = repository(served, **{"model.safetensors": None, "pytorch_model.bin": b"x", "modeling.py": b"x"})
     with pytest.raises(ModelError, match="pickles only"):
         fetch.start(fetch.add("m", "org/tiny"))

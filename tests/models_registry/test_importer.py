@@ -239,7 +239,8 @@ def test_two_adds_of_one_name_at_once(tmp_path: Path, kind: str) -> None:
 # Changing what is said of a model
 
 
-def test_edit(tmp_path: Path) -> None:
+def test_edit(tmp_path: Path, settings: Any) -> None:
+    settings.VBS_TRUST_REMOTE_CODE = True
     model = importer.add("m", str(model_folder(tmp_path / "m")))
     changed = importer.edit(model, engine_args={"max_model_len": "1k"}, license="mit", notes="n", task="completion")
     assert (changed.engine_args, changed.context_length) == ({"max-model-len": 1000}, 1000)
@@ -275,7 +276,7 @@ def test_a_base_and_its_adapters_change_together(tmp_path: Path) -> None:
     adapter = importer.add("a", str(adapter_folder(tmp_path / "a", rank=8)), base=base)
     for name, value in (("task", "completion"), ("engine_args", {"x": 1})):
         with pytest.raises(ModelError, match=f"has the {name} of its base base"):
-            importer.edit(adapter, **{name: value})
+            importer.edit(adapter, **dict[str, Any]({name: value}))
     with pytest.raises(ModelError, match="which makes no embeddings"):
         importer.edit(base, task="embedding")
     with pytest.raises(ModelError, match="less than the rank of the adapter a, which is 8"):

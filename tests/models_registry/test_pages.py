@@ -339,13 +339,16 @@ def test_what_cannot_be_added_is_said_in_place_and_kept(root, scripted, given, s
     assert Model.objects.count() == 1
 
 
-def test_who_may_only_add_chooses_nothing_that_runs_code(db, monkeypatch):
+def test_who_may_only_add_chooses_nothing_that_runs_code(db, monkeypatch, settings):
+    settings.VBS_TRUST_REMOTE_CODE = True
     monkeypatch.setattr("models_registry.sources.check_public", lambda url: None)
     adder = user("add_model")
     page = text(adder.post("/models/read", {"text": "org/model"}, headers=HTMX))
-    assert "trust_remote_code" not in page and "trust_remote_code" in text(
-        user("add_model", "change_model").post("/models/read", {"text": "org/model"}, headers=HTMX)
-    )
+    assert "trust_remote_code" not in page and "allow_pickle" not in page
+    page = text(user("add_model", "change_model").post("/models/read", {"text": "org/model"}, headers=HTMX))
+    assert "trust_remote_code" not in page and "allow_pickle" in page
+    trusting = user("add_model", "trust_model")
+    assert "trust_remote_code" in text(trusting.post("/models/read", {"text": "org/model"}, headers=HTMX))
     adder.post("/models/add", server(trust_remote_code="on"))
     assert not Model.objects.get().trust_remote_code
 

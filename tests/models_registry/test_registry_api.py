@@ -94,8 +94,8 @@ def test_a_pasted_command(api, folders):
     assert proposal["engine_args"] == {"seed": 7}
     (refused,) = proposal["refused"]
     assert refused["option"] == "trust-remote-code" and "trust_remote_code" in refused["reason"]
-    made = api("POST", MODELS, {"paste": text, "engine_args": {"seed": 8}, "trust_remote_code": True})
-    assert (made["id"], made["engine_args"], made["trust_remote_code"]) == ("tiny", {"seed": 8}, True)
+    made = api("POST", MODELS, {"paste": text, "engine_args": {"seed": 8}})
+    assert (made["id"], made["engine_args"], made["trust_remote_code"]) == ("tiny", {"seed": 8}, False)
     assert made["refused"] == proposal["refused"]
     made = api("POST", MODELS, {"paste": "https://huggingface.co/o/n/tree/dev", "name": "other"})
     assert (made["id"], made["hub_id"], made["hub_revision"]) == ("other", "o/n", "dev")

@@ -1,0 +1,14 @@
+from django.db import migrations
+
+
+class Migration(migrations.Migration):
+    dependencies = [("models_registry", "0006_private_address")]
+    operations = [
+        migrations.AlterModelOptions(
+            name="model",
+            options={
+                "ordering": ["name"],
+                "permissions": [("trust_model", "Can have code run that comes with a model")],
+            },
+        )
+    ]
