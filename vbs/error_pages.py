@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.core.exceptions import DisallowedHost
+from django.db import DataError, ProgrammingError
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
@@ -105,6 +106,13 @@ class ErrorPagesMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        """Django's admin passes on what it is given: a word for a number, or a NUL, which no database takes."""
+        if request.path.startswith("/admin/") and isinstance(error, (DataError, ProgrammingError, ValueError)):
+            log.warning("The admin was asked for what cannot be: %s", error, exc_info=True)
+            return bad_request(request, ValueError("it holds what cannot be looked for"))
+        return None
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)

@@ -3,10 +3,9 @@
 from django import forms
 from django.contrib import messages
 from django.db import transaction
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from batches import forecast, pauses
@@ -15,7 +14,7 @@ from batches.pages.queue import build
 from vbs.configuration import audit
 from vbs.live import changes
 from vbs.openai.errors import Conflict
-from vbs.pages.access import Request, page
+from vbs.pages.access import Request, page, way_back
 from vbs.pages.words import number
 
 WRONG = 422  # what was typed cannot be taken
@@ -138,12 +137,11 @@ def priority(request: Request, pk: str) -> HttpResponseBase:
 
 def _done(request: Request, status: int = 200) -> HttpResponseBase:
     """Back, or for htmx what has changed; on another page than the queue's that tells of its changes by itself."""
-    back = request.POST.get("next", "")
-    elsewhere = url_has_allowed_host_and_scheme(back, {request.get_host()})
+    elsewhere = way_back(request, request.POST.get("next", ""))
     if request.htmx:
         response = changes(request, {} if elsewhere else build(request.viewer), request.POST)
         response.status_code = status
         return response
     if elsewhere:
-        return redirect(back)
+        return HttpResponseRedirect(elsewhere)
     return _queue(request, status) if status != 200 else redirect("queue")

@@ -152,7 +152,7 @@ def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Part]:
 
 
 def _line(given: str | None) -> int:
-    return min(int(given), MOST_LINE) if given and given.isascii() and given.isdigit() else 0
+    return min(int(given[:20]), MOST_LINE) if given and given.isascii() and given.isdigit() else 0
 
 
 def _counts(batch: Batch) -> dict[str, int]:

@@ -14,14 +14,14 @@ from django.contrib.auth.models import User
 from django.contrib.auth.views import LoginView
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import connection, transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect
 from django.utils import timezone
-from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_safe
 
 from vbs.configuration import audit
 from vbs.configuration.models import AuditEntry
+from vbs.pages.access import way_back
 
 FAILED = "user.login_failed"
 MOST_FAILURES, WINDOW = 10, timedelta(minutes=5)
@@ -127,6 +127,10 @@ class SignIn(LoginView):
     redirect_authenticated_user = True
     extra_context = {"nobody": lambda: not User.objects.exists()}
 
+    def get_redirect_url(self) -> str:
+        name = self.redirect_field_name
+        return way_back(self.request, self.request.POST.get(name, self.request.GET.get(name, "")))
+
     def form_invalid(self, form: Any) -> HttpResponse:
         response = self.render_to_response(self.get_context_data(form=form), status=429 if form.seconds else 422)
         if form.seconds:
@@ -143,5 +147,4 @@ def admin_sign_in(request: HttpRequest) -> HttpResponse:
         return response
     if not request.user.is_staff:
         raise PermissionDenied
-    back = request.GET.get("next", "")
-    return redirect(back if url_has_allowed_host_and_scheme(back, {request.get_host()}) else "/admin/")
+    return HttpResponseRedirect(way_back(request, request.GET.get("next", "")) or "/admin/")

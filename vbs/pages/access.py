@@ -10,6 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.middleware.gzip import GZipMiddleware
+from django.utils.http import url_has_allowed_host_and_scheme
 from django_htmx.http import HttpResponseClientRedirect
 from django_htmx.middleware import HtmxDetails
 
@@ -21,6 +22,7 @@ POLICY = (
 )
 
 
+SIGN_IN = ("/login", "/logout", "/admin/login")
 PERMISSION = "takes_permission"  # the attribute of a page's view that says which
 
 
@@ -31,6 +33,13 @@ class Request(HttpRequest):
 
 
 View = Callable[..., HttpResponseBase]
+
+
+def way_back(request: HttpRequest, given: str) -> str:
+    """The address to go back to that a form or an address names; empty unless it is one of ours, and leads somewhere
+    else than to signing in."""
+    ours = given.startswith("/") and url_has_allowed_host_and_scheme(given, {request.get_host()})
+    return given if ours and given.partition("?")[0].rstrip("/") not in SIGN_IN else ""
 
 
 def strict(view: View) -> View:

@@ -1,9 +1,7 @@
-from django.http import HttpResponse, HttpResponseBadRequest
-from django.shortcuts import redirect
-from django.utils.http import url_has_allowed_host_and_scheme
+from django.http import HttpResponse, HttpResponseBadRequest, HttpResponseRedirect
 from django.views.decorators.http import require_POST
 
-from vbs.pages.access import Request, page
+from vbs.pages.access import Request, page, way_back
 from vbs.pages.viewer import CHOSEN, choices
 
 
@@ -18,5 +16,4 @@ def choose_project(request: Request) -> HttpResponse:
         request.session[CHOSEN] = found.pk
     else:
         return HttpResponseBadRequest("'project' must be one of yours.", content_type="text/plain")
-    back = request.POST.get("next", "")
-    return redirect(back if url_has_allowed_host_and_scheme(back, {request.get_host()}) else "/")
+    return HttpResponseRedirect(way_back(request, request.POST.get("next", "")) or "/")
