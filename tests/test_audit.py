@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -199,6 +200,73 @@ def test_passwords_cannot_be_tried_without_end(db):
     assert attempt("vera", PASSWORD).status_code == 302
 
 
+def test_a_name_is_not_tried_without_end_from_many_places(db, monkeypatch):
+    monkeypatch.setattr(sign_in, "MOST_OF_NAME", 20)
+    person("viewer", name="vera")
+    assert attempt("vera", PASSWORD, REMOTE_ADDR="10.0.0.1").status_code == 302, "this is where she works"
+    for number in range(20):
+        assert attempt("vera", "wrong", REMOTE_ADDR=f"10.1.{number}.1").status_code == 422
+    answer = attempt("vera", PASSWORD, REMOTE_ADDR="10.2.0.1")
+    assert answer.status_code == 429 and int(answer["Retry-After"]) <= 300
+    assert attempt("vera", PASSWORD, REMOTE_ADDR="10.0.0.1").status_code == 302, "strangers do not keep her out"
+    assert attempt("otto", "wrong", REMOTE_ADDR="10.2.0.1").status_code == 422
+    AuditEntry.objects.filter(action=sign_in.FAILED).update(at=timezone.now() - timedelta(minutes=5, seconds=1))
+    assert attempt("vera", PASSWORD, REMOTE_ADDR="10.2.0.1").status_code == 302
+
+
+@pytest.mark.parametrize(("address", "place"), [
+    ("10.0.0.1", "10.0.0.1"), ("::ffff:10.0.0.1", "10.0.0.1"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+    ("2001:db8:1:2::1", "2001:db8:1:2::/64"), ("fe80::1%eth0", "fe80::/64"), ("local", "local"),
+])  # fmt: skip
+def test_a_place_is_an_address_or_a_network(address, place):
+    assert sign_in.place_of(address) == place
+
+
+def test_a_network_of_addresses_has_no_more_attempts_than_one(db):
+    person("viewer", name="vera")
+    for number in range(sign_in.MOST_FAILURES):
+        assert attempt("vera", "wrong", REMOTE_ADDR=f"2001:db8::{number:x}:1").status_code == 422
+    assert attempt("vera", PASSWORD, REMOTE_ADDR="2001:db8::ffff").status_code == 429
+    assert attempt("vera", PASSWORD, REMOTE_ADDR="2001:db8:0:1::1").status_code == 302
+
+
+def test_who_is_right_has_not_failed(db):
+    person("viewer", name="vera")
+    for _ in range(2 * sign_in.MOST_FAILURES):
+        assert attempt("vera", PASSWORD).status_code == 302
+    attempt("vera", "wrong")
+    attempt("vera", PASSWORD)
+    assert AuditEntry.objects.get(action=sign_in.FAILED).detail == "1 from 127.0.0.1"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_attempts_at_the_same_instant_are_no_more_than_others(monkeypatch):
+    """Each is counted before the password is looked at, which takes its time."""
+    person("viewer", name="vera")
+    looked = []
+    together = threading.Barrier(16)
+
+    def slow(*given, **named):
+        looked.append(1)
+        time.sleep(0.3)
+
+    monkeypatch.setattr("django.contrib.auth.forms.authenticate", slow)
+
+    def try_it():
+        try:
+            together.wait(20)
+            attempt("vera", "wrong")
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=try_it) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(looked) == sign_in.MOST_FAILURES
+
+
 def test_many_names_do_not_fill_the_log(db, monkeypatch):
     monkeypatch.setattr(sign_in, "MOST_NAMES", 5)
     for number in range(5 + sign_in.MOST_FAILURES):
@@ -213,7 +281,7 @@ def test_many_names_do_not_fill_the_log(db, monkeypatch):
 def test_processes_count_together():
     def try_it():
         try:
-            sign_in.failed("vera", "10.0.0.1")
+            sign_in.attempt("vera", "10.0.0.1")
         finally:
             connection.close()
 

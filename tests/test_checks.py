@@ -74,7 +74,7 @@ def test_a_data_folder_that_is_too_deep_for_a_socket(settings, letter):
 
 def test_functions_that_rows_name(settings, monkeypatch):
     settings.Q_CLUSTER = {"name": "io", "ALT_CLUSTERS": {"gpu": {"scheduler": False}}}
-    assert found(nobody_schedules_functions()) == {("vbs.E006", "The")}
+    assert found(nobody_schedules_functions()) == {("vbs.E010", "The")}
     settings.Q_CLUSTER = {"name": "io", "scheduler": False, "ALT_CLUSTERS": {"gpu": {"scheduler": True}}}
     (error,) = nobody_schedules_functions()
     assert "cluster gpu" in error.msg

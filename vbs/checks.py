@@ -99,7 +99,7 @@ def nobody_schedules_functions(**options: Any) -> list[CheckMessage]:
                 Error(
                     f"The cluster {name} calls whatever function a row of its schedule names.",
                     hint="Set scheduler to False in Q_CLUSTER: a worker's heartbeat wakes what is done regularly.",
-                    id="vbs.E006",
+                    id="vbs.E010",
                 )
             )
     for model in apps.get_app_config("django_q").get_models():

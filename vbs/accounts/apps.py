@@ -1,5 +1,5 @@
 from django.apps import AppConfig
-from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
+from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db.models.signals import post_migrate
 
 
@@ -13,4 +13,3 @@ class AccountsConfig(AppConfig):
         post_migrate.connect(roles.grant, dispatch_uid="grant the roles their permissions")
         user_logged_in.connect(sign_in.on_signed_in, dispatch_uid="keep who signs in")
         user_logged_out.connect(sign_in.on_signed_out, dispatch_uid="keep who signs out")
-        user_login_failed.connect(sign_in.on_failed, dispatch_uid="keep who fails to sign in")

@@ -1,12 +1,18 @@
-"""Signing in: it is kept who did and who failed, and who fails too often from one place has to wait.
+"""Signing in: it is kept who did and who failed, and who fails too often has to wait.
 
-Failures are counted in the audit log, so that all web processes know of them: a row for a name and minute, whose
-detail has a line for each address. Never a password.
+An attempt is counted before its password is looked at, and taken back when that was right: a thousand attempts at the
+same instant are no more than as many one after the other. They are counted in the audit log, so that all web processes
+know of them: a row for a name and minute, whose detail has a line for each place, which is an IPv4 address or an IPv6
+network. Never a password.
+
+From one place few attempts at a name are free. From all places together there are more of them, and then the name has
+to wait too; but not where its person has signed in lately, so that strangers cannot keep them out.
 """
 
+import ipaddress
 import re
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.auth.forms import AuthenticationForm
@@ -23,8 +29,10 @@ from vbs.configuration import audit
 from vbs.configuration.models import AuditEntry
 from vbs.pages.access import way_back
 
-FAILED = "user.login_failed"
+FAILED, SIGNED_IN = "user.login_failed", "user.login"
 MOST_FAILURES, WINDOW = 10, timedelta(minutes=5)
+MOST_OF_NAME = 50  # failures from all places together, in that window
+HOME = timedelta(days=30)  # where somebody has signed in since, their name's failures elsewhere do not count
 MINUTE = timedelta(minutes=1)
 MOST_NAMES = 100  # rows a minute; what else is tried then is counted together
 MANY = ""  # under this name, which is nobody's
@@ -33,12 +41,14 @@ NAME_LENGTH = 150
 LINE = re.compile(r"(\d+) from (\S+)")
 
 
-def failed(name: str, address: str) -> None:
-    """Count it. Two processes do so one after the other."""
-    now = timezone.now()
+def attempt(name: str, place: str) -> int:
+    """Count one as a failure, until `succeeded` takes it back; the seconds that it has to wait first, and then it is
+    not counted. Two processes do so one after the other."""
     with transaction.atomic():
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtext('vbs: failed to sign in'))")
+        _one_at_a_time()
+        if seconds := wait(name, place):
+            return seconds
+        now = timezone.now()
         recent = AuditEntry.objects.filter(action=FAILED, at__gt=now - MINUTE)
         username = _clipped(name)
         row = recent.filter(username=username).first()
@@ -46,27 +56,66 @@ def failed(name: str, address: str) -> None:
             username = MANY
             row = recent.filter(username=MANY).first()
         if row is None:
-            row = AuditEntry(at=now, username=username, action=FAILED, target=address)
+            row = AuditEntry(at=now, username=username, action=FAILED, target=place)
         counts = _counts(row)
-        if address in counts or len(counts) < MOST_ADDRESSES:
-            counts[address] += 1
-        row.detail = "\n".join(f"{count} from {one}" for one, count in counts.items())
-        row.save()
+        if place in counts or len(counts) < MOST_ADDRESSES:
+            counts[place] += 1
+        _keep(row, counts)
+        return 0
 
 
-def wait(name: str, address: str) -> int:
-    """Seconds until this name may be tried again from this address; 0 for now."""
-    now = timezone.now()
+def succeeded(name: str, place: str) -> None:
+    """The last attempt was right."""
+    with transaction.atomic():
+        _one_at_a_time()
+        rows = AuditEntry.objects.filter(action=FAILED, at__gt=timezone.now() - WINDOW).order_by("-at")
+        for username in (_clipped(name), MANY):
+            for row in rows.filter(username=username):
+                counts = _counts(row)
+                if counts[place]:
+                    counts[place] -= 1
+                    _keep(row, +counts)
+                    return
+
+
+def wait(name: str, place: str) -> int:
+    """Seconds until this name may be tried again from this place; 0 for now."""
+    now, clipped = timezone.now(), _clipped(name)
     rows = list(
-        AuditEntry.objects.filter(action=FAILED, at__gt=now - WINDOW, username__in=(_clipped(name), MANY)).order_by(
-            "at"
-        )
+        AuditEntry.objects.filter(action=FAILED, at__gt=now - WINDOW, username__in=(clipped, MANY)).order_by("at")
     )
-    for username in (_clipped(name), MANY):
-        mine = [row for row in rows if row.username == username and address in _counts(row)]
-        if sum(_counts(row)[address] for row in mine) >= MOST_FAILURES:
-            return max(1, round((mine[0].at + WINDOW - now).total_seconds()))
+    for username in (clipped, MANY):
+        mine = [row for row in rows if row.username == username and place in _counts(row)]
+        if sum(_counts(row)[place] for row in mine) >= MOST_FAILURES:
+            return _left(mine[0], now)
+    of_name = [row for row in rows if row.username == clipped]
+    if sum(_counts(row).total() for row in of_name) >= MOST_OF_NAME and not _is_home(clipped, place):
+        return _left(of_name[0], now)
     return 0
+
+
+def _left(first: AuditEntry, now: datetime) -> int:
+    return max(1, round((first.at + WINDOW - now).total_seconds()))
+
+
+def _is_home(username: str, place: str) -> bool:
+    """Has this person signed in from there lately?"""
+    since = timezone.now() - HOME
+    rows = AuditEntry.objects.filter(action=SIGNED_IN, username=username, at__gt=since).order_by("-at")
+    return place in {place_of(address) for address in rows.values_list("target", flat=True)[:100]}
+
+
+def _one_at_a_time() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('vbs: failed to sign in'))")
+
+
+def _keep(row: AuditEntry, counts: Counter[str]) -> None:
+    row.detail = "\n".join(f"{count} from {one}" for one, count in counts.items())
+    if counts:
+        row.save()
+    else:
+        row.delete()
 
 
 def _counts(row: AuditEntry) -> Counter[str]:
@@ -82,22 +131,28 @@ def address_of(request: HttpRequest) -> str:
     return request.META.get("REMOTE_ADDR") or "local"
 
 
+def place_of(address: str) -> str:
+    """What is counted together: whoever has one IPv6 address has all 2^64 of its network."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
+
+
 # What Django tells. A request without a method is none: a test's or a command's.
 
 
 def on_signed_in(sender: Any, request: HttpRequest | None, user: User, **signal: Any) -> None:
     if request is not None and request.method:
-        audit.record(request, "user.login", address_of(request))  # type: ignore[arg-type]
+        audit.record(request, SIGNED_IN, address_of(request))  # type: ignore[arg-type]
 
 
 def on_signed_out(sender: Any, request: HttpRequest | None, user: User | None, **signal: Any) -> None:
     if request is not None and request.method and user is not None:
         audit.record(request, "user.logout", address_of(request))  # type: ignore[arg-type]
-
-
-def on_failed(sender: Any, credentials: dict[str, Any], request: HttpRequest | None = None, **signal: Any) -> None:
-    if request is not None and request.method:
-        failed(str(credentials.get("username") or ""), address_of(request))
 
 
 # The page
@@ -109,9 +164,11 @@ class SignInForm(AuthenticationForm):
     seconds = 0
 
     def clean(self) -> dict[str, Any]:
-        name = self.cleaned_data.get("username")
-        if name and self.request is not None:
-            self.seconds = wait(name, address_of(self.request))
+        name, password = self.cleaned_data.get("username"), self.cleaned_data.get("password")
+        if not name or not password or self.request is None:
+            return super().clean()
+        place = place_of(address_of(self.request))
+        self.seconds = attempt(name, place)
         if self.seconds:
             minutes = -(-self.seconds // 60)
             raise ValidationError(
@@ -119,7 +176,9 @@ class SignInForm(AuthenticationForm):
                 "or ask an admin for another password.",
                 code="wait",
             )
-        return super().clean()
+        found = super().clean()
+        succeeded(name, place)
+        return found
 
 
 class SignIn(LoginView):
