@@ -186,7 +186,7 @@ class SignIn(LoginView):
     redirect_authenticated_user = True
     extra_context = {"nobody": lambda: not User.objects.exists()}
 
-    def get_redirect_url(self) -> str:
+    def get_redirect_url(self, request: HttpRequest | None = None) -> str:
         name = self.redirect_field_name
         return way_back(self.request, self.request.POST.get(name, self.request.GET.get(name, "")))
 
