@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = ("tests/contract/", "tests/browser/")
+TOGETHER = ("tests/contract/", "tests/browser/", "tests/web/")
 # The real vLLM takes the machine's memory and both of its cores: there is one of it, in one process.
 LONGEST_FIRST = ("tests/e2e/test_real_vllm.py", "tests/test_kills.py", *TOGETHER, "tests/test_demo.py")
 

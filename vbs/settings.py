@@ -1,4 +1,8 @@
-"""Django settings. The only module that reads the environment; the README has a table of every variable."""
+"""Django settings, and every variable of ours: each is read and checked here, and has a row in the README's table.
+
+What is not ours is read where it matters: vLLM's and CUDA's variables by the engine, the marks of our own processes
+(VBS_INSTANCE, Q_CLUSTER_NAME) by those.
+"""
 
 import os
 import secrets

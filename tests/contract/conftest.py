@@ -7,7 +7,7 @@ import pytest
 from tests.live import Live, live
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def vbs() -> Iterator[Live]:
     with live(VBS_COMPLETION_WINDOWS="24h,2s", VBS_MAX_FILE_MB="64", VBS_MAX_BATCH_MB="32") as running:
         running.add_scripted("scripted", **{"max-num-seqs": 32})
@@ -17,7 +17,7 @@ def vbs() -> Iterator[Live]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def operator(vbs: Live) -> dict[str, str]:
     """The headers of somebody who may change the registry."""
     key = vbs.manage("create_api_key", "--project", "one", "--name", "operator", "--operator").split()[-1]

@@ -17,12 +17,12 @@ from tests.live import CHAT, line
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def document(vbs):
     return vbs.http.get(f"{vbs.stack.url}/openapi.json").json()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ids(vbs, operator):
     """One of each object, to fill the paths with."""
     batch = vbs.run([line("a"), line("bad", max_tokens=-1)], metadata={"team": "x"})

@@ -20,7 +20,7 @@ def server(tmp_path_factory):
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def address(tmp_path_factory, django_db_setup, django_db_blocker):
     """`manage.py web` on the database of the tests."""
     data = tmp_path_factory.mktemp("data")
