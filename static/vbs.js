@@ -94,7 +94,9 @@
       show();
       if (event.code === 4404) return; // what the page was about is gone
       tries += 1;
-      setTimeout(() => mine === socket && connect(), Math.min(15_000, 500 * 2 ** Math.min(tries, 5)) * (0.5 + Math.random()));
+      const crowded = event.code === 4429; // too many pages are open: this one asks every few seconds for now
+      const pause = crowded ? 60_000 : Math.min(15_000, 500 * 2 ** Math.min(tries, 5));
+      setTimeout(() => mine === socket && connect(), pause * (0.5 + Math.random()));
     });
   };
 

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from datetime import timedelta
+from functools import partial
 from itertools import count
 
 import aiohttp
@@ -105,8 +106,9 @@ def test_what_the_layer_leaves_behind_is_swept_away(db):
 
 
 class Browser:
-    def __init__(self):
+    def __init__(self, admitted=None):
         self.seen = {}
+        self.admitted = admitted
 
 
 def parts(numbers):
@@ -151,6 +153,28 @@ def test_a_room_is_for_those_who_see_the_same():
         for socket in list(one.sockets):
             hub.leave(socket, one)
         assert len(hub.rooms) == 3
+
+    asyncio.run(rooms())
+
+
+def test_one_person_is_in_so_many_rooms():
+    """Each costs a rendering with every change; who opens the same page twice is in one of them."""
+    page = Page(lambda viewer, query: {}, lambda: ("batches",))
+
+    async def rooms():
+        hub = Hub()
+        hub._start = lambda work: work.close()
+
+        def join(user, query):
+            return hub.join(browser := Browser(user), Room(page, VIEWER, QueryDict(query), {})), browser
+
+        mine = [join("ada", f"a={n}") for n in range(live.MOST_ROOMS_OF_ONE + 5)]
+        assert [room is not None for room, _ in mine] == [True] * live.MOST_ROOMS_OF_ONE + [False] * 5
+        assert join("ada", "a=1")[0] is mine[1][0] and join("bob", "b=1")[0]
+        assert join("ada", "b=1")[0], "that room is there already"
+        for room, browser in mine[2:5]:
+            hub.leave(browser, room)
+        assert join("ada", "a=2")[0]
 
     asyncio.run(rooms())
 
@@ -256,8 +280,8 @@ def change(vbs, statement, *values):
 
 ADD = (
     "INSERT INTO models_registry_model (name, kind, source, task, engine_args, remote_name, revision, state, reason, "
-    "hub_id, hub_revision, hub_file, license, notes, trust_remote_code, allow_pickle) "
-    "VALUES (%s, 'scripted', '', 'chat', '{}', '', '', 'ready', '', '', '', '', '', '', false, false)"
+    "hub_id, hub_revision, hub_file, license, notes, trust_remote_code, allow_pickle, private_address) "
+    "VALUES (%s, 'scripted', '', 'chat', '{}', '', '', 'ready', '', '', '', '', '', '', false, false, false)"
 )
 
 
@@ -294,6 +318,52 @@ def test_who_has_seen_it_all_is_sent_nothing_old(vbs, cookie):
     assert 'id="table"' not in talk(vbs, again, cookie)
 
 
+def test_who_says_too_much_is_out_and_nobody_else_notices(vbs, cookie):
+    """A page of ours says one thing. Whoever goes on, in messages, pings or pieces, is closed at once."""
+
+    async def flood(socket, say):
+        await socket.send_str(json.dumps({"seen": []}))
+        began = time.monotonic()
+        try:
+            while time.monotonic() - began < 10:
+                for _ in range(100):
+                    await say(socket)
+                await asyncio.sleep(0)
+        except (ConnectionError, aiohttp.ClientError):
+            pass
+        while not socket.closed and (await socket.receive(10)).type == aiohttp.WSMsgType.TEXT:
+            pass
+        return socket.close_code, time.monotonic() - began
+
+    word = aiohttp.ClientWebSocketResponse
+    for say, text in ((word.send_str, "x"), (word.ping, b"x"), (word.pong, b"x")):
+        say = partial(lambda say, text, socket: say(socket, text), say, text)
+        code, seconds = talk(vbs, partial(flood, say=say), cookie)
+        assert code in (4429, 1006) and seconds < 5
+        began = time.monotonic()
+        assert vbs.http.get("/models").status_code == 200 and time.monotonic() - began < 3
+
+
+def test_who_looks_at_too_much_asks_every_few_seconds(vbs, cookie):
+    async def look():
+        headers = {"Origin": vbs.stack.url, "Cookie": f"sessionid={cookie}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            sockets = []
+            for number in range(live.MOST_ROOMS_OF_ONE + 3):
+                socket = await session.ws_connect(f"{vbs.stack.url}/models/live?n={number}")
+                await socket.send_str(json.dumps({"seen": []}))
+                sockets.append(socket)
+            kinds = [(await socket.receive(30)).type for socket in sockets]
+            codes = [socket.close_code for socket in sockets[live.MOST_ROOMS_OF_ONE :]]
+            for socket in sockets:
+                await socket.close()
+            return kinds, codes
+
+    kinds, codes = asyncio.run(look())
+    assert kinds[: live.MOST_ROOMS_OF_ONE] == [aiohttp.WSMsgType.TEXT] * live.MOST_ROOMS_OF_ONE
+    assert codes == [live.TOO_MANY] * 3
+
+
 @pytest.mark.parametrize("word", ["no json", "[]", '{"seen": 7}', '{"seen": [7]}', "{}"])
 def test_a_word_that_is_not_understood_ends_it(vbs, cookie, word):
     async def conversation(socket):
@@ -310,9 +380,18 @@ async def nothing(socket):
 
 @pytest.mark.parametrize(
     ("cookie_of", "origin", "path"),
-    [("", "", "/models/live"), ("root", "http://evil.example", "/models/live"), ("root", "", "/nowhere/live")],
+    [
+        ("", "", "/models/live"),
+        ("root", "http://evil.example", "/models/live"),
+        ("root", "http://127.0.0.1", "/models/live"),  # the machine's other servers
+        ("root", "http://127.0.0.1:1", "/models/live"),
+        ("root", "https", "/models/live"),
+        ("root", "null", "/models/live"),
+        ("root", "", "/nowhere/live"),
+    ],
 )
 def test_who_is_refused(vbs, cookie, cookie_of, origin, path):
+    origin = vbs.stack.url.replace("http", origin) if origin == "https" else origin
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         talk(vbs, nothing, cookie if cookie_of else "", origin, path)
     assert refused.value.status == 403

@@ -5,14 +5,16 @@ from typing import Any
 
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
-from channels.security.websocket import AllowedHostsOriginValidator
+from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.http.request import split_domain_port, validate_host
 from django.urls import re_path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vbs.settings")
 django_application = get_asgi_application()  # loads the apps, so it comes before their pages are imported
 
 from vbs import live, urls  # noqa: E402, F401  (the addresses of the pages)
+from vbs.pages import origins  # noqa: E402
 
 
 async def refuse(scope: Any, receive: Any, send: Any) -> None:
@@ -20,7 +22,22 @@ async def refuse(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "websocket.close"})
 
 
+def from_our_pages(application: Any) -> Any:
+    """Browsers let the pages of every site open a WebSocket to us, with the cookies of who has signed in here."""
+
+    async def checked(scope: Any, receive: Any, send: Any) -> None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host, secure = headers.get(b"host", ""), scope.get("scheme") == "wss"
+        hosts = settings.ALLOWED_HOSTS
+        ours = validate_host(split_domain_port(host)[0], hosts) and origins.is_ours(
+            headers.get(b"origin", ""), host, secure
+        )
+        await (application if ours else refuse)(scope, receive, send)
+
+    return checked
+
+
 websockets = URLRouter([*live.routes(), re_path(r"", refuse)])  # type: ignore[arg-type]
 application = ProtocolTypeRouter(
-    {"http": django_application, "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(websockets))}
+    {"http": django_application, "websocket": from_our_pages(AuthMiddlewareStack(websockets))}
 )

@@ -50,6 +50,8 @@ GREET_SECONDS = 10.0  # a browser hears something this often; when it does not, 
 PULSE_SECONDS = 5.0  # between messages to ourselves, which tell that the layer still carries
 AT_ONCE = 2  # rooms that are renewed side by side
 MOST_SOCKETS, MOST_OF_ONE = 1000, 300
+MOST_ROOMS_OF_ONE = 20  # each is rendered for itself with every change
+TOO_MANY = 4429
 MOST_SEEN = 5000  # parts that a browser may claim to have seen
 
 Parts = Mapping[str, Part]
@@ -223,8 +225,11 @@ class Hub:
         self.open[user] -= 1
         self.open += Counter()  # drops who has none
 
-    def join(self, socket: "Socket", room: Room) -> Room:
+    def join(self, socket: "Socket", room: Room) -> Room | None:
+        """The room of those who look at the same; None for who is in so many rooms that it would be one too many."""
         key = (id(room.shown), room.viewer, room.query.urlencode(), tuple(sorted(room.named.items())))
+        if key not in self.rooms and self.rooms_of(socket.admitted) >= MOST_ROOMS_OF_ONE:
+            return None
         room = self.rooms.setdefault(key, room)
         room.sockets.add(socket)
         room.due = 0.0  # what changed between the page and its socket
@@ -234,6 +239,10 @@ class Hub:
             self._start(self._forever(self._renew))
             self._start(self._forever(self._greet))
         return room
+
+    def rooms_of(self, user: Any) -> int:
+        """In how many rooms somebody is, by the key of who they are."""
+        return sum(any(socket.admitted == user for socket in room.sockets) for room in self.rooms.values())
 
     def leave(self, socket: "Socket", room: Room) -> None:
         room.sockets.discard(socket)
@@ -374,7 +383,7 @@ class Socket(AsyncWebsocketConsumer):
         self.seen: dict[str, str] = {}  # the marks of parts, by their ids
         self.looked = time.monotonic() - random.random() * RIGHTS_SECONDS  # so that not all look at once
         self.spoke = time.monotonic()
-        self.admitted = None  # the key of whose it is
+        self.admitted: Any = None  # the key of whose it is
 
     async def connect(self) -> None:
         user = self.scope["user"]
@@ -398,6 +407,8 @@ class Socket(AsyncWebsocketConsumer):
         query = QueryDict(self.scope["query_string"])
         named = self.scope["url_route"]["kwargs"]
         self.room = hub().join(self, Room(self.shown, self.viewer, query, named))
+        if self.room is None:
+            await self.close(TOO_MANY)  # the browser asks every few seconds instead
 
     async def disconnect(self, code: int) -> None:
         if self.room is not None:

@@ -35,6 +35,10 @@ VBS_API_AUTH: str = env.str("VBS_API_AUTH", "required", validate=validate.OneOf(
 DEBUG: bool = env.bool("VBS_DEBUG", False)
 ALLOWED_HOSTS: list[str] = env.list("VBS_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]", VBS_HOST])
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("VBS_TRUSTED_ORIGINS", [])
+VBS_SECURE_COOKIES: bool = env.bool(
+    "VBS_SECURE_COOKIES", bool(CSRF_TRUSTED_ORIGINS) and all(one.startswith("https://") for one in CSRF_TRUSTED_ORIGINS)
+)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = VBS_SECURE_COOKIES
 
 # Logs
 VBS_LOG_FORMAT: str = env.str("VBS_LOG_FORMAT", "human", validate=validate.OneOf(["human", "json"]))
@@ -215,6 +219,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "vbs.pages.access.PolicyMiddleware",
     "vbs.error_pages.ErrorPagesMiddleware",
     "vbs.one_thread.OneThreadMiddleware",
 ]

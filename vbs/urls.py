@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path, re_path
-from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -12,6 +12,7 @@ from models_registry import api as models
 from models_registry import registry_api as registry
 from vbs import metrics
 from vbs.openai.errors import NotFound
+from vbs.pages.access import styled
 
 handler400 = "vbs.error_pages.bad_request"
 handler403 = "vbs.error_pages.forbidden"
@@ -84,7 +85,7 @@ urlpatterns = [
     path("ready", models.Ready.as_view()),
     path("metrics", metrics.Metrics.as_view()),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
-    path("docs", SpectacularSwaggerView.as_view(url_name="openapi")),
+    path("docs", styled(SpectacularSwaggerSplitView.as_view(url_name="openapi"))),
     path("admin/", admin.site.urls),
     path("", include("vbs.redirects")),
     re_path(r"^v1(/.*)?$", Unknown.as_view()),

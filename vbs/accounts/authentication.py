@@ -9,6 +9,7 @@ from rest_framework.request import Request
 
 from vbs.accounts.models import DEFAULT_PROJECT, ApiKey, Project
 from vbs.openai.errors import Forbidden, NotAuthenticated
+from vbs.pages import origins
 
 if TYPE_CHECKING:  # it imports us
     from rest_framework.views import APIView
@@ -19,6 +20,12 @@ class ApiKeyAuthentication(BaseAuthentication):
         scheme, _, secret = get_authorization_header(request).partition(b" ")
         secret = secret.strip()
         if settings.VBS_API_AUTH == "open":
+            if said := origins.foreign(request.headers, request.get_host(), request.is_secure()):
+                raise Forbidden(
+                    f"Another site has a browser send this ({said}), and this server answers without a key. Ask it "
+                    "from a program, or set VBS_API_AUTH=required.",
+                    code="cross_site",
+                )
             return Project.objects.get_or_create(name=DEFAULT_PROJECT)[0], None
         if scheme.lower() != b"bearer" or not secret:
             raise NotAuthenticated(

@@ -14,6 +14,7 @@ from typing import Any
 from daphne.endpoints import build_endpoint_description_strings
 from daphne.http_protocol import HTTPFactory
 from daphne.server import Server as DaphneServer
+from daphne.ws_protocol import WebSocketFactory
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -25,6 +26,7 @@ from vbs.web.guests import Guests
 from vbs.web.limits import Bounds, Limits
 from vbs.web.refusal import Admit, Head, Refusal, failure, later
 from vbs.web.request import Message, Request
+from vbs.web.sockets import Socket
 from vbs.web.spool import Room
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class Server(DaphneServer):
 
     # run() makes Daphne's own factory and sets it here.
     http_factory = property(lambda self: self.factory, lambda self, made_by_daphne: None)
+    ws_factory = property(lambda self: self.sockets, lambda self, made_by_daphne: self.take_sockets(made_by_daphne))
 
     def __init__(
         self, application: Application, limits: Limits, admit: Admit, host: str, port: int, bounds: Bounds
@@ -90,6 +93,10 @@ class Server(DaphneServer):
         self.ports: list[Any] = []
         self.resting = False
         self.bind_error: CannotListenError | None = None
+
+    def take_sockets(self, factory: WebSocketFactory) -> None:
+        factory.protocol = Socket
+        self.sockets = factory
 
     def ready(self) -> None:
         for host, port in self.listening_addresses:
