@@ -3,13 +3,16 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import pytest
 from django.conf import settings
 from django.db import connection
 
-from tests.web.tiny import Server
+from tests.web.tiny import Server, spooled
 from vbs.accounts.models import ApiKey, Project
 
 
@@ -20,43 +23,75 @@ def server(tmp_path_factory):
     server.stop()
 
 
-@pytest.fixture(scope="package")
-def address(tmp_path_factory, django_db_setup, django_db_blocker):
+class Door:
     """`manage.py web` on the database of the tests."""
-    data = tmp_path_factory.mktemp("data")
-    database = connection.settings_dict
-    url = f"postgresql:///{database['NAME']}?host={database['HOST']}&port={database['PORT']}&user={database['USER']}"
-    environment = os.environ | {
-        "VBS_DATA_DIR": str(data),
-        "DJANGO_SETTINGS_MODULE": "vbs.settings",
-        "DATABASE_URL": settings.DATABASE_URL or url,
-        "VBS_DB_POOL": "true",
-        "VBS_SECRET_KEY": settings.SECRET_KEY,
-        "VBS_MAX_FILE_MB": "8",
-        "VBS_LOG_FORMAT": "json",
-    }
-    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "web", "--port", "0"]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    said, listens = [], threading.Event()
 
-    def read():
-        for line in process.stderr:
-            said.append(line)
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        database = connection.settings_dict
+        url = (
+            f"postgresql:///{database['NAME']}?host={database['HOST']}&port={database['PORT']}&user={database['USER']}"
+        )
+        environment = os.environ | {
+            "VBS_DATA_DIR": str(data),
+            "DJANGO_SETTINGS_MODULE": "vbs.settings",
+            "DATABASE_URL": settings.DATABASE_URL or url,
+            "VBS_DB_POOL": "true",
+            "VBS_SECRET_KEY": settings.SECRET_KEY,
+            "VBS_MAX_FILE_MB": "8",
+            "VBS_LOG_FORMAT": "json",
+        }
+        manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
+        subprocess.run([*manage, "collectstatic", "--noinput", "-v0"], env=environment, check=True, timeout=120)
+        command = [*manage, "web", "--port", "0"]
+        self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        self.stderr = self.process.stderr
+        self.said: list[str] = []
+        self.listens = threading.Event()
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+        self.listens.wait(60)
+        found = re.search(r"listening on (http://[^\"\s]+)", "".join(self.said))
+        if found is None:
+            self.stop()
+            pytest.fail("".join(self.said))
+        self.url = found[1]
+
+    def _read(self) -> None:
+        for line in self.stderr:
+            self.said.append(line)
             if "listening on" in line:
-                listens.set()
+                self.listens.set()
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        assert listens.wait(60), said
-        yield re.search(r"listening on (http://[^\"\s]+)", "".join(said))[1]
-    finally:
-        process.terminate()
-        process.wait(20)
-        reader.join()
-        process.stderr.close()
-    failures = [line for line in said if '"level": "ERROR"' in line]
-    assert not failures
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        self.reader.join()
+        self.stderr.close()
+
+    def failures(self) -> list[str]:
+        """What it logged as errors; that no worker runs, which /ready says, is none of them."""
+        return [line for line in self.said if '"level": "ERROR"' in line and "Unavailable: /ready" not in line]
+
+    def spooled(self) -> int:
+        return spooled(self.process.pid, self.data)
+
+    def connections(self) -> list[Any]:
+        return psutil.Process(self.process.pid).net_connections("tcp4")[1:]  # the first is where it listens
+
+
+@pytest.fixture(scope="package")
+def door(tmp_path_factory, django_db_setup, django_db_blocker):
+    door = Door(tmp_path_factory.mktemp("data"))
+    yield door
+    door.stop()
+    assert not door.failures()
+
+
+@pytest.fixture
+def address(door):
+    return door.url
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 from tests.web.tiny import KEY, MB, Server, assert_envelope, multipart, raw_answer, until
+from vbs.web.guests import neighbourhood
+from vbs.web.spool import Room
 
 FORM = "Content-Type: multipart/form-data; boundary=x"
 
@@ -299,6 +301,33 @@ def test_the_room_for_bodies(strict):
     assert httpx.post(f"{server.url}/v1/files", content=body, headers=headers | size).status_code == 200
     body, headers, size = multipart(9)
     assert httpx.post(f"{server.url}/v1/files", content=body, headers=headers | size).status_code == 200
+
+
+def test_the_room_of_all_addresses():
+    room = Room(10)
+    for address in ("a", "b"):
+        assert room.refuses(address, 5) is None
+        room.take(address, 4)
+    assert room.refuses("a", 2).status == 429  # half of it is the most for one
+    assert room.refuses("c", 3).status == 503
+    room.give_back("a", 4)
+    assert room.refuses("c", 3) is None
+    room.give_back("b", 4)
+    assert (room.used, dict(room.by_address)) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("host", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:aaaa::7", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_what_counts_as_one_address(host, counted):
+    assert neighbourhood(host) == counted
 
 
 # No descriptors

@@ -147,6 +147,7 @@ BODY = b"POST /v1/x HTTP/1.1\r\nAuthorization: Bearer k\r\nTransfer-Encoding: ch
         (b"POST /v1/x HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "invalid_http"),
         (b"POST /v1/x HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n", 400, "invalid_http"),
         (b"POST /v1/x HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400, "invalid_http"),
+        (BODY.replace(b"\r\n", b"\r\nUpgrade: WebSocket\r\n", 1), 400, "invalid_http"),
         (BODY + b"zz\r\nGET / HTTP/1.1\r\n\r\n", 400, "invalid_http"),
         (BODY + b"2\r\nabcde\r\n", 400, "invalid_http"),
         (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", 431, "headers_too_large"),

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -179,15 +179,7 @@ class Server:
         return [line for line in self.lines if line["logger"] == "vbs.access" and line.get("path") == path]
 
     def spooled(self) -> int:
-        """Bytes on disk in files without a name, which is where a body waits."""
-        size = 0
-        for descriptor in Path(f"/proc/{self.process.pid}/fd").iterdir():
-            try:
-                if os.readlink(descriptor).startswith(str(self.tmp)):
-                    size += descriptor.stat().st_size
-            except FileNotFoundError:
-                continue
-        return size
+        return spooled(self.process.pid, self.tmp)
 
     @contextmanager
     def growth_below(self, megabytes: int) -> Iterator[None]:
@@ -209,6 +201,17 @@ class Server:
             done.set()
             watcher.join()
         assert (peak - before) / MB < megabytes
+
+
+def spooled(pid: int, folder: Path) -> int:
+    """Bytes that a process has open in files without a name below this folder, which is where a body waits."""
+    size = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            target = os.readlink(descriptor)
+            if target.startswith(str(folder)) and target.endswith("(deleted)"):
+                size += descriptor.stat().st_size
+    return size
 
 
 def until(condition, seconds=10):

@@ -157,6 +157,8 @@ class Channel(HTTPChannel):
         request.announce(self._command, self._path)
         if self.length is not None and self.length > request.limit.bytes:
             self.refuse_size(request, f"The request body has {self.length} bytes")
+        elif self.length != 0 and request.upgrades:  # Daphne would read it into memory, and keep the file
+            self.refuse(Refusal(400, "invalid_http", "A request to become a WebSocket has no body."))
         elif self.length is not None and self.length <= UNASKED:
             self.take_body()
         elif on_disk(self.length) and (full := self.factory.server.room.refuses(self.address, self.length or 1)):

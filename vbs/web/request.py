@@ -54,6 +54,10 @@ class Request(WebRequest):
         self.requestHeaders.setRawHeaders(b"x-request-id", [self.id.encode()])
         self.limit = self.server.limits(method.decode("latin-1"), self.route, self._header(b"content-type"))
 
+    @property
+    def upgrades(self) -> bool:
+        return self._header(b"upgrade").lower() == "websocket"
+
     def _header(self, name: bytes) -> str:
         values: list[bytes] = self.requestHeaders.getRawHeaders(name, [b""])
         return values[0].decode("latin-1")
