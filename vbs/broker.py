@@ -2,6 +2,7 @@
 
 Losing a task is harmless (the truth is in the tables, and a sweep finds what was left), so a task is taken out of the
 queue when it is handed out. A task that is enqueued within a transaction becomes visible, and wakes, at its commit.
+One that waits already is not queued again, so that a busy cluster does not find thousands.
 """
 
 import logging
@@ -13,6 +14,7 @@ from django.conf import settings
 from django.db import connection, connections
 from django_q.brokers.orm import ORM
 from django_q.models import OrmQ
+from django_q.signing import SignedPackage
 
 from vbs.outages import DATABASE_ERRORS, said
 
@@ -45,10 +47,25 @@ class PostgresBroker(ORM):
     _listener: psycopg.Connection[Any] | None = None
 
     def enqueue(self, task: str) -> int:
-        number: int = super().enqueue(task)
+        """Its number, or that of the same task that waits already.
+
+        The other one is locked until our commit, and what is locked is not handed out: so whoever it wakes sees what
+        we have changed. One that somebody else has locked is left alone, and there are two then.
+        """
+        self.get_connection()  # closes a stale connection
+        made = SignedPackage.loads(task)
+        wakes = f"{made['func']} {' '.join(map(str, made['args']))}"
+        table = OrmQ._meta.db_table
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, self.list_key])
-        return number
+            cursor.execute(
+                f"WITH there AS (SELECT id FROM {table} WHERE key = %(key)s AND wakes = %(wakes)s ORDER BY id LIMIT 1 "  # noqa: S608
+                "FOR UPDATE SKIP LOCKED), "
+                f"made AS (INSERT INTO {table} (key, payload, lock, wakes) SELECT %(key)s, %(task)s, now(), %(wakes)s "
+                "WHERE NOT EXISTS (SELECT FROM there) RETURNING id) "
+                "SELECT id, pg_notify(%(channel)s, %(key)s) FROM (TABLE there UNION ALL TABLE made) one",
+                {"key": self.list_key, "wakes": wakes, "task": task, "channel": CHANNEL},
+            )
+            return int(cursor.fetchone()[0])
 
     def dequeue(self) -> list[tuple[int, str]] | None:
         try:
