@@ -271,7 +271,7 @@ class Runner:
             )
         else:
             commit.mark_crashed(self.batch.pk, self.worker, death.in_flight)
-        self.batch.note(f"The engine died with {len(death.in_flight)} requests in flight.", "warning")
+        self.batch.note(f"The engine died with {len(death.in_flight)} requests in flight: {death.how}.", "warning")
 
     def _leave(self, end: End) -> None:
         """What had to make way may have run its last request meanwhile: then it ends, for it needs no other turn."""

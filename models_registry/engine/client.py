@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from models_registry.engine import pulse
 from models_registry.engine.server import Engine
 from vbs import outgoing
 
@@ -42,11 +43,11 @@ class Answer:
 
 
 class EngineDied(Exception):
-    """The engine's process ended. `in_flight`: the keys of the calls that had been sent and not answered."""
+    """The engine's process ended; `how`, in words. in_flight: the keys of the calls that were sent and not answered."""
 
-    def __init__(self, in_flight: list[Any]) -> None:
-        super().__init__(f"the engine died with {len(in_flight)} requests in flight")
-        self.in_flight = in_flight
+    def __init__(self, in_flight: list[Any], how: str = "") -> None:
+        super().__init__(f"the engine died with {len(in_flight)} requests in flight" + (f": {how}" if how else ""))
+        self.in_flight, self.how = in_flight, how
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,21 @@ class Client:
             yield session
 
     async def _watch(self, ready: asyncio.Queue[Any]) -> None:
-        await self.engine.death()
-        await ready.put(EngineDied([call.key for call in self.in_flight.values()]))
+        ends = [
+            asyncio.create_task(one)
+            for one in (self.engine.death(), pulse.silence(self.engine, lambda: self.in_flight))
+        ]
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            in_flight = [call.key for call in self.in_flight.values()]
+            await ready.put(EngineDied(in_flight, await asyncio.to_thread(self.engine.ending)))
+        except Exception as error:
+            await ready.put(error)
+        finally:
+            for task in ends:
+                task.cancel()
 
     async def _lanes(
         self, session: aiohttp.ClientSession, calls: AsyncIterator[Call], window: int, ready: asyncio.Queue[Any]

@@ -175,10 +175,10 @@ class Resident:
             processes.end_leftovers(self.home)
 
     def _end(self) -> None:
-        if self.engine:
-            server.stop(self.engine, self.home)
-            self.engine = None
-            self.adapters = set()
+        """First it is ours no more: whoever looks meanwhile must not take its end for an accident."""
+        engine, self.engine, self.adapters = self.engine, None, set()
+        if engine:
+            server.stop(engine, self.home)
 
 
 def _serves(running: EngineSpec, asked: EngineSpec) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from models_registry.engine import defaults
+from models_registry.engine import defaults, endings
 from models_registry.engine.control import answers
 from models_registry.engine.environment import minimal
 from models_registry.engine.processes import MARK, end, end_leftovers, family
@@ -49,7 +49,7 @@ class Engine:
     """A loaded model that answers. `pid` is None for a remote one, which is neither watched nor stopped.
 
     spec: as it was asked for. started: what came of it. said: its answer to the fixed prompt, by which it is known
-    again after it has slept; None where it cannot sleep.
+    again after it has slept; None where it cannot sleep. verdict: why we have ended it, where it did not end by itself.
     """
 
     def __init__(
@@ -64,6 +64,9 @@ class Engine:
         self.spec, self.address, self.max_num_seqs, self.pid, self.log = spec, address, max_num_seqs, pid, log
         self.started = started or Start()
         self.said: str | list[float] | None = None
+        self.verdict = ""
+        self._status: int | None = None  # with which it ended, where it was our child
+        self._memory_kills = endings.memory_kills()
 
     @property
     def folder(self) -> Path:
@@ -78,11 +81,22 @@ class Engine:
         if self.pid is None:
             return True
         with contextlib.suppress(ChildProcessError):  # our own child must be reaped, an adopted one cannot be
-            os.waitpid(self.pid, os.WNOHANG)
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = status if ended else self._status
         try:
             return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+
+    @property
+    def lacked_memory(self) -> bool:
+        """Has the system killed for want of memory since it started?"""
+        return not self.verdict and (endings.memory_kills() or 0) > (self._memory_kills or 0)
+
+    def ending(self) -> str:
+        """How it ended, in words."""
+        self.alive()
+        return self.verdict or endings.words(self._status, self.lacked_memory)
 
     async def death(self) -> None:
         """Returns when the process has ended, at once when it has already. Never returns for a remote engine."""

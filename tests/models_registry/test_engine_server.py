@@ -12,13 +12,14 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 
-from models_registry.engine import control, processes, server
+from models_registry.engine import control, processes, pulse, server
 from models_registry.engine.client import Answer, Call, Client, EngineDied, Limits
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
@@ -380,6 +381,63 @@ def test_a_death_names_what_was_in_flight(start):
     with pytest.raises(EngineDied) as died:
         collect(engine, ["[[hang]]", "[[hang]]", "[[delay-ms 300]]", "[[crash]]"])
     assert sorted(died.value.in_flight) == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    for name, seconds in {"LOOK": 0.2, "HEALTH": 0.2, "SILENT": 1, "DEAF": 3}.items():
+        monkeypatch.setattr(pulse, f"{name}_SECONDS", seconds)
+
+
+def test_an_engine_that_is_frozen_is_found_and_ended(start, impatient):
+    engine = start()
+
+    async def run():
+        async with contextlib.aclosing(Client(engine, Limits()).answers(calls("[[hang]]", "a"), 2)) as answers:
+            async for _ in answers:
+                os.kill(engine.pid, signal.SIGSTOP)
+
+    with pytest.raises(
+        EngineDied, match=r"it gave no sign of life for .* with 1 requests in flight .its process is sto"
+    ):
+        asyncio.run(run())
+    assert not engine.alive()
+
+
+def test_an_engine_that_is_slow_is_left_alone(start, impatient):
+    (answer,) = collect(start(), ["[[delay-ms 2500]]"])
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "how, verdict",
+    [
+        ({}, "it gave no sign of life for 1 s with 1 requests in flight (it does not compute)"),
+        ({"busy": True}, ""),
+        ({"busy": True, "heard": False}, "it answered nothing for 3 s, not even whether it is well"),
+    ],
+)
+def test_what_computes_is_left_alone_while_it_answers(start, impatient, monkeypatch, how, verdict):
+    """vLLM says that it is well while the process that computes is frozen: what it takes of a processor tells."""
+    engine = start()
+    engine.spec = replace(engine.spec, kind=EngineKind.VLLM)
+    busy = how.get("busy", False)
+    monkeypatch.setattr(pulse, "signs", lambda _: pulse.Signs(False, how.get("heard", True), busy * time.monotonic()))
+
+    async def run():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await pulse.silence(engine, lambda: [1])
+
+    asyncio.run(run())
+    assert engine.verdict == verdict and engine.alive() is not bool(verdict)
+
+
+def test_a_killed_engine_says_how(start):
+    engine = start()
+    os.kill(engine.pid, signal.SIGKILL)
+    until(lambda: not engine.alive())
+    assert engine.ending() == "killed by SIGKILL, which the system also sends for want of memory"
 
 
 def test_stopping_in_the_middle_aborts_what_runs(start):

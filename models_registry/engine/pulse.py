@@ -1,0 +1,90 @@
+"""An engine that gives no sign of life while requests are in flight: found within two minutes, and ended.
+
+No answer is no proof: a slow engine may take an hour for its first one, and vLLM's `/health` speaks for the process
+that listens, not for the one that computes. But whoever computes takes time of a processor, on a GPU too, for the
+engine's process launches every step. So an engine with a process that is stopped, or one that is idle with requests in
+flight, is dead; one that works is left alone as long as it answers `/health` now and then. (vLLM would count its tokens
+too, but for that it has to keep statistics, which are off for speed.)
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import psutil
+
+from models_registry.engine import processes
+from models_registry.engine.control import answers
+from models_registry.engine.server import Engine
+from models_registry.engine.spec import EngineKind
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 10.0  # between looks
+HEALTH_SECONDS = 5.0  # for an answer
+SILENT_SECONDS = 60.0  # without any sign of life, and an engine is ended
+DEAF_SECONDS = 600.0  # the same for one that works, but does not answer
+IDLE = 0.01  # of a core
+
+
+@dataclass(frozen=True)
+class Signs:
+    """stopped: a process of it is. heard: it answers. seconds: of processors that it has taken so far."""
+
+    stopped: bool
+    heard: bool
+    seconds: float
+
+
+def signs(engine: Engine) -> Signs:
+    """Of a local engine."""
+    assert engine.pid is not None
+    stopped, seconds = False, 0.0
+    for process in processes.family(engine.pid):
+        with contextlib.suppress(psutil.Error):
+            stopped |= process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+            taken = process.cpu_times()
+            seconds += taken.user + taken.system
+    return Signs(stopped, answers(engine.address, HEALTH_SECONDS), seconds)
+
+
+async def silence(engine: Engine, in_flight: Callable[[], Iterable[int]]) -> None:
+    """Returns when the engine was silent for too long and has been ended; `engine.verdict` says so then.
+
+    in_flight: ids of what has been sent and not answered. Never returns for a remote engine, whose requests have their
+    own time limit.
+    """
+    if engine.pid is None:
+        await asyncio.Event().wait()
+    sent: set[int] = set()
+    before: Signs | None = None
+    looked = silent = deaf = time.monotonic()
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        now = set(in_flight())
+        if not sent or not sent <= now:  # something was answered, or nothing had been sent
+            sent, before = now, None
+            looked = silent = deaf = time.monotonic()
+            continue
+        sent = now
+        seen, at = await asyncio.to_thread(signs, engine), time.monotonic()
+        idle = before is not None and seen.seconds - before.seconds < IDLE * (at - looked)
+        before, looked = seen, at
+        if seen.heard:
+            deaf = at
+        if not (seen.stopped or (idle and (not seen.heard or engine.spec.kind is EngineKind.VLLM))):
+            silent = at
+        why = ""
+        if at - silent >= SILENT_SECONDS:
+            how = "its process is stopped" if seen.stopped else "it does not compute"
+            why = f"it gave no sign of life for {at - silent:.0f} s with {len(now)} requests in flight ({how})"
+        elif at - deaf >= DEAF_SECONDS:
+            why = f"it answered nothing for {at - deaf:.0f} s, not even whether it is well"
+        if why:
+            log.warning("Ending the engine of %s: %s", engine.spec.name, why)
+            engine.verdict = why
+            await asyncio.to_thread(lambda: processes.end(processes.family(engine.pid or 0), grace=0))
+            return
