@@ -25,6 +25,7 @@ from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.server import Engine, Progress
 from models_registry.loading import Loading
+from models_registry.losses import Losses
 from models_registry.models import HEARTBEAT_SECONDS, Model, ModelState, Worker, WorkerState
 from vbs import outages
 from vbs.addresses import origin
@@ -175,6 +176,7 @@ class Gpu:
         self.worker = worker
         self.resident = resident
         self.loaded_at = timezone.now()
+        self.losses = Losses()
 
     def stopping(self) -> bool:
         return bool(outages.stopping.is_set())
@@ -237,7 +239,7 @@ class Gpu:
         """Run what waits, one after the other, until nothing does. Everything else is found again in the tables."""
         for release in RELEASES:  # what an error may have left in our hands
             release(self.worker.pk)
-        if self.resident.engine and not self.resident.engine.alive():
+        if self.losses.look(self.resident):
             self.resident.unload(self.loaded)  # what it had started may still hold memory
             self.show(WorkerState.IDLE)
         if self.resident.adapters:
@@ -344,9 +346,7 @@ def _beat(worker: Worker) -> None:
     while True:
         time.sleep(HEARTBEAT_SECONDS)
         try:
-            engine = GPU.resident.engine if GPU else None
-            if engine and GPU and GPU.worker.state == WorkerState.IDLE and not engine.alive():
-                log.warning("The idle engine has ended; it starts again with the next request")
+            if GPU and GPU.worker.state == WorkerState.IDLE and GPU.losses.look(GPU.resident):
                 worker.set(model_name="", engine_pid=None, engine_url="", health=_reading())
                 wake("gpu")  # to end what is left of it
             else:
@@ -370,9 +370,11 @@ def sweep_again(worker: Worker) -> None:
 
 
 def _reading() -> dict[str, Any]:
-    """Of the GPU, and which models sleep beside it."""
-    asleep = {engine.spec.name for engine in list(GPU.resident.sleepers.engines)} if GPU else set()
-    return health.read() | {"asleep": sorted(asleep)}
+    """Of the GPU, which models sleep beside it, and which engines were lost."""
+    if GPU is None:
+        return health.read() | {"asleep": []}
+    asleep = {engine.spec.name for engine in list(GPU.resident.sleepers.engines)}
+    return health.read() | {"asleep": sorted(asleep), "losses": GPU.losses.reading()}
 
 
 def _leave() -> None:

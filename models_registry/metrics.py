@@ -92,6 +92,15 @@ def _health(workers: dict[str, Worker]) -> Iterator[GaugeMetricFamily]:
         for key, health in read.items():
             gauge.add_metric([key], health[field] / unit)
         yield gauge
+    lost = GaugeMetricFamily(
+        "vbs_engine_losses",
+        "Engines that ended by themselves while idle, since the worker began",
+        labels=["worker", "why"],
+    )
+    for key, health in read.items():
+        for why in ("memory", "other"):
+            lost.add_metric([key, why], health.get("losses", {}).get(why, 0))
+    yield lost
 
 
 def _models() -> Iterator[GaugeMetricFamily]:

@@ -346,7 +346,15 @@ class Worker(models.Model):
         return Worker.objects.filter(pk=self.pk, restart_asked_at__gte=models.F("started_at")).exists()
 
     def set(self, **fields: Any) -> None:
-        """Change some fields in one statement; it counts as a heartbeat."""
+        """Change some fields in one statement; it counts as a heartbeat.
+
+        A row that was swept, while this machine slept, is made again, with the same id: the worker's leases have it.
+        """
         for name, value in fields.items():
             setattr(self, name, value)
-        type(self).objects.filter(pk=self.pk).update(heartbeat_at=Now(), **fields)
+        rows = type(self).objects
+        if not rows.filter(pk=self.pk).update(heartbeat_at=Now(), **fields) and self.pk is not None:
+            self.started_at = self.heartbeat_at = Now()
+            self.restart_asked_at = None
+            rows.bulk_create([self], ignore_conflicts=True)  # its heart and its work may both come upon it
+            self.refresh_from_db(fields=["started_at", "heartbeat_at"])

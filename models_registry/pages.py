@@ -1,8 +1,10 @@
 """Rows as the parts that pages of models show: plain values, in words. Knows no request and no HTML."""
 
 import hashlib
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from django.db.models import F
@@ -37,10 +39,12 @@ from models_registry.speeds import Speed
 from vbs.configuration import runtime
 from vbs.live import Gone, Page
 from vbs.pages.parts import Part, Pulse
+from vbs.pages.plain import visible
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, number
 
 SOON, LATER = 1, 5  # seconds until a page asks again: while something moves, and while nothing does
+LOST_SECONDS = 86_400  # for which the end of an idle engine is told
 
 
 def registry(viewer: Viewer) -> dict[str, Part]:
@@ -114,7 +118,19 @@ def machine_of(worker: Worker, viewer: Viewer) -> Machine:
         doing="" if idle else said or worker.get_state_display(),
         waits=said if idle else "",
         model=worker.model_name,
+        lost=_lost(worker.health),
         readings=tuple(readings_of(worker.health)),
+    )
+
+
+def _lost(health: Mapping[str, Any]) -> str:
+    """That an idle engine ended by itself within the last day."""
+    last = (health.get("losses") or {}).get("last")
+    if not last or time.time() - last["at"] > LOST_SECONDS:
+        return ""
+    at = f"{datetime.fromtimestamp(last['at'], UTC):%H:%M} UTC"
+    return (
+        f"The idle engine of {visible(last['model'])} ended at {at}: {last['how']}. The next request starts it again."
     )
 
 

@@ -20,13 +20,15 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine(Part):
-    """A worker that serves models. doing: in words, unless it is idle. waits: why an idle one takes up no work."""
+    """A worker that serves models. doing: in words, unless it is idle. waits: why an idle one takes up no work. lost:
+    that its engine ended while it was idle."""
 
     template = "models/_machine.html"
     host: str
     doing: str
     waits: str
     model: str
+    lost: str = ""
     readings: tuple[Reading, ...]
 
 

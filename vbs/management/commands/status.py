@@ -112,6 +112,7 @@ def _worker(worker: Any) -> Found:
         "activity": worker.activity,
         "heartbeat_seconds": round(worker.silence.total_seconds(), 1),
         "alive": worker.silence < STALE,
+        "health": worker.health,
     }
 
 
@@ -196,6 +197,8 @@ def rows(found: Found) -> Iterator[list[str]]:
         life = "" if worker["alive"] else "SILENT, "
         doing = worker["activity"] or worker["state"]
         yield ["worker", f"{worker['name']}: {life}{doing} (heartbeat {duration(worker['heartbeat_seconds'])} ago)"]
+        if last := (worker["health"].get("losses") or {}).get("last"):
+            yield ["  lost", f"the idle engine of {last['model']}: {last['how']}"]
     for engine in found["engines"]:
         state = {True: "alive", False: "ENDED", None: "not of this machine"}[engine["alive"]]
         pid = f"pid {engine['pid']}, " if engine["pid"] else ""
