@@ -22,12 +22,12 @@ from batches.models import Batch, BatchRequest, BatchStatus, RequestState
 from batches.simulation import Job, Part, Played, Slot, Times, Turn, simulate
 from models_registry import operations, speeds
 from models_registry.engine.spec import EngineKind
-from models_registry.gpu import not_ready
+from models_registry.gpu import not_ready, patience
 from models_registry.models import OPEN_OPERATIONS, Alias, Model, ModelState, Operation, Worker, WorkerState
 from models_registry.speeds import UNKNOWN, Speed
-from vbs.configuration import runtime
 
-MOST = 1000  # batches that are looked at
+MOST = 1000  # batches that are looked at, and a few kinds of those behind them that may go before
+SOON_DUE = timedelta(hours=1)  # deadlines that come near while the first of these run
 COUNTED = 250_000  # requests of batches with several models that are counted, to know how many are for each
 FRESH_SECONDS = 2.0  # for which what was worked out is told again
 WINDOW = 160  # requests in flight, where the engine's own number is not known
@@ -129,7 +129,10 @@ class Situation:
         self._now = timezone.now()
         self._models = _Models()
         running = list(Batch.objects.running()[:MOST])
-        batches = running + list(Batch.objects.waiting()[: MOST - len(running)])
+        workers = list(Worker.objects.alive().filter(cluster="gpu"))
+        served = self._models.served_by({worker.model_name for worker in workers})
+        due = self._now + patience() + SOON_DUE
+        batches = running + Batch.objects.candidates(served, due, max(MOST - len(running), 1))
         self._full = len(batches) >= MOST
         self._paused = pauses.current() is not None
         asked = list(
@@ -137,7 +140,7 @@ class Situation:
             .order_by("pk")
             .defer("log", "result")[: operations.MOST_OPEN]
         )
-        self._read_workers(running, asked)
+        self._read_workers(workers, running, asked)
         slots = {slot.running: slot for slot in self._slots}
         counts = _counts(batches)
         self._jobs: list[Job] = []
@@ -151,13 +154,13 @@ class Situation:
             if pk in played.times:
                 self.forecasts[pk] = self._timed(self.forecasts[pk], played.times[pk])
 
-    def _read_workers(self, running: list[Batch], asked: list[Operation]) -> None:
+    def _read_workers(self, workers: list[Worker], running: list[Batch], asked: list[Operation]) -> None:
         """Those that take something up, with what they run; and what the last that does not has loaded, and why it
         does not."""
         held = {row.leased_by: row.pk for row in asked} | {batch.leased_by: batch.pk for batch in running}
         self._slots: list[Slot] = []
         self._blocked, self._loaded = "No GPU worker is running.", ""
-        for worker in Worker.objects.alive().filter(cluster="gpu"):
+        for worker in workers:
             if worker.state == WorkerState.IDLE and worker.activity:  # it says why it is idle
                 self._blocked, self._loaded = f"The GPU takes nothing up now: {worker.activity}", worker.model_name
             else:
@@ -211,8 +214,7 @@ class Situation:
         return self._timed(forecast, self._simulated([*others, job]).times[batch.pk])
 
     def _simulated(self, jobs: list[Job]) -> Played:
-        patience = timedelta(minutes=runtime.value("VBS_MAX_WAIT_MINUTES"))
-        return simulate(jobs, self._slots, self._models.loads, self._now, patience, self._blocked, self._loaded)
+        return simulate(jobs, self._slots, self._models.loads, self._now, patience(), self._blocked, self._loaded)
 
     def _timed(self, forecast: Forecast, times: Times) -> Forecast:
         if self._paused:
@@ -279,6 +281,10 @@ class _Models:
         """The model whose engine serves it."""
         model = self._by_name.get(name)
         return name if model is None else (model.base or model).name
+
+    def served_by(self, loaded: set[str]) -> set[str]:
+        """Every name whose model one of these engines serves."""
+        return {name for name in self._by_name if self.engine(name) in loaded}
 
     def engine_of(self, model_id: int) -> str:
         """The same by the model's key; empty when it is gone since."""

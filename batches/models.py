@@ -5,7 +5,7 @@ import logging
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -147,6 +147,7 @@ TERMINAL = (BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, Batc
 RUNNABLE = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
 CLOSING = (BatchStatus.FINALIZING, BatchStatus.CANCELLING)
 PRIORITIES = range(-100, 101)
+CANDIDATES = 200  # of a kind that are read to find what is next
 AT_ONCE = 1000  # batches that are ended in one go
 
 
@@ -182,6 +183,25 @@ class BatchQuerySet(models.QuerySet["Batch"]):
             .unleased()
             .order_by("-priority", "validated_at", "id")
         )
+
+    def candidates(self, names: Collection[str], before: datetime, most: int = CANDIDATES) -> list["Batch"]:
+        """The first `most` that wait, and of the others those that may go before them. The queue may be of any length.
+
+        names: of models, and aliases, that the loaded engine serves. before: deadlines up to then are near. The rules
+        (`gpu.choose`) ask for priority first, and then for who has waited longest: of all, of those that are near
+        their deadline, of the loaded model's, and of those that are both. Many of each are read, for one may turn
+        out to need another model now; also of those that have started, whose names may mean others than they did.
+        """
+        rows = self.waiting()
+        first = list(rows[:most])
+        if len(first) < most:
+            return first
+        equal = rows.filter(priority=first[-1].priority)
+        due, served = Q(expires_at__lt=before), Q(model_names__has_any_keys=list(names))
+        found = {batch.pk: batch for batch in first}
+        for kind in (due, served, due & served, Q(status=BatchStatus.IN_PROGRESS)):
+            found |= {batch.pk: batch for batch in equal.filter(kind)[:CANDIDATES]}
+        return list(found.values())
 
     def run_through(self) -> "BatchQuerySet":
         """Every request has ended, and no worker is there to say so."""
@@ -313,6 +333,8 @@ class Batch(models.Model):
             models.Index(
                 fields=["-priority", "validated_at", "id"], name="batch_queue", condition=Q(status__in=RUNNABLE)
             ),
+            models.Index(fields=["priority", "expires_at"], name="batch_due", condition=Q(status__in=RUNNABLE)),
+            GinIndex(fields=["model_names"], name="batch_runnable_by_model", condition=Q(status__in=RUNNABLE)),
             models.Index(fields=["status"], name="batch_live", condition=~Q(status__in=TERMINAL)),
             models.Index(fields=["input_file"], name="batch_needs_file", condition=~Q(status__in=TERMINAL)),
             models.Index(fields=["status", "-id"], name="batch_by_status"),

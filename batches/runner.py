@@ -20,6 +20,7 @@ from typing import NoReturn, TypeVar
 
 from django.db import connection
 from django.db.models import Exists, Q
+from django.utils import timezone
 
 from batches import blobs, commit, pauses, raw_json
 from batches.models import Batch, LeaseLost, Pause, RequestState
@@ -28,7 +29,7 @@ from models_registry import aliases, measure
 from models_registry.engine.client import Call, Client, EngineDied, Limits
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine
-from models_registry.gpu import Gpu, Work, loaded_words
+from models_registry.gpu import Gpu, Work, loaded_words, patience
 from models_registry.models import Alias, Model, ModelState, WorkerState
 from models_registry.window import few, in_flight
 from vbs.configuration import runtime
@@ -99,7 +100,9 @@ class BatchSource:
         engines = aliases.engines()
         fetching = being_fetched()
         fields = ("model_names", "resolved", "priority", "validated_at", "expires_at")
-        for batch in Batch.objects.waiting().that_need_none_of(fetching).only(*fields)[:200]:
+        served = {name for name, engine in engines.items() if engine == loaded}
+        near = timezone.now() + patience()
+        for batch in Batch.objects.that_need_none_of(fetching).only(*fields).candidates(served, near):
             if fetching.intersection(batch.pinned_names()):
                 continue
             if found and batch.priority < found[0].priority:

@@ -107,6 +107,11 @@ def _ranks(
     return [(rank(work), work) for work in waiting]
 
 
+def patience() -> timedelta:
+    """How long something may wait before it goes before the loaded model's, and how near a deadline counts as near."""
+    return timedelta(minutes=runtime.value("VBS_MAX_WAIT_MINUTES"))
+
+
 def is_near(deadline: datetime | None, now: datetime, patience: timedelta) -> bool:
     """So near that it goes before those that have time."""
     return deadline is not None and deadline - now < patience
@@ -223,8 +228,7 @@ class Gpu:
 
     def _next(self, loaded: str, loaded_at: datetime, freeing: bool = False) -> Work | None:
         waiting = [work for source in SOURCES for work in source.waiting(loaded) if work.frees or not freeing]
-        patience = timedelta(minutes=runtime.value("VBS_MAX_WAIT_MINUTES"))
-        return choose(waiting, loaded, loaded_at, timezone.now(), patience)
+        return choose(waiting, loaded, loaded_at, timezone.now(), patience())
 
     def wants(self, engine: str) -> bool:
         """If the model of this name were loaded, would it be needed next?"""
