@@ -16,10 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
-
 from models_registry import fetch, fit, hub, hub_files, machine, model_folder, room
-from models_registry.engine import defaults
+from models_registry.engine import defaults, main_memory
 from models_registry.engine.spec import EngineKind
 from models_registry.model_folder import ModelError
 from models_registry.models import Measurement, MeasurementKind, Model, ModelState, Worker
@@ -160,7 +158,7 @@ def _room(options: dict[str, Any]) -> fit.Room:
     held = Measurement.objects.filter(model__name__in=loaded, machine=machine.name(), memory_bytes__gt=0)
     last = held.order_by("model_id", "-at").distinct("model_id")
     total = here.total + sum(one.memory_bytes or 0 for one in last)
-    return replace(here, total=min(total, psutil.virtual_memory().total))
+    return replace(here, total=min(total, main_memory.total()))
 
 
 def _correction(model: Model, load: fit.Load) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from models_registry.engine import gpus
+from models_registry.engine import gpus, main_memory
 from models_registry.fit import size
 from vbs.configuration import runtime
 
@@ -23,14 +23,14 @@ def read(nvml: Any = None, visible: str | None = None) -> dict[str, Any]:
     kind: gpu, or cpu where `devices` is empty. memory_used, memory_total: main memory. utilization: of the processors,
     since this thread's last reading. nvml and visible: as for `gpus.usable`.
     """
-    memory = psutil.virtual_memory()
+    available, total = main_memory.available(), main_memory.total()
     with gpus.usable(nvml, visible) as (library, handles):
         devices = [_device(library, handle) for handle in handles]
     return {
         "kind": "gpu" if devices else "cpu",
         "devices": devices,
-        "memory_used": memory.total - memory.available,
-        "memory_total": memory.total,
+        "memory_used": total - available,
+        "memory_total": total,
         "utilization": psutil.cpu_percent(),
         "at": time.time(),
     }
@@ -46,11 +46,11 @@ def _device(nvml: Any, handle: Any) -> dict[str, Any]:
     def watts(milliwatts: int | None) -> float | None:
         return None if milliwatts is None else milliwatts / 1000
 
-    memory, busy = ask(nvml.nvmlDeviceGetMemoryInfo), ask(nvml.nvmlDeviceGetUtilizationRates)
+    memory, busy = ask(lambda card: gpus.memory_of(nvml, card)), ask(nvml.nvmlDeviceGetUtilizationRates)
     return {
         "name": ask(nvml.nvmlDeviceGetName),
-        "memory_used": memory and int(memory.used),
-        "memory_total": memory and int(memory.total),
+        "memory_used": memory and memory.used,
+        "memory_total": memory and memory.total,
         "utilization": busy and int(busy.gpu),
         "temperature": ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
         "power_watts": watts(ask(nvml.nvmlDeviceGetPowerUsage)),

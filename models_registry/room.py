@@ -8,9 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import psutil
-
-from models_registry.engine import defaults
+from models_registry.engine import defaults, main_memory
 from models_registry.fit import GIB, FitError, Load, Room
 
 UTILIZATION = 0.92  # of a GPU's memory: vLLM 0.32, CacheConfig.gpu_memory_utilization
@@ -31,7 +29,7 @@ MULTIPLES = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
 
 def here(options: Mapping[str, Any]) -> Room:
     """What the engine may take here. Raises FitError."""
-    memory = psutil.virtual_memory().available
+    memory = main_memory.available()
     if total := defaults.gpu_memory():
         if "kv-cache-memory-bytes" in options:  # takes the place of the share
             return Room("gpu", total, cache=_count(options, "kv-cache-memory-bytes", 0), host=memory)

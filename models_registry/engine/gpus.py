@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -73,10 +74,31 @@ def _by_uuid(nvml: Any, handles: Iterable[Any], name: str) -> Any:
     return found[0] if len(found) == 1 and name.startswith("GPU-") else None
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that programs may take, as CUDA sees them, and that they have taken."""
+
+    total: int
+    used: int
+
+
+def memory_of(nvml: Any, handle: Any) -> Memory:
+    """Raises the library's NVMLError. What the driver keeps for itself (600 MiB of an H200) is in neither number;
+    a library that does not tell it apart counts it as used."""
+    if (second := getattr(nvml, "nvmlMemory_v2", None)) is not None:
+        try:
+            told = nvml.nvmlDeviceGetMemoryInfo(handle, version=second)
+            return Memory(int(told.total) - int(told.reserved), int(told.used))
+        except (nvml.NVMLError, TypeError, AttributeError):  # of a driver, or a library, that knows the first form only
+            pass
+    told = nvml.nvmlDeviceGetMemoryInfo(handle)
+    return Memory(int(told.total), int(told.used))
+
+
 def memory(nvml: Any = None, visible: str | None = None) -> int:
-    """Bytes of the first of them, or 0 where there is none."""
+    """Bytes of the first of them that programs may take, or 0 where there is none."""
     with usable(nvml, visible) as (nvml, handles):
         try:
-            return int(nvml.nvmlDeviceGetMemoryInfo(handles[0]).total) if handles else 0
+            return memory_of(nvml, handles[0]).total if handles else 0
         except nvml.NVMLError:
             return 0

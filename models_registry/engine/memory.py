@@ -41,6 +41,6 @@ def _of_gpu(nvml: Any, pids: set[int], options: dict[str, Any]) -> int | None:
         try:
             running = [library.nvmlDeviceGetComputeRunningProcesses(handle) for handle in handles]
             own = max(sum(one.usedGpuMemory or 0 for one in some if one.pid in pids) for some in running)
-            return int(own or max(library.nvmlDeviceGetMemoryInfo(handle).used for handle in several))
+            return int(own or max(gpus.memory_of(library, handle).used for handle in several))
         except library.NVMLError:
             return None

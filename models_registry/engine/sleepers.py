@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from models_registry.engine import control, defaults, server
+from models_registry.engine import control, defaults, main_memory, server
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.spec import EngineSpec
 
@@ -65,7 +65,7 @@ class Sleepers:
     def _make_room(self, engine: Engine, keep: EngineSpec | None) -> bool:
         needed = int(defaults.weights(engine.spec.source) * ROOM)
         others = [other for other in self.engines if other.spec != keep]
-        while len(others) >= self.most or psutil.virtual_memory().available < needed:
+        while len(others) >= self.most or main_memory.available() < needed:
             if not others:
                 return False
             self.end(others.pop(0))

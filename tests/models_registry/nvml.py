@@ -9,7 +9,10 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class FakeGpu:
-    """Sizes in bytes, power in milliwatts. What is None the card does not support. lost: it has fallen off its bus."""
+    """Sizes in bytes, power in milliwatts. What is None the card does not support. lost: it has fallen off its bus.
+
+    reserved: of the total, what the driver keeps for itself; None where it knows no second form of that answer.
+    """
 
     name: str | None = "NVIDIA H200"
     total: int | None = 140 * GIB
@@ -19,6 +22,7 @@ class FakeGpu:
     power: int | None = 75_500
     limit: int | None = 700_000
     uuid: str = "GPU-5"
+    reserved: int | None = 0
     lost: bool = False
 
 
@@ -37,6 +41,7 @@ class FakeNvml:
 
     NVMLError = NVMLError
     NVML_TEMPERATURE_GPU = 0
+    nvmlMemory_v2 = 2
 
     def __init__(self, *gpus: FakeGpu, driver: bool = True, parts: list[FakeGpu] | None = None) -> None:
         self.gpus, self.driver, self.parts = gpus, driver, parts or []
@@ -72,9 +77,12 @@ class FakeNvml:
     def nvmlDeviceGetName(self, gpu: FakeGpu) -> str:
         return str(told(gpu.name))
 
-    def nvmlDeviceGetMemoryInfo(self, gpu: FakeGpu) -> SimpleNamespace:
+    def nvmlDeviceGetMemoryInfo(self, gpu: FakeGpu, version: int | None = None) -> SimpleNamespace:
         assert self.open
-        return SimpleNamespace(total=told(gpu.total), used=gpu.used, free=told(gpu.total) - gpu.used)
+        total, reserved = told(gpu.total), gpu.reserved
+        if version is None:
+            return SimpleNamespace(total=total, used=gpu.used + (reserved or 0), free=total - gpu.used)
+        return SimpleNamespace(total=total, used=gpu.used, reserved=told(reserved), free=total - gpu.used)
 
     def nvmlDeviceGetUtilizationRates(self, gpu: FakeGpu) -> SimpleNamespace:
         return SimpleNamespace(gpu=told(gpu.busy), memory=0)

@@ -66,7 +66,7 @@ class Driver:
         return index
 
     def nvmlDeviceGetMemoryInfo(self, handle):
-        return SimpleNamespace(used=self.used[handle])
+        return SimpleNamespace(total=2**40, used=self.used[handle])
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle):
         return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in self.running[handle]]
