@@ -18,4 +18,5 @@ def run(options: Options) -> list[Row]:
 def flags(model: Path) -> list[str]:
     """What our engine is started with, for this model, as run_batch takes it."""
     made = defaults.options(dict(ARGS), "chat", str(model))
+    made.pop("api-server-count", None)  # it has none
     return ["--disable-log-stats", *server.flags(made)]

@@ -33,6 +33,13 @@ def mixed(path: Path, count: int, model: str, seed: int) -> Path:
     return _write(path, model, asked, (chance.randint(16, 111) for _ in range(count)))
 
 
+def short(path: Path, count: int, model: str, seed: int) -> Path:
+    """A few words in, eight tokens out: how many requests can be taken at all."""
+    chance = random.Random(f"short {seed}")
+    asked = [[_user(f"{chance.randrange(10**9)} {_words(chance, 150)}")] for _ in range(count)]
+    return _write(path, model, asked, (8 for _ in range(count)))
+
+
 def prefix(path: Path, count: int, model: str, seed: int) -> Path:
     """Six groups, shuffled, each with a system prompt of 1,500 characters; 4 to 200 output tokens each."""
     chance = random.Random(f"prefix {seed}")

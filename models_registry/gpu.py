@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from django.conf import settings
@@ -288,6 +289,8 @@ def _begin(**signal: Any) -> None:
     """A worker process of a cluster has started: say that we live, and look at once for what was left undone."""
     global GPU
     if is_worker_of("gpu"):
+        # What vLLM has compiled stays with the data, also when another version of this program, or container, comes.
+        os.environ.setdefault("VLLM_CACHE_ROOT", str(Path(settings.VBS_DATA_DIR) / "cache" / "vllm"))
         resident = Resident(
             settings.RUN_DIR / settings.VBS_WORKER_NAME,
             settings.VBS_ENGINE_START_SECONDS,

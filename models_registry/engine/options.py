@@ -176,6 +176,8 @@ _ALL = (
     _choice("distributed-executor-backend", "How the GPUs' processes are run on this machine", "mp uni"),
     # Scheduling and speed
     _whole("max-num-seqs", "Most requests that run at once"),
+    _whole("max-cudagraph-capture-size", "Most tokens of a step that runs as a CUDA graph"),
+    _whole("api-server-count", "Processes that read requests and write answers; one where adapters or sleep", 1, 16),
     _whole("max-num-batched-tokens", "Most tokens of one step"),
     _switch("enable-chunked-prefill", "Read long prompts in parts; on where nothing is said"),
     _switch("async-scheduling", "Plan the next step while one runs"),
@@ -247,7 +249,7 @@ OPTIONS = {option.name: option for option in _ALL}
 
 # What belongs to the server that vbs starts, not to the model.
 _OURS = (
-    "model model-tag served-model-name uds host port grpc-port api-key root-path headless api-server-count "
+    "model model-tag served-model-name uds host port grpc-port api-key root-path headless "
     "ssl-keyfile ssl-certfile ssl-ca-certs ssl-cert-reqs ssl-ciphers enable-ssl-refresh uvicorn-log-level "
     "disable-uvicorn-access-log disable-access-log-for-endpoints disable-log-stats disable-log-requests "
     "enable-log-requests enable-log-outputs max-log-len log-level allow-credentials allowed-origins allowed-methods "

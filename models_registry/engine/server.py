@@ -22,11 +22,11 @@ from typing import Any
 
 import psutil
 
-from models_registry.engine import defaults, endings
+from models_registry.engine import defaults, endings, main_memory
 from models_registry.engine.control import answers
 from models_registry.engine.environment import minimal
 from models_registry.engine.processes import MARK, end, end_leftovers, family
-from models_registry.engine.reasons import LoadError, explain
+from models_registry.engine.reasons import Lack, LoadError, Shortage, explain
 from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
 from models_registry.engine.stages import Stages
 from vbs.outgoing import AddressError, SendError, origin, send
@@ -36,6 +36,7 @@ MODULES = {
     EngineKind.VLLM: "vllm.entrypoints.openai.api_server",
     EngineKind.SCRIPTED: "models_registry.engine.scripted",
 }
+SERVE = ("vllm.entrypoints.cli.main", "serve")
 POLL_SECONDS = 0.1
 REACH_ATTEMPTS, REACH_SECONDS = 4, 10
 MOST_LISTED = 16 * 2**20  # bytes of a remote server's list of models
@@ -182,6 +183,7 @@ def start(
     _prepare(home, folder, [] if beside is None else [engine.folder for engine in beside])
     address = Address("http://engine/v1", socket=str(_socket(folder)), key=secrets.token_urlsafe(24))
     log = _new_log(home)
+    _check_main_memory(spec, options)
     command = _command(spec, address, options)
     environment = _environment(folder, options, sleeps) | {"VLLM_API_KEY": address.key}
     with log.open("wb") as output:
@@ -206,6 +208,25 @@ def start(
         stop(engine, home, grace=0)
         raise
     return engine
+
+
+def _check_main_memory(spec: EngineSpec, options: dict[str, Any]) -> None:
+    """What others have of the main memory is not there: better said now than by the kernel, which kills for it.
+
+    On a CPU the weights have to fit, on a GPU what is kept beside it. Raises LoadError.
+    """
+    if spec.kind is not EngineKind.VLLM:
+        return
+    if defaults.gpu_memory():
+        gib = sum(float(options.get(name, 0)) for name in ("cpu-offload-gb", "kv-offloading-size"))
+        needed, what = int(gib * defaults.GIB), "what it is to keep outside the GPU"
+    else:
+        needed, what = defaults.weights(spec.source), "its weights"
+    there = main_memory.available()
+    if needed > there:
+        short = Shortage(Lack.WEIGHTS, needed / defaults.GIB, there / defaults.GIB, main_memory.total() / defaults.GIB)
+        reason = f"there is no main memory for {what} ({short}, of {short.total:.4g} GiB in all)"
+        raise LoadError(reason, "End what else uses the memory, or use a smaller or quantized model.", shortage=short)
 
 
 def effective(spec: EngineSpec, less: dict[str, Any], sleeps: bool = False) -> dict[str, Any]:
@@ -248,9 +269,14 @@ def forget_folders(home: Path, spare: Collection[Path] = ()) -> None:
 
 
 def _command(spec: EngineSpec, address: Address, options: dict[str, Any]) -> list[str]:
-    command = [sys.executable, "-m", MODULES[spec.kind]]
+    if options.get("api-server-count", 1) > 1:
+        command = [sys.executable, "-m", *SERVE, spec.source]  # which alone starts several
+    else:
+        command = [sys.executable, "-m", MODULES[spec.kind]]
+        command += ["--model", spec.source] if spec.kind is EngineKind.VLLM else []
+        options = {name: value for name, value in options.items() if name != "api-server-count"}
     if spec.kind is EngineKind.VLLM:
-        command += ["--model", spec.source, "--disable-uvicorn-access-log", "--disable-log-stats"]
+        command += ["--disable-uvicorn-access-log", "--disable-log-stats"]
     return [*command, "--served-model-name", spec.name, "--uds", address.socket, *flags(options)]
 
 

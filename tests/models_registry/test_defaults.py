@@ -30,10 +30,39 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     "gib, seqs, tokens", [(80, 1024, 16384), (48, 512, 8192), (24, 256, 8192), (16, 128, 4096), (8, 128, 4096)]
 )
-def test_a_gpu_by_its_memory(machine, tmp_path, gib, seqs, tokens):
+def test_a_gpu_by_its_memory(machine, tmp_path, monkeypatch, gib, seqs, tokens):
     machine(gib)
+    monkeypatch.setattr(defaults, "cores", lambda: 2)
     made = defaults.options({}, "embedding", str(tmp_path))
     assert made == {"max-num-seqs": seqs, "max-num-batched-tokens": tokens, "runner": "pooling"}
+
+
+@pytest.mark.parametrize("cores, servers", [(1, None), (7, None), (8, 2), (15, 3), (16, 4), (64, 4)])
+def test_a_gpu_gets_api_servers_by_the_cores(machine, tmp_path, monkeypatch, cores, servers):
+    monkeypatch.setattr(defaults, "cores", lambda: cores)
+    machine(80)
+
+    def made(**given):
+        options = {name.replace("_", "-"): value for name, value in given.items()}
+        return defaults.options(options, "chat", str(tmp_path)).get("api-server-count")
+
+    assert made() == servers
+    assert made(api_server_count=3) == 3
+    assert made(enable_lora=True, api_server_count=3) is None, "an adapter is loaded into one of them only"
+    assert made(enable_sleep_mode=True) is None
+    machine()
+    assert made() is None
+
+
+def test_a_gpu_forks_the_process_that_computes(machine, monkeypatch):
+    monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)
+    machine(80)
+    assert defaults.environment()["VLLM_WORKER_MULTIPROC_METHOD"] == "fork"
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    assert defaults.environment()["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD")
+    machine()
+    assert "VLLM_WORKER_MULTIPROC_METHOD" not in defaults.environment()
 
 
 def test_the_backend_of_structured_outputs_does_not_depend_on_the_first_request(machine, tmp_path):
@@ -91,6 +120,8 @@ def test_what_the_model_and_the_operator_say_wins(machine, tmp_path, monkeypatch
     "nvml, found",
     [
         (FakeNvml(FakeGpu(total=81559), FakeGpu(total=5)), 81559),
+        (FakeNvml(FakeGpu(total=81559, reserved=559)), 81000),
+        (FakeNvml(FakeGpu(total=81559, reserved=None)), 81559),
         (FakeNvml(FakeGpu(total=None)), 0),
         (FakeNvml(), 0),
         (FakeNvml(driver=False), 0),
