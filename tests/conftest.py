@@ -14,6 +14,7 @@ from vbs.configuration import runtime
 
 def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end in order, as by Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it would be ignored, also by children
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
