@@ -82,8 +82,8 @@ def manage(*words: str) -> tuple[str, ...]:
 DATABASE = Program("postgres", manage("postgres"), stop_seconds=3)
 PROGRAMS = (
     Program("web", manage("web"), environment={"VBS_DB_POOL": "true"}),
-    Program("io", manage("worker", "io")),
-    Program("gpu", manage("worker", "gpu"), stop_seconds=9),  # it has an engine to stop
+    Program("io", manage("worker", "io"), environment={"Q_CLUSTER_NAME": "io"}),  # or it would start twice
+    Program("gpu", manage("worker", "gpu"), stop_seconds=9, environment={"Q_CLUSTER_NAME": "gpu"}),  # it ends an engine
 )
 PREPARE = (manage("prepare"),)
 
