@@ -8,6 +8,8 @@ import pytest
 
 def few(values: Iterable[Any], first: int = 1) -> list[Any]:
     """For `parametrize`: those after the first are left to `make test-all`."""
-    return [
-        pytest.param(value, marks=pytest.mark.many) if number >= first else value for number, value in enumerate(values)
-    ]
+    return [value if number < first else later(value) for number, value in enumerate(values)]
+
+
+def later(value: Any) -> Any:
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.many)

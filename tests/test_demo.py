@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.amount import few
 from vbs import leftovers, postgres
 from vbs.stack import BASE_DIR, Stack, free_port
 
@@ -56,13 +57,16 @@ def test_from_nothing_to_answers(demo, data):
 
 @pytest.mark.parametrize(
     ("words", "number"),
-    [
-        ("starting PostgreSQL", signal.SIGINT),
-        ("starting web", signal.SIGTERM),
-        ("submitting", signal.SIGINT),
-        ("loading", signal.SIGINT),
-        ("loading", signal.SIGTERM),
-    ],
+    few(
+        [
+            ("loading", signal.SIGTERM),
+            ("submitting", signal.SIGINT),
+            ("starting PostgreSQL", signal.SIGINT),
+            ("starting web", signal.SIGTERM),
+            ("loading", signal.SIGINT),
+        ],
+        first=2,
+    ),
 )
 def test_interrupted(demo, data, words, number):
     said = ""

@@ -25,7 +25,7 @@ def vbs():
     with live() as running:
         if kept:
             (running.stack.data / "models").symlink_to(kept)
-        running.manage("model", "add-demo", "smollm2", "gemma", "minilm")
+        running.manage("model", "add-demo", "smollm2")
         yield running
 
 
@@ -46,9 +46,11 @@ def embedding(custom_id, text):
     return {"custom_id": custom_id, "method": "POST", "url": "/v1/embeddings", "body": {"model": MINILM, "input": text}}
 
 
+@pytest.mark.many
 def test_three_models_take_turns(vbs):
     """Nine batches, the three models by turns: each model is loaded once, which is two swaps. In order it would be
     eight."""
+    vbs.manage("model", "add-demo", "gemma", "minilm")
     ids = [f"r{n}" for n in range(10)]
     texts = ["a cat", "a small kitten", "engine repair"]
     queues = {
