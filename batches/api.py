@@ -31,7 +31,7 @@ from batches.serializers import (
 from models_registry.models import Worker
 from models_registry.wire import gpu_object, worker_object
 from models_registry.workers import masked
-from vbs.accounts.authentication import project_of
+from vbs.accounts.authentication import is_operator, project_of
 from vbs.configuration import runtime
 from vbs.openai import schema
 from vbs.openai.checks import checked
@@ -274,7 +274,7 @@ class Queue(APIView):
         own = {batch.pk for batch in running if batch.project_id == project_of(request).pk}
         for worker in found:
             worker.activity = masked(worker.activity, own)
-        workers = [worker_object(worker) for worker in found]
+        workers = [worker_object(worker, is_operator(request)) for worker in found]
 
         def item(batch: Batch, position: int) -> schema.QueueItem:
             return wire.queue_item(batch, position, own=batch.project_id == project_of(request).pk)

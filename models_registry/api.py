@@ -9,7 +9,7 @@ from models_registry import aliases, readiness, removal, speeds
 from models_registry.model_folder import Needed
 from models_registry.models import Model, Worker
 from models_registry.wire import model_object
-from vbs.accounts.authentication import IsOperator
+from vbs.accounts.authentication import IsOperator, is_operator
 from vbs.openai import schema
 from vbs.openai.docs import ERRORS, of
 from vbs.openai.errors import Conflict, InvalidRequest, NotFound
@@ -19,7 +19,11 @@ class Models(APIView):
     @extend_schema(responses={200: of(schema.ModelList), **ERRORS})
     def get(self, request: Request) -> Response:
         here, fast = Worker.objects.loaded(), speeds.all()
-        data = [model_object(model, here, fast.get(model.pk, speeds.UNKNOWN)) for model in Model.objects.described()]
+        trusted = is_operator(request)
+        data = [
+            model_object(model, here, fast.get(model.pk, speeds.UNKNOWN), trusted)
+            for model in Model.objects.described()
+        ]
         return Response({"object": "list", "data": data})
 
 
@@ -31,7 +35,7 @@ class ModelDetail(APIView):
         model = None if "\0" in name else aliases.resolve(name)
         if model is None:
             raise NotFound(f"The model '{name[:100]}' does not exist.", param="model", code="model_not_found")
-        return Response(model_object(model, Worker.objects.loaded()))
+        return Response(model_object(model, Worker.objects.loaded(), for_operator=is_operator(request)))
 
     @extend_schema(responses={200: of(schema.Deleted), **ERRORS, (403, "application/json"): of(schema.ErrorObject)})
     def delete(self, request: Request, name: str) -> Response:

@@ -22,6 +22,7 @@ from models_registry.models import (
     Download,
     HubToken,
     Measurement,
+    MeasurementKind,
     Model,
     Operation,
     OperationKind,
@@ -75,8 +76,8 @@ def find(name: str) -> Model:
     return model
 
 
-def model_object(model: Model) -> wire.RegistryModel:
-    return wire.registry_model(find(model.name), Worker.objects.loaded(), speeds.of(model))
+def model_object(model: Model, for_operator: bool = True) -> wire.RegistryModel:
+    return wire.registry_model(find(model.name), Worker.objects.loaded(), speeds.of(model), for_operator=for_operator)
 
 
 def switch(request: Request, name: str) -> bool:
@@ -87,7 +88,11 @@ class RegistryModels(RegistryView):
     @extend_schema(responses={200: of(wire.RegistryModelList), **ERRORS})
     def get(self, request: Request) -> Response:
         here, fast = Worker.objects.loaded(), speeds.all()
-        data = [wire.registry_model(model, here, fast.get(model.pk, speeds.UNKNOWN)) for model in described()]
+        trusted = is_operator(request)
+        data = [
+            wire.registry_model(model, here, fast.get(model.pk, speeds.UNKNOWN), for_operator=trusted)
+            for model in described()
+        ]
         return Response({"object": "list", "data": data})
 
     @extend_schema(request=ModelCreate, responses={200: of(wire.CreatedModel), **CHANGES})
@@ -149,7 +154,7 @@ def _find_token(name: str) -> HubToken:
 class RegistryModelDetail(RegistryView):
     @extend_schema(responses={200: of(wire.RegistryModel), **ERRORS})
     def get(self, request: Request, name: str) -> Response:
-        return Response(model_object(find(name)))
+        return Response(model_object(find(name), is_operator(request)))
 
     @extend_schema(request=ModelChange, responses={200: of(wire.RegistryModel), **CHANGES})
     def patch(self, request: Request, name: str) -> Response:
@@ -192,7 +197,7 @@ class _Fetching(RegistryView):
     def post(self, request: Request, name: str) -> Response:
         model = find(name)
         type(self).act(model)
-        return Response(wire.download_object(find_download(model)))
+        return Response(wire.download_object(find_download(model), for_operator=True))
 
 
 class ModelFetch(_Fetching):
@@ -288,6 +293,8 @@ class ModelMeasurements(RegistryView):
             raise InvalidRequest(f"Invalid 'after': there is no object '{after[:100]}' in this list.", param="after")
         rows = Measurement.objects.select_related("model").filter(model=find(name))
         trusted = is_operator(request)
+        if not trusted:  # those of batches tell what other projects do, and when
+            rows = rows.exclude(kind=MeasurementKind.BATCH)
         return Response(
             page(
                 rows,

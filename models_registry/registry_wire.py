@@ -15,7 +15,7 @@ from models_registry.fetch import Plan
 from models_registry.fit import Fit
 from models_registry.models import Alias, Download, Measurement, Model, Operation
 from models_registry.paste import Proposal
-from models_registry.wire import model_object
+from models_registry.wire import model_object, reason
 from vbs.openai.schema import ModelObject, unix
 
 
@@ -226,18 +226,21 @@ class ProposalObject(TypedDict):
     refused: list[RefusedOption]
 
 
-def registry_model(model: Model, loaded: set[str], speed: speeds.Speed | None = None) -> RegistryModel:
+def registry_model(
+    model: Model, loaded: set[str], speed: speeds.Speed | None = None, *, for_operator: bool
+) -> RegistryModel:
+    """Where its files are, on which server it runs and how that is reached is for those who may change it."""
     download: Download | None = getattr(model, "download", None)
     return {
-        **model_object(model, loaded, speed),
+        **model_object(model, loaded, speed, for_operator),
         "kind": model.kind,
-        "source": model.source or None,
-        "remote_name": model.remote_name or None,
+        "source": (model.source or None) if for_operator else None,
+        "remote_name": (model.remote_name or None) if for_operator else None,
         "hub_id": model.hub_id or None,
         "hub_revision": model.hub_revision or None,
         "hub_file": model.hub_file or None,
-        "hub_token": model.hub_token.name if model.hub_token else None,
-        "engine_args": model.engine_args,
+        "hub_token": model.hub_token.name if model.hub_token and for_operator else None,
+        "engine_args": model.engine_args if for_operator or model.kind == EngineKind.VLLM else {},
         "notes": model.notes or None,
         "input_price": _price(model.input_price),
         "output_price": _price(model.output_price),
@@ -246,7 +249,7 @@ def registry_model(model: Model, loaded: set[str], speed: speeds.Speed | None = 
         "own_code": has_own_code(model),
         "lora_rank": model.lora_rank,
         "adapters": [adapter.name for adapter in model.adapters.all()],
-        "download": download_object(download) if download else None,
+        "download": download_object(download, for_operator) if download else None,
     }
 
 
@@ -264,12 +267,12 @@ def has_own_code(model: Model) -> bool:
         return False
 
 
-def download_object(download: Download) -> DownloadObject:
+def download_object(download: Download, for_operator: bool) -> DownloadObject:
     return {
         "object": "registry.download",
         "model": download.model.name,
         "state": download.state,
-        "reason": download.reason or None,
+        "reason": reason(download.reason, for_operator),
         "doing": fetch.doing(download.model, download) or None,
         "commit": download.commit or None,
         "bytes_total": download.bytes_total,
@@ -371,10 +374,10 @@ def operation_object(row: Operation, for_operator: bool, with_log: bool = True) 
         "model": row.model.name,
         "state": row.state,
         "priority": row.priority,
-        "options": row.options,
-        "result": row.result,
-        "error": row.error or None,
-        "log": row.log if with_log else None,
+        "options": row.options if for_operator else {},
+        "result": row.result if for_operator else None,
+        "error": reason(row.error, for_operator),
+        "log": row.log if with_log and for_operator else None,
         "asked_by": (row.asked_by or None) if for_operator else None,
         "attempts": row.attempts,
         "created_at": int(row.created_at.timestamp()),

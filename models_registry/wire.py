@@ -8,7 +8,12 @@ from models_registry.speeds import Speed
 from vbs.openai.schema import ModelObject, WorkerObject, unix
 
 
-def model_object(model: Model, loaded: set[str], speed: Speed | None = None) -> ModelObject:
+def reason(words: str, for_operator: bool) -> str | None:
+    """Why something failed. The words name folders and addresses of the server."""
+    return (words if for_operator else "It failed. The operators of this server see why.") if words else None
+
+
+def model_object(model: Model, loaded: set[str], speed: Speed | None = None, for_operator: bool = False) -> ModelObject:
     """`speed`: how fast it is; without it, it is asked for this one."""
     speed = speed or speeds.of(model)
     tokens = speed.input_tokens_per_second if model.task == Task.EMBEDDING else speed.output_tokens_per_second
@@ -24,7 +29,7 @@ def model_object(model: Model, loaded: set[str], speed: Speed | None = None) -> 
         "loaded": (model.served_name if model.base else model.name) in loaded,
         "aliases": [alias.name for alias in model.aliases.all()],
         "parent": model.base.name if model.base else None,
-        "reason": model.reason or None,
+        "reason": reason(model.reason, for_operator),
         "license": model.license or None,
         "revision": model.revision or None,
         "quantization": model.engine_args.get("quantization"),
@@ -42,7 +47,9 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def worker_object(worker: Worker) -> WorkerObject:
+def worker_object(worker: Worker, for_operator: bool = False) -> WorkerObject:
+    """On which server a remote model runs is for those who may change that."""
+    address = worker.engine_url if for_operator and worker.engine_url.startswith("http") else None
     return {
         "cluster": worker.cluster,
         "hostname": worker.hostname,
@@ -53,7 +60,7 @@ def worker_object(worker: Worker) -> WorkerObject:
         "heartbeat_at": int(worker.heartbeat_at.timestamp()),
         "model": worker.model_name or None,
         "engine_pid": worker.engine_pid,
-        "engine_url": worker.engine_url if worker.engine_url.startswith("http") else None,
+        "engine_url": address,
     }
 
 

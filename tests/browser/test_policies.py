@@ -1,6 +1,9 @@
 """The admin and the page of the API work although scripts that are not ours do not run in them."""
 
+import pytest
 from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
 
 
 def test_the_admin_works_under_the_policy(vbs, sign_in):
