@@ -1,11 +1,12 @@
 """The bytes of files: into the storage durably, out of it in pieces. Knows neither projects nor batches."""
 
+import errno
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -14,6 +15,19 @@ from django.core.files.storage import FileSystemStorage, default_storage
 
 PIECE = 256 * 1024
 PARTS = 2**20
+
+
+class Gone(Exception):
+    """The storage is there, and these bytes are not."""
+
+
+def troubles() -> tuple[type[Exception], ...]:
+    """What the storage raises while it is out of reach, or full."""
+    if folder() is not None:
+        return (OSError,)
+    from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+
+    return OSError, BotoCoreError, ClientError
 
 
 def folder() -> Path | None:
@@ -91,16 +105,35 @@ async def parts(blob: str, start: int, length: int) -> AsyncIterator[bytes]:
 
 @contextmanager
 def local(blob: str) -> Iterator[Path]:
-    """The bytes as a file of this machine; a distant storage is copied for as long as it is needed."""
+    """The bytes as a file of this machine; a distant storage is copied for as long as it is needed.
+
+    Raises Gone, or one of `troubles`.
+    """
     if (home := folder()) is not None:
+        if not (home / blob).is_file():
+            _miss(blob)
         yield home / blob
         return
     with scratch() as copy:
-        with open_blob(blob) as file:
+        try:
+            distant = open_blob(blob)
+        except FileNotFoundError:
+            _miss(blob)
+        with distant as file:
             while piece := file.read(PIECE):
                 copy.write(piece)
         copy.flush()
         yield Path(copy.name)
+
+
+def _miss(blob: str) -> NoReturn:
+    """It was not found. Where a disk is not mounted, or a bucket is another's, nothing is, and that may pass."""
+    storage: Any = default_storage
+    if (home := folder()) is None:
+        storage.connection.meta.client.head_bucket(Bucket=storage.bucket_name)
+    elif not home.is_dir() or not any(home.iterdir()):
+        raise FileNotFoundError(errno.ENOENT, "the storage's folder is empty: is its disk there?", str(home))
+    raise Gone(blob)
 
 
 async def stream(blob: str, start: int, length: int) -> AsyncIterator[bytes]:

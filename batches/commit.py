@@ -13,10 +13,10 @@ from typing import Any
 import psycopg
 from django.conf import settings
 from django.db import DataError, connection, transaction
-from django.db.models import BooleanField, ExpressionWrapper, F, Q
+from django.db.models import F
 from django.db.models.functions import Now
 
-from batches import activity
+from batches import activity, expiry
 from batches.models import CLOSING, RUNNABLE, Batch, BatchRequest, LeaseLost, RequestState
 from batches.outcomes import Outcome, failure
 from vbs.outages import said
@@ -38,6 +38,7 @@ class Pending:
     line: int
     offset: int
     length: int
+    custom_id: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Signal:
     """What others have done to the batch meanwhile."""
 
     closed: bool  # cancelled, or its time is over
+    late: bool  # its time seems to be over: nothing new is sent until that is certain
 
 
 def pending(
@@ -56,7 +58,7 @@ def pending(
     )
     if after is not None:
         rows = rows.extra(where=["(prefix, line) > (%s, %s)"], params=[after.prefix, after.line])
-    fields = rows.order_by("prefix", "line").values_list("id", "prefix", "line", "offset", "length")
+    fields = rows.order_by("prefix", "line").values_list("id", "prefix", "line", "offset", "length", "custom_id")
     return [Pending(*row) for row in fields[:limit]]
 
 
@@ -147,11 +149,12 @@ def look(batch_id: str, worker: uuid.UUID) -> Signal:
 
 def _look(batch_id: str, worker: uuid.UUID, lock: bool) -> Signal:
     rows = Batch.objects.select_for_update(no_key=True) if lock else Batch.objects.all()
-    rows = rows.annotate(late=ExpressionWrapper(Q(expires_at__lte=Now()), output_field=BooleanField()))
-    status, leased_by, late = rows.values_list("status", "leased_by", "late").get(pk=batch_id)
+    fields = rows.annotate(now=Now()).values_list("status", "leased_by", "expires_at", "late_at", "now")
+    status, leased_by, expires_at, late_at, now = fields.get(pk=batch_id)
     if leased_by != worker or status not in (*RUNNABLE, *CLOSING):
         raise LeaseLost(batch_id)
-    return Signal(closed=late or status not in RUNNABLE)
+    over = expiry.is_over(batch_id, expires_at, late_at, now)
+    return Signal(closed=over or status not in RUNNABLE, late=expires_at <= now)
 
 
 def mark_crashed(batch_id: str, worker: uuid.UUID, ids: Sequence[int]) -> None:
@@ -161,13 +164,13 @@ def mark_crashed(batch_id: str, worker: uuid.UUID, ids: Sequence[int]) -> None:
         BatchRequest.objects.filter(pk__in=ids, state=RequestState.PENDING).update(crashes=F("crashes") + 1)
 
 
-def fail_model(batch_id: str, worker: uuid.UUID, model_index: int, code: str, message: str) -> int:
-    """End every pending request of one model with the same error. Says how many there were."""
+def fail_model(batch_id: str, worker: uuid.UUID, model_index: int | None, code: str, message: str) -> int:
+    """End every pending request, of one model or of all, with the same error. Says how many there were."""
     with transaction.atomic():
         _look(batch_id, worker, lock=True)
-        failed = BatchRequest.objects.filter(
-            batch_id=batch_id, model_index=model_index, state=RequestState.PENDING
-        ).update(state=RequestState.FAILED, error_code=code, error_message=message, finished_at=Now())
+        rows = BatchRequest.objects.filter(batch_id=batch_id, state=RequestState.PENDING)
+        rows = rows if model_index is None else rows.filter(model_index=model_index)
+        failed = rows.update(state=RequestState.FAILED, error_code=code, error_message=message, finished_at=Now())
         Batch.objects.filter(pk=batch_id).update(failed=F("failed") + failed)
         activity.add_failed(batch_id, failed)
     return failed

@@ -27,8 +27,8 @@ def _clean(until: float) -> Use:
     for file in File.objects.purgeable()[:BATCHES]:
         if time.monotonic() > until:
             break
-        purge(file)
-        count, freed = count + 1, freed + file.bytes
+        if purge(file):
+            count, freed = count + 1, freed + file.bytes
     return Use(count, freed, more=File.objects.purgeable().exists())
 
 

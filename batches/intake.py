@@ -5,6 +5,7 @@ All in one transaction: killed half-way, nothing has happened, and the next work
 
 import logging
 from functools import partial
+from pathlib import Path
 
 from django.conf import settings
 from django.db import connection, transaction
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 NO_SUCH_MODEL = "no model of this name is registered (GET /v1/models has those that are)"
 COLUMNS = ("batch_id", "line", '"offset"', "length", "custom_id", "model_index", "prefix", "state", "crashes")
 TYPES = ("text", "int4", "int8", "int4", "text", "int2", "uuid", "int2", "int2")
+UNAVAILABLE = "input_file_unavailable"
 LEAST_SECONDS = 60  # for the smallest file
 
 
@@ -64,6 +66,22 @@ def _take_in(batch: Batch) -> tuple[int, list[str]]:
     if file.bytes > settings.VBS_MAX_BATCH_MB * 2**20:
         message = f"The file has {file.bytes:,} bytes; at most {settings.VBS_MAX_BATCH_MB} MB are allowed in one batch."
         raise _Refused([{"code": "file_too_large", "line": None, "message": message, "param": "file_id"}])
+    try:
+        with blobs.local(file.blob) as path:
+            if (size := path.stat().st_size) != file.bytes:
+                raise _Refused([lost(f"has {size:,} bytes in the storage, where {file.bytes:,} were taken in")])
+            return _read(batch, path)
+    except blobs.Gone:
+        raise _Refused([lost("is not in the storage any more")]) from None
+
+
+def lost(how: str) -> LineError:
+    """What a batch is told whose input file is not there any more as it was."""
+    message = f"The input file {how}. Upload it again, and create a batch of it."
+    return {"code": UNAVAILABLE, "line": None, "message": message, "param": "file_id"}
+
+
+def _read(batch: Batch, path: Path) -> tuple[int, list[str]]:
     report = Report()
     rules = rules_of(batch.endpoint, batch.default_model)
     names: dict[str, int] = {}
@@ -73,7 +91,6 @@ def _take_in(batch: Batch) -> tuple[int, list[str]]:
     with (
         connection.wrap_database_errors,
         connection.cursor() as cursor,
-        blobs.local(file.blob) as path,
         path.open("rb") as lines,
         cursor.copy(statement) as copy,
     ):

@@ -162,6 +162,9 @@ METADATA_WORDS = Func(
 )
 
 
+NOBODYS = Q(leased_by=None) | Q(leased_until__lt=Now())  # no worker has it, though it may have been postponed
+
+
 class LeaseLost(Exception):
     """The batch was taken over, or ended, since we claimed it."""
 
@@ -206,7 +209,7 @@ class BatchQuerySet(models.QuerySet["Batch"]):
     def run_through(self) -> "BatchQuerySet":
         """Every request has ended, and no worker is there to say so."""
         return self.filter(
-            Q(leased_by=None) | Q(leased_until__lt=Now()),
+            NOBODYS,
             status__in=RUNNABLE,
             validated_at__isnull=False,
             total__lte=F("completed") + F("failed"),
@@ -308,6 +311,7 @@ class Batch(models.Model):
 
     created_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField()
+    late_at = models.DateTimeField(null=True, help_text="When it was first seen that its time is over")
     validated_at = models.DateTimeField(null=True)
     in_progress_at = models.DateTimeField(null=True)
     finalizing_at = models.DateTimeField(null=True)
@@ -378,7 +382,7 @@ class Batch(models.Model):
         left to run."""
         if self.status not in RUNNABLE or self.validated_at is None:
             return None
-        if self.leased_by and self.leased_until and self.leased_until >= timezone.now():
+        if self.leased_by and Batch.objects.running().filter(pk=self.pk).exists():
             return 0
         if not self.pending:
             return None
@@ -390,6 +394,14 @@ class Batch(models.Model):
         """A line in the batch's own log, and in the worker's."""
         BatchEvent.objects.create(batch=self, level=level, message=message)
         log.log(logging.getLevelName(level.upper()), "%s: %s", self.pk, message)
+
+    def note_once(self, message: str, level: str = "info") -> timedelta:
+        """The same, but not again what is the last line already. How long that has been so."""
+        last = self.events.annotate(age=Now() - F("at")).last()
+        if last is None or last.message != message:
+            self.note(message, level)
+            return timedelta()
+        return last.age
 
     # State changes. Each locks the row, looks, changes and says whether it did; the instance is fresh afterwards.
 
@@ -419,10 +431,11 @@ class Batch(models.Model):
             wake("gpu")
         return True
 
-    def fail(self, errors: list[dict[str, Any]]) -> bool:
-        """End it before anything ran. `errors`: code, line, message, param of each."""
+    def fail(self, errors: list[dict[str, Any]], worker: uuid.UUID | None = None) -> bool:
+        """End it before anything ran. `errors`: code, line, message, param of each. A worker can only if it still has
+        the lease."""
         with self._locked():
-            if self.status != BatchStatus.VALIDATING:
+            if self.status != BatchStatus.VALIDATING or (worker and self.leased_by != worker):
                 return False
             self._enter(BatchStatus.FAILED, errors=errors, leased_by=None, leased_until=None)
             self.note(f"Failed: {errors[0]['message'] if errors else 'no reason given'}", "error")
@@ -458,7 +471,7 @@ class Batch(models.Model):
                 self._release()
             elif self.status in RUNNABLE:
                 outcome = BatchStatus.COMPLETED
-                if self.pending and self.expires_at <= timezone.now():
+                if self.pending and self._is_over():
                     expired = self._give_up(RequestState.EXPIRED)
                     activity.add_failed(self.pk, expired)
                     outcome = BatchStatus.EXPIRED
@@ -470,6 +483,20 @@ class Batch(models.Model):
                 return False
             wake("finalize", self.pk)
         return True
+
+    def _is_over(self) -> bool:
+        from batches import expiry
+
+        now = Batch.objects.annotate(now=Now()).values_list("now", flat=True).get(pk=self.pk)
+        return expiry.is_over(self.pk, self.expires_at, self.late_at, now)
+
+    def expire_unread(self) -> bool:
+        """Its time is over, and its input file could never be read."""
+        with self._locked():
+            if self.status != BatchStatus.VALIDATING or self.validated_at or not self._is_over():
+                return False
+        message = "The completion window was over before the input file could be read."
+        return self.fail([{"code": "batch_expired", "line": None, "message": message, "param": None}])
 
     def _give_up(self, state: "RequestState") -> int:
         """Its pending requests will have no answer. Says how many there were."""
@@ -509,7 +536,8 @@ class Batch(models.Model):
                 raise Conflict(f"Cannot cancel a batch with status '{self.status}'.", code="batch_not_cancellable")
             self._enter(BatchStatus.CANCELLING, outcome=BatchStatus.CANCELLED)
             self.note("Cancellation was asked for.")
-            if self.leased_until is None or self.leased_until < timezone.now():
+            if Batch.objects.filter(NOBODYS, pk=self.pk).update(leased_by=None, leased_until=None):
+                self.leased_by = self.leased_until = None
                 wake("finalize", self.pk)
 
     def set_priority(self, priority: int) -> None:

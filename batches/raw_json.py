@@ -17,6 +17,7 @@ class NotAnObject(ValueError):
 
 
 class _Line(msgspec.Struct):
+    custom_id: str
     body: dict[str, Raw]
 
 
@@ -25,10 +26,11 @@ _objects = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
 
 
-def body_of(line: bytes) -> Members:
-    """The members of a request's body. Raises NotAnObject."""
+def request_of(line: bytes) -> tuple[str, Members]:
+    """A request's custom_id, and the members of its body. Raises NotAnObject."""
     try:
-        return _lines.decode(line).body
+        found = _lines.decode(line)
+        return found.custom_id, found.body
     except (msgspec.MsgspecError, RecursionError) as error:
         raise NotAnObject(str(error)) from None
 

@@ -11,9 +11,9 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -22,9 +22,10 @@ from django.db import connection
 from django.db.models import Exists, Q
 from django.utils import timezone
 
-from batches import blobs, commit, pauses, raw_json
+from batches import blobs, commit, intake, pauses, raw_json, troubles
 from batches.models import Batch, LeaseLost, Pause, RequestState
 from batches.outcomes import Outcome, failure, outcome
+from batches.validate import LineError
 from models_registry import aliases, measure
 from models_registry.engine.client import Call, Client, EngineDied, Limits
 from models_registry.engine.reasons import LoadError
@@ -48,7 +49,8 @@ RATE_SECONDS = 30.0  # over which the rates are measured
 OUTRANKED_SECONDS = 2.0  # between looks for something more urgent, and for a pause
 OUTAGE_SECONDS = 600.0  # how long answers are held while the database is away
 AGAIN_SECONDS = (30, 60, 120, 240, 480)  # before a batch with an unforeseen error is tried again, each time
-MOST_SAID = 500  # characters of it
+AWAY_SECONDS = (30, 600)  # at least and at most, before one is whose file, or whose disk, is out of reach
+MOST_SAID = 500  # characters of what was not foreseen
 IDLE_DEATHS = 3  # engine deaths in a row with nothing in flight, before we give up on the model
 
 GUILTY = 2  # engine deaths that a request has seen before, when one that it sees with no other is its own doing
@@ -133,6 +135,11 @@ class BatchSource:
                 log.warning("The lease of this batch was lost; somebody else goes on with it")
             except DATABASE_ERRORS:
                 raise
+            except blobs.troubles() as error:
+                log.exception("The batch cannot be run now")
+                lasted = batch.note_once(f"Interrupted, and tried again: {troubles.words(error)}.", "warning")
+                least, most = AWAY_SECONDS
+                batch.postpone(gpu.worker.pk, min(max(lasted.total_seconds(), least), most))
             except Exception as error:
                 log.exception("Unforeseen error while running the batch")
                 _again(batch, gpu.worker.pk, one_line(repr(error))[:MOST_SAID])
@@ -148,13 +155,16 @@ def _again(batch: Batch, worker: uuid.UUID, error: str) -> None:
         batch.postpone(worker, seconds)
         return
     message = f"Running the batch met an unforeseen error {times} times, the last time {error}"
-    if batch.fail([{"code": "internal_error", "line": None, "message": message, "param": None}]):
+    if batch.fail([{"code": "internal_error", "line": None, "message": message, "param": None}], worker):
         return
-    for index in range(len(batch.model_names)):
-        commit.fail_model(batch.pk, worker, index, "internal_error", message)
+    commit.fail_model(batch.pk, worker, None, "internal_error", message)
     batch.note(f"Given up. {message}", "error")
     if not batch.finish(worker):
         batch.release(worker)
+
+
+class Damaged(Exception):
+    """A line of the input file is not what it was when it was validated."""
 
 
 class Runner:
@@ -169,7 +179,28 @@ class Runner:
         self._said = ""
 
     def run(self) -> None:
-        """Raises LeaseLost, and OperationalError when the database stays away."""
+        """Raises LeaseLost, OperationalError when the database stays away, and what a storage raises that is away."""
+        if not self._has_work():
+            return self._leave(End.DONE)
+        try:
+            self._look()
+            with self._input() as path:
+                self._run(path)
+        except Interrupted:
+            return
+        except blobs.Gone:
+            self._fail(intake.lost("is not in the storage any more"), None)
+            self._leave(End.DONE)
+
+    @contextmanager
+    def _input(self) -> Iterator[Path]:
+        file = self.batch.input_file
+        if file is None or file.purged_at:
+            raise blobs.Gone
+        with blobs.local(file.blob) as path:
+            yield path
+
+    def _run(self, path: Path) -> None:
         idle_deaths = 0
         while self._has_work():
             try:
@@ -180,18 +211,14 @@ class Runner:
             except LoadError as error:
                 self._cannot_load(error)
                 return self._leave(End.DONE)
-            except Interrupted:
-                return
             self.batch.start(self.worker, self.asked, model)
             self.gpu.show(WorkerState.RUNNING, f"Running {self.batch.pk} on {model.name}")
-            assert self.batch.input_file is not None
-            with blobs.local(self.batch.input_file.blob) as path:
-                run = Run(self, engine, model, path, self._window(engine))
-                try:
-                    return self._leave(run.drive())
-                except EngineDied as death:
-                    idle_deaths = 0 if death.in_flight else idle_deaths + 1
-                    self._mourn(death, run.deaths)
+            run = Run(self, engine, model, path, self._window(engine))
+            try:
+                return self._leave(run.drive())
+            except EngineDied as death:
+                idle_deaths = 0 if death.in_flight else idle_deaths + 1
+                self._mourn(death, run.deaths)
         self._leave(End.DONE)
 
     def _has_work(self) -> bool:
@@ -257,13 +284,19 @@ class Runner:
         return End.YIELDED if self.gpu.outranked(self.work) else None
 
     def _cannot_load(self, error: LoadError) -> None:
-        """The batch fails when nothing of it has run; else only the lines that need this model do."""
+        """The lines that need this model fail."""
         message = f"The model '{self.asked}' could not be loaded: {error}"
         alone = len(self.batch.model_names) == 1
-        lost = {"code": "model_load_failed", "line": None, "message": message, "param": "body.model"}
-        if not (alone and self.batch.fail([lost])):
-            failed = commit.fail_model(self.batch.pk, self.worker, self.model_index, "model_load_failed", message)
-            self.batch.note(f"{failed:,} requests failed. {message}", "error")
+        lost: LineError = {"code": "model_load_failed", "line": None, "message": message, "param": "body.model"}
+        self._fail(lost, None if alone else self.model_index)
+
+    def _fail(self, error: LineError, model_index: int | None) -> None:
+        """The batch fails when nothing of it has run and all of it is lost; else what is left of this model's lines."""
+        if model_index is None and self.batch.fail([dict(error)], self.worker):
+            return
+        code, message = error["code"], error["message"]
+        failed = commit.fail_model(self.batch.pk, self.worker, model_index, code, message)
+        self.batch.note(f"{failed:,} requests failed. {message}", "error")
 
     def _mourn(self, death: EngineDied, before: int) -> None:
         """The engine died: what was in flight is suspect, with so many deaths `before` this one; alone, it did it."""
@@ -303,6 +336,8 @@ class Run:
         self.end: End | None = None
         self._outcomes: list[Outcome] = []
         self._bytes = 0
+        self._in_time = asyncio.Event()  # nothing new is sent once the batch's time seems to be over
+        self._in_time.set()
         # Before half of what is in flight at first has ended, a rate says nothing of the rest.
         self._rates = Rates(least=min(window, runner.batch.pending) / 2)
         self._done = asyncio.Event()  # there is nothing more to tick for
@@ -388,16 +423,26 @@ class Run:
         while rows := await coming:
             coming = page(rows[-1])
             for row in rows:
+                await self._in_time.wait()
                 if self.end is not None:
                     coming.cancel()
                     return
-                call = Call(row.id, self.call_path, self._body(row))
+                try:
+                    call = Call(row.id, self.call_path, self._body(row))
+                except Damaged as damage:
+                    self._outcomes.append(failure(row.id, intake.UNAVAILABLE, str(damage)))
+                    continue
                 self.tally.sent(row.id)
                 yield call
 
     def _body(self, row: commit.Pending) -> bytes:
-        """As the user sent it, but for the model's name."""
-        body = raw_json.body_of(os.pread(self._descriptor, row.length, row.offset))
+        """As the user sent it, but for the model's name. Raises Damaged."""
+        try:
+            custom_id, body = raw_json.request_of(os.pread(self._descriptor, row.length, row.offset))
+        except ValueError:
+            custom_id, body = "", {}
+        if custom_id != row.custom_id:
+            raise Damaged(f"Line {row.line} of the input file is not what it was when it was validated.")
         body["model"] = self._served_name
         return raw_json.text_of(body)
 
@@ -413,6 +458,10 @@ class Run:
                 signal, renewed = await self._flush(), now
             else:
                 signal = await self._in_database(lambda: commit.look(self.batch_id, self.worker))
+            if signal.late:
+                self._in_time.clear()
+            else:
+                self._in_time.set()
             if signal.closed:
                 self.end = End.CLOSED
             elif gpu.stopping():
@@ -420,6 +469,7 @@ class Run:
             elif now - outranked > OUTRANKED_SECONDS:
                 outranked = now
                 self.end = await self._in_database(self.runner.others)
+        self._in_time.set()  # who waits there is to see that there is an end
 
     async def _flush(self) -> commit.Signal:
         """Commit every answer so far."""

@@ -5,16 +5,16 @@ from vbs.outages import insist
 
 
 def validate(batch_id: str) -> None:
-    from batches import intake
+    from batches import intake, troubles
 
-    with bind(batch_id=batch_id):
+    with bind(batch_id=batch_id), troubles.told(batch_id, "Its input file is not read"):
         insist(lambda: intake.validate(batch_id))
 
 
 def finalize(batch_id: str) -> None:
-    from batches import outputs
+    from batches import outputs, troubles
 
-    with bind(batch_id=batch_id):
+    with bind(batch_id=batch_id), troubles.told(batch_id, "Its files are not written"):
         insist(lambda: outputs.finalize(batch_id))
 
 

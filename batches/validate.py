@@ -186,7 +186,7 @@ def _check(
     if body.get("stream") not in (None, False):
         raise _Bad("streaming_unsupported", "Streaming is not supported in a batch; leave 'stream' out.", "body.stream")
     try:
-        raw_json.body_of(text)  # what the engine will be sent
+        raw_json.request_of(text)  # what the engine will be sent
         return custom_id, model, _prefix(body, needed)
     except (NotAnObject, orjson.JSONEncodeError):  # they read less deep nesting than what has read it here
         raise _Bad("invalid_json_line", "This line is nested too deeply to be run.") from None

@@ -289,7 +289,7 @@ class WorkerState(models.TextChoices):
 
 class WorkerQuerySet(models.QuerySet["Worker"]):
     def alive(self) -> "WorkerQuerySet":
-        return self.filter(heartbeat_at__gt=timezone.now() - STALE)
+        return self.filter(heartbeat_at__gt=Now() - STALE)
 
     def loaded(self) -> set[str]:
         """What the engines of those that live have: names of models, and the engines' names of adapters."""

@@ -63,7 +63,8 @@ def test_what_is_committed_twice_or_not_at_all_counts_once_or_not(add_model, sub
 def test_what_expires_counts_as_failed(add_model, submitted):
     add_model()
     batch = submitted([line(f"{n}") for n in range(4)])
-    Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now())
+    past = timezone.now() - timedelta(minutes=1)
+    Batch.objects.filter(pk=batch.pk).update(expires_at=past, late_at=past)
     assert batch.finish() and totals(batch) == (0, 4, 0, 0)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from django.db import connection, transaction
 
-from batches import blobs, commit, files, intake, outputs, submit
+from batches import blobs, commit, files, intake, outputs, submit, tasks
 from batches.models import Batch, BatchRequest, BatchStatus, File, RequestState
 from batches.outcomes import failure
 from models_registry.models import Model, Task, Worker
@@ -235,6 +235,30 @@ def test_an_input_file_that_cannot_be_found(created, project, wrong):
     error = validated(batch).errors[0]
     assert (error["code"], error["param"], error["line"]) == ("invalid_request", "file_id", None)
     assert error["message"].startswith("Cannot find file 'file-") and batch.input_file_id_given in error["message"]
+
+
+@pytest.mark.parametrize("how, words", [("gone", "not in the storage any more"), ("short", "has 20 bytes in the")])
+def test_bytes_that_are_not_there_as_they_were_taken_in(created, how, words):
+    created([line("another, so that the storage is there")])
+    batch = created([line("a")])
+    path = blobs.folder() / batch.input_file.blob
+    path.unlink() if how == "gone" else path.write_bytes(path.read_bytes()[:20])
+    error = validated(batch).errors[0]
+    assert batch.status == BatchStatus.FAILED
+    assert (error["code"], error["param"]) == ("input_file_unavailable", "file_id") and words in error["message"]
+
+
+def test_a_storage_that_cannot_be_read_is_tried_again_and_told_once(created):
+    batch = created([line("a")])
+    home = blobs.folder()
+    home.rename(home.with_name("unmounted"))
+    try:
+        tasks.validate(batch.pk)
+        tasks.validate(batch.pk)
+    finally:
+        home.with_name("unmounted").rename(home)
+    assert batch.events.get(level="warning").message.startswith("Its input file is not read, which is tried again")
+    assert validated(batch).total == 1
 
 
 def test_deleted_after_it_was_accepted(created):

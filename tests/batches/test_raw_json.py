@@ -67,7 +67,7 @@ def digits(text):
 @example('{"a":' + "[" * 250 + "0.10" + "]" * 250 + "}", " ")
 def test_only_the_model_is_another(body, space):
     line = f'{{"body":{{"early": 1}},"custom_id":"a",{space}"bod\\u0079":{space}{body}}}'.encode()
-    found = raw_json.body_of(line)
+    found = raw_json.request_of(line)[1]
     found["model"] = raw_json.raw("served")
     assert digits(raw_json.text_of(found)) == digits(body) | {"model": "served"}
 
@@ -83,7 +83,7 @@ def test_an_answer_keeps_its_digits_and_bears_the_model_that_was_asked_for(body)
 @pytest.mark.parametrize("line", [b"", b"{", b"[1]", b'{"body":1}', b'{"a":1}', b'{"body":' + b"[" * 2000])
 def test_what_is_no_request_is_told(line):
     with pytest.raises(NotAnObject):
-        raw_json.body_of(line)
+        raw_json.request_of(line)
 
 
 def test_an_answer_that_is_nested_too_deeply_fails_alone():
@@ -99,4 +99,5 @@ def test_whatever_validation_lets_through_can_be_sent(extra):
     rules = Rules("/v1/chat/completions", lambda name: None, max_requests=9, max_line_bytes=2**20)
     report = Report()
     for one in read(io.BytesIO(line.replace(b"\n", b" ")), rules, report):
-        assert digits(raw_json.text_of(raw_json.body_of(line[one.offset : one.offset + one.length]))) == digits(body)
+        body_sent = raw_json.request_of(line[one.offset : one.offset + one.length])[1]
+        assert digits(raw_json.text_of(body_sent)) == digits(body)

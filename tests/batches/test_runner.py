@@ -16,7 +16,7 @@ from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from batches import blobs, commit, intake, outputs, pauses, raw_json, runner
+from batches import blobs, commit, expiry, intake, outputs, pauses, raw_json, runner
 from batches.models import Batch, BatchStatus, LeaseLost
 from batches.outcomes import failure
 from batches.runner import BatchSource
@@ -371,7 +371,8 @@ def test_a_worker_that_is_told_to_stop_leaves_the_rest_to_the_next(add_model, su
     assert len(sent(home / "journal")) == 400, "what was in flight had time to end"
 
 
-def test_past_its_time_the_finished_lines_are_kept_and_the_others_expire(add_model, submitted, gpu, close):
+def test_past_its_time_the_finished_lines_are_kept_and_the_others_expire(add_model, submitted, gpu, close, monkeypatch):
+    monkeypatch.setattr(expiry, "APART", timedelta(seconds=3))
     add_model(**{"max-num-seqs": 4, "latency-ms": 30})
     batch = submitted([line(f"{n}") for n in range(1000)])
     thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
@@ -380,8 +381,32 @@ def test_past_its_time_the_finished_lines_are_kept_and_the_others_expire(add_mod
     Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now())
     thread.join(20)
     good, bad = close(batch)
-    assert batch.status == BatchStatus.EXPIRED and batch.expired_at and len(good) > 5
+    assert batch.status == BatchStatus.EXPIRED and batch.expired_at and 5 < len(good) < 200, "nothing new was sent"
     assert all(one["response"] is None and one["error"]["code"] == "batch_expired" for one in bad)
+
+
+def test_a_clock_that_jumps_and_comes_back_expires_nothing(add_model, submitted, gpu, close, monkeypatch):
+    """Seen from the batch it is the other way round: its end jumps into the past."""
+    add_model(**{"max-num-seqs": 4, "latency-ms": 30})
+    batch = submitted([line(f"{n}") for n in range(200)])
+    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
+    thread.start()
+    until(lambda: fresh(batch).completed > 5)
+    Batch.objects.filter(pk=batch.pk).update(expires_at=F("expires_at") - timedelta(hours=25))
+    until(lambda: fresh(batch).late_at)
+    time.sleep(2)
+    Batch.objects.filter(pk=batch.pk).update(expires_at=F("expires_at") + timedelta(hours=25))
+    thread.join(30)
+    assert len(close(batch)[0]) == 200 and batch.status == BatchStatus.COMPLETED and batch.late_at is None
+
+
+@pytest.mark.parametrize("seconds, over", [(9, False), (11, True), (3599, True), (3601, False), (-1, False)])
+def test_two_looks_that_are_neither_too_near_nor_too_far_apart(add_model, submitted, seconds, over):
+    add_model()
+    batch = submitted([line("a")])
+    now = timezone.now()
+    assert expiry.is_over(batch.pk, now, now - timedelta(seconds=seconds), now) == over
+    assert bool(fresh(batch).late_at) == (seconds in (-1, 3601)), "this one counts as the first"
 
 
 def test_two_workers_run_each_batch_once(add_model, submitted, make_gpu, close, home):
@@ -483,6 +508,89 @@ def test_an_answer_that_cannot_be_kept_takes_no_other_with_it(add_model, submitt
     good, bad = close(batch)
     assert len(good) + len(bad) == 20 and 2 <= len(bad) <= 3
     assert {one["error"]["code"] for one in bad} == {"invalid_response"}
+
+
+def blob_of(batch):
+    return blobs.folder() / batch.input_file.blob
+
+
+def test_a_batch_whose_bytes_are_gone_fails_and_no_engine_is_loaded_for_it(add_model, submitted, gpu):
+    add_model()
+    submitted([line("another, so that the storage is there")])
+    batch = submitted([line("a")], priority=1)
+    blob_of(batch).unlink()
+    gpu.serve()
+    assert status_of(batch) == BatchStatus.FAILED and batch.failed_at and batch.leased_by is None
+    (error,) = batch.errors
+    assert error["code"] == "input_file_unavailable" and "not in the storage any more" in error["message"]
+    assert not batch.events.filter(message__startswith="Loaded").exists()
+
+
+def test_of_a_batch_that_loses_its_bytes_while_it_runs_what_is_done_stays(add_model, submitted, make_gpu, close):
+    add_model(**{"max-num-seqs": 4, "latency-ms": 20})
+    batch = submitted([line(f"{n}") for n in range(300)])
+    first = make_gpu()
+    thread = threading.Thread(target=lambda: (first.serve(), connection.close()))
+    thread.start()
+    until(lambda: fresh(batch).completed > 5)
+    outages.stopping.set()
+    thread.join(10)
+    outages.stopping.clear()
+    blob_of(batch).unlink()
+    make_gpu().serve()
+    good, bad = close(batch)
+    assert batch.status == BatchStatus.COMPLETED and len(good) > 5 and len(good + bad) == 300
+    assert {one["error"]["code"] for one in bad} == {"input_file_unavailable"}
+
+
+def test_lines_that_are_damaged_fail_alone(add_model, submitted, gpu, close):
+    add_model()
+    batch = submitted([line(f"{n}", f"text {n}") for n in range(9)])
+    rows = [*batch.requests.order_by("line")]
+    with blob_of(batch).open("r+b") as file:
+        file.seek(rows[1].offset)
+        file.write(b"\0" * 10)
+        file.seek(rows[5].offset + rows[5].length // 2)
+        file.truncate()
+    text = blob_of(batch).read_bytes().replace(b'"custom_id": "3"', b'"custom_id": "4"')
+    blob_of(batch).write_bytes(text)
+    gpu.serve()
+    good, bad = close(batch)
+    assert {one["custom_id"]: text_of(one) for one in good} == {f"{n}": f"text {n}" for n in (0, 2, 4)}
+    assert {one["custom_id"] for one in bad} == {"1", "3", "5", "6", "7", "8"}
+    assert {one["error"]["code"] for one in bad} == {"input_file_unavailable"}
+    assert any("Line 6 of the input file" in one["error"]["message"] for one in bad)
+
+
+def test_a_storage_that_is_out_of_reach_is_waited_for(add_model, submitted, gpu, close):
+    add_model()
+    batch = submitted([line("a")])
+    home = blobs.folder()
+    home.rename(home.with_name("unmounted"))
+    try:
+        for _ in range(2):
+            Batch.objects.update(leased_until=None)
+            gpu.serve()
+            assert fresh(batch).status == BatchStatus.VALIDATING and not Batch.objects.waiting().exists()
+            batch.events.update(at=F("at") - timedelta(seconds=100))
+        said = batch.events.get(level="warning").message
+        assert "folder is empty" in said and str(home) not in said, "once, and without the server's paths"
+        left = fresh(batch).leased_until - timezone.now()
+        assert timedelta(seconds=60) < left < timedelta(seconds=600), "it waits the longer the longer it lasts"
+    finally:
+        home.with_name("unmounted").rename(home)
+    Batch.objects.update(leased_until=None)
+    gpu.serve()
+    assert len(close(batch)[0]) == 1
+
+
+def test_what_was_postponed_is_cancelled_at_once(add_model, submitted, gpu, close):
+    add_model()
+    batch = submitted([line("a")])
+    Batch.objects.claim(batch.pk, gpu.worker.pk).postpone(gpu.worker.pk, 600)
+    fresh(batch).request_cancel()
+    close(batch)
+    assert batch.status == BatchStatus.CANCELLED
 
 
 def test_deleting_the_input_leaves_an_accepted_batch_its_bytes(add_model, submitted, gpu, close):

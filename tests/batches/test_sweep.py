@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.db.models import F
 from django.test import RequestFactory
 from django.utils import timezone
 from django_q.models import OrmQ
@@ -103,10 +104,38 @@ def test_what_a_worker_holds_is_left_to_it(add_model, submitted):
     assert (batch.status, batch.leased_by) == (BatchStatus.VALIDATING, worker.pk) and woken() == []
 
 
+def a_minute_later(batch):
+    Batch.objects.filter(pk=batch.pk).update(late_at=F("late_at") - timedelta(minutes=1))
+
+
+def test_a_clock_that_came_back_is_forgotten(add_model, submitted):
+    add_model()
+    batch = submitted([line("a")])
+    Batch.objects.filter(pk=batch.pk).update(late_at=timezone.now() + DAY)
+    sweep.sweep()
+    batch.refresh_from_db()
+    assert batch.late_at is None
+
+
+def test_a_batch_whose_file_could_never_be_read_fails_when_its_time_is_over(project, add_model):
+    add_model()
+    batch = submit.create(project, stored(project).pk, CHAT, "24h")
+    Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
+    sweep.sweep()
+    a_minute_later(batch)
+    sweep.sweep()
+    batch.refresh_from_db()
+    assert batch.status == BatchStatus.FAILED and batch.errors[0]["code"] == "batch_expired"
+
+
 def test_a_batch_that_waits_expires(add_model, submitted):
     add_model()
     batch = submitted([line("a"), line("b")])
     Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
+    sweep.sweep()
+    batch.refresh_from_db()
+    assert batch.status == BatchStatus.VALIDATING and batch.late_at, "one look is not enough"
+    a_minute_later(batch)
     sweep.sweep()
     batch.refresh_from_db()
     assert (batch.status, batch.outcome, batch.failed) == (BatchStatus.FINALIZING, BatchStatus.EXPIRED, 2)
@@ -263,6 +292,40 @@ def test_one_part_that_fails_does_not_stop_the_others(project, monkeypatch, capl
     sweep.sweep()
     assert ("validate", batch.pk) in woken() and not Worker.objects.filter(pk=old.pk).exists()
     assert "purge_files" in caplog.text
+
+
+def test_one_file_that_cannot_be_removed_does_not_stop_the_others(project, tmp_path, monkeypatch, caplog):
+    upload = Upload.objects.create(
+        project=project, filename="a", purpose="batch", mime_type="x", bytes=2,
+        expires_at=timezone.now() + DAY,
+    )  # fmt: skip
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+        files.add_part(upload, tmp_path / name)
+    Upload.objects.update(status="cancelled")
+    gone = [stored(project, expires_at=timezone.now() - DAY) for _ in range(3)]
+    part = upload.parts.first()
+    bad, whole = {gone[1].blob, part.blob}, blobs.remove
+
+    def refuse(blob):
+        if blob in bad:
+            raise PermissionError(13, "Permission denied", blob)
+        whole(blob)
+
+    monkeypatch.setattr(blobs, "remove", refuse)
+    sweep.sweep()
+    assert [exists(one.blob) for one in gone] == [False, True, False]
+    assert File.objects.get(purged_at=None) == gone[1], "what is still there is not marked as gone"
+    assert UploadPart.objects.get() == part
+    assert gone[1].pk in caplog.text and part.pk in caplog.text and "purge_files" in caplog.text
+
+
+def test_a_file_that_is_needed_again_when_its_turn_comes_is_kept(project, add_model, submitted):
+    add_model()
+    old = stored(project, expires_at=timezone.now() - DAY)
+    (found,) = File.objects.purgeable()
+    File.objects.update(expires_at=timezone.now() + DAY)
+    assert not sweep.purge(found) and exists(old.blob)
 
 
 def test_the_eldest_io_worker_that_lives_has_it_run(db):

@@ -1,0 +1,36 @@
+"""What goes wrong around a batch and passes, a full disk for example: told in the batch's own log, and tried again."""
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from batches import blobs
+from batches.models import Batch
+
+log = logging.getLogger(__name__)
+
+WORDS = {
+    errno.ENOSPC: "no space is left on the disk",
+    errno.EDQUOT: "no space is left on the disk",
+    errno.EMFILE: "no more files and connections may be open (ulimit -n)",
+    errno.ENFILE: "no more files and connections may be open on this machine",
+}
+
+
+def words(error: BaseException) -> str:
+    """Without paths and addresses of the server: a batch's log is for whoever made it."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return WORDS.get(error.errno, error.strerror or type(error).__name__)
+    return f"the storage cannot be reached ({type(error).__name__})"
+
+
+@contextmanager
+def told(batch_id: str, failed: str) -> Iterator[None]:
+    """Around a task that the sweep wakes again. failed: what it means for the batch: `Its files are not written`."""
+    try:
+        yield
+    except blobs.troubles() as error:
+        log.exception("%s: %s", batch_id, failed)
+        if batch := Batch.objects.filter(pk=batch_id).first():
+            batch.note_once(f"{failed}, which is tried again every minute: {words(error)}.", "warning")
