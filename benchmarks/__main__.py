@@ -12,14 +12,29 @@ from benchmarks.rows import BenchmarkError, Options, Row
 from vbs import descriptors
 from vbs.stack import StackError
 
-BENCHMARKS = ("engine", "default", "models", "eta", "pipeline", "intake", "waiting", "read", "pages", "sockets", "gpu")
-NAMED = ("gpu",)  # runs only when it is named
+BENCHMARKS = (
+    "engine",
+    "default",
+    "models",
+    "eta",
+    "pipeline",
+    "intake",
+    "waiting",
+    "read",
+    "pages",
+    "sockets",
+    "structured",
+    "gpu",
+)
+NAMED = ("structured", "gpu")  # run only when they are named
 BUSY = 0.5  # load per core from which on we say so
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; all but gpu when left out")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; all but structured and gpu when left out"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all works; nothing is kept")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side in engine and default (%(default)s)")
     parser.add_argument("--model", type=Path, help="folder of the chat model for these two; else the demo model")

@@ -83,6 +83,15 @@ def problems():
     return list(status.problems(status.look()))
 
 
+def test_what_workers_measure_and_have_lost(web, database):
+    device = {"name": "NVIDIA H200", "memory_used": 5, "memory_total": 9, "temperature": 40}
+    losses = {"memory": 1, "other": 0, "last": {"model": "m", "how": "the system killed it", "at": 1.0}}
+    worker("gpu", health={"kind": "gpu", "devices": [device], "losses": losses})
+    found = status.look()
+    assert found["workers"][0]["health"]["devices"] == [device]
+    assert ["  lost", "the idle engine of m: the system killed it"] in list(status.rows(found))
+
+
 def test_all_is_well(web, database, capsys):
     worker("io")
     worker("gpu", model_name="m\x1b[31m", engine_pid=os.getpid(), engine_url="/run/engine.sock", activity="x\x9b2J")
