@@ -175,6 +175,20 @@ def test_a_disk_that_fills_while_the_request_is_read(api, project, monkeypatch):
     assert not File.objects.exists()
 
 
+def test_an_upload_for_which_no_descriptor_is_left(api, project, monkeypatch, caplog):
+    def none_left(*args, **options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for where in ("django.core.files.uploadedfile.TemporaryUploadedFile.__init__", "batches.blobs.put"):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, none_left)
+            answer = api.post("/v1/files", {"file": io.BytesIO(b"x" * 10), "purpose": "user_data"})
+        assert answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0
+        assert "files and connections open" in answer.json()["error"]["message"]
+        assert "/v1/files: [Errno 24] Too many open files" in caplog.text
+    assert not File.objects.visible(project).exists()
+
+
 def test_a_full_disk_does_not_use_up_an_uploads_parts(open_upload, monkeypatch):
     upload = open_upload(4)
     with monkeypatch.context() as patch:
