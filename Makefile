@@ -49,14 +49,14 @@ demo: $(READY) ## a small batch on the real vLLM, from nothing to answers; leave
 up: $(READY) ## web server, workers and database in the foreground; Ctrl-C stops them
 	@exec $(RUN) manage.py up
 
-test: $(READY) ## the tests, those with the real vLLM and a real browser too (12 minutes)
+test: $(READY) ## the tests, with the real vLLM and a real browser too
 	$(RUN) -m pytest -m "not many" $(SHARED)
 
-test-all: test ## … and all that is left out there: more seeds, more kills, more of the real vLLM (8 more)
+test-all: test ## … and what it leaves out: more seeds, kills and models
 	$(RUN) -m pytest -m many $(SHARED)
 
-test-fast: $(READY) ## the tests that take seconds
-	$(RUN) -m pytest
+test-fast: $(READY) ## the tests that take seconds each
+	$(RUN) -m pytest $(SHARED)
 
 lint: export VBS_SECRET_KEY := lint
 lint: $(READY) ## ruff, mypy, imports, migrations, templates

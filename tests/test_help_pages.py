@@ -13,7 +13,7 @@ from vbs.accounts import roles
 from vbs.pages import help, recipes
 from vbs.pages.markdown import anchor, render
 
-DOCUMENTS = {"start", "api", "models", "operations", "pages", "architecture", "benchmarks", "dependencies"}
+DOCUMENTS = {"start", "api", "models", "operations", "pages", "architecture", "benchmarks", "dependencies", "tests"}
 ALLOWED = {
     "h1", "h2", "h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "strong", "em", "code", "pre", "a", "br", "hr",
     "blockquote", "table", "thead", "tbody", "tr", "th", "td", "div", "button",
