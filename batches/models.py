@@ -671,7 +671,12 @@ class BatchRequest(models.Model):
 
     @property
     def wire_id(self) -> str:
-        return "batch_req_" + hashlib.sha256(f"{self.batch_id}:{self.line}".encode()).hexdigest()[:24]
+        return f"batch_{request_id(self.batch_id, self.line)}"
+
+
+def request_id(batch_id: str, line: int) -> str:
+    """What the engine knows a request by; it stands in the answer, and in both logs."""
+    return "req_" + hashlib.sha256(f"{batch_id}:{line}".encode()).hexdigest()[:24]
 
 
 class BatchEvent(models.Model):

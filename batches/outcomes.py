@@ -10,6 +10,10 @@ from batches.models import RequestState
 from batches.raw_json import NotAnObject
 from batches.records import one_line
 from models_registry.engine.client import Answer
+from models_registry.engine.refusals import clean, parsed, refusal
+
+MOST_SHOWN = 64 * 1024  # bytes of what came instead of an answer
+DEEP = 250  # levels of nesting that are looked at
 
 
 @dataclass(slots=True)
@@ -36,22 +40,16 @@ def outcome(answer: Answer, model: str) -> Outcome:
         return failure(
             request, answer.error_code or "engine_error", answer.error_message or "The engine did not answer."
         )
-    try:
-        body: Any = orjson.loads(answer.body)
-    except orjson.JSONDecodeError:
-        body = None
+    body = parsed(answer.body)
     if answer.status < 300 and isinstance(body, dict):
-        try:
-            text = _bearing(answer.body, model) if "model" in body else one_line(answer.body).decode()
-        except NotAnObject:
-            return failure(request, "invalid_response", "The engine's answer is nested too deeply.")
-        made = Outcome(request, RequestState.COMPLETED, answer.status, text, _clean(answer.request_id))
-        _count(made, body.get("usage"))
-        return made
+        text = _bearing(answer.body, model) if "model" in body else answer.body
+        if text is not None and _flat(answer.body, body):
+            made = Outcome(request, RequestState.COMPLETED, answer.status, one_line(text).decode(), answer.request_id)
+            _count(made, body.get("usage"))
+            return made
     code, message = _error(answer, body)
-    plain = orjson.dumps(answer.body.decode(errors="replace")) if body is None else one_line(answer.body)
-    shown = plain.decode()
-    return Outcome(request, RequestState.FAILED, answer.status, shown, _clean(answer.request_id), code, message)
+    shown = _shown(answer.body, body)
+    return Outcome(request, RequestState.FAILED, answer.status, shown, answer.request_id, code, message)
 
 
 def failure(request: int, code: str, message: str) -> Outcome:
@@ -60,19 +58,50 @@ def failure(request: int, code: str, message: str) -> Outcome:
 
 
 def _error(answer: Answer, body: Any) -> tuple[str, str]:
-    """Code and message out of an error body, in whichever of the usual shapes it is."""
-    if answer.status is not None and 300 <= answer.status < 400:
+    assert answer.status is not None
+    if answer.status < 300:
+        return "invalid_response", _unreadable(answer, body)
+    if answer.status < 400:
         return "redirected", (
             f"The server answered with a redirect ({answer.status}), which is not followed: "
             "add the model with the URL that it leads to."
         )
-    if answer.status is not None and answer.status < 300:
-        return "invalid_response", "The engine's answer was not a JSON object."
-    error = body.get("error", body) if isinstance(body, dict) else {}
-    error = error if isinstance(error, dict) else {"message": str(error)}
-    code = next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), None)
-    message = error.get("message") or f"The engine answered with status {answer.status}."
-    return _clean(code or f"http_{answer.status}")[:100], _clean(str(message))
+    code, message = refusal(answer.status, body)
+    return code, f"{message} The engine's log says: {clean(answer.reason)}" if answer.reason else message
+
+
+def _unreadable(answer: Answer, body: Any) -> str:
+    """What came instead of a JSON object, and what to change."""
+    kind = clean(answer.kind.partition(";")[0].strip().lower(), 100)
+    start = answer.body[:100].lstrip()
+    if not answer.body:
+        return f"The engine's answer was empty (status {answer.status})."
+    if isinstance(body, dict):
+        return "The engine's answer nests too deeply to be kept."
+    if body is not None:
+        return f"The engine's answer was not a JSON object, but {type(body).__name__}."
+    if kind == "text/event-stream" or start.startswith(b"data:"):
+        return "The engine streamed its answer, which a batch cannot keep: leave out 'stream'."
+    if kind == "text/html" or start.startswith(b"<"):
+        return "The server answered with a web page: is the URL of the model right? It ends in /v1."
+    if kind and kind != "application/json":
+        return (
+            f"The engine's answer was not a JSON object, but {len(answer.body):,} bytes of {kind}, which a batch "
+            "cannot keep: ask for JSON, in embeddings with encoding_format 'float' or 'base64'."
+        )
+    try:
+        orjson.loads(answer.body)
+    except orjson.JSONDecodeError as error:
+        return f"The engine's answer was not a JSON object: {clean(str(error), 200)}."
+    return "The engine's answer was not a JSON object, but null."
+
+
+def _shown(content: bytes, body: Any) -> str:
+    """As JSON on one line: what came, or its beginning as a text."""
+    if body is not None and len(content) <= MOST_SHOWN and _flat(content, body):
+        return one_line(content).decode()
+    more = "…" if len(content) > MOST_SHOWN else ""
+    return one_line(orjson.dumps(content[:MOST_SHOWN].decode(errors="replace") + more)).decode()
 
 
 def _count(made: Outcome, usage: Any) -> None:
@@ -92,13 +121,22 @@ def _count(made: Outcome, usage: Any) -> None:
     made.reasoning_tokens = number(details, "reasoning_tokens")
 
 
-def _bearing(body: bytes, model: str) -> str:
-    """The answer as it came, with this name of the model. Raises NotAnObject."""
-    members = raw_json.members(body)
+def _bearing(body: bytes, model: str) -> bytes | None:
+    """The answer as it came, with this name of the model; None for what nests too deeply."""
+    try:
+        members = raw_json.members(body)
+    except NotAnObject:
+        return None
     members["model"] = raw_json.raw(model)
-    return one_line(raw_json.text_of(members)).decode()
+    return raw_json.text_of(members)
 
 
-def _clean(text: str | None) -> str:
-    """What PostgreSQL can hold: no NUL."""
-    return (text or "").replace("\0", "\N{REPLACEMENT CHARACTER}")
+def _flat(content: bytes, body: Any) -> bool:
+    """Can readers of JSON be expected to read it? They differ in how much nesting they take."""
+    if content.count(b"[") + content.count(b"{") < DEEP:
+        return True
+    try:
+        orjson.dumps(body)
+    except orjson.JSONEncodeError:  # it writes less deeply than it reads
+        return False
+    return True

@@ -23,17 +23,16 @@ from django.db.models import Exists, Q
 from django.utils import timezone
 
 from batches import blobs, commit, intake, pauses, raw_json, troubles
-from batches.models import Batch, LeaseLost, Pause, RequestState
+from batches.models import Batch, LeaseLost, Pause, RequestState, request_id
 from batches.outcomes import Outcome, failure, outcome
 from batches.validate import LineError
 from models_registry import aliases, measure
-from models_registry.engine.client import Call, Client, EngineDied, Limits
+from models_registry.engine.client import Call, Client, EngineDied
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.gpu import Gpu, Work, loaded_words, patience
 from models_registry.models import Alias, Model, ModelState, WorkerState
-from models_registry.window import few, in_flight
-from vbs.configuration import runtime
+from models_registry.window import few, in_flight, limits
 from vbs.logs import bind, one_line
 from vbs.outages import DATABASE_ERRORS, insist
 
@@ -328,8 +327,7 @@ class Run:
         self.runner, self.engine, self.model, self.path, self.window = runner, engine, model, path, window
         self.batch_id, self.worker = runner.batch.pk, runner.worker
         self.call_path = runner.batch.endpoint.removeprefix("/v1")
-        limits = Limits(runtime.value("VBS_REQUEST_SECONDS"), runtime.value("VBS_REQUEST_ATTEMPTS"))
-        self.client = Client(engine, limits)
+        self.client = Client(engine, limits())
         self._served_name = raw_json.raw(model.served_name)
         self.tally = measure.Tally()
         self.deaths = 0  # of engines, that what is in flight has seen
@@ -428,7 +426,7 @@ class Run:
                     coming.cancel()
                     return
                 try:
-                    call = Call(row.id, self.call_path, self._body(row))
+                    call = Call(row.id, self.call_path, self._body(row), request_id(self.batch_id, row.line))
                 except Damaged as damage:
                     self._outcomes.append(failure(row.id, intake.UNAVAILABLE, str(damage)))
                     continue

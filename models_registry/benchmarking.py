@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from models_registry.engine import refusals
 from models_registry.engine.client import Answer, Call, Client, Limits
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import EngineKind
@@ -92,10 +93,7 @@ async def many(
 
 
 def parsed(answer: Answer) -> dict[str, Any] | None:
-    try:
-        found = orjson.loads(answer.body)
-    except orjson.JSONDecodeError:
-        return None
+    found = refusals.parsed(answer.body)
     return found if isinstance(found, dict) else None
 
 
@@ -103,12 +101,11 @@ def failure(answer: Answer) -> str:
     """What went wrong, in a sentence; empty when nothing did."""
     if answer.status is None:
         return answer.error_message or "The engine did not answer."
-    found = parsed(answer)
     if answer.status < 300:
-        return "" if found is not None else "The engine's answer was not a JSON object."
-    error = found.get("error", found) if found else None
-    said = error.get("message") if isinstance(error, dict) else error
-    return f"The engine answered {answer.status}: {str(said or answer.body[:200].decode(errors='replace'))[:1000]}"
+        found = parsed(answer)
+        return "" if found is not None and refusals.words(found) else "The engine's answer was not a JSON object."
+    said = f"The engine answered {answer.status}: {refusals.said(answer.status, answer.body)}"
+    return f"{said} The engine's log says: {answer.reason}" if answer.reason else said
 
 
 def tokens(answer: Answer) -> tuple[int, int]:

@@ -5,12 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from models_registry import benchmarking, measure, operations
-from models_registry.engine.client import Limits
 from models_registry.gpu import Gpu, Work
 from models_registry.models import Operation, OperationKind, Worker
 from models_registry.turn import Failed, Turn
-from models_registry.window import few, in_flight
-from vbs.configuration import runtime
+from models_registry.window import few, in_flight, limits
 from vbs.logs import bind
 
 MOST_ANSWER = 2**20  # bytes of a test's
@@ -71,7 +69,7 @@ def _test(turn: Turn) -> dict[str, Any]:
     engine = turn.load()
     began = time.monotonic()
     call = benchmarking.call(0, model, path, given)
-    answer = turn.drive(benchmarking.one(engine, call, _limits()))
+    answer = turn.drive(benchmarking.one(engine, call, limits()))
     seconds = time.monotonic() - began
     turn.say(f"Answered in {seconds:.2f} s.")
     if len(answer.body) > MOST_ANSWER:
@@ -93,7 +91,7 @@ def _benchmark(turn: Turn) -> dict[str, Any]:
     engine = turn.load()
     # An answer of one token is there with its first token: there is nothing to be streamed.
     path, given = benchmarking.body(model, "Hello")
-    first = turn.drive(benchmarking.one(engine, benchmarking.call(0, model, path, given), _limits()))
+    first = turn.drive(benchmarking.one(engine, benchmarking.call(0, model, path, given), limits()))
     if error := benchmarking.failure(first):
         raise Failed(error)
     loading: dict[str, Any] = {"load_seconds": None, "first_token_seconds": None}
@@ -110,7 +108,7 @@ def _benchmark(turn: Turn) -> dict[str, Any]:
     window = in_flight(engine)
     if words := few(engine, window):
         turn.say(words)
-    sending = benchmarking.many(engine, benchmarking.calls(model, options), _limits(), window, tally, errors)
+    sending = benchmarking.many(engine, benchmarking.calls(model, options), limits(), window, tally, errors)
     turn.drive(sending, report)
     report()
     if not tally.requests:
@@ -121,10 +119,6 @@ def _benchmark(turn: Turn) -> dict[str, Any]:
         f"{name}_per_second": fields[name] / tally.seconds for name in ("requests", "input_tokens", "output_tokens")
     }
     return fields | rates | loading | {"memory_bytes": measure.taken(engine), "errors": errors}
-
-
-def _limits() -> Limits:
-    return Limits(runtime.value("VBS_REQUEST_SECONDS"), runtime.value("VBS_REQUEST_ATTEMPTS"))
 
 
 def _shown(value: Any) -> Any:

@@ -1,13 +1,22 @@
-"""How many requests an engine gets at once."""
+"""How many requests an engine gets at once, and what each of them may take."""
 
 import math
 
 import psutil
+from django.conf import settings
 
+from models_registry.engine.client import Limits
 from models_registry.engine.server import Engine
 from vbs import descriptors
+from vbs.configuration import runtime
 
 SPARE = 64  # descriptors for all else: the database, logs, input files
+
+
+def limits() -> Limits:
+    """Of one request, as they are set now."""
+    seconds, attempts = runtime.value("VBS_REQUEST_SECONDS"), runtime.value("VBS_REQUEST_ATTEMPTS")
+    return Limits(seconds, attempts, settings.VBS_MAX_ANSWER_MB * 2**20)
 
 
 def wanted(engine: Engine) -> int:

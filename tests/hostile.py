@@ -18,11 +18,14 @@ def http(body: bytes = b"", *headers: str, status: str = "200 OK", kind: str = "
 
 
 class Hostile:
-    """answers: what each path gets, `*` for all others. heard: heads of the requests that came."""
+    """answers: what each path gets, `*` for all others. of_body: what a POST gets instead, by its body. heard, bodies:
+    heads and bodies of the requests that came."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {"*": http(b"{}")}
+        self.of_body: Callable[[bytes], Answer] | None = None
         self.heard: list[str] = []
+        self.bodies: list[str] = []
         self.closing = threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
@@ -50,8 +53,11 @@ class Hostile:
             while lengths and len(body) < int(lengths[0]):
                 body += link.recv(65536)
             self.heard.append(text)
-            path = text.split()[1]
+            self.bodies.append(body.decode(errors="replace"))
+            method, path = text.split()[:2]
             answer = self.answers.get(path, self.answers["*"])
+            if self.of_body and method == "POST":
+                answer = self.of_body(body)
             if isinstance(answer, bytes):
                 link.sendall(answer)
             else:

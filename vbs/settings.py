@@ -56,6 +56,7 @@ VBS_MAX_CONNECTIONS_PER_ADDRESS: int = env.int("VBS_MAX_CONNECTIONS_PER_ADDRESS"
 VBS_MAX_STREAMS: int = env.int("VBS_MAX_STREAMS", 16, validate=validate.Range(1))
 VBS_MAX_BATCH_REQUESTS: int = env.int("VBS_MAX_BATCH_REQUESTS", 50_000, validate=WHOLE["VBS_MAX_BATCH_REQUESTS"])
 VBS_MAX_LINE_MB: int = env.int("VBS_MAX_LINE_MB", 16, validate=validate.Range(1))
+VBS_MAX_ANSWER_MB: int = env.int("VBS_MAX_ANSWER_MB", 64, validate=validate.Range(1, 900))
 VBS_COMPLETION_WINDOWS: list[str] = env.list("VBS_COMPLETION_WINDOWS", ["24h"])
 VBS_RETENTION_DAYS: int = env.int("VBS_RETENTION_DAYS", 30, validate=WHOLE["VBS_RETENTION_DAYS"])
 

@@ -4,6 +4,7 @@ Knows nothing of batches: calls come out of an async iterator and answers go int
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,27 +13,40 @@ from typing import Any
 
 import aiohttp
 
-from models_registry.engine import pulse
+from models_registry.engine import pulse, refusals
+from models_registry.engine.control import answers
+from models_registry.engine.reasons import of_request
+from models_registry.engine.refusals import PATIENCE, clean
 from models_registry.engine.server import Engine
 from vbs import outgoing
 
+log = logging.getLogger(__name__)
+
 BACKOFF_SECONDS = 0.5
 BACKOFF_MOST = 30.0
+LARGE = 4 * 2**20  # bytes of an answer; above that
+LARGE_AT_ONCE = 4  # are held at most
+MOST_TOLD = 20  # failures, in the log
 DEATH_SECONDS = 2.0  # how long after a broken connection the engine may take to be seen dead
 
 
 @dataclass(slots=True)
 class Call:
-    """path: below the engine's `/v1`, e.g. `/chat/completions`. key: whatever the caller knows it by."""
+    """path: below the engine's `/v1`, e.g. `/chat/completions`. key: whatever the caller knows it by. request_id: by
+    which the engine knows it, in its log too."""
 
     key: Any
     path: str
     body: bytes
+    request_id: str = ""
 
 
 @dataclass(slots=True)
 class Answer:
-    """What came of a call. Either an HTTP status with its body, or an error code and message in our words."""
+    """What came of a call. Either an HTTP status with its body, or an error code and message in our words.
+
+    kind: the body's type, as the engine has it. reason: for a failure, what the engine's log says.
+    """
 
     key: Any
     status: int | None
@@ -40,6 +54,12 @@ class Answer:
     request_id: str | None = None
     error_code: str | None = None
     error_message: str | None = None
+    kind: str = ""
+    reason: str | None = None
+
+
+class TooLarge(Exception):
+    """An answer with more bytes than it may have."""
 
 
 class EngineDied(Exception):
@@ -52,10 +72,12 @@ class EngineDied(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """seconds: for one attempt. attempts: how often a call is sent at most, after 5xx, 429 or a lost connection."""
+    """seconds: for one attempt. attempts: how often a call is sent at most, after 5xx, 429 or a lost connection.
+    most_bytes: of an answer's body."""
 
     seconds: float = 3600
     attempts: int = 4
+    most_bytes: int = 64 * 2**20
 
 
 class Client:
@@ -65,6 +87,7 @@ class Client:
         self.engine = engine
         self.limits = limits
         self.in_flight: dict[int, Call] = {}
+        self._told = 0
 
     async def answers(self, calls: AsyncIterator[Call], window: int) -> AsyncGenerator[Answer, None]:
         """Every call's answer. At most `window` are in flight, and as many answers wait for the caller.
@@ -72,6 +95,7 @@ class Client:
         Raises EngineDied. Closing the iterator aborts what is in flight.
         """
         ready: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue(maxsize=window)
+        self._room = asyncio.Semaphore(LARGE_AT_ONCE)
         async with self._session(window) as session:
             group = asyncio.create_task(self._lanes(session, calls, window, ready))
             watch = asyncio.create_task(self._watch(ready))
@@ -80,6 +104,7 @@ class Client:
                     if isinstance(item, BaseException):
                         raise item
                     yield item
+                    self._took(item)
             finally:
                 for task in (group, watch):
                     task.cancel()
@@ -153,31 +178,98 @@ class Client:
             await asyncio.gather(*lanes, return_exceptions=True)
 
     async def _answer(self, session: aiohttp.ClientSession, call: Call) -> Answer:
-        url = self.engine.address.url + call.path
+        """What comes of it in the end: of a passing failure after another attempt, of a lasting one after two."""
+        before: Answer | None = None
         for attempt in range(1, self.limits.attempts + 1):
-            wait = 0.0
-            try:
-                async with session.post(url, data=call.body, allow_redirects=False) as response:
-                    body = await response.read()
-                    answer = Answer(call.key, response.status, body, response.headers.get("X-Request-Id"))
-                    if response.status < 500 and response.status not in (408, 425, 429):
-                        return answer
-                    with suppress(ValueError):
-                        wait = float(response.headers.get("Retry-After", 0))
-            except TimeoutError:
-                message = f"No answer within {self.limits.seconds:.0f} s (VBS_REQUEST_SECONDS)."
-                answer = Answer(call.key, None, b"", None, "request_timeout", message)
-            except outgoing.AddressError as error:
-                return Answer(call.key, None, b"", None, "address_refused", f"The request was not sent: {error}.")
-            except (aiohttp.ClientError, OSError) as error:
-                await self._unless_dead()
-                where = self.engine.address.url if self.engine.pid is None else "the engine"
-                message = f"The connection to {where} was lost: {type(error).__name__}."
-                answer = Answer(call.key, None, b"", None, "connection_lost", message)
-            if attempt < self.limits.attempts:
-                backoff = min(BACKOFF_MOST, BACKOFF_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
-                await asyncio.sleep(min(BACKOFF_MOST, max(wait, backoff)))
+            answer, wait = await self._attempt(session, call)
+            if not _may_pass(answer):
+                return answer
+            if attempt == self.limits.attempts or (before and _same(before, answer) and await self._healthy()):
+                break
+            before = answer
+            self._took(answer)
+            backoff = min(BACKOFF_MOST, BACKOFF_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+            await asyncio.sleep(min(BACKOFF_MOST, max(wait, backoff)))
+        if self.engine.log and answer.status and call.request_id:
+            answer.reason = await asyncio.to_thread(of_request, self.engine.log, call.request_id)
+        self._tell(answer, attempt)
         return answer
+
+    async def _attempt(self, session: aiohttp.ClientSession, call: Call) -> tuple[Answer, float]:
+        """What came, and for how many seconds the server asks to be left alone."""
+        url = self.engine.address.url + call.path
+        named = {"X-Request-Id": call.request_id} if call.request_id else {}
+        where = self.engine.address.url if self.engine.pid is None else "the engine"
+
+        def none(code: str, message: str) -> tuple[Answer, float]:
+            return Answer(call.key, None, b"", call.request_id, code, message), 0.0
+
+        try:
+            async with session.post(url, data=call.body, headers=named, allow_redirects=False) as response:
+                if coding := response.headers.get("Content-Encoding"):
+                    said = clean(coding, 50)
+                    return none(
+                        "invalid_response", f"The answer of {where} is compressed ({said}): it was asked not to."
+                    )
+                body = await self._read(response)
+                kind = response.headers.get("Content-Type", "")
+                answer = Answer(call.key, response.status, body, call.request_id, kind=kind)
+                asked = response.headers.get("Retry-After", "")
+                return answer, float(asked) if asked.isascii() and asked.isdigit() else 0.0
+        except TooLarge:
+            most = self.limits.most_bytes
+            return none("response_too_large", f"The answer has more than {most:,} bytes (VBS_MAX_ANSWER_MB).")
+        except TimeoutError:
+            return none("request_timeout", f"No answer within {self.limits.seconds:.0f} s (VBS_REQUEST_SECONDS).")
+        except outgoing.AddressError as error:
+            return none("address_refused", f"The request was not sent: {error}.")
+        except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
+            await self._unless_dead()
+            return none(
+                "connection_lost", f"The answer of {where} is no HTTP: {clean(' '.join(str(error).split()), 200)}"
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            await self._unless_dead()
+            return none("connection_lost", f"The connection to {where} was lost: {type(error).__name__}.")
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body. Raises TooLarge; only a few are large at once, the others wait for room."""
+        length = response.content_length
+        if length is not None and length <= LARGE:
+            return await response.read()
+        if length is not None and length > self.limits.most_bytes:
+            raise TooLarge
+        content, held = bytearray(), False
+        try:
+            async for piece in response.content.iter_any():
+                content += piece
+                if len(content) > self.limits.most_bytes:
+                    raise TooLarge
+                if len(content) > LARGE and not held:
+                    held = await self._room.acquire()
+        except BaseException:
+            if held:
+                self._room.release()
+            raise
+        return bytes(content)
+
+    def _took(self, answer: Answer) -> None:
+        """It is out of our hands: if it is a large one, another may come."""
+        if len(answer.body) > LARGE:
+            self._room.release()
+
+    async def _healthy(self) -> bool:
+        """Is it the request, and not the engine, that fails? Of a server that others run nobody knows."""
+        return self.engine.pid is None or await asyncio.to_thread(answers, self.engine.address)
+
+    def _tell(self, answer: Answer, attempts: int) -> None:
+        self._told += 1
+        if self._told <= MOST_TOLD:
+            said = answer.error_message or f"status {answer.status}, {refusals.said(answer.status or 0, answer.body)}"
+            why = f" ({answer.reason})" if answer.reason else ""
+            log.warning("Request %s failed after %d attempts: %s%s", answer.request_id, attempts, said, why)
+        if self._told == MOST_TOLD:
+            log.warning("Further requests that fail so are not told here")
 
     async def _unless_dead(self) -> None:
         """A connection broke: if that is because the engine is dying, wait to be aborted rather than try again."""
@@ -185,3 +277,18 @@ class Client:
             async with asyncio.timeout(DEATH_SECONDS):
                 await self.engine.death()
             await asyncio.Event().wait()
+
+
+def _may_pass(answer: Answer) -> bool:
+    if answer.status is None:
+        return answer.error_code in ("request_timeout", "connection_lost")
+    return answer.status >= 500 or answer.status in PATIENCE
+
+
+def _same(before: Answer, now: Answer) -> bool:
+    """The same failure again, and one that is of the request. A lost connection or a busy server may pass."""
+    if before.status is None or now.status is None:
+        return before.error_code == now.error_code == "request_timeout"
+    if before.status != now.status or now.status in PATIENCE:
+        return False
+    return refusals.said(before.status, before.body) == refusals.said(now.status, now.body)

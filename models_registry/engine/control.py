@@ -3,7 +3,6 @@
 One short request at a time on the engine's socket. Knows no processes.
 """
 
-import contextlib
 import http.client
 import json
 import math
@@ -11,6 +10,7 @@ import socket
 from typing import Any
 
 from models_registry.engine.reasons import LoadError
+from models_registry.engine.refusals import said
 from models_registry.engine.spec import Adapter, Address, EngineSpec
 
 ADAPTER_SECONDS = 120
@@ -64,14 +64,14 @@ def load_adapter(address: Address, adapter: Adapter) -> None:
     given = {"lora_name": adapter.name, "lora_path": adapter.path}
     status, body = ask(address, "POST", "/v1/load_lora_adapter", given, timeout=ADAPTER_SECONDS)
     if status != 200:
-        raise LoadError(f"the engine refused the adapter in {adapter.path}: {_message(body)}")
+        raise LoadError(f"the engine refused the adapter in {adapter.path}: {said(status, body)}")
 
 
 def unload_adapter(address: Address, name: str) -> None:
     """Raises LoadError, or one of SILENT."""
     status, body = ask(address, "POST", "/v1/unload_lora_adapter", {"lora_name": name}, timeout=ADAPTER_SECONDS)
     if status != 200:
-        raise LoadError(f"the engine did not unload the adapter {name}: {_message(body)}")
+        raise LoadError(f"the engine did not unload the adapter {name}: {said(status, body)}")
 
 
 def sleep(address: Address) -> None:
@@ -117,7 +117,7 @@ def _wanted(address: Address, method: str, path: str, body: Any = None, timeout:
     """The object in its answer, when that is a 200 (an empty one for an empty body). Raises one of SILENT."""
     status, content = ask(address, method, path, body, timeout)
     if status != 200:
-        raise http.client.HTTPException(f"{method} {path}: {status} {_message(content)}".rstrip())
+        raise http.client.HTTPException(f"{method} {path}: {status} {said(status, content)}".rstrip())
     try:
         found = json.loads(content or b"{}")
     except ValueError:
@@ -125,10 +125,3 @@ def _wanted(address: Address, method: str, path: str, body: Any = None, timeout:
     if not isinstance(found, dict):
         raise http.client.HTTPException(f"{method} {path}: {content[:100]!r} is no object")
     return found
-
-
-def _message(body: bytes) -> str:
-    with contextlib.suppress(ValueError, TypeError, AttributeError):
-        answer = json.loads(body)
-        return str((answer.get("error") or answer)["message"])
-    return body[:500].decode(errors="replace")

@@ -100,6 +100,7 @@ SETTINGS = (
     Setting("VBS_MAX_STREAMS", "`16`", "Downloads that one key, or one person, may have running at once"),
     Setting("VBS_MAX_BATCH_REQUESTS", "`50000`", "Most requests in a batch"),
     Setting("VBS_MAX_LINE_MB", "`16`", "Longest line of an input file"),
+    Setting("VBS_MAX_ANSWER_MB", "`64`", "Longest answer of an engine; what is longer fails its request"),
     Setting("VBS_COMPLETION_WINDOWS", "`24h`", "Windows that clients may ask for, e.g. `1h,24h,7d`"),
     Setting("VBS_RETENTION_DAYS", "`30`", "How long request rows are kept after a batch has ended"),
     Setting("VBS_IO_WORKERS", "`2`", "Processes for validation, outputs and clean-up"),
