@@ -5,7 +5,6 @@ from typing import Any
 
 from django.conf import settings
 from django.core.files.uploadedfile import TemporaryUploadedFile
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpResponse, HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
@@ -15,7 +14,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from batches import downloads, files, forecast, pauses, submit, wire
-from batches.models import Batch, BatchEvent, File, Purpose, Upload
+from batches.models import Batch, BatchEvent, BatchStatus, File, Purpose, Upload
 from batches.serializers import (
     MAX_PART,
     BatchChange,
@@ -33,11 +32,12 @@ from models_registry.wire import gpu_object, worker_object
 from models_registry.workers import masked
 from vbs.accounts.authentication import is_operator, project_of
 from vbs.configuration import runtime
-from vbs.openai import schema
+from vbs.openai import idempotency, schema
 from vbs.openai.checks import checked
 from vbs.openai.docs import BODY, ERRORS, PAGING, of
-from vbs.openai.errors import NotFound, StorageFull, TooLarge
-from vbs.openai.pagination import choice, page
+from vbs.openai.errors import StorageFull, TooLarge, missing
+from vbs.openai.idempotency import Once
+from vbs.openai.pagination import choice, only, page
 from vbs.openai.parsers import StrictJSONParser
 
 UPLOAD_SECONDS = 3600
@@ -68,16 +68,23 @@ def find(rows: QuerySet[Any], kind: str, object_id: str) -> Any:
     """The row with this id among those that the project may see. Raises NotFound."""
     row = None if "\0" in object_id else rows.filter(pk=object_id).first()
     if row is None:
-        raise NotFound(f"No such {kind}: '{object_id[:100]}'.", param="id", code=f"{kind}_not_found")
+        raise missing(kind, object_id)
     return row
 
 
 class Files(APIView):
     parser_classes = [MultiPartParser, FormParser]
 
-    @extend_schema(request={"multipart/form-data": FileCreate}, responses={200: of(schema.FileObject), **ERRORS})
+    @extend_schema(
+        parameters=[idempotency.PARAMETER],
+        request={"multipart/form-data": FileCreate},
+        responses={200: of(schema.FileObject), **ERRORS},
+    )
     def post(self, request: Request) -> Response:
         with Stored():
+            once = Once(request)
+            if before := once.answer():
+                return before
             given = checked(FileCreate(data=nested(request.data, "expires_after")))
             if given["file"].size > settings.VBS_MAX_FILE_MB * 2**20:
                 raise TooLarge(
@@ -85,8 +92,8 @@ class Files(APIView):
                     param="file",
                 )
             path, name = uploaded(given["file"]), given["file"].name
-            file = files.store(project_of(request), path, name, given["purpose"], expiry(given.get("expires_after")))
-        return Response(wire.file_object(file))
+            file = files.take_in(project_of(request), path, name, given["purpose"], expiry(given.get("expires_after")))
+            return once.make(lambda: Response(wire.file_object(files.reveal(file))))
 
     @extend_schema(
         parameters=[*PAGING, OpenApiParameter("purpose", str)], responses={200: of(schema.FileList), **ERRORS}
@@ -96,7 +103,7 @@ class Files(APIView):
         rows = File.objects.visible(project_of(request))
         if "purpose" in query:
             rows = rows.filter(purpose=choice(query, "purpose", "", tuple(Purpose.values)))
-        return Response(page(rows, query, wire.file_object, default=10_000, high=10_000))
+        return Response(page(rows, query, wire.file_object, default=10_000, high=10_000, filters=["purpose"]))
 
 
 class FileDetail(APIView):
@@ -125,7 +132,10 @@ class FileContent(APIView):
 
 
 class Uploads(APIView):
-    @extend_schema(request=UploadCreate, responses={200: of(schema.UploadObject), **ERRORS})
+    @extend_schema(
+        parameters=[idempotency.PARAMETER], request=UploadCreate, responses={200: of(schema.UploadObject), **ERRORS}
+    )
+    @idempotency.once
     def post(self, request: Request) -> Response:
         given = checked(UploadCreate(data=request.data))
         after = given.pop("expires_after", None)
@@ -146,24 +156,37 @@ def find_upload(request: Request, upload_id: str) -> Upload:
 class UploadParts(APIView):
     parser_classes = [MultiPartParser]
 
-    @extend_schema(request={"multipart/form-data": PartCreate}, responses={200: of(schema.PartObject), **ERRORS})
+    @extend_schema(
+        parameters=[idempotency.PARAMETER],
+        request={"multipart/form-data": PartCreate},
+        responses={200: of(schema.PartObject), **ERRORS},
+    )
     def post(self, request: Request, upload_id: str) -> Response:
         upload = find_upload(request, upload_id)
         with Stored():
+            once = Once(request)
+            if before := once.answer():
+                return before
             data = checked(PartCreate(data=request.data))["data"]
             if data.size > MAX_PART:
                 raise TooLarge(f"The part has {data.size:,} bytes; at most 64 MB are allowed.", param="data")
-            return Response(wire.part_object(files.add_part(upload, uploaded(data))))
+            part = files.add_part(upload, uploaded(data))
+            return once.make(lambda: Response(wire.part_object(part)))  # one that nobody is told of is never joined
 
 
 class UploadCompletion(APIView):
-    @extend_schema(request=UploadComplete, responses={200: of(schema.UploadObject), **ERRORS})
+    @extend_schema(
+        parameters=[idempotency.PARAMETER], request=UploadComplete, responses={200: of(schema.UploadObject), **ERRORS}
+    )
     def post(self, request: Request, upload_id: str) -> Response:
         upload = find_upload(request, upload_id)
+        once = Once(request)
+        if before := once.answer():
+            return before
         given = checked(UploadComplete(data=request.data))
         with Stored():
-            done = files.complete(upload, given["part_ids"], given.get("md5"))
-        return Response(wire.upload_object(done))
+            file = files.join(upload, given["part_ids"], given.get("md5"))
+            return once.make(lambda: Response(wire.upload_object(files.end(upload, file))))
 
 
 class UploadCancellation(APIView):
@@ -176,35 +199,56 @@ class Batches(APIView):
     parser_classes = [StrictJSONParser, MultiPartParser]
 
     @extend_schema(
+        parameters=[idempotency.PARAMETER],
         request={"application/json": BatchCreate, "multipart/form-data": BatchSubmit},
         responses={200: of(schema.BatchObject), **ERRORS},
     )
     def post(self, request: Request) -> Response:
+        once = Once(request)
+        if before := once.answer():
+            return before
         if request.content_type.startswith("multipart/"):
-            batch = self._submit(request)
-        else:
-            batch = submit.create(project_of(request), **checked(BatchCreate(data=request.data)))
-        return Response(wire.batch_object(batch, expected=forecast.of_new(batch)))
+            with Stored():
+                return self._submit(request, once)
+        return self._made(submit.draft(project_of(request), **checked(BatchCreate(data=request.data))), once)
 
-    def _submit(self, request: Request) -> Batch:
+    def _submit(self, request: Request, once: Once) -> Response:
         """Upload and create in one call."""
-        with Stored():
-            given = checked(BatchSubmit(data=nested(nested(request.data, "metadata"), "output_expires_after")))
-            data = given.pop("file")
-            window = given.pop("completion_window", None) or runtime.value("VBS_COMPLETION_WINDOWS")[0]
-            given["default_model"] = given.pop("model", "")
-            file = files.take_in(project_of(request), uploaded(data), data.name, Purpose.BATCH, None)
-            with transaction.atomic():
-                files.reveal(file)
-                return submit.create(project_of(request), file.pk, completion_window=window, **given)
+        given = checked(BatchSubmit(data=nested(nested(request.data, "metadata"), "output_expires_after")))
+        data = given.pop("file")
+        window = given.pop("completion_window", None) or runtime.value("VBS_COMPLETION_WINDOWS")[0]
+        given["default_model"] = given.pop("model", "")
+        project = project_of(request)
+        file = files.take_in(project, uploaded(data), data.name, Purpose.BATCH, None)
+        batch = submit.draft(project, file.pk, completion_window=window, **given)
+        batch.input_file = file
+        return self._made(batch, once, file)
 
-    @extend_schema(parameters=PAGING, responses={200: of(schema.BatchList), **ERRORS})
+    def _made(self, batch: Batch, once: Once, hidden: File | None = None) -> Response:
+        """hidden: its file, shown with it. What may fail comes before the commit, or the client would send again."""
+        expected = forecast.of_new(batch)
+
+        def create() -> Response:
+            if hidden:
+                files.reveal(hidden)
+            return Response(wire.batch_object(submit.save(batch), expected=expected))
+
+        return once.make(create)
+
+    @extend_schema(
+        parameters=[*PAGING, OpenApiParameter("status", str, enum=BatchStatus.values)],
+        responses={200: of(schema.BatchList), **ERRORS},
+    )
     def get(self, request: Request) -> Response:
-        places = Batch.objects.places()
+        query, places = request.query_params, Batch.objects.places()
         rows = Batch.objects.visible(project_of(request))
-        return Response(
-            page(rows, request.query_params, lambda row: wire.batch_object(row, places), default=20, high=100)
-        )
+        if "status" in query:
+            rows = rows.filter(status=choice(query, "status", "", tuple(BatchStatus.values)))
+
+        def item(row: Batch) -> schema.BatchObject:
+            return wire.batch_object(row, places)
+
+        return Response(page(rows, query, item, default=20, high=100, filters=["status"]))
 
 
 def find_batch(request: Request, batch_id: str) -> Batch:
@@ -239,9 +283,10 @@ class BatchCancellation(APIView):
 
 
 class BatchRetry(APIView):
-    @extend_schema(request=None, responses={200: of(schema.BatchObject), **ERRORS})
+    @extend_schema(parameters=[idempotency.PARAMETER], request=None, responses={200: of(schema.BatchObject), **ERRORS})
+    @idempotency.once
     def post(self, request: Request, batch_id: str) -> Response:
-        return Response(wire.batch_object(find_batch(request, batch_id).retry()))
+        return Response(wire.batch_object(find_batch(request, batch_id).retry(), expected=forecast.UNCOUNTED))
 
 
 class BatchResults(APIView):
@@ -269,6 +314,7 @@ class BatchLogs(APIView):
 class Queue(APIView):
     @extend_schema(responses={200: of(schema.QueueObject), **ERRORS})
     def get(self, request: Request) -> Response:
+        only(request.query_params)
         found = list(Worker.objects.all())
         waiting, running = Batch.objects.waiting(), list(Batch.objects.running()[:QUEUE_LINES])
         own = {batch.pk for batch in running if batch.project_id == project_of(request).pk}

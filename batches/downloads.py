@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
-from django.utils.http import parse_etags
+from django.utils.http import content_disposition_header, parse_etags
 from rest_framework.request import Request
 
 from batches import blobs, outputs
@@ -14,12 +14,18 @@ from vbs.openai.docs import BODY
 from vbs.openai.errors import NotFound, envelope
 
 
+def named(filename: str) -> dict[str, str]:
+    """To be saved under this name, and never shown as what a browser guesses that it is."""
+    disposition = content_disposition_header(True, filename) or "attachment"
+    return {"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"}
+
+
 def content(
     request: HttpRequest | Request, file: File, content_type: str = "application/octet-stream"
 ) -> HttpResponseBase:
     """The bytes of a file, or the range of them that was asked for. A file never changes, so its id is its ETag."""
     etag = f'"{file.pk}"'
-    headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
+    headers = {"ETag": etag, "Accept-Ranges": "bytes"} | named(file.filename)
     if {"*", etag} & {one.removeprefix("W/") for one in parse_etags(request.headers.get("If-None-Match", ""))}:
         return HttpResponse(status=304, headers=headers)
     start, stop, status = 0, file.bytes, 200
@@ -61,7 +67,8 @@ def results(
         return content(request, file, BODY)
     if file and batch.purged_at:
         raise NotFound("These lines are no longer kept: the batch ended long ago.", param="id", code="results_expired")
-    return StreamingHttpResponse(lines(batch, states), content_type=BODY)
+    kind = "output" if RequestState.COMPLETED in states else "errors"
+    return StreamingHttpResponse(lines(batch, states), content_type=BODY, headers=named(f"{batch.pk}_{kind}.jsonl"))
 
 
 def output(request: HttpRequest | Request, batch: Batch) -> HttpResponseBase:

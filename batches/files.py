@@ -13,6 +13,7 @@ from django.utils import timezone
 from batches import blobs
 from batches.models import File, Purpose, Upload, UploadPart, UploadStatus
 from vbs.accounts.models import Project
+from vbs.openai import ids
 from vbs.openai.errors import Conflict, InvalidRequest
 
 BATCH_FILE_DAYS = timedelta(days=30)
@@ -124,18 +125,27 @@ def complete(upload: Upload, part_ids: Sequence[str], md5: str | None) -> Upload
 
     Of two calls at once both do the work, and the first to end wins.
     """
+    return end(upload, join(upload, part_ids, md5))
+
+
+def join(upload: Upload, part_ids: Sequence[str], md5: str | None) -> File:
+    """The parts as one file, which nobody sees before `end`. Not within a transaction. Raises as `complete`."""
     _open(upload)
     parts = {part.pk: part for part in upload.parts.all()}
     for part_id in part_ids:
         if part_id not in parts:
-            raise InvalidRequest(f"There is no part '{part_id[:100]}' in this upload.", param="part_ids")
+            raise InvalidRequest(f"There is no part '{ids.shown(part_id)}' in this upload.", param="part_ids")
     if len(set(part_ids)) != len(part_ids):
         raise InvalidRequest("A part is named twice in 'part_ids'.", param="part_ids")
     total = sum(parts[part_id].bytes for part_id in part_ids)
     if total != upload.bytes:
         message = f"The parts have {total:,} bytes together; the upload was announced with {upload.bytes:,}."
         raise InvalidRequest(message, param="part_ids")
-    file = _joined(upload, [parts[part_id] for part_id in part_ids], md5)
+    return _joined(upload, [parts[part_id] for part_id in part_ids], md5)
+
+
+def end(upload: Upload, file: File) -> Upload:
+    """Complete it with this file of its parts. Raises Conflict when it is not open any more, OSError."""
     with transaction.atomic():
         upload = Upload.objects.select_for_update().select_related("project").get(pk=upload.pk)
         _open(upload)

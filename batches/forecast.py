@@ -8,11 +8,14 @@ still to be submitted it knows nothing, and a batch of fewer requests than the e
 says.
 """
 
+import logging
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import wraps
 
 from django.db.models import Count
 from django.utils import timezone
@@ -25,6 +28,8 @@ from models_registry.engine.spec import EngineKind
 from models_registry.gpu import not_ready, patience
 from models_registry.models import OPEN_OPERATIONS, Alias, Model, ModelState, Operation, Worker, WorkerState
 from models_registry.speeds import UNKNOWN, Speed
+
+log = logging.getLogger(__name__)
 
 MOST = 1000  # batches that are looked at, and a few kinds of those behind them that may go before
 SOON_DUE = timedelta(hours=1)  # deadlines that come near while the first of these run
@@ -83,6 +88,26 @@ def order() -> tuple[Turn, ...]:
     return _situation().order
 
 
+UNKNOWN_NOW = Forecast(why="It cannot be estimated just now; the server's log says why.")
+UNCOUNTED = Forecast(why="Its requests are not counted yet.")
+
+
+def never_failing(estimate: Callable[[Batch], Forecast]) -> Callable[[Batch], Forecast]:
+    """What was asked for is done, or there; that its end cannot be told is no reason to say otherwise. Not within a
+    transaction, which an error of the database would end."""
+
+    @wraps(estimate)
+    def guarded(batch: Batch) -> Forecast:
+        try:
+            return estimate(batch)
+        except Exception:
+            log.exception("The end of %s cannot be estimated", batch.pk)
+            return UNKNOWN_NOW
+
+    return guarded
+
+
+@never_failing
 def of(batch: Batch) -> Forecast:
     """From the plan; of a batch that is not in it, why."""
     if batch.total and not batch.pending:  # the plan may be older
@@ -90,13 +115,14 @@ def of(batch: Batch) -> Forecast:
     if found := plan().get(batch.pk):
         return found
     if batch.validated_at is None:
-        return Forecast(why="Its requests are not counted yet.")
+        return UNCOUNTED
     why = f"It came into the queue this instant, or it is tried again soon, or more than {MOST:,} are before it."
     return Forecast(requests=batch.pending, model=next(iter(batch.model_names), None), why=why)
 
 
+@never_failing
 def of_new(batch: Batch) -> Forecast:
-    """Of a batch that is not read yet: from the beginning of its file, as if it were in the queue already."""
+    """Of a batch that is not read or saved yet: from the beginning of its file, as if it were in the queue already."""
     seen = sample.look(batch.input_file, batch.default_model)
     if seen.why:
         return Forecast(why=seen.why)

@@ -342,6 +342,7 @@ class Batch(models.Model):
             models.Index(fields=["status"], name="batch_live", condition=~Q(status__in=TERMINAL)),
             models.Index(fields=["input_file"], name="batch_needs_file", condition=~Q(status__in=TERMINAL)),
             models.Index(fields=["status", "-id"], name="batch_by_status"),
+            models.Index(fields=["project", "status", "-id"], name="batch_of_project_by_status"),
             GinIndex(fields=["model_names"], name="batch_by_model"),
             GinIndex(METADATA_WORDS, name="batch_by_metadata"),
         ]

@@ -1,9 +1,11 @@
 """What may come in: the parameters of each call, checked. What goes out is in wire.py."""
 
+import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from django.http import QueryDict
+import orjson
 from django.utils import timezone
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
@@ -11,11 +13,14 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from batches.models import PRIORITIES, UPLOAD_PURPOSES
 from batches.validate import REQUIRED
 from vbs.configuration import runtime
+from vbs.openai import ids
+from vbs.openai.errors import InvalidRequest
 from vbs.openai.fields import PlainText
 
 ENDPOINTS = tuple(REQUIRED)
 MAX_UPLOAD = 8 * 2**30
 MAX_PART = 64 * 2**20
+WHOLE = re.compile(r"[+-]?[0-9]{1,3}")
 
 
 class ChoiceText(PlainText):
@@ -30,7 +35,9 @@ class ChoiceText(PlainText):
         allowed = self.allowed() if callable(self.allowed) else self.allowed
         if text not in allowed:
             shown = ", ".join(f"'{one}'" for one in allowed)
-            raise ValidationError(f"Invalid value: '{text[:100]}'. Supported values are: {shown}.", "invalid_value")
+            raise ValidationError(
+                f"Invalid value: '{ids.shown(text)}'. Supported values are: {shown}.", "invalid_value"
+            )
         return text
 
 
@@ -44,12 +51,23 @@ class OutputExpiresAfter(ExpiresAfter):
 
 
 def nested(data: Any, name: str) -> Any:
-    """A multipart form writes `name[key]`; make of it what JSON would have been."""
-    if not isinstance(data, QueryDict):
+    """A multipart form writes `name[key]`, or JSON under `name`; make of it what JSON would have been."""
+    if not isinstance(data, Mapping):
         return data
     plain: dict[str, Any] = {key: data[key] for key in data if not key.startswith(f"{name}[")}
     parts = {key[len(name) + 1 : -1]: data[key] for key in data if key.startswith(f"{name}[") and key.endswith("]")}
-    return plain | ({name: parts} if parts else {})
+    whole = plain.pop(name, None) or None
+    if isinstance(whole, str):
+        try:
+            whole = orjson.loads(whole)
+        except orjson.JSONDecodeError as error:
+            message = (
+                f"Invalid '{name}': it is not valid JSON ({error}). Send an object as JSON, or {name}[key] fields."
+            )
+            raise InvalidRequest(message, param=name) from None
+    if parts:
+        whole = (whole if isinstance(whole, dict) else {}) | parts
+    return plain if whole is None else plain | {name: whole}
 
 
 class FileCreate(serializers.Serializer[Any]):
@@ -110,16 +128,11 @@ class BatchOptions(serializers.Serializer[Any]):
     output_expires_after = OutputExpiresAfter(required=False, allow_null=True)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """`metadata.priority` stands for `priority`, for clients that cannot send more fields."""
-        given = (attrs.get("metadata") or {}).get("priority")
-        if attrs.get("priority") is None and given is not None:
-            try:
-                attrs["priority"] = int(given)
-                if not -100 <= attrs["priority"] <= 100:
-                    raise ValueError
-            except ValueError:
-                message = f"Invalid 'metadata.priority': '{given[:50]}'. It must be a whole number from -100 to 100."
-                raise ValidationError({"metadata": {"priority": [ErrorDetail(message, "invalid_value")]}}) from None
+        """`metadata.priority` stands for `priority`, for clients that cannot send more fields. What is no priority is
+        metadata like any other."""
+        given = (attrs.get("metadata") or {}).get("priority", "")
+        if attrs.get("priority") is None and WHOLE.fullmatch(given) and int(given) in PRIORITIES:
+            attrs["priority"] = int(given)
         return attrs
 
 

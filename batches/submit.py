@@ -14,13 +14,18 @@ from vbs.configuration.limits import seconds
 
 
 def create(project: Project, input_file_id: str, endpoint: str, completion_window: str, **options: Any) -> Batch:
-    """A new batch, which is read at once. A file that is missing is found then, as at OpenAI.
+    """A new batch, which is read at once. A file that is missing is found then, as at OpenAI. Options as of `draft`."""
+    return save(draft(project, input_file_id, endpoint, completion_window, **options))
+
+
+def draft(project: Project, input_file_id: str, endpoint: str, completion_window: str, **options: Any) -> Batch:
+    """A batch that is not there yet.
 
     options: metadata, priority, output_expires_after {seconds}, default_model, created_by: who
     made it in the browser.
     """
     now = timezone.now()
-    batch = Batch(
+    return Batch(
         project=project,
         input_file_id_given=input_file_id,
         input_file=File.objects.visible(project).filter(pk=input_file_id).first(),
@@ -34,9 +39,13 @@ def create(project: Project, input_file_id: str, endpoint: str, completion_windo
         created_at=now,
         expires_at=now + timedelta(seconds=seconds(completion_window)),
     )
+
+
+def save(batch: Batch) -> Batch:
+    """Make a draft a batch, and have it read."""
     with transaction.atomic():
         batch.save(force_insert=True)
-        batch.note(f"Created for {endpoint} with priority {batch.priority}.")
+        batch.note(f"Created for {batch.endpoint} with priority {batch.priority}.")
         wake("validate", batch.pk)
     return batch
 

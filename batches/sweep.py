@@ -31,6 +31,7 @@ from models_registry.gpu import SWEEPS
 from models_registry.models import Worker
 from vbs.broker import wake
 from vbs.configuration import runtime
+from vbs.openai import idempotency
 from vbs.outages import DATABASE_ERRORS
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def sweep() -> None:
         _purge_uploads,
         _purge_requests,
         _purge_activity,
+        idempotency.purge,
         _purge_scratch,
         _forget_workers,
         *SWEEPS,

@@ -10,7 +10,7 @@ from models_registry.model_folder import Needed
 from models_registry.models import Model, Worker
 from models_registry.wire import model_object
 from vbs.accounts.authentication import IsOperator, is_operator
-from vbs.openai import schema
+from vbs.openai import ids, schema
 from vbs.openai.docs import ERRORS, of
 from vbs.openai.errors import Conflict, InvalidRequest, NotFound
 
@@ -18,6 +18,7 @@ from vbs.openai.errors import Conflict, InvalidRequest, NotFound
 class Models(APIView):
     @extend_schema(responses={200: of(schema.ModelList), **ERRORS})
     def get(self, request: Request) -> Response:
+        """Every client asks for it, and with what it likes: no parameter is read, none is refused."""
         here, fast = Worker.objects.loaded(), speeds.all()
         trusted = is_operator(request)
         data = [
@@ -34,7 +35,7 @@ class ModelDetail(APIView):
     def get(self, request: Request, name: str) -> Response:
         model = None if "\0" in name else aliases.resolve(name)
         if model is None:
-            raise NotFound(f"The model '{name[:100]}' does not exist.", param="model", code="model_not_found")
+            raise NotFound(f"The model '{ids.shown(name)}' does not exist.", param="model", code="model_not_found")
         return Response(model_object(model, Worker.objects.loaded(), for_operator=is_operator(request)))
 
     @extend_schema(responses={200: of(schema.Deleted), **ERRORS, (403, "application/json"): of(schema.ErrorObject)})
@@ -42,7 +43,7 @@ class ModelDetail(APIView):
         """As OpenAI deletes a fine-tuned model: an adapter, and by its own name only."""
         model = None if "\0" in name else Model.objects.select_related("base").filter(name=name).first()
         if model is None:
-            raise NotFound(f"The model '{name[:100]}' does not exist.", param="model", code="model_not_found")
+            raise NotFound(f"The model '{ids.shown(name)}' does not exist.", param="model", code="model_not_found")
         if not model.base:
             raise InvalidRequest(
                 f"'{model.name}' is not an adapter: DELETE /v1/registry/models/{model.name} removes whole models, "

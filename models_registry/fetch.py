@@ -26,6 +26,7 @@ from models_registry.hub_files import File
 from models_registry.model_folder import ModelError
 from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubToken, Model, ModelState, Task
 from vbs.broker import wake
+from vbs.outages import DATABASE_ERRORS, said
 
 log = logging.getLogger(__name__)
 
@@ -263,12 +264,17 @@ def most_at_once() -> int:
 
 
 def clean(name: str) -> None:
-    """Remove what has come of a model that nobody fetches any more. Whoever still works on it does that himself."""
+    """Remove what has come of a model that nobody fetches any more. Whoever still works on it does that himself.
+
+    It is no more than tidy: what led to it has happened, and is not to be told as failed.
+    """
     try:
         with made_folders.lock(made_folders.path_of(name)):
             clean_locked(name)
     except ModelError as error:
         log.info("What has come of %s stays for now: %s", name, error)
+    except (OSError, *DATABASE_ERRORS) as error:
+        log.warning("What has come of %s stays for now: %s", name, said(error))
 
 
 def clean_locked(name: str) -> None:

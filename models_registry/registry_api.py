@@ -30,16 +30,20 @@ from models_registry.models import (
 )
 from models_registry.paste import PasteError, Proposal
 from models_registry.serializers import AliasPut, ModelChange, ModelCreate, OperationAsk, PasteRead
+from vbs import timeouts
 from vbs.accounts.authentication import HasProject, IsOperator, is_operator, project_of
 from vbs.accounts.models import ApiKey
+from vbs.openai import idempotency, ids
 from vbs.openai.checks import checked
 from vbs.openai.docs import ERRORS, PAGING, of
-from vbs.openai.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from vbs.openai.pagination import choice, page, whole_number
+from vbs.openai.errors import Conflict, Forbidden, InvalidRequest, NotFound, missing
+from vbs.openai.idempotency import Once
+from vbs.openai.pagination import choice, only, page, unknown_after, whole_number
 from vbs.openai.schema import Deleted, ErrorObject
 
 CHANGES = {**ERRORS, (403, "application/json"): of(ErrorObject)}
 MOST_CONTEXT = 2**31 - 1
+HUB_SECONDS = 120
 
 
 def as_api_error(error: Exception) -> Exception:
@@ -72,7 +76,7 @@ def find(name: str) -> Model:
     if model is None:
         alias = None if "\0" in name else Alias.objects.select_related("model").filter(name=name).first()
         hint = f" It is an alias of '{alias.model.name}'." if alias else ""
-        raise NotFound(f"The model '{name[:100]}' does not exist.{hint}", param="model", code="model_not_found")
+        raise NotFound(f"The model '{ids.shown(name)}' does not exist.{hint}", param="model", code="model_not_found")
     return model
 
 
@@ -87,6 +91,7 @@ def switch(request: Request, name: str) -> bool:
 class RegistryModels(RegistryView):
     @extend_schema(responses={200: of(wire.RegistryModelList), **ERRORS})
     def get(self, request: Request) -> Response:
+        only(request.query_params)
         here, fast = Worker.objects.loaded(), speeds.all()
         trusted = is_operator(request)
         data = [
@@ -95,19 +100,25 @@ class RegistryModels(RegistryView):
         ]
         return Response({"object": "list", "data": data})
 
-    @extend_schema(request=ModelCreate, responses={200: of(wire.CreatedModel), **CHANGES})
+    @extend_schema(
+        parameters=[idempotency.PARAMETER], request=ModelCreate, responses={200: of(wire.CreatedModel), **CHANGES}
+    )
     def post(self, request: Request) -> Response:
+        once = Once(request)
+        if before := once.answer():
+            return before
         given = checked(ModelCreate(data=request.data))
         _check_trust(given)
         found = paste.read(given["paste"]) if "paste" in given else None
-        model = _add(_with(found, given))
-        if given["fetch"] and model.hub_id:
-            try:
-                fetch.start(model)
-            except ModelError:
-                removal.remove(model)  # whoever asked for both gets both or nothing
-                raise
-        return Response({**model_object(model), "refused": wire.refused_options(found)})
+
+        def create() -> Response:
+            with timeouts.longer(HUB_SECONDS):  # what is asked of hubs and of other servers
+                model = _add(_with(found, given))
+                if given["fetch"] and model.hub_id:
+                    fetch.start(model)  # whoever asked for both gets both or nothing
+                return Response({**model_object(model), "refused": wire.refused_options(found)})
+
+        return once.make(create)
 
 
 def _check_trust(given: dict[str, Any]) -> None:
@@ -232,7 +243,10 @@ class _Asking(RegistryView):
 
     kind: OperationKind
 
-    @extend_schema(request=OperationAsk, responses={202: of(wire.OperationObject), **CHANGES})
+    @extend_schema(
+        parameters=[idempotency.PARAMETER], request=OperationAsk, responses={202: of(wire.OperationObject), **CHANGES}
+    )
+    @idempotency.once
     def post(self, request: Request, name: str) -> Response:
         model = find(name)
         given = checked(OperationAsk(data=request.data))
@@ -290,7 +304,7 @@ class ModelMeasurements(RegistryView):
     def get(self, request: Request, name: str) -> Response:
         after = request.query_params.get("after", "")
         if after and not (after.isascii() and after.isdigit() and len(after) < 19):
-            raise InvalidRequest(f"Invalid 'after': there is no object '{after[:100]}' in this list.", param="after")
+            raise unknown_after(after)
         rows = Measurement.objects.select_related("model").filter(model=find(name))
         trusted = is_operator(request)
         if not trusted:  # those of batches tell what other projects do, and when
@@ -325,14 +339,14 @@ class Operations(RegistryView):
         def item(row: Operation) -> wire.OperationObject:
             return wire.operation_object(row, trusted, with_log=False)
 
-        return Response(page(rows, query, item, default=20, high=100))
+        return Response(page(rows, query, item, default=20, high=100, filters=["model", "state"]))
 
 
 def find_operation(operation_id: str) -> Operation:
     rows = Operation.objects.select_related("model")
     operation = None if "\0" in operation_id else rows.filter(pk=operation_id).first()
     if operation is None:
-        raise NotFound(f"No such operation: '{operation_id[:100]}'.", param="id", code="operation_not_found")
+        raise missing("operation", operation_id)
     return operation
 
 
@@ -354,6 +368,7 @@ class OperationCancellation(RegistryView):
 class Aliases(RegistryView):
     @extend_schema(responses={200: of(wire.AliasList), **ERRORS})
     def get(self, request: Request) -> Response:
+        only(request.query_params)
         rows = Alias.objects.select_related("model")
         return Response({"object": "list", "data": [wire.alias_object(alias) for alias in rows]})
 
@@ -361,7 +376,7 @@ class Aliases(RegistryView):
 def find_alias(name: str) -> Alias:
     alias = None if "\0" in name else Alias.objects.select_related("model").filter(name=name).first()
     if alias is None:
-        raise NotFound(f"The alias '{name[:100]}' does not exist.", param="alias", code="alias_not_found")
+        raise NotFound(f"The alias '{ids.shown(name)}' does not exist.", param="alias", code="alias_not_found")
     return alias
 
 

@@ -28,7 +28,7 @@ from models_registry.models import Alias, Download, HubToken, Measurement, Model
 from tests.models_registry.test_importer import model_folder
 from tests.people import person, superuser
 from vbs import admin as common
-from vbs.accounts.models import ApiKey, Project
+from vbs.accounts.models import ApiKey, KeptAnswer, Project
 from vbs.configuration.models import AuditEntry, Override
 
 OURS = ("accounts", "batches", "configuration", "models_registry", "curation", "finetuning")
@@ -93,6 +93,7 @@ def rows(project, number):
     )  # fmt: skip
     Activity.objects.create(batch=batch, at=now, completed=1)
     Pause.objects.create(ended_at=now, asked_by=HOSTILE, reason=HOSTILE)
+    KeptAnswer.objects.create(id=f"{number:064}", project=project, fingerprint="x", status=200, body=HOSTILE)
     Override.objects.create(name=f"SETTING {number}", value={HOSTILE: HOSTILE}, changed_by=HOSTILE)
     AuditEntry.objects.create(username=HOSTILE, action="batch.cancel", target=HOSTILE, detail=HOSTILE, project=project)
     return batch

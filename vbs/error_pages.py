@@ -14,12 +14,13 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonR
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 
+from vbs.openai import routes
 from vbs.openai.errors import ApiError, envelope, refusal, unforeseen
 from vbs.pages.access import strict
 
 log = logging.getLogger(__name__)
 
-PROGRAMS = ("/v1", "/metrics", "/health", "/ready")
+PROGRAMS = ("/v1", "/metrics", "/health", "/ready", routes.AZURE)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -54,12 +55,15 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    message = f"Unknown route: {request.method} {request.path}"
     words = [
         "There is nothing at this address, or it is not of your projects.",
         "It may have been removed. Look for it from one of the pages below.",
     ]
-    return answer(request, 404, "Not found", words, envelope(message, "not_found_error", None, "unknown_route"))
+    return answer(request, 404, "Not found", words, _unknown(request))
+
+
+def _unknown(request: HttpRequest) -> dict[str, Any]:
+    return envelope(routes.unknown(request), "not_found_error", None, "unknown_route")
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
@@ -79,7 +83,7 @@ def refused(request: HttpRequest, error: ApiError, title: str) -> HttpResponse:
 
 def answer(request: HttpRequest, status: int, title: str, words: Sequence[str], body: dict[str, Any]) -> HttpResponse:
     """The same for everybody, as they read it: a page, a line, or this body."""
-    if any(request.path == one or request.path.startswith(f"{one}/") for one in PROGRAMS):
+    if any(routes.within(request.path, one) for one in PROGRAMS) or routes.is_program(request):
         return JsonResponse(body, status=status)
     if "text/html" in request.headers.get("Accept", "") and "HX-Request" not in request.headers:
         try:

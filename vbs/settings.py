@@ -221,6 +221,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "vbs.pages.access.PolicyMiddleware",
+    "vbs.openai.routes.ApiRoutesMiddleware",
     "vbs.error_pages.ErrorPagesMiddleware",
     "vbs.one_thread.OneThreadMiddleware",
 ]

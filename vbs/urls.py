@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path, re_path
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -11,6 +12,7 @@ from batches import api as batches
 from models_registry import api as models
 from models_registry import registry_api as registry
 from vbs import metrics
+from vbs.openai import routes
 from vbs.openai.errors import NotFound
 from vbs.pages.access import styled
 
@@ -32,7 +34,7 @@ class Unknown(APIView):
     schema = None
 
     def initial(self, request: Request, *args: object, **kwargs: object) -> None:
-        raise NotFound(f"Unknown route: {request.method} {request.path}.", code="unknown_route")
+        raise NotFound(routes.unknown(request), code="unknown_route")
 
 
 urlpatterns = [
@@ -86,6 +88,7 @@ urlpatterns = [
     path("metrics", metrics.Metrics.as_view()),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     path("docs", styled(SpectacularSwaggerSplitView.as_view(url_name="openapi"))),
+    path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("", include("vbs.redirects")),
     re_path(r"^v1(/.*)?$", Unknown.as_view()),

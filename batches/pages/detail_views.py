@@ -8,7 +8,6 @@ from django.contrib import messages
 from django.db import transaction
 from django.http import Http404, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render, resolve_url
-from django.utils.http import content_disposition_header
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
@@ -138,6 +137,6 @@ def log(request: Request, pk: str) -> HttpResponse:
 
 
 def _named(answer: Answer, name: str) -> Answer:
-    answer.headers["Content-Disposition"] = content_disposition_header(True, name) or "attachment"
-    answer.headers["X-Content-Type-Options"] = "nosniff"
+    for header, value in downloads.named(name).items():
+        answer.headers[header] = value
     return answer

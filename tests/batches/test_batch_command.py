@@ -409,11 +409,11 @@ def test_the_model_for_lines_that_name_none(vbs, tmp_path):
         (["submit", __file__], "Invalid file format"),
         (["submit", __file__, "--endpoint", "/v1/x"], "Supported values are"),
         (["submit", __file__, "--priority", "101"], "100"),
-        (["show", "batch_none"], "No such batch: 'batch_none'"),
-        (["results", "../files"], "No such batch|Unknown route"),
+        (["show", "batch_none"], "No batch found with id 'batch_none'"),
+        (["results", "../files"], "No batch found|Unknown route"),
         (["list", "--limit", "0"], "--limit is 0"),
         (["list", "--project", "x"], "--project is for this server"),
-        (["results", "x", "--out", "/dev/null"], "No such batch"),
+        (["results", "x", "--out", "/dev/null"], "No batch found"),
     ],
 )
 def test_refusals_are_one_line(vbs, words, message):

@@ -13,7 +13,7 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from batches import blobs, files
+from batches import blobs, downloads, files
 from batches.models import File, Upload, UploadPart, UploadStatus
 from vbs.accounts.models import ApiKey, Project
 from vbs.openai.errors import Conflict, InvalidRequest
@@ -322,3 +322,10 @@ def test_parts_that_the_sweep_took_meanwhile(open_upload):
     blobs.remove(part.blob)
     with pytest.raises(Conflict, match="not open"):
         files.complete(upload, [part.pk], None)
+
+
+def test_a_name_cannot_leave_its_header():
+    quoted = downloads.named('a"b\\c.jsonl')["Content-Disposition"]
+    assert quoted == 'attachment; filename="a\\"b\\\\c.jsonl"'
+    broken = downloads.named("a\r\nSet-Cookie: x\u2028.jsonl")["Content-Disposition"]
+    assert broken.isascii() and broken.isprintable(), broken

@@ -631,6 +631,20 @@ def test_cancelled_while_nobody_works_on_it(served, state):
     assert not fetch.folder_of("m").exists()
 
 
+def test_cancelled_where_what_has_come_cannot_be_removed(served, monkeypatch, caplog):
+    """It is cancelled then; who hears of an error would ask again, and hear that it cannot be cancelled."""
+
+    def fail(folder):
+        raise OSError("the disk does not answer")
+
+    repository(served)
+    model = fetch.add("m", "org/tiny")
+    fetch.start(model)
+    monkeypatch.setattr(fetch.made_folders, "lock", fail)
+    fetch.cancel(model)
+    assert Download.objects.get().state == "cancelled" and "the disk does not answer" in caplog.text
+
+
 def test_removed_in_the_middle(served, monkeypatch):
     repository(served)
     served.rate = 400_000

@@ -8,7 +8,8 @@ from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 
 from vbs.accounts import people
-from vbs.accounts.models import ApiKey, Project
+from vbs.accounts.models import ApiKey, KeptAnswer, Project
+from vbs.admin import ReadOnlyAdmin
 
 admin.site.unregister([User, Group])
 
@@ -119,3 +120,11 @@ class ApiKeyAdmin(admin.ModelAdmin):
         for key in queryset:
             key.revoke()
         messages.info(request, "The keys are revoked; they stop working at once.")
+
+
+@admin.register(KeptAnswer)
+class KeptAnswerAdmin(ReadOnlyAdmin):
+    list_display = ["id", "project", "status", "created_at"]
+    list_select_related = ["project"]
+    list_filter = ["status"]
+    ordering = ["-created_at"]

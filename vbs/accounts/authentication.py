@@ -15,10 +15,17 @@ if TYPE_CHECKING:  # it imports us
     from rest_framework.views import APIView
 
 
+def sent_key(request: Request) -> str:
+    """As OpenAI's clients send it, or Azure's (`api-key`); empty when there is none."""
+    scheme, _, secret = get_authorization_header(request).partition(b" ")
+    if scheme.lower() == b"bearer" and secret.strip():
+        return secret.strip().decode("latin-1")
+    return "" if scheme else request.headers.get("api-key", "").strip()
+
+
 class ApiKeyAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[Project, ApiKey | None]:
-        scheme, _, secret = get_authorization_header(request).partition(b" ")
-        secret = secret.strip()
+        secret = sent_key(request)
         if settings.VBS_API_AUTH == "open":
             if said := origins.foreign(request.headers, request.get_host(), request.is_secure()):
                 raise Forbidden(
@@ -27,12 +34,12 @@ class ApiKeyAuthentication(BaseAuthentication):
                     code="cross_site",
                 )
             return Project.objects.get_or_create(name=DEFAULT_PROJECT)[0], None
-        if scheme.lower() != b"bearer" or not secret:
+        if not secret:
             raise NotAuthenticated(
                 "You didn't provide an API key. Send it as 'Authorization: Bearer sk-vbs-…'; "
                 "'manage.py create_api_key' makes one."
             )
-        key = ApiKey.objects.authenticate(secret.decode("latin-1"))
+        key = ApiKey.objects.authenticate(secret)
         if key is None:
             raise NotAuthenticated("Incorrect API key provided: it is unknown, expired or revoked.")
         return key.project, key

@@ -113,3 +113,17 @@ class ApiKey(models.Model):
         if words:
             self.save(update_fields=["name", "expires_at"])
         return ", ".join(words)
+
+
+class KeptAnswer(models.Model):
+    """What a creation was answered that had an `Idempotency-Key` (vbs/openai/idempotency.py)."""
+
+    id = models.CharField(primary_key=True, max_length=64, help_text="Digest of the project, the route and the key")
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="+")
+    fingerprint = models.CharField(max_length=64, help_text="Digest of the body")
+    status = models.PositiveSmallIntegerField(null=True, help_text="None while its transaction lasts")
+    body = models.TextField(blank=True, help_text="JSON")
+    created_at = models.DateTimeField(db_default=Now(), db_index=True)
+
+    def __str__(self) -> str:
+        return self.id

@@ -16,6 +16,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 from vbs import descriptors
+from vbs.openai import ids
 from vbs.outages import DATABASE_ERRORS, said
 from vbs.web.refusal import NO_SPACE
 
@@ -69,6 +70,11 @@ class NotFound(ApiError):
     status_code = 404
     type = "not_found_error"
     code = "not_found"
+
+
+def missing(kind: str, object_id: str) -> NotFound:
+    """As OpenAI words it."""
+    return NotFound(f"No {kind} found with id '{ids.shown(object_id)}'.", param="id", code=f"{kind}_not_found")
 
 
 class Conflict(ApiError):
@@ -160,7 +166,7 @@ def refusal(error: BaseException | None, request: Any) -> ApiError | None:
     match error.__cause__:
         case psycopg.errors.DiskFull():
             return StorageFull("The disk of the server's database is full. Free some space and send it again.")
-        case psycopg.errors.LockNotAvailable():
+        case psycopg.errors.LockNotAvailable() | psycopg.errors.DeadlockDetected():
             why = "Something else is being done with this just now."
         case psycopg.errors.QueryCanceled():
             why = "The database took too long over this."

@@ -17,6 +17,12 @@ def derived_id(prefix: str, moment: datetime, seed: str) -> str:
     return f"{prefix}{int(moment.timestamp() * 1000):012x}{hashlib.sha256(seed.encode()).hexdigest()[:20]}"
 
 
+def shown(given: str) -> str:
+    """What somebody has sent in place of an id or a word, for a message: on one line, clipped."""
+    clean = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in given[:100])
+    return clean if len(given) <= 100 else f"{clean}…"
+
+
 file_id = partial(new_id, "file-")
 batch_id = partial(new_id, "batch_")
 upload_id = partial(new_id, "upload_")

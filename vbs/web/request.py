@@ -11,7 +11,7 @@ from twisted.web.http import NO_BODY_CODES
 from vbs import logs
 from vbs.web.channel import Channel
 from vbs.web.limits import Limit
-from vbs.web.refusal import Head, Refusal
+from vbs.web.refusal import Head, Refusal, later
 from vbs.web.spool import CHUNK, on_disk, spool
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,8 @@ class Request(WebRequest):
         if self.route.startswith("/v1/") or self._response_started:
             if status == 500:
                 body = f"The server failed to answer; its log says more under {self.id}."
-            self.answer(Refusal(status, status_text.decode().lower().replace(" ", "_"), body))
+            code = status_text.decode().lower().replace(" ", "_")
+            self.answer(later(status, code, body) if status == 503 else Refusal(status, code, body))
         else:
             self.setHeader(b"x-request-id", self.id.encode())
             super().basic_error(status, status_text, body)
