@@ -177,6 +177,38 @@ def vllm() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+REACHES = re.compile(
+    r"host|port\b|addr|url|uds|socket|file|path|dir\b|folder|plugin|module|middleware|-cls\b|class\b|hook|ssl|key|token$|"
+    r"media|log|config-file|origin|proxy|revision|\bcode|worker|executor|transfer|server"
+)
+
+
+def test_nothing_that_reaches_files_the_network_or_code_can_be_set() -> None:
+    harmless = {
+        "kv-cache-memory-bytes",  # is no key
+        "distributed-executor-backend",  # a choice of two words, of which none is a class
+        "max-logprobs",
+        "logprobs-mode",
+    }
+    assert {name for name in OPTIONS if REACHES.search(name)} - harmless == set()
+
+
+def test_half_an_option_is_none() -> None:
+    """vLLM takes the beginning of an option's name for the option."""
+    halves = {name[:end] for name in (*REFUSED, *OPTIONS) for end in range(1, len(name))} - OPTIONS.keys()
+    for half in halves:
+        with pytest.raises(OptionError):
+            check({half: "/etc/passwd"})
+
+
+@pytest.mark.parametrize(
+    "name", ["--port", "-p", "port=1", "hf-overrides.auto_map", "seed --port", "seed\n--port", "O3", ""]
+)
+def test_an_option_within_an_option_is_none(name: str) -> None:
+    with pytest.raises(OptionError):
+        check({name: 1})
+
+
 def names(vllm: Path) -> set[str]:
     """Those of arg_utils, and of the server's own options, which are the fields of two classes."""
     found = set(re.findall(r'"--([a-z0-9-]+)"', (vllm / "engine/arg_utils.py").read_text()))
