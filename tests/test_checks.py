@@ -16,6 +16,7 @@ from vbs.checks import (
     open_only_on_loopback,
     sizes_fit,
     the_remote_key_has_servers,
+    the_secret_key_is_secret,
 )
 from vbs.settings import BASE_DIR
 
@@ -70,6 +71,26 @@ def test_a_file_that_is_larger_than_the_room_of_one_address(settings):
 def test_a_data_folder_that_is_too_deep_for_a_socket(settings, letter):
     settings.RUN_DIR = Path("/" + letter * 90)
     assert found(data_path_is_short()) == {("vbs.E004", "VBS_DATA_DIR")}
+
+
+def test_a_secret_key_that_others_can_read(settings, tmp_path):
+    settings.VBS_DATA_DIR = tmp_path
+    assert the_secret_key_is_secret() == []
+    path = tmp_path / "secret_key"
+    path.write_text("x")
+    path.chmod(0o600)
+    assert the_secret_key_is_secret() == []
+    path.chmod(0o640)
+    (warning,) = the_secret_key_is_secret()
+    assert (warning.id, warning.is_serious()) == ("vbs.W002", False) and "chmod 600" in warning.hint
+
+
+def test_the_secret_key_is_made_secret(tmp_path):
+    code = "from vbs import settings"
+    subprocess.run(
+        [sys.executable, "-c", code], env={"PATH": "/usr/bin:/bin", "VBS_DATA_DIR": str(tmp_path)}, check=True
+    )
+    assert (tmp_path / "secret_key").stat().st_mode & 0o777 == 0o600
 
 
 def test_functions_that_rows_name(settings, monkeypatch):

@@ -364,7 +364,11 @@ def test_who_looks_at_too_much_asks_every_few_seconds(vbs, cookie):
     assert codes == [live.TOO_MANY] * 3
 
 
-@pytest.mark.parametrize("word", ["no json", "[]", '{"seen": 7}', '{"seen": [7]}', "{}"])
+DEEP = '{"seen": ' + "[" * 100_000
+WORDS = ["no json", "[]", '{"seen": 7}', '{"seen": [7]}', "{}", DEEP, '{"seen": [null]}', "\0", ""]
+
+
+@pytest.mark.parametrize("word", WORDS, ids=range(len(WORDS)))
 def test_a_word_that_is_not_understood_ends_it(vbs, cookie, word):
     async def conversation(socket):
         await socket.send_str(word)
@@ -372,6 +376,16 @@ def test_a_word_that_is_not_understood_ends_it(vbs, cookie, word):
         return socket.close_code
 
     assert talk(vbs, conversation, cookie) == 4400
+
+
+def test_a_word_that_is_too_long_ends_it(vbs, cookie):
+    async def conversation(socket):
+        await socket.send_str(json.dumps({"seen": ["x" * 100] * 20_000}))
+        await socket.receive(30)
+        return socket.close_code
+
+    assert talk(vbs, conversation, cookie) in (1006, 1009)
+    assert vbs.http.get("/models").status_code == 200
 
 
 async def nothing(socket):

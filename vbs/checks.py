@@ -88,6 +88,21 @@ def model_roots_are_folders(**options: Any) -> list[CheckMessage]:
 
 
 @register()
+def the_secret_key_is_secret(**options: Any) -> list[CheckMessage]:
+    """It is made so; a copy, or a volume of another machine, may have lost that."""
+    path = settings.VBS_DATA_DIR / "secret_key"
+    if not path.exists() or not path.stat().st_mode & 0o077:
+        return []
+    return [
+        Warning(
+            f"Other users of this machine can read {path}, with which sessions and tokens of the hub can be forged.",
+            hint=f"chmod 600 {path}; if they may have read it, put another text into it, and everybody signs in anew.",
+            id="vbs.W002",
+        )
+    ]
+
+
+@register()
 def nobody_schedules_functions(**options: Any) -> list[CheckMessage]:
     """Whoever could write the rows of the task queue could have a worker call any function, `os.system` among them."""
     found: list[CheckMessage] = []

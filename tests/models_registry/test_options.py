@@ -185,7 +185,8 @@ REACHES = re.compile(
 
 def test_nothing_that_reaches_files_the_network_or_code_can_be_set() -> None:
     harmless = {
-        "kv-cache-memory-bytes",  # is no key
+        "api-server-count",  # a number of processes
+        "kv-cache-memory-bytes",  # no key
         "distributed-executor-backend",  # a choice of two words, of which none is a class
         "max-logprobs",
         "logprobs-mode",
