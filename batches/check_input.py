@@ -49,6 +49,7 @@ REMEDIES = {
     "invalid_url": "Choose the endpoint that the lines name, or write this one into the line.",
     "model_not_found": "Write the name of a model that is ready here: the form has a list of them.",
     "streaming_unsupported": "Remove “stream” from the body.",
+    "unsupported_parameter": "Write what the message says instead, or remove it.",
     "line_too_large": "Shorten the request, or leave the line out.",
     "too_many_requests": "Split the file into several batches.",
     "invalid_request": "Correct the body of the request.",

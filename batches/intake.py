@@ -4,17 +4,20 @@ All in one transaction: killed half-way, nothing has happened, and the next work
 """
 
 import logging
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from django.conf import settings
 from django.db import connection, transaction
 
-from batches import blobs
+from batches import blobs, parameters
 from batches.models import Batch, BatchRequest, BatchStatus, Purpose, RequestState
+from batches.parameters import Serving
 from batches.validate import Line, LineError, Report, Rules, read
-from models_registry import aliases
-from models_registry.models import Task
+from models_registry import aliases, tool_calls
+from models_registry.engine.spec import EngineKind
+from models_registry.models import Model, Task
 from vbs import advisory, timeouts
 from vbs.configuration import runtime
 
@@ -49,15 +52,18 @@ def validate(batch_id: str) -> None:
             if batch is None or batch.status != BatchStatus.VALIDATING or batch.validated_at:
                 return
             with timeouts.longer(most_seconds()):  # it holds no row that others need
-                total, names = _copy_failed(batch) if batch.retry_of else _take_in(batch)
+                report = Report()
+            total, names = _copy_failed(batch) if batch.retry_of else _take_in(batch, report)
             if not batch.mark_validated(names, total):
                 raise _Refused([])  # cancelled meanwhile: its rows go with the transaction
+            for words in told(report, batch.endpoint):
+                batch.note(words, "warning")
     except _Refused as refused:
         if batch and refused.errors:
             batch.fail([dict(error) for error in refused.errors])
 
 
-def _take_in(batch: Batch) -> tuple[int, list[str]]:
+def _take_in(batch: Batch, report: Report) -> tuple[int, list[str]]:
     """A row for each line of the file: how many there are, and the models they name. Raises _Refused."""
     file = batch.input_file
     if file is None or file.purpose != Purpose.BATCH or file.project_id != batch.project_id:
@@ -70,7 +76,7 @@ def _take_in(batch: Batch) -> tuple[int, list[str]]:
         with blobs.local(file.blob) as path:
             if (size := path.stat().st_size) != file.bytes:
                 raise _Refused([lost(f"has {size:,} bytes in the storage, where {file.bytes:,} were taken in")])
-            return _read(batch, path)
+            return _read(batch, path, report)
     except blobs.Gone:
         raise _Refused([lost("is not in the storage any more")]) from None
 
@@ -81,8 +87,7 @@ def lost(how: str) -> LineError:
     return {"code": UNAVAILABLE, "line": None, "message": message, "param": "file_id"}
 
 
-def _read(batch: Batch, path: Path) -> tuple[int, list[str]]:
-    report = Report()
+def _read(batch: Batch, path: Path, report: Report) -> tuple[int, list[str]]:
     rules = rules_of(batch.endpoint, batch.default_model)
     names: dict[str, int] = {}
     total = 0
@@ -113,7 +118,36 @@ def rules_of(endpoint: str, default_model: str) -> Rules:
         max_requests=runtime.value("VBS_MAX_BATCH_REQUESTS"),
         max_line_bytes=settings.VBS_MAX_LINE_MB * 2**20,
         default_model=default_model,
+        serving=partial(_serving, aliases.models()),  # read now: while rows are copied, the connection is busy
     )
+
+
+def _serving(models: dict[str, Model], name: str) -> Serving:
+    model = models.get(name)
+    if model is None:  # removed this instant
+        return Serving()
+    return Serving((model.base or model).kind == EngineKind.REMOTE, tool_calls.are_read(model))
+
+
+def told(report: Report, endpoint: str) -> Iterator[str]:
+    """What is no error, and yet not as it may have been meant: a sentence each."""
+    for name, found in report.ignored.items():
+        words = repr(clipped(name)) if name else "others"
+        yield (
+            f"Parameters that vLLM does not know, and ignores: {words} in {found.count:,} requests, first on line "
+            f"{found.line:,}. A remote server is sent them all the same."
+        )
+    if unlimited := report.unlimited:
+        names = parameters.LENGTHS[endpoint][0]
+        most = runtime.value("VBS_DEFAULT_MAX_TOKENS")
+        say = f"{unlimited.count:,} requests, the first on line {unlimited.line:,}, have no {' or '.join(names)}: "
+        if most:
+            yield f"{say}their answers have at most {most:,} tokens (VBS_DEFAULT_MAX_TOKENS)."
+        else:
+            yield (
+                f"{say}their answers may run to the end of the model's context, and take far longer than is estimated. "
+                "Set a limit in the requests, or VBS_DEFAULT_MAX_TOKENS for all that have none."
+            )
 
 
 def _row(batch_id: str, line: Line, model_index: int) -> tuple[object, ...]:
@@ -123,13 +157,17 @@ def _row(batch_id: str, line: Line, model_index: int) -> tuple[object, ...]:
 
 def refusal(tasks: dict[str, str], endpoint: str, name: str) -> tuple[str, str] | None:
     """Why this model cannot be used at this endpoint: code and message, or None when it can."""
-    shown = name if len(name) <= 100 else name[:100] + "…"
+    shown = clipped(name)
     task = tasks.get(name)
     if task is None:
         return "model_not_found", f"The model '{shown}' is not supported: {NO_SUCH_MODEL}."
     if (endpoint == "/v1/embeddings") != (task == Task.EMBEDDING):
         return "invalid_request", f"The model '{shown}' is for {task}; it is not supported at {endpoint}."
     return None
+
+
+def clipped(name: str) -> str:
+    return name if len(name) <= 100 else name[:100] + "…"
 
 
 def _copy_failed(batch: Batch) -> tuple[int, list[str]]:

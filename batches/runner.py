@@ -22,7 +22,7 @@ from django.db import connection
 from django.db.models import Exists, Q
 from django.utils import timezone
 
-from batches import blobs, commit, intake, pauses, raw_json, troubles
+from batches import blobs, commit, intake, parameters, pauses, raw_json, troubles
 from batches.models import Batch, LeaseLost, Pause, RequestState, request_id
 from batches.outcomes import Outcome, failure, outcome
 from batches.validate import LineError
@@ -33,6 +33,7 @@ from models_registry.engine.server import Engine
 from models_registry.gpu import Gpu, Work, loaded_words, patience
 from models_registry.models import Alias, Model, ModelState, WorkerState
 from models_registry.window import few, in_flight, limits
+from vbs.configuration import runtime
 from vbs.logs import bind, one_line
 from vbs.outages import DATABASE_ERRORS, insist
 
@@ -329,6 +330,8 @@ class Run:
         self.call_path = runner.batch.endpoint.removeprefix("/v1")
         self.client = Client(engine, limits())
         self._served_name = raw_json.raw(model.served_name)
+        most = runtime.value("VBS_DEFAULT_MAX_TOKENS")
+        self._most_tokens = raw_json.raw(most) if most else None
         self.tally = measure.Tally()
         self.deaths = 0  # of engines, that what is in flight has seen
         self.end: End | None = None
@@ -434,7 +437,7 @@ class Run:
                 yield call
 
     def _body(self, row: commit.Pending) -> bytes:
-        """As the user sent it, but for the model's name. Raises Damaged."""
+        """As it was sent, but for the model and a limit of the answer where it has none. Raises Damaged."""
         try:
             custom_id, body = raw_json.request_of(os.pread(self._descriptor, row.length, row.offset))
         except ValueError:
@@ -442,6 +445,8 @@ class Run:
         if custom_id != row.custom_id:
             raise Damaged(f"Line {row.line} of the input file is not what it was when it was validated.")
         body["model"] = self._served_name
+        if self._most_tokens is not None:
+            parameters.limit(self.runner.batch.endpoint, body, self._most_tokens)
         return raw_json.text_of(body)
 
     async def _tick(self) -> None:

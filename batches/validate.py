@@ -6,17 +6,19 @@ Memory does not grow with the length of lines or with the file, except for one s
 import hashlib
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, TypedDict
 
 import orjson
 
-from batches import raw_json
+from batches import parameters, raw_json
+from batches.parameters import Serving
 from batches.raw_json import NotAnObject
 
 MAX_ERRORS = 1000
 MAX_CUSTOM_ID = 512
+MAX_IGNORED = 20  # names of parameters
 BOM = b"\xef\xbb\xbf"
 
 # What the body must have besides the model.
@@ -55,6 +57,7 @@ class Rules:
     """What holds for one batch.
 
     refuse_model(name): why this model cannot be used at this endpoint as (code, message), or None.
+    serving(name): what has to be known of the engine of a model that can be used.
     default_model: for lines that name none.
     """
 
@@ -63,14 +66,37 @@ class Rules:
     max_requests: int
     max_line_bytes: int
     default_model: str = ""
+    serving: Callable[[str], Serving] = lambda name: Serving()
+
+
+@dataclass
+class Told:
+    """Something that is no error: in how many requests, and on which line first."""
+
+    count: int
+    line: int
 
 
 @dataclass
 class Report:
-    """What was wrong. `count` goes on when the list is full."""
+    """What was wrong. `count` goes on when the list is full.
+
+    ignored: parameters that vLLM does not know; those beyond MAX_IGNORED are together under "". unlimited: requests
+    whose answers may run to the end of the context.
+    """
 
     errors: list[LineError] = field(default_factory=list)
     count: int = 0
+    ignored: dict[str, Told] = field(default_factory=dict)
+    unlimited: Told | None = None
+
+    def tell(self, line: int, ignored: Sequence[str], is_unlimited: bool) -> None:
+        for name in ignored:
+            key = name if name in self.ignored or len(self.ignored) < MAX_IGNORED else ""
+            self.ignored.setdefault(key, Told(0, line)).count += 1
+        if is_unlimited:
+            self.unlimited = self.unlimited or Told(0, line)
+            self.unlimited.count += 1
 
     def add(self, code: str, line: int | None, message: str, param: str | None = None) -> None:
         self.count += 1
@@ -99,7 +125,7 @@ class _Bad(Exception):
 def read(file: IO[bytes], rules: Rules, report: Report) -> Iterator[Line]:
     """The good lines, in order; the bad ones go to the report. Stops early only past the limit of requests."""
     seen: dict[bytes, int] = {}
-    refusals: dict[str, tuple[str, str] | None] = {}
+    models: dict[str, tuple[str, str] | Serving] = {}
     count = 0
     for number, offset, text in lines(file, rules.max_line_bytes):
         if text is not None and not text.strip():
@@ -116,10 +142,12 @@ def read(file: IO[bytes], rules: Rules, report: Report) -> Iterator[Line]:
             if text is None:
                 limit = rules.max_line_bytes // 2**20
                 raise _Bad("line_too_large", f"This line is longer than {limit} MB, which is the limit of one request.")
-            custom_id, model, prefix = _check(text, number, rules, seen, refusals)
+            custom_id, model, prefix, body = _check(text, number, rules, seen, models)
         except _Bad as bad:
             report.add(bad.code, number, bad.message, bad.param)
         else:
+            endpoint = rules.endpoint
+            report.tell(number, parameters.unknown(endpoint, body), parameters.is_unlimited(endpoint, body))
             yield Line(number, offset, len(text), custom_id, model, prefix)
     if not count:
         report.add("empty_file", None, "The input file has no requests: every line is blank.")
@@ -149,8 +177,9 @@ def _check(
     number: int,
     rules: Rules,
     seen: dict[bytes, int],
-    refusals: dict[str, tuple[str, str] | None],
-) -> tuple[str, str, uuid.UUID]:
+    models: dict[str, tuple[str, str] | Serving],
+) -> tuple[str, str, uuid.UUID, dict[str, Any]]:
+    """custom_id, model, prefix and body."""
     try:
         request = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -177,17 +206,20 @@ def _check(
         raise _Bad("invalid_request", f"The field 'body.{needed}' is required for {rules.endpoint}.", f"body.{needed}")
     if not isinstance(model, str):
         raise _Bad("model_not_found", f"The model {_show(model)} is not supported: it is not a name.", "body.model")
-    if model not in refusals:
-        if len(refusals) > 10_000:  # a hostile file; the good names are few
-            refusals.clear()
-        refusals[model] = rules.refuse_model(model)
-    if refusal := refusals[model]:
-        raise _Bad(*refusal, "body.model")
+    if model not in models:
+        if len(models) > 10_000:  # a hostile file; the good names are few
+            models.clear()
+        models[model] = rules.refuse_model(model) or rules.serving(model)
+    serving = models[model]
+    if isinstance(serving, tuple):
+        raise _Bad(*serving, "body.model")
     if body.get("stream") not in (None, False):
         raise _Bad("streaming_unsupported", "Streaming is not supported in a batch; leave 'stream' out.", "body.stream")
+    if refused := parameters.refusal(rules.endpoint, body, serving):
+        raise _Bad("unsupported_parameter", refused[1], f"body.{refused[0]}")
     try:
         raw_json.request_of(text)  # what the engine will be sent
-        return custom_id, model, _prefix(body, needed)
+        return custom_id, model, _prefix(body, needed), body
     except (NotAnObject, orjson.JSONEncodeError):  # they read less deep nesting than what has read it here
         raise _Bad("invalid_json_line", "This line is nested too deeply to be run.") from None
 

@@ -27,6 +27,13 @@ def tasks() -> dict[str, str]:
     return dict(Alias.objects.values_list("name", "model__task")) | dict(Model.objects.values_list("name", "task"))
 
 
+def models() -> dict[str, Model]:
+    """Every name, and the model that it stands for."""
+    found = {model.pk: model for model in Model.objects.select_related("base")}
+    pointing = Alias.objects.values_list("name", "model_id")
+    return {name: found[pk] for name, pk in pointing if pk in found} | {model.name: model for model in found.values()}
+
+
 def engines() -> dict[str, str]:
     """Every name, and the model whose engine serves it: an adapter is served by its base's."""
     found = {}

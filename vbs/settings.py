@@ -66,6 +66,7 @@ VBS_LEASE_SECONDS: int = env.int("VBS_LEASE_SECONDS", 30, validate=validate.Rang
 VBS_MAX_WAIT_MINUTES: int = env.int("VBS_MAX_WAIT_MINUTES", 30, validate=WHOLE["VBS_MAX_WAIT_MINUTES"])
 VBS_ENGINE_START_SECONDS: int = env.int("VBS_ENGINE_START_SECONDS", 1800, validate=validate.Range(10))
 VBS_REQUEST_SECONDS: int = env.int("VBS_REQUEST_SECONDS", 3600, validate=WHOLE["VBS_REQUEST_SECONDS"])
+VBS_DEFAULT_MAX_TOKENS: int = env.int("VBS_DEFAULT_MAX_TOKENS", 0, validate=WHOLE["VBS_DEFAULT_MAX_TOKENS"])
 VBS_REQUEST_ATTEMPTS: int = env.int("VBS_REQUEST_ATTEMPTS", 4, validate=WHOLE["VBS_REQUEST_ATTEMPTS"])
 VBS_WORKER_NAME: str = env.str("VBS_WORKER_NAME", "gpu", validate=validate.Regexp(r"^[a-z0-9-]{1,20}$"))
 VBS_REMOTE_KEY: str = env.str("VBS_REMOTE_KEY", "")

@@ -98,7 +98,7 @@ def test_twice_is_harmless(created):
 
 @committed
 def test_at_the_same_time_is_harmless(created):
-    batch = created([line(f"{n}") for n in range(2000)])
+    batch = created([line(f"{n}", max_tokens=5) for n in range(2000)])
     assert in_threads(lambda: intake.validate(batch.pk)) == []
     batch.refresh_from_db()
     assert batch.total == batch.requests.count() == 2000

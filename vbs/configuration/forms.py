@@ -18,6 +18,8 @@ NOTES = {
     "VBS_MAX_WAIT_MINUTES": "Holds from the next decision on, what the GPU does next.",
     "VBS_REQUEST_SECONDS": "A batch that runs keeps the limit with which its turn began.",
     "VBS_REQUEST_ATTEMPTS": "A batch that runs keeps the limit with which its turn began.",
+    "VBS_DEFAULT_MAX_TOKENS": "0 sets no limit: such an answer may run to the end of the model's context. A batch that "
+    "runs keeps the limit with which its turn began.",
     "VBS_GPU_MAX_CELSIUS": "In °C. Below the temperature of an idle GPU, no work starts at all.",
     "VBS_GPU_MAX_USED_PERCENT": "In percent. 100 switches this check off.",
 }

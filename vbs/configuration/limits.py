@@ -18,6 +18,7 @@ WHOLE = {
     "VBS_MAX_WAIT_MINUTES": validate.Range(1, 10_000_000),
     "VBS_REQUEST_SECONDS": validate.Range(1, 365 * DAY),
     "VBS_REQUEST_ATTEMPTS": validate.Range(1, 1000),
+    "VBS_DEFAULT_MAX_TOKENS": validate.Range(0, 10_000_000),
     "VBS_GPU_MAX_CELSIUS": validate.Range(1, 1000),
     "VBS_GPU_MAX_USED_PERCENT": validate.Range(1, 100),
 }

@@ -68,6 +68,11 @@ SETTINGS = (
         attribute="ALLOWED_HOSTS",
     ),
     Setting(
+        "VBS_SECURE_COOKIES",
+        "as the origins below",
+        "Cookies go over TLS only; on where `VBS_TRUSTED_ORIGINS` are all `https://`",
+    ),
+    Setting(
         "VBS_TRUSTED_ORIGINS",
         "",
         "Origins that may send forms, e.g. `https://vbs.example.org` behind a proxy",
@@ -109,6 +114,11 @@ SETTINGS = (
     Setting("VBS_ENGINE_START_SECONDS", "`1800`", "How long a model may take to load"),
     Setting("VBS_REQUEST_SECONDS", "`3600`", "How long one request may take on the engine"),
     Setting("VBS_REQUEST_ATTEMPTS", "`4`", "How often a request is sent at most, after 5xx or a lost connection"),
+    Setting(
+        "VBS_DEFAULT_MAX_TOKENS",
+        "`0`",
+        "Longest answer to a request that sets no limit, in tokens; 0: to the end of the model's context",
+    ),
     Setting("VBS_WORKER_NAME", "`gpu`", "Tells GPU workers on one machine apart"),
     Setting(
         "VBS_REMOTE_KEY",
@@ -139,6 +149,16 @@ SETTINGS = (
         "VBS_GPU_MAX_USED_PERCENT", "`50`", "No model is loaded while others use more than this of the GPU's memory"
     ),
     Setting("VBS_SLEEP_MODE", "`false`", "On a GPU, models that make room sleep in main memory and wake in seconds"),
+    Setting(
+        "VBS_TRUST_REMOTE_CODE",
+        "`false`",
+        "Admins may say of a model that code which comes with it is run here (`trust_remote_code`)",
+    ),
+    Setting(
+        "VBS_SCRIPTED_ENGINE",
+        "`false`",
+        "Models of `scripted:`, an engine for tests and demos that requests can stop, may be added and run",
+    ),
     Setting("VBS_CURRENCY", "`USD`", "What models' prices are in: three letters"),
 )
 
