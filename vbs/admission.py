@@ -8,6 +8,7 @@ from io import BytesIO
 
 from django.conf import settings
 from django.contrib.auth import get_user
+from django.core.exceptions import SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
 from django.db import close_old_connections
 from rest_framework.request import Request
@@ -19,16 +20,22 @@ from vbs.web.refusal import Head, Refusal
 
 def admit(head: Head) -> Refusal | None:
     """None, or what to answer. For a thread that has a database connection of its own while it asks."""
-    scope = {"type": "http", "method": head.method, "path": head.path, "headers": head.headers}
+    here = (settings.VBS_HOST, settings.VBS_PORT)
+    scope = {"type": "http", "method": head.method, "path": head.path, "headers": head.headers, "server": here}
     request = ASGIRequest(scope, BytesIO())
     close_old_connections()
     try:
-        if head.path.startswith("/v1/"):
+        if head.path.startswith("/v1/") or not _signed_in(request):
             ApiKeyAuthentication().authenticate(Request(request))
-        elif not _signed_in(request):
-            raise NotAuthenticated("Sign in first: without that, only short requests are taken here.")
+    except NotAuthenticated as error:
+        if head.path.startswith("/v1/"):
+            return _refusal(error)
+        words = "Only short requests are taken here without signing in first. The API is at /v1, and needs a key."
+        return _refusal(NotAuthenticated(words, code="not_signed_in"))
     except ApiError as error:
         return _refusal(error)
+    except SuspiciousOperation as error:
+        return Refusal(400, "bad_request", f"The request is malformed: {error}")
     except Exception as error:
         if (answer := refusal(error, request)) is None:
             raise

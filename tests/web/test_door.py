@@ -12,6 +12,8 @@ from django.test import Client
 
 from batches.models import File
 from vbs.accounts.models import ApiKey
+from vbs.admission import admit
+from vbs.web.refusal import Head
 
 MB = 2**20
 LINE = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"model": "none", "input": "x"}}
@@ -145,7 +147,7 @@ def test_large_forms_need_somebody_who_has_signed_in(address, transactional_db):
     for path in ("/batches/new", "/batches/new/check", "/login", "/nowhere", "/admin/"):
         response = httpx.post(f"{address}{path}", content=body, headers=headers)
         assert response.status_code == 401, path
-        assert "Sign in" in response.json()["error"]["message"]
+        assert response.json()["error"]["code"] == "not_signed_in"
     browser = Client()
     browser.force_login(User.objects.create_superuser("root"))
     signed = {"Cookie": f"sessionid={browser.cookies['sessionid'].value}"}
@@ -154,3 +156,22 @@ def test_large_forms_need_somebody_who_has_signed_in(address, transactional_db):
     assert httpx.post(f"{address}/login", data={"username": "x", "password": "y"}).status_code == 403
     User.objects.get().delete()
     assert httpx.post(f"{address}/batches/new", content=body, headers=headers | signed).status_code == 401
+
+
+def test_who_leaves_out_v1_is_told_so_also_with_a_large_file(address, http):
+    body, headers = form(bytes(200_000), purpose="batch")
+    response = httpx.post(
+        f"{address}/files", content=body, headers=headers | {"Authorization": http.headers["Authorization"]}
+    )
+    assert response.status_code == 404
+
+
+def test_open_mode_lets_in_who_comes_from_here(transactional_db, settings):
+    settings.VBS_API_AUTH = "open"
+    host, here = (b"host", b"localhost:4080"), (b"origin", b"http://localhost:4080")
+    elsewhere = (b"origin", b"http://evil.example")
+    for headers, status in (
+        ([], None), ([host], None), ([host, here], None), ([host, elsewhere], 403), ([(b"host", b"evil.example")], 400),
+    ):  # fmt: skip
+        refusal = admit(Head("POST", "/v1/files", headers, None, "127.0.0.1"))
+        assert (refusal and refusal.status) == status, headers
