@@ -98,6 +98,7 @@ class Model(models.Model):
             args=tuple(sorted((self._lora_args() | self._code_args() | self.engine_args).items())),
             remote_name=self.remote_name,
             private=self.private_address or settings.VBS_PRIVATE_URLS,
+            media_domains=tuple(settings.VBS_MEDIA_DOMAINS) if self.kind == EngineKind.VLLM else (),
         )
 
     def _lora_args(self) -> dict[str, Any]:

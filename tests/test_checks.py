@@ -12,6 +12,7 @@ from batches.checks import windows_can_be_read
 from vbs.accounts import roles
 from vbs.checks import (
     data_path_is_short,
+    media_domains_are_hosts,
     nobody_schedules_functions,
     open_only_on_loopback,
     sizes_fit,
@@ -130,3 +131,11 @@ def test_the_remote_key_has_servers(settings):
     for none in ("vllm.example.org", "https://vllm.example.org/v1", "https://a b", "https://u:p@a"):
         settings.VBS_REMOTE_ORIGINS = [none]
         assert found(the_remote_key_has_servers()) == {("vbs.E009", "VBS_REMOTE_ORIGINS")}, none
+
+
+def test_media_domains_are_hosts(settings):
+    settings.VBS_MEDIA_DOMAINS = ["images.example.org", "10.0.0.7"]
+    assert media_domains_are_hosts() == []
+    for none in ("https://a", "a/b", "a:80", "--trust-remote-code", "*.example.org", "A.org", ""):
+        settings.VBS_MEDIA_DOMAINS = [none]
+        assert found(media_domains_are_hosts()) == {("vbs.E010", "VBS_MEDIA_DOMAINS")}, none

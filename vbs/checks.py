@@ -164,3 +164,23 @@ def the_remote_key_has_servers(**options: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+@register()
+def media_domains_are_hosts(**options: Any) -> list[CheckMessage]:
+    """They become arguments of the engine's command line."""
+    found: list[CheckMessage] = []
+    for domain in settings.VBS_MEDIA_DOMAINS:
+        try:
+            good = split(f"https://{domain}").hostname == domain
+        except AddressError:
+            good = False
+        if not good or domain.startswith("-"):
+            found.append(
+                Error(
+                    f"VBS_MEDIA_DOMAINS names {domain!r}, which is no host's name in small letters.",
+                    hint="Give whole names, with commas between them: images.example.org,cdn.example.org.",
+                    id="vbs.E010",
+                )
+            )
+    return found

@@ -39,6 +39,7 @@ MODULES = {
 SERVE = ("vllm.entrypoints.cli.main", "serve")
 POLL_SECONDS = 0.1
 REACH_ATTEMPTS, REACH_SECONDS = 4, 10
+NO_MEDIA = "no-domain-is-in.vbs-media-domains.invalid"  # vLLM's refusal names it
 MOST_LISTED = 16 * 2**20  # bytes of a remote server's list of models
 KEPT_LOGS = 10
 ROOM_FOR_RPC = 65  # bytes of a folder's path that leave room for a socket with a UUID for its name
@@ -247,6 +248,7 @@ def _environment(folder: Path, options: dict[str, Any], sleeps: bool) -> dict[st
         environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if sleeps and options.get("enable-sleep-mode"):
         environment["VLLM_SERVER_DEV_MODE"] = "1"  # which has the routes for it
+    environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # which would lead out of the domains that are allowed
     if len(str(folder).encode()) <= ROOM_FOR_RPC:
         environment["VLLM_RPC_BASE_PATH"] = str(folder)  # its own sockets, which it leaves behind in /tmp otherwise
     return environment
@@ -277,6 +279,7 @@ def _command(spec: EngineSpec, address: Address, options: dict[str, Any]) -> lis
         options = {name: value for name, value in options.items() if name != "api-server-count"}
     if spec.kind is EngineKind.VLLM:
         command += ["--disable-uvicorn-access-log", "--disable-log-stats"]
+        command += ["--allowed-media-domains", *(spec.media_domains or [NO_MEDIA])]  # none would mean all of them
     return [*command, "--served-model-name", spec.name, "--uds", address.socket, *flags(options)]
 
 
@@ -316,9 +319,9 @@ def adopt(spec: EngineSpec | None, home: Path) -> Engine | None:
     """
     try:
         kept = json.loads((home / "engine.json").read_text())
-        found = EngineSpec(
-            **kept["spec"] | {"kind": EngineKind(kept["spec"]["kind"]), "args": tuple(map(tuple, kept["spec"]["args"]))}
-        )
+        asked = kept["spec"]
+        asked |= {"kind": EngineKind(asked["kind"]), "args": tuple(map(tuple, asked["args"]))}
+        found = EngineSpec(**asked | {"media_domains": tuple(asked.get("media_domains", ()))})
         address = Address(**kept["address"])
         started = Start(**kept.get("started", {}))  # that file may be of an earlier version
         engine = Engine(found, address, kept["max_num_seqs"], kept["pid"], Path(kept["log"]), started)

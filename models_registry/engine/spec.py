@@ -21,6 +21,7 @@ class EngineSpec:
     args: options of the engine by their long name without dashes, e.g. {"max-model-len": 2048, "enforce-eager": True}.
     remote_name: what a remote server calls the model, when that differs from `name`.
     private: a remote server may have an address that is not public.
+    media_domains: hosts that vLLM may fetch images, sounds and films from, which a request names by their URL.
     """
 
     name: str
@@ -30,6 +31,7 @@ class EngineSpec:
     args: tuple[tuple[str, Any], ...] = ()
     remote_name: str = ""
     private: bool = False
+    media_domains: tuple[str, ...] = ()
 
     @property
     def served_name(self) -> str:

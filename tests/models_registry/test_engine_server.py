@@ -23,7 +23,8 @@ from models_registry.engine import control, processes, pulse, server
 from models_registry.engine.client import Answer, Call, Client, EngineDied, Limits
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
-from models_registry.engine.spec import EngineKind, EngineSpec
+from models_registry.engine.spec import Address, EngineKind, EngineSpec
+from models_registry.models import Model
 from vbs.addresses import origin
 
 
@@ -314,6 +315,23 @@ def elsewhere():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+def test_what_a_prompt_names_is_not_fetched(tmp_path):
+    """vLLM takes an empty list for all domains, and follows redirects out of those that it was given."""
+    asked = EngineSpec("one", str(tmp_path))
+    command = " ".join(server._command(asked, Address("", socket="/s"), {"max-model-len": 9}))
+    assert f"--allowed-media-domains {server.NO_MEDIA} --served" in command
+    some = replace(asked, media_domains=("a.example", "b.example"))
+    assert "--allowed-media-domains a.example b.example --served" in " ".join(server._command(some, Address(""), {}))
+    assert server._environment(tmp_path, {}, False)["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+
+
+@pytest.mark.django_db
+def test_domains_of_the_setting_are_an_engines(settings):
+    settings.VBS_MEDIA_DOMAINS = ["a.example"]
+    assert Model.objects.create(name="m", source="/m").spec().media_domains == ("a.example",)
+    assert Model.objects.create(name="n", kind="scripted").spec().media_domains == ()
 
 
 def far(url, **more):

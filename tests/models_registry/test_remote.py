@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from batches.outcomes import outcome
 from models_registry import importer, sources
 from models_registry.engine import server
 from models_registry.engine.client import Answer, Call, Client, Limits
@@ -33,7 +34,7 @@ def engine(url, private=True, key=""):
 def ask(remote, count=1, **limits) -> list[Answer]:
     async def calls():
         for number in range(count):
-            yield Call(number, f"/{number}", b"{}")
+            yield Call(number, f"/{number}", b"{}", f"req_{number}")
 
     async def run():
         return [
@@ -60,6 +61,30 @@ def test_the_address_is_looked_at_at_each_connection(hostile, monkeypatch):
     with pytest.raises(LoadError, match=r"not asked: turncoat.example is at 127.0.0.1.*VBS_PRIVATE_URLS"):
         server.remote(EngineSpec("far", model, kind=EngineKind.REMOTE), {origin(model): "k"}, 4)
     assert hostile.heard == []
+
+
+LOG = """\
+(APIServer pid=6) INFO 11-27 12:00:00 [launcher.py:1] Started server process [6]
+(EngineCore pid=7) ERROR 11-27 12:00:00 [__init__.py:208] Failed to compile grammar for request chatcmpl-req_0-0a1b2c3d
+(EngineCore pid=7) ERROR 11-27 12:00:00 [__init__.py:208] Traceback (most recent call last):
+(EngineCore pid=7) ERROR 11-27 12:00:00 [__init__.py:208]   File "backend.py", line 1, in compile_grammar
+(EngineCore pid=7) ERROR 11-27 12:00:00 [__init__.py:208] ValueError: no items in the array
+"""
+
+
+def test_the_engine_s_log_says_why(hostile, tmp_path):
+    """Of the request that it was, not of its neighbour; and it is not tried for ever."""
+    hostile.answers["*"] = http(b'{"error": {"message": "Internal server error"}}', status="500 Error")
+    ours = engine(hostile.url)
+    ours.log = tmp_path / "engine.log"
+    ours.log.write_text(LOG)
+    one, other = ask(ours, count=2, attempts=5)
+    assert (one.status, one.reason, other.reason) == (500, "ValueError: no items in the array", None)
+    assert len(hostile.heard) == 4
+    assert outcome(one, "m").error_message == (
+        "Internal server error The engine's log says: ValueError: no items in the array"
+    )
+    assert outcome(other, "m").error_message == "Internal server error"
 
 
 def test_a_remote_has_no_cookies_of_ours(hostile):

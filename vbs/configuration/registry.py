@@ -144,6 +144,11 @@ SETTINGS = (
         "Folders that models may be in, comma-separated; unset: any on the command line, else only `data/models`",
     ),
     Setting("VBS_PRIVATE_URLS", "`false`", "Remote servers that were added by API or page may have private addresses"),
+    Setting(
+        "VBS_MEDIA_DOMAINS",
+        "",
+        "Hosts that images and sounds in requests may be fetched from, comma-separated; unset: only `data:`",
+    ),
     Setting("VBS_GPU_MAX_CELSIUS", "`90`", "New work waits while the GPU is hotter"),
     Setting(
         "VBS_GPU_MAX_USED_PERCENT", "`50`", "No model is loaded while others use more than this of the GPU's memory"
