@@ -83,7 +83,9 @@ def test_a_load_goes_on_for_the_next_when_the_first_is_cancelled(add_model, subm
     fresh(first).request_cancel() if of == "batch" else operations.cancel(first)
     if of == "batch":
         until(lambda: fresh(first).leased_by is None, seconds=3)
-        assert close(first) == ([], []) and fresh(first).status == BatchStatus.CANCELLED and not gpu.loaded
+        good, bad = close(first)
+        assert not good and {one["error"]["code"] for one in bad} == {"batch_cancelled"}
+        assert fresh(first).status == BatchStatus.CANCELLED and not gpu.loaded
     thread.join(30)
     assert len(close(second)[0]) == 3 and second.attempts == 1
     assert measured(MeasurementKind.LOAD).get().load_seconds > 4, "one load, from its beginning to its end"
