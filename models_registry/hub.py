@@ -160,6 +160,8 @@ def errors() -> Iterator[None]:
     """What the connection suffers inside is raised as Passing, or as ModelError when trying again is of no use."""
     try:
         yield
+    except outgoing.UnknownHost as error:
+        raise Passing(f"{base_url()} (VBS_HUB_URL) cannot be reached: {error}") from None
     except outgoing.AddressError as error:
         raise ModelError(f"{base_url()} (VBS_HUB_URL) leads nowhere that may be asked: {error}") from None
     except outgoing.SendError as error:

@@ -24,6 +24,10 @@ class AddressError(ValueError):
     """A URL that may not be asked for: why, and what to do."""
 
 
+class UnknownHost(AddressError):
+    """Nobody knows the host's name; at the moment, it may be."""
+
+
 def split(url: str) -> SplitResult:
     """The parts of an http(s) URL with a host. Raises AddressError, for what programs read in different ways too."""
     if not _URL.fullmatch(url):
@@ -63,11 +67,11 @@ def origin(url: str) -> str:
 
 
 def addresses(host: str, port: int, private: bool = False) -> list[str]:
-    """Those that the host's name stands for now. Raises AddressError when one is not allowed, or none is there."""
+    """Those that the host's name stands for now. Raises AddressError for one that is not allowed, UnknownHost."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that is too long or has empty parts
-        raise AddressError(f"the address of {host[:200]} could not be found ({error}): is the name right?") from None
+        raise UnknownHost(f"the address of {host[:200]} could not be found ({error}): is the name right?") from None
     numbers = list(dict.fromkeys(str(one[4][0]) for one in found))
     for number in numbers:
         allow(number, private, host)

@@ -21,7 +21,7 @@ import aiohttp
 import httpcore2
 import httpx2
 
-from vbs.addresses import PORTS, AddressError, address_of, addresses, allow, check, origin, split
+from vbs.addresses import PORTS, AddressError, UnknownHost, address_of, addresses, allow, check, origin, split
 
 __all__ = [
     "PORTS",
@@ -31,6 +31,7 @@ __all__ = [
     "Rule",
     "SendError",
     "Transport",
+    "UnknownHost",
     "check",
     "connector",
     "origin",

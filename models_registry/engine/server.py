@@ -29,7 +29,7 @@ from models_registry.engine.processes import MARK, end, end_leftovers, family
 from models_registry.engine.reasons import Lack, LoadError, Shortage, explain
 from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
 from models_registry.engine.stages import Stages
-from vbs.outgoing import AddressError, SendError, origin, send
+from vbs.outgoing import AddressError, SendError, UnknownHost, origin, send
 
 CODE = Path(__file__).resolve().parents[2]
 MODULES = {
@@ -133,7 +133,7 @@ def remote(spec: EngineSpec, keys: Mapping[str, str], window: int) -> Engine:
                 if status < 500:  # not every server lists its models
                     return Engine(spec, Address(url, key=key), window)
                 reason = f"it answers {status}"
-            except SendError as error:
+            except (SendError, UnknownHost) as error:
                 reason = str(error)
             if attempt < REACH_ATTEMPTS:
                 time.sleep(attempt)

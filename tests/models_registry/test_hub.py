@@ -202,6 +202,14 @@ def test_a_hub_leads_to_no_private_address(settings, monkeypatch):
         assert seen == []
 
 
+def test_a_hub_whose_name_is_not_known_for_a_moment(settings):
+    """A download waits for it, as for a hub that does not answer."""
+    settings.VBS_HUB_URL = "https://hub.invalid"
+    with pytest.raises(Passing, match=r"cannot be reached: the address of hub.invalid"), hub.errors():
+        outgoing.Rule().addresses("hub.invalid", 443)
+    refused("Try again later")
+
+
 def test_a_description_without_an_end(settings, monkeypatch):
     monkeypatch.setattr(hub, "MOST_LISTED", 1000)
     monkeypatch.setattr(hub, "ASK_SECONDS", 0.5)

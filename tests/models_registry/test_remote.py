@@ -1,6 +1,7 @@
 """Engines that somebody else runs, and who may mean us no good."""
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -137,6 +138,22 @@ def test_odd_answers_when_it_is_looked_for(hostile, answer, said):
     hostile.answers["*"] = answer
     with pytest.raises(LoadError, match=said):
         server.remote(engine(hostile.url).spec, {}, 4)
+
+
+def test_a_name_that_is_not_known_for_a_moment(hostile, monkeypatch):
+    """It is looked for again, as a server that does not answer is."""
+    real, failures = socket.getaddrinfo, [socket.gaierror(-3, "Temporary failure in name resolution")] * 2
+
+    def resolve(host, *more, **others):
+        if failures:
+            raise failures.pop()
+        return real(host, *more, **others)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert server.remote(engine(f"http://localhost:{hostile.port}/v1").spec, {}, 4)
+    assert failures == []
+    with pytest.raises(LoadError, match=r"cannot be reached .*could not be found"):
+        server.remote(engine("http://nowhere.invalid/v1").spec, {}, 4)
 
 
 def test_a_slow_list_of_models(hostile, monkeypatch):
