@@ -135,7 +135,9 @@ def test_on_the_wire():
     assert model_object(one, set())["tokens_per_second"] == 100.0
     Model.objects.filter(pk=one.pk).update(state="failed", reason="no weights")
     one.refresh_from_db()
-    assert (model_object(one, set())["state"], model_object(one, set())["reason"]) == ("failed", "no weights")
+    shown = model_object(one, set(), for_operator=True)
+    assert (shown["state"], shown["reason"]) == ("failed", "no weights")
+    assert model_object(one, set())["reason"] == "It failed. The operators of this server see why."
 
 
 def test_with_speeds_at_hand_a_list_of_models_asks_nothing_more(django_assert_num_queries):
