@@ -35,7 +35,7 @@ from vbs.configuration import runtime
 from vbs.openai import idempotency, schema
 from vbs.openai.checks import checked
 from vbs.openai.docs import BODY, ERRORS, PAGING, of
-from vbs.openai.errors import StorageFull, TooLarge, missing
+from vbs.openai.errors import TooLarge, missing
 from vbs.openai.idempotency import Once
 from vbs.openai.pagination import choice, only, page
 from vbs.openai.parsers import StrictJSONParser
@@ -49,19 +49,6 @@ def uploaded(data: Any) -> Path:
     """Where an uploaded file is while the request lasts."""
     assert isinstance(data, TemporaryUploadedFile)
     return Path(data.temporary_file_path())
-
-
-class Stored:
-    """A full disk is an answer, not a crash."""
-
-    def __enter__(self) -> None:
-        settings.TMP_DIR.mkdir(parents=True, exist_ok=True)
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise StorageFull(
-                "The server's storage is full; nothing was kept. Free some space and send it again."
-            ) from error
 
 
 def find(rows: QuerySet[Any], kind: str, object_id: str) -> Any:
@@ -81,19 +68,18 @@ class Files(APIView):
         responses={200: of(schema.FileObject), **ERRORS},
     )
     def post(self, request: Request) -> Response:
-        with Stored():
-            once = Once(request)
-            if before := once.answer():
-                return before
-            given = checked(FileCreate(data=nested(request.data, "expires_after")))
-            if given["file"].size > settings.VBS_MAX_FILE_MB * 2**20:
-                raise TooLarge(
-                    f"The file has {given['file'].size:,} bytes; at most {settings.VBS_MAX_FILE_MB} MB are allowed.",
-                    param="file",
-                )
-            path, name = uploaded(given["file"]), given["file"].name
-            file = files.take_in(project_of(request), path, name, given["purpose"], expiry(given.get("expires_after")))
-            return once.make(lambda: Response(wire.file_object(files.reveal(file))))
+        once = Once(request)
+        if before := once.answer():
+            return before
+        given = checked(FileCreate(data=nested(request.data, "expires_after")))
+        if given["file"].size > settings.VBS_MAX_FILE_MB * 2**20:
+            raise TooLarge(
+                f"The file has {given['file'].size:,} bytes; at most {settings.VBS_MAX_FILE_MB} MB are allowed.",
+                param="file",
+            )
+        path, name = uploaded(given["file"]), given["file"].name
+        file = files.take_in(project_of(request), path, name, given["purpose"], expiry(given.get("expires_after")))
+        return once.make(lambda: Response(wire.file_object(files.reveal(file))))
 
     @extend_schema(
         parameters=[*PAGING, OpenApiParameter("purpose", str)], responses={200: of(schema.FileList), **ERRORS}
@@ -163,15 +149,14 @@ class UploadParts(APIView):
     )
     def post(self, request: Request, upload_id: str) -> Response:
         upload = find_upload(request, upload_id)
-        with Stored():
-            once = Once(request)
-            if before := once.answer():
-                return before
-            data = checked(PartCreate(data=request.data))["data"]
-            if data.size > MAX_PART:
-                raise TooLarge(f"The part has {data.size:,} bytes; at most 64 MB are allowed.", param="data")
-            part = files.add_part(upload, uploaded(data))
-            return once.make(lambda: Response(wire.part_object(part)))  # one that nobody is told of is never joined
+        once = Once(request)
+        if before := once.answer():
+            return before
+        data = checked(PartCreate(data=request.data))["data"]
+        if data.size > MAX_PART:
+            raise TooLarge(f"The part has {data.size:,} bytes; at most 64 MB are allowed.", param="data")
+        part = files.add_part(upload, uploaded(data))
+        return once.make(lambda: Response(wire.part_object(part)))  # one that nobody is told of is never joined
 
 
 class UploadCompletion(APIView):
@@ -184,9 +169,8 @@ class UploadCompletion(APIView):
         if before := once.answer():
             return before
         given = checked(UploadComplete(data=request.data))
-        with Stored():
-            file = files.join(upload, given["part_ids"], given.get("md5"))
-            return once.make(lambda: Response(wire.upload_object(files.end(upload, file))))
+        file = files.join(upload, given["part_ids"], given.get("md5"))
+        return once.make(lambda: Response(wire.upload_object(files.end(upload, file))))
 
 
 class UploadCancellation(APIView):
@@ -208,8 +192,7 @@ class Batches(APIView):
         if before := once.answer():
             return before
         if request.content_type.startswith("multipart/"):
-            with Stored():
-                return self._submit(request, once)
+            return self._submit(request, once)
         return self._made(submit.draft(project_of(request), **checked(BatchCreate(data=request.data))), once)
 
     def _submit(self, request: Request, once: Once) -> Response:

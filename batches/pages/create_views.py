@@ -23,13 +23,13 @@ from batches.pages import create
 from batches.pages.create_forms import RECHECKED, NewBatch, like
 from batches.serializers import ENDPOINTS
 from vbs.configuration import audit
+from vbs.openai.errors import refusal
 from vbs.pages.access import Request, page
 from vbs.pages.plain import brief
 
-WRONG, TOO_LARGE, FULL = 422, 413, 507
+WRONG, TOO_LARGE = 422, 413
 MAY = "batches.add_batch"
 GONE = "The file is not kept any more: it waits for an hour at most. Choose it again; all else is as you left it."
-NO_ROOM = (28, 122)  # ENOSPC, EDQUOT
 
 
 @require_http_methods(["GET", "POST"])
@@ -95,10 +95,9 @@ def check(request: Request) -> HttpResponseBase:
     except FileNotFoundError:
         return _show(request, form, None, error=GONE, status=WRONG)
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if (refused := refusal(error, request)) is None:
             raise
-        words = "The server's storage is full; nothing was kept. Free some space and send the file again."
-        return _show(request, form, file, form.cleaned_data, error=words, status=FULL)
+        return _show(request, form, file, form.cleaned_data, error=refused.message, status=refused.status_code)
     return _show(request, form, file, form.cleaned_data, status=200)
 
 

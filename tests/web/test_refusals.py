@@ -170,7 +170,7 @@ def test_a_full_disk(tmp_path):
         for chunked in (False, True):
             body, headers, size = multipart(300)
             answer = post_httpx(f"{server.url}/v1/files", content=body, headers=headers | ({} if chunked else size))
-            assert_envelope(*answer, 507, "storage_full", "disk is full")
+            assert_envelope(*answer, 507, "storage_full", "storage is full")
         assert "No space left" in until(lambda: [x for x in server.lines if x["level"] == "ERROR"])[0]["message"]
     finally:
         server.stop()

@@ -158,7 +158,7 @@ def refusal(error: BaseException | None, request: Any) -> ApiError | None:
     if isinstance(error, OSError) and error.errno in descriptors.EXHAUSTED | NO_SPACE:
         log.error("The machine has failed %s: %s", getattr(request, "path", "?"), error)
         if error.errno in NO_SPACE:
-            return StorageFull("The server's disk is full. Free some space and send it again.")
+            return StorageFull("The server's storage is full; nothing was kept. Free some space and send it again.")
         return Unavailable("The server has as many files and connections open as it may. Try again in a moment.")
     if not isinstance(error, DATABASE_ERRORS):
         return None

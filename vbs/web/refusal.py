@@ -34,7 +34,7 @@ def later(status: int, code: str, message: str, seconds: int = 5) -> Refusal:
 def failure(error: BaseException | None) -> Refusal | None:
     """What is said of an error for which the machine has no more to give, if it is one."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
-        words = "The server's disk is full; the request was not accepted. Free some space and send it again."
+        words = "The server's storage is full; nothing was kept. Free some space and send it again."
         return Refusal(507, "storage_full", words)
     if isinstance(error, OSError) and error.errno in descriptors.EXHAUSTED:
         words = "The server has as many files and connections open as it may; the request was not accepted."
