@@ -22,6 +22,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = in_order(items)
 
 
+@pytest.hookimpl(optionalhook=True)  # also where xdist is switched off
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByStartedSystem:
     config.option.loadscopereorder = False  # or those with the most tests would begin
     return ByStartedSystem(config, log)
