@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from batches import downloads, files, forecast, pauses, submit, wire
+from batches import check_input, downloads, files, forecast, pauses, submit, wire
 from batches.models import Batch, BatchEvent, BatchStatus, File, Purpose, Upload
 from batches.serializers import (
     MAX_PART,
@@ -63,11 +63,15 @@ class Files(APIView):
     parser_classes = [MultiPartParser, FormParser]
 
     @extend_schema(
-        parameters=[idempotency.PARAMETER],
+        parameters=[
+            idempotency.PARAMETER,
+            OpenApiParameter("validate", str, enum=("true", "false"), description="Check each line of a batch file"),
+        ],
         request={"multipart/form-data": FileCreate},
         responses={200: of(schema.FileObject), **ERRORS},
     )
     def post(self, request: Request) -> Response:
+        is_checked = choice(request.query_params, "validate", "false", ("true", "false")) == "true"
         once = Once(request)
         if before := once.answer():
             return before
@@ -78,6 +82,9 @@ class Files(APIView):
                 param="file",
             )
         path, name = uploaded(given["file"]), given["file"].name
+        if is_checked and given["purpose"] == Purpose.BATCH:
+            files.check_content(path, given["file"].size, given["purpose"])
+            check_input.check_lines(path)
         file = files.take_in(project_of(request), path, name, given["purpose"], expiry(given.get("expires_after")))
         return once.make(lambda: Response(wire.file_object(files.reveal(file))))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import IO
+from typing import IO, Any
 
 import orjson
 from django.conf import settings
@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from batches import blobs, csv_input, files, intake
 from batches.csv_input import CsvError
+from batches.kinds import HEAD, unreadable
 from batches.models import File, Purpose
 from batches.records import one_line
 from batches.validate import BOM, REQUIRED, LineError, Report, lines, read
@@ -26,20 +27,11 @@ from models_registry import aliases
 from models_registry.models import Task
 from vbs.accounts.models import Project
 from vbs.configuration import runtime
+from vbs.openai.errors import InvalidRequest
 
 SHOWN, CLIPPED = 100, 300  # bad lines, and characters of each
 MENDED, MEND_CHARACTERS = 20, 20_000  # that can be typed anew; what is longer is left out, or mended elsewhere
 FATAL = ("too_many_requests", "empty_file")
-HEAD = 64 * 1024
-KINDS = {
-    b"PK\x03\x04": "a ZIP archive or an Excel or Word file",
-    b"%PDF": "a PDF document",
-    b"\x1f\x8b": "a gzip archive",
-    b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
-    b"PAR1": "a Parquet file",
-    b"\xff\xfe": "text in UTF-16",
-    b"\xfe\xff": "text in UTF-16",
-}
 REMEDIES = {
     "invalid_json_line": "Write one JSON object on the line; look at its quotes, commas and brackets.",
     "missing_required_parameter": "A line needs custom_id, method, url and body.",
@@ -127,11 +119,8 @@ def _hidden(project: Project, path: Path, name: str) -> File:
 
 
 def _is_csv(head: bytes, filename: str) -> bool:
-    for magic, kind in KINDS.items():
-        if head.startswith(magic):
-            raise Refused(f"This is {kind}. Export it as JSONL (one request a line) or as CSV in UTF-8.")
-    if b"\0" in head:
-        raise Refused("This is a binary file. Choose a text file: JSONL (one request a line) or CSV in UTF-8.")
+    if kind := unreadable(head):
+        raise Refused(f"This is {kind}. Export it as JSONL (one request a line) or as CSV in UTF-8.")
     begins = head.removeprefix(BOM).lstrip()
     if begins.startswith(b"["):
         raise Refused("This is one JSON list. JSONL has one object a line, without commas between them: convert it.")
@@ -156,14 +145,19 @@ def guess_endpoint(file: File, model: str) -> str:
             except CsvError:
                 return usual
             return "/v1/embeddings" if "input" in names and not task else usual
-        head = content.read(HEAD).removeprefix(BOM)
-    first = next((line for line in head.split(b"\n") if line.strip()), b"")
+        head = content.read(HEAD)
+    return _endpoint_named(head) or usual
+
+
+def _endpoint_named(head: bytes) -> str:
+    """By the first line; empty when it names none that there is."""
+    first = next((line for line in head.removeprefix(BOM).split(b"\n") if line.strip()), b"")
     try:
         found = orjson.loads(first)
     except orjson.JSONDecodeError:
-        return usual
+        return ""
     url = found.get("url") if isinstance(found, dict) else None
-    return url if isinstance(url, str) and url in REQUIRED else usual
+    return url if isinstance(url, str) and url in REQUIRED else ""
 
 
 def endpoint_of(task: str) -> str:
@@ -176,6 +170,38 @@ def _line_bytes() -> int:
 
 
 # Check
+
+
+class BadLines(InvalidRequest):
+    """A batch of this file would be refused, for these lines. The answer has them, as a batch has its errors."""
+
+    def __init__(self, errors: list[LineError]) -> None:
+        first = errors[0]
+        where = f" (line {first['line']})" if first["line"] else ""
+        more = f" This is the first of {len(errors):,} errors." if len(errors) > 1 else ""
+        super().__init__(f"{first['message']}{where}{more} Nothing was kept.", param="file", code=first["code"])
+        self.errors = errors
+
+    def body(self) -> dict[str, Any]:
+        found = super().body()
+        found["error"]["errors"] = {"object": "list", "data": self.errors}
+        return found
+
+
+def check_lines(path: Path) -> None:
+    """As a batch will check them, for the endpoint that the first line names. Raises BadLines."""
+    size, most = path.stat().st_size, settings.VBS_MAX_BATCH_MB
+    if size > most * 2**20:
+        message = f"The file has {size:,} bytes; at most {most} MB are allowed in one batch."
+        raise BadLines([{"code": "file_too_large", "line": None, "message": message, "param": "file"}])
+    report = Report()
+    with path.open("rb") as file:
+        endpoint = _endpoint_named(file.read(HEAD)) or endpoint_of("")
+        file.seek(0)
+        for _ in read(file, intake.rules_of(endpoint, ""), report):
+            pass
+    if report.count:
+        raise BadLines(report.all())
 
 
 def check(file: File, endpoint: str, model: str, kind: type[Report] = Report) -> Checked:

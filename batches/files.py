@@ -11,6 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from batches import blobs
+from batches.kinds import HEAD, not_utf8, unreadable
 from batches.models import File, Purpose, Upload, UploadPart, UploadStatus
 from vbs.accounts.models import Project
 from vbs.openai import ids
@@ -83,6 +84,10 @@ def check_content(path: Path, size: int, purpose: str) -> None:
     if not jsonl:
         return
     with path.open("rb") as lines:
+        if kind := unreadable(lines.read(HEAD)):
+            message = _format(f"the file is {kind}; unpack or convert it")
+            raise InvalidRequest(message, param="file", code="invalid_file_format")
+        lines.seek(0)
         for _ in range(FIRST_LINES):
             line = lines.readline(LINE_BYTES + 1).removeprefix(b"\xef\xbb\xbf")
             if line.strip() or not line:
@@ -94,7 +99,7 @@ def check_content(path: Path, size: int, purpose: str) -> None:
             orjson.loads(line)
     except orjson.JSONDecodeError as error:
         shown = line[:60].decode(errors="replace").strip()
-        message = _format(f"the first line is not JSON ({error}): {shown!r}")
+        message = _format(f"the first line is not JSON ({not_utf8(line) or error}): {shown!r}")
         raise InvalidRequest(message, param="file", code="invalid_file_format") from None
 
 

@@ -13,6 +13,7 @@ from typing import IO, Any, TypedDict
 import orjson
 
 from batches import parameters, raw_json
+from batches.kinds import not_utf8
 from batches.parameters import Serving
 from batches.raw_json import NotAnObject
 
@@ -183,7 +184,8 @@ def _check(
     try:
         request = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise _Bad("invalid_json_line", f"This line is not parseable as valid JSON: {error}.") from None
+        why = not_utf8(text) or error
+        raise _Bad("invalid_json_line", f"This line is not parseable as valid JSON: {why}.") from None
     if not isinstance(request, dict):
         raise _Bad("invalid_json_line", "This line is not parseable as valid JSON: it is not an object.")
     for name in ("custom_id", "method", "url", "body"):

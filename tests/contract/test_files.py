@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import socket
 import time
 
@@ -9,6 +10,7 @@ import openai
 import pytest
 
 from tests.contract.test_errors import check
+from tests.live import line
 
 CONTENT = bytes(range(256)) * 40
 
@@ -39,6 +41,25 @@ def test_delete(vbs):
         with pytest.raises(openai.NotFoundError):
             call(made.id)
     assert made.id not in [one.id for one in vbs.client.files.list()]
+
+
+def test_bad_lines_are_told_at_the_upload(vbs):
+    good, bad = json.dumps(line("a")), json.dumps(line("b", stream=True))
+    before = {one.id for one in vbs.client.files.list()}
+    content = ("a.jsonl", f"{good}\n{bad}\n{good}\n".encode())
+    with pytest.raises(openai.BadRequestError) as refused:
+        vbs.client.files.create(file=content, purpose="batch", extra_query={"validate": "true"})
+    error = refused.value.body
+    assert [(one["code"], one["line"]) for one in error["errors"]["data"]] == [
+        ("streaming_unsupported", 2),
+        ("duplicate_custom_id", 3),
+    ]
+    assert (error["code"], error["param"]) == ("streaming_unsupported", "file") and "line 2" in error["message"]
+    assert {one.id for one in vbs.client.files.list()} == before, "nothing was kept"
+    right = ("a.jsonl", good.encode())
+    assert vbs.client.files.create(file=right, purpose="batch", extra_query={"validate": "true"}).status == "processed"
+    with pytest.raises(openai.BadRequestError, match="validate"):
+        vbs.client.files.create(file=right, purpose="batch", extra_query={"validate": "perhaps"})
 
 
 # Content.

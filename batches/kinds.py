@@ -1,0 +1,35 @@
+"""What a file is that is no text in UTF-8, in words that a person knows."""
+
+HEAD = 64 * 1024  # bytes that are looked at
+KINDS = {
+    b"PK\x03\x04": "a ZIP archive or an Excel or Word file",
+    b"%PDF": "a PDF document",
+    b"\x1f\x8b": "a gzip archive",
+    b"BZh": "a bzip2 archive",
+    b"\xfd7zXZ": "an xz archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
+    b"PAR1": "a Parquet file",
+    b"\xff\xfe": "text in UTF-16",
+    b"\xfe\xff": "text in UTF-16",
+}
+
+
+def unreadable(head: bytes) -> str:
+    """What a file is that begins so; empty when it may be text in UTF-8."""
+    for magic, kind in KINDS.items():
+        if head.startswith(magic):
+            return kind
+    if b"\0" not in head:
+        return ""
+    zeros = max(head[0::2].count(0), head[1::2].count(0))
+    return "text in UTF-16" if 3 * zeros > len(head) else "a binary file"
+
+
+def not_utf8(text: bytes) -> str:
+    """Where a line stops being UTF-8, and what to do; empty when it is."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        return f"it is not UTF-8 (its byte {error.start + 1}), but perhaps Latin-1: save the file as UTF-8"
+    return ""

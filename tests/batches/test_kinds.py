@@ -1,0 +1,62 @@
+"""Files that are no JSONL in UTF-8 are named for what they are; bad lines are told at the upload, if asked for."""
+
+import gzip
+import json
+
+import pytest
+
+from batches import check_input, files, kinds
+from batches.check_input import BadLines
+from models_registry.models import Model
+from tests.engines import line
+from vbs.openai.errors import InvalidRequest
+
+LINE = json.dumps(line("a", "grüße")).encode()
+ROW = json.dumps(line("a", "grüße"), ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (gzip.compress(LINE), "a gzip archive"),
+        (ROW.encode("utf-16"), "text in UTF-16"),
+        (ROW.encode("utf-16-le"), "text in UTF-16"),
+        (ROW.encode("utf-16-be"), "text in UTF-16"),
+        (ROW.encode("latin-1"), "not UTF-8 (its byte 143), but perhaps Latin-1: save the file as UTF-8"),
+        (b"PK\x03\x04", "Excel"),
+        (b'{"a":"\0"}', "a binary file"),
+        (b"\n{oops", "the first line is not JSON"),
+    ],
+)
+def test_what_is_no_text_in_utf_8_is_named(tmp_path, content, said):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InvalidRequest) as refused:
+        files.check_content(path, len(content), "batch")
+    assert said in refused.value.message and "must be JSONL" in refused.value.message
+    assert refused.value.code == "invalid_file_format"
+
+
+@pytest.mark.parametrize("content", [LINE, b"\n\n" + LINE, b"\xef\xbb\xbf" + ROW.encode(), "漢字".encode() * 9])
+def test_text_in_utf_8_is_none_of_them(content):
+    assert kinds.unreadable(content) == kinds.not_utf8(content) == ""
+
+
+def test_a_line_in_latin_1_is_named_in_validation(project, submitted, tmp_path):
+    Model.objects.create(name="scripted", kind="scripted")
+    batch = submitted(LINE + b"\n" + ROW.encode("latin-1"))
+    assert batch.status == "failed" and "perhaps Latin-1" in batch.errors[0]["message"]
+
+
+def test_bad_lines_are_those_that_a_batch_would_have(project, submitted, tmp_path):
+    Model.objects.create(name="scripted", kind="scripted")
+    content = LINE + b"\n{oops\n" + LINE + b"\n"
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(BadLines) as refused:
+        check_input.check_lines(path)
+    error = refused.value.body()["error"]
+    assert error["errors"]["data"] == submitted(content).errors and len(error["errors"]["data"]) == 2
+    assert "line 2" in error["message"] and (error["code"], error["param"]) == ("invalid_json_line", "file")
+    path.write_bytes(LINE)
+    check_input.check_lines(path)
