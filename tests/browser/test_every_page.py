@@ -30,7 +30,7 @@ def addresses(vbs):
     lines[9] = line("refused", "[[status 400]]")
     done = vbs.run(lines, metadata={"job": "zanzibar", "note": HOSTILE.replace("\x1b", "")})
     failed = vbs.run([line("a"), {"custom_id": "b"}, line("a", HOSTILE)])
-    running = vbs.create([line(f"slow-{n}", model="slow") for n in range(400)])
+    running = vbs.create([line(f"slow-{n}", model="slow") for n in range(4000)])  # longer than all tests take
     waiting = [vbs.create([line("w", model="scripted")], extra_body={"priority": n}) for n in (-10, 0)]
     vbs.wait(running, until={"in_progress"})
     yield {
