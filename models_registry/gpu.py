@@ -358,6 +358,8 @@ def _beat(worker: Worker) -> None:
                 wake("gpu")  # to end what is left of it
             else:
                 worker.set(health=_reading())
+            if GPU:
+                look_for_work(GPU)
             if worker.cluster == "io" and time.monotonic() - swept_at >= SWEEP_SECONDS:
                 swept_at = time.monotonic()
                 sweep_again(worker)
@@ -368,6 +370,13 @@ def _beat(worker: Worker) -> None:
             connection.close()
         except Exception:  # a GPU that answers nonsense does not stop the heart
             log.exception("A heartbeat failed")
+
+
+def look_for_work(gpu: Gpu) -> None:
+    """Nobody is woken by a lease that runs out: the batch of a worker that is frozen, or whose machine is gone, goes to
+    one that has nothing to do."""
+    if gpu.worker.state == WorkerState.IDLE and gpu.next():
+        wake("gpu")
 
 
 def sweep_again(worker: Worker) -> None:

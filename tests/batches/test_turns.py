@@ -1,14 +1,19 @@
 """Turns on the GPU: who shares a load, what a turn leaves behind as a measurement, and who waits for files."""
 
 import threading
+from datetime import timedelta
 
 import pytest
 from django.db import OperationalError, connection
+from django.utils import timezone
+from django_q.models import OrmQ
 
 from batches import commit
-from batches.models import Batch, BatchStatus
-from batches.runner import BatchSource
+from batches.models import Batch, BatchStatus, LeaseLost
+from batches.runner import BatchSource, Runner
 from models_registry import aliases, health, measure, operations
+from models_registry.engine.reasons import LoadError
+from models_registry.gpu import Work, look_for_work
 from models_registry.models import Measurement, MeasurementKind, Model, ModelState, Worker
 from tests.batches.test_runner import fresh, until
 from tests.engines import line, status_of
@@ -129,6 +134,36 @@ def test_a_load_goes_on_while_the_database_is_away(add_model, submitted, gpu, cl
     monkeypatch.setattr(commit, "commit", commits)
     gpu.serve()
     assert len(away) == 2 and len(close(batch)[0]) == 3 and measured(MeasurementKind.LOAD).count() == 1
+
+
+def test_an_idle_worker_finds_what_a_frozen_one_has_left(add_model, submitted, make_gpu):
+    add_model()
+    batch, frozen, idle = submitted(asked("scripted")), make_gpu(), make_gpu()
+    OrmQ.objects.all().delete()
+    assert Batch.objects.claim(batch.pk, frozen.worker.pk)
+    idle.worker.set(state="idle")
+    look_for_work(idle)
+    assert not OrmQ.objects.exists(), "it is in good hands"
+    Batch.objects.update(leased_until=timezone.now() - timedelta(seconds=1))
+    idle.worker.set(state="running")
+    look_for_work(idle)
+    assert not OrmQ.objects.exists(), "it has something to do"
+    idle.worker.set(state="idle")
+    look_for_work(idle)
+    assert [row.func() for row in OrmQ.objects.all()] == ["models_registry.tasks.work"]
+
+
+def test_who_was_frozen_while_it_loaded_a_model_fails_no_batch_of_another(add_model, submitted, make_gpu):
+    model = add_model()
+    batch, frozen, other = submitted(asked("scripted")), make_gpu(), make_gpu()
+    mine = Batch.objects.claim(batch.pk, frozen.worker.pk)
+    runner = Runner(mine, Work(BatchSource(), batch.pk, model.name, 0, batch.created_at), frozen)
+    Batch.objects.update(leased_until=timezone.now() - timedelta(seconds=1))
+    assert Batch.objects.claim(batch.pk, other.worker.pk)
+    with pytest.raises(LeaseLost):
+        runner._cannot_load(LoadError("the engine was not ready after 1800 s"))
+    found = fresh(batch)
+    assert (found.status, found.leased_by, found.failed) == (BatchStatus.VALIDATING, other.worker.pk, 0)
 
 
 def test_a_turn_that_was_interrupted_is_measured_and_so_is_the_rest(add_model, submitted, make_gpu):
