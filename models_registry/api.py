@@ -12,7 +12,7 @@ from models_registry.wire import model_object
 from vbs.accounts.authentication import IsOperator, is_operator
 from vbs.openai import ids, schema
 from vbs.openai.docs import ERRORS, of
-from vbs.openai.errors import Conflict, InvalidRequest, NotFound
+from vbs.openai.errors import RETRY_SECONDS, Conflict, InvalidRequest, NotFound
 
 
 class Models(APIView):
@@ -67,4 +67,7 @@ class Ready(APIView):
     def get(self, request: Request) -> Response:
         parts = readiness.parts()
         ready = all(state == "ok" for state in parts.values())
-        return Response({"status": "ready" if ready else "not ready", "parts": parts}, status=200 if ready else 503)
+        if ready:
+            return Response({"status": "ready", "parts": parts})
+        again = {"Retry-After": str(RETRY_SECONDS)}
+        return Response({"status": "not ready", "parts": parts}, status=503, headers=again)

@@ -182,6 +182,19 @@ def test_a_database_that_is_away_is_503_and_a_full_disk_507(api, monkeypatch):
     assert api.get("/v1/batches/x").status_code == 507
 
 
+def test_ready_says_what_is_away_and_when_to_ask_again(db, monkeypatch):
+    answer = Client().get("/ready")
+    assert answer.status_code == 503 and answer.json()["parts"]["database"] == "ok", "no worker runs here"
+    assert int(answer["Retry-After"]) > 0
+
+    def refuse(*given):
+        raise OperationalError from psycopg_pool.PoolTimeout("couldn't get a connection after 10.00 sec")
+
+    monkeypatch.setattr(Worker.objects.__class__, "alive", refuse)
+    answer = Client().get("/ready")
+    assert answer.status_code == 503 and answer.json()["parts"]["database"] == "unreachable"
+
+
 def test_a_page_says_try_again(submitted, add_model, patience):
     add_model()
     batch = submitted([line("a")])
