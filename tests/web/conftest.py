@@ -43,7 +43,7 @@ class Door:
         }
         manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
         subprocess.run([*manage, "collectstatic", "--noinput", "-v0"], env=environment, check=True, timeout=120)
-        command = [*manage, "web", "--port", "0"]
+        command = ["prlimit", "--nofile=512:4096", *manage, "web", "--port", "0"]
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         self.stderr = self.process.stderr

@@ -6,6 +6,7 @@ import json
 import socket
 
 import httpx
+import psutil
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
@@ -175,3 +176,7 @@ def test_open_mode_lets_in_who_comes_from_here(transactional_db, settings):
     ):  # fmt: skip
         refusal = admit(Head("POST", "/v1/files", headers, None, "127.0.0.1"))
         assert (refusal and refusal.status) == status, headers
+
+
+def test_the_limit_of_open_files_is_raised(door):
+    assert psutil.Process(door.process.pid).rlimit(psutil.RLIMIT_NOFILE) == (4096, 4096)
