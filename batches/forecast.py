@@ -5,7 +5,7 @@ measured pace and each change of model at its measured time to load. Requests ar
 were measured: what the lines tell cheaply, their bytes, says little of the tokens that will be written. Operations have
 their places in the order, but no more of their time is counted than that of loading a model. Of training and what is
 still to be submitted it knows nothing, and a batch of fewer requests than the engine runs at once takes longer than it
-says.
+says. Where answers have no limit it says so, until the batch's own pace tells.
 """
 
 import logging
@@ -28,6 +28,7 @@ from models_registry.engine.spec import EngineKind
 from models_registry.gpu import not_ready, patience
 from models_registry.models import OPEN_OPERATIONS, Alias, Model, ModelState, Operation, Worker, WorkerState
 from models_registry.speeds import UNKNOWN, Speed
+from vbs.configuration import runtime
 
 log = logging.getLogger(__name__)
 
@@ -223,6 +224,7 @@ class Situation:
             return
         seconds = [part.seconds for part in parts]
         whole = None if None in seconds else sum(filter(None, seconds))
+        why = why or _unlimited(batch)
         self.forecasts[batch.pk] = replace(blank, seconds=whole, measurements=measured, why=why)
         self._jobs.append(_job(batch, batch.validated_at or self._now, parts))
 
@@ -246,6 +248,16 @@ class Situation:
         if self._paused:
             return replace(forecast, why=PAUSED)
         return replace(forecast, start_at=times.start, completion_at=times.end, why=times.why or forecast.why)
+
+
+def _unlimited(batch: Batch) -> str:
+    """What makes an estimate by others' lengths worth little, until the batch has a pace of its own."""
+    if not batch.unlimited or batch.requests_per_second or runtime.value("VBS_DEFAULT_MAX_TOKENS"):
+        return ""
+    return (
+        f"{batch.unlimited:,} of its requests set no limit to their answers, which may run to the end of the model's "
+        "context: it may take far longer than what was measured before tells."
+    )
 
 
 def _job(batch: Batch, since: datetime, parts: list[Part]) -> Job:

@@ -54,7 +54,8 @@ def validate(batch_id: str) -> None:
             with timeouts.longer(most_seconds()):  # it holds no row that others need
                 report = Report()
             total, names = _copy_failed(batch) if batch.retry_of else _take_in(batch, report)
-            if not batch.mark_validated(names, total):
+            unlimited = report.unlimited.count if report.unlimited else 0
+            if not batch.mark_validated(names, total, unlimited):
                 raise _Refused([])  # cancelled meanwhile: its rows go with the transaction
             for words in told(report, batch.endpoint):
                 batch.note(words, "warning")

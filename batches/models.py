@@ -300,6 +300,7 @@ class Batch(models.Model):
     not_run = models.PositiveIntegerField(
         default=0, help_text="Of the failed, those without an answer because it expired or was cancelled"
     )
+    unlimited = models.PositiveIntegerField(default=0, help_text="Requests that set no limit to their answers")
     input_tokens = models.BigIntegerField(default=0)
     cached_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
@@ -421,13 +422,14 @@ class Batch(models.Model):
             setattr(self, name, value)
         self.save(update_fields=list(fields))
 
-    def mark_validated(self, model_names: list[str], total: int) -> bool:
+    def mark_validated(self, model_names: list[str], total: int, unlimited: int = 0) -> bool:
         """Every line is good: into the queue."""
         with self._locked():
             if self.status != BatchStatus.VALIDATING or self.validated_at:
                 return False
             self.model_names, self.total, self.validated_at = model_names, total, timezone.now()
-            self.save(update_fields=["model_names", "total", "validated_at"])
+            self.unlimited = unlimited
+            self.save(update_fields=["model_names", "total", "validated_at", "unlimited"])
             self.note(f"Validated: {total:,} requests for {', '.join(model_names)}; waiting for the GPU.")
             wake("gpu")
         return True

@@ -341,6 +341,20 @@ def test_of_a_model_never_measured_it_says_so(queued, worker):
     assert found[worse.pk].why == "new has never been measured."
 
 
+def test_answers_without_a_limit_are_told_until_the_batch_has_a_pace_of_its_own(queued, worker, settings):
+    model("known", 0.5, 10.0)
+    batch = queued(("known", 20), unlimited=7)
+    found = forecast.plan()[batch.pk]
+    assert found.seconds == 10.0 and "7 of its requests set no limit" in found.why and found.completion_at
+    Batch.objects.filter(pk=batch.pk).update(requests_per_second=2.0)
+    forecast.forget()
+    assert forecast.plan()[batch.pk].why == ""
+    Batch.objects.filter(pk=batch.pk).update(requests_per_second=None)
+    settings.VBS_DEFAULT_MAX_TOKENS = 100
+    forecast.forget()
+    assert forecast.plan()[batch.pk].why == "", "they have one"
+
+
 def test_a_model_that_is_not_ready_holds_nobody_up(queued, worker):
     model("coming", 1.0, 1.0, state="downloading")
     model("broken", 1.0, 1.0, state="failed", reason="no weights")
@@ -612,7 +626,7 @@ def test_from_creation_to_the_end(project, stored, worker):
     batch.refresh_from_db()
     forecast.forget()
     shown = wire.batch_object(batch)
-    assert shown["estimate"]["seconds"] == 10 and shown["estimate"]["reason"] is None
+    assert shown["estimate"]["seconds"] == 10 and "set no limit" in shown["estimate"]["reason"]
     assert shown["progress"]["eta_seconds"] is None and shown["queue_position"] == 1
     item = wire.queue_item(batch, 1, own=False)
     assert item["estimated_start_at"] == shown["estimated_start_at"] and item["id"] is None

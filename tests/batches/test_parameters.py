@@ -127,7 +127,7 @@ def said(batch):
 def test_the_batch_s_log_tells_what_is_ignored_and_what_has_no_limit(add_model, submitted, gpu, close, settings):
     add_model()
     batch = submitted([line("a", max_tokens=5), line("b", bestof=3), line("c", bestof=3, **{"x\n": 1})])
-    assert batch.status == BatchStatus.VALIDATING
+    assert (batch.status, batch.unlimited) == (BatchStatus.VALIDATING, 2)
     assert "'bestof' in 2 requests, first on line 2" in said(batch) and r"'x\n' in 1 requests" in said(batch)
     assert "2 requests, the first on line 2, have no max_tokens" in said(batch) and "VBS_DEFAULT_MAX_TOKENS" in said(
         batch
