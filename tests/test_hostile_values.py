@@ -174,6 +174,8 @@ def test_strangers(db):
         ("get", "/admin/batches/batch/%00/change/", {}),
         ("get", "/admin/batches/batch/", {"status__exact": "\0"}),
         ("get", "/admin/batches/batch/", {"q": "\0"}),
+        ("get", "/admin/models_registry/model/{model}/change/", {"_to_field": ""}),
+        ("get", "/admin/auth/group/", {"name__range": "1"}),
         ("get", "/models/{model}/fit", {"context": "2147483647"}),
         ("get", "/models/{model}/fit", {"context": "2147483647", "sequences": "100000"}),
     ],

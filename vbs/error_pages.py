@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.core.exceptions import DisallowedHost
+from django.core.exceptions import DisallowedHost, FieldDoesNotExist, FieldError
 from django.db import DataError, ProgrammingError
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
 from django.http.response import HttpResponseBase
@@ -20,6 +20,7 @@ from vbs.pages.access import strict
 
 log = logging.getLogger(__name__)
 
+NOT_FOR_THE_ADMIN = (DataError, ProgrammingError, FieldDoesNotExist, FieldError, LookupError, ValueError)
 PROGRAMS = ("/v1", "/metrics", "/health", "/ready", routes.AZURE)
 
 
@@ -113,7 +114,7 @@ class ErrorPagesMiddleware:
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Django's admin passes on what it is given: a word for a number, or a NUL, which no database takes."""
-        if request.path.startswith("/admin/") and isinstance(error, (DataError, ProgrammingError, ValueError)):
+        if request.path.startswith("/admin/") and isinstance(error, NOT_FOR_THE_ADMIN):
             log.warning("The admin was asked for what cannot be: %s", error, exc_info=True)
             return bad_request(request, ValueError("it holds what cannot be looked for"))
         return None
