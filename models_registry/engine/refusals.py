@@ -40,7 +40,7 @@ def words(value: Any) -> str:
     if isinstance(value, str):
         return value
     try:
-        return orjson.dumps(value).decode() if value else ""
+        return "" if value is None else orjson.dumps(value).decode()
     except orjson.JSONEncodeError:
         return ""
 

@@ -6,6 +6,7 @@ import json
 import orjson
 import pytest
 
+from batches.models import BatchRequest
 from models_registry import importer, operations
 from models_registry.engine import client
 from models_registry.models import OperationKind
@@ -28,7 +29,7 @@ def answering(hostile, odd):
 @pytest.fixture
 def far(transactional_db, hostile, monkeypatch, settings):
     """A remote model; everything in a hurry."""
-    settings.VBS_MAX_ANSWER_MB, settings.VBS_REQUEST_SECONDS, settings.VBS_REQUEST_ATTEMPTS = 1, 1, 3
+    settings.VBS_MAX_ANSWER_MB, settings.VBS_REQUEST_SECONDS, settings.VBS_REQUEST_ATTEMPTS = 1, 30, 3
     monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(client, "LARGE", 100_000)
     return importer.add("far", hostile.url)
@@ -110,7 +111,8 @@ def test_an_odd_answer_fails_its_line(far, hostile, submitted, gpu, close):
 
 
 @pytest.mark.parametrize("first, piece", [(b"", b""), (b"HTTP/1.1 200 OK\r\nX: ", b"x"), (HEAD + b"\r\n", b" ")])
-def test_a_slow_answer(far, hostile, submitted, gpu, close, first, piece):
+def test_a_slow_answer(far, hostile, submitted, gpu, close, settings, first, piece):
+    settings.VBS_REQUEST_SECONDS = 2
     error = run(hostile, hostile.drip(first, piece), submitted, gpu, close)["error"]
     assert error["code"] == "request_timeout"
 
@@ -154,6 +156,7 @@ def test_a_request_has_one_id_everywhere(far, hostile, submitted, gpu, close, ca
     bad = run(hostile, http(b"{}", "X-Request-Id: theirs", status="500 Error"), submitted, gpu, close)
     ids = [text.partition("X-Request-Id: ")[2].split("\r\n")[0] for text in hostile.heard if text.startswith("POST")]
     assert len(set(ids)) == 7 and bad["response"]["request_id"] in ids
+    assert set(BatchRequest.objects.values_list("request_id", flat=True)) == set(ids), "of good answers too"
     assert f"batch_{bad['response']['request_id']}" == bad["id"]
     assert f"Request {bad['response']['request_id']} failed after 2 attempts" in caplog.text
 
