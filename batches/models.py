@@ -638,7 +638,8 @@ class RequestState(models.IntegerChoices):
 
 
 class BatchRequest(models.Model):
-    """One line of the input: where it is, and what came of it. Only the runner's commit changes a row."""
+    """One line of the input: where it is, and what came of it. That is written once: by the runner's commit, or
+    when the batch gives up what is left of it."""
 
     batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="requests", db_index=False)
     line = models.PositiveIntegerField(help_text="Its line in the input file, from 1")
