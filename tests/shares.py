@@ -3,8 +3,6 @@
 A module is one share, unless its folder has a system that all of its modules use.
 """
 
-from collections.abc import Iterable
-
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -17,9 +15,11 @@ def share_of(nodeid: str) -> str:
     return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
 
 
-def in_order(items: Iterable[pytest.Item]) -> list[pytest.Item]:
-    rank = {share: number for number, share in enumerate(LONGEST_FIRST)}
-    return sorted(items, key=lambda item: rank.get(share_of(item.nodeid), len(rank)))
+def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The longest, then whatever has a slow test, so that what ends last is short."""
+    rank = {share_of(item.nodeid): len(LONGEST_FIRST) for item in items if item.get_closest_marker("slow")}
+    rank |= {share: number for number, share in enumerate(LONGEST_FIRST)}
+    return sorted(items, key=lambda item: rank.get(share_of(item.nodeid), len(LONGEST_FIRST) + 1))
 
 
 class ByStartedSystem(LoadScopeScheduling):
