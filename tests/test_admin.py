@@ -183,6 +183,7 @@ def test_retry_as_the_api_does(root, project):
     running, failed, fine = (rows(project, number) for number in (1, 2, 3))
     Batch.objects.exclude(pk=running.pk).update(status=BatchStatus.COMPLETED)
     failed.requests.update(state=RequestState.FAILED)
+    fine.requests.update(state=RequestState.COMPLETED)
     _, said = act(root, Batch, "retry", running, failed, fine)
     assert Batch.objects.filter(retry_of=failed, status=BatchStatus.VALIDATING).count() == 1
     assert f"{failed.pk}: retried." in said
