@@ -1,7 +1,9 @@
 """System checks: each bad combination has an id and says what to change."""
 
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,15 @@ def test_the_settings_as_they_are_pass():
         windows_can_be_read,
     ):
         assert check() == []
+
+
+def test_an_id_means_one_thing():
+    checks = defaultdict(set)
+    for path in BASE_DIR.glob("*/checks.py"):
+        for name, text in re.findall(r"^def (\w+)(.*?)(?=^def |\Z)", path.read_text(), re.DOTALL | re.MULTILINE):
+            for one in re.findall(r'id="(\w+\.[EW]\d+)"', text):
+                checks[one].add(name)
+    assert len(checks) > 10 and [one for one, names in checks.items() if len(names) > 1] == []
 
 
 def found(messages):
@@ -130,7 +141,7 @@ def test_the_remote_key_has_servers(settings):
     assert the_remote_key_has_servers() == []
     for none in ("vllm.example.org", "https://vllm.example.org/v1", "https://a b", "https://u:p@a"):
         settings.VBS_REMOTE_ORIGINS = [none]
-        assert found(the_remote_key_has_servers()) == {("vbs.E009", "VBS_REMOTE_ORIGINS")}, none
+        assert found(the_remote_key_has_servers()) == {("vbs.E011", "VBS_REMOTE_ORIGINS")}, none
 
 
 def test_media_domains_are_hosts(settings):
@@ -138,4 +149,4 @@ def test_media_domains_are_hosts(settings):
     assert media_domains_are_hosts() == []
     for none in ("https://a", "a/b", "a:80", "--trust-remote-code", "*.example.org", "A.org", ""):
         settings.VBS_MEDIA_DOMAINS = [none]
-        assert found(media_domains_are_hosts()) == {("vbs.E010", "VBS_MEDIA_DOMAINS")}, none
+        assert found(media_domains_are_hosts()) == {("vbs.E012", "VBS_MEDIA_DOMAINS")}, none

@@ -152,7 +152,7 @@ def the_remote_key_has_servers(**options: Any) -> list[CheckMessage]:
                 Error(
                     f"VBS_REMOTE_ORIGINS names {server!r}, which is no server.",
                     hint="Give scheme, host and port, with commas between them: https://vllm.example.org.",
-                    id="vbs.E009",
+                    id="vbs.E011",
                 )
             )
     if settings.VBS_REMOTE_KEY and not settings.VBS_REMOTE_ORIGINS:
@@ -180,7 +180,7 @@ def media_domains_are_hosts(**options: Any) -> list[CheckMessage]:
                 Error(
                     f"VBS_MEDIA_DOMAINS names {domain!r}, which is no host's name in small letters.",
                     hint="Give whole names, with commas between them: images.example.org,cdn.example.org.",
-                    id="vbs.E010",
+                    id="vbs.E012",
                 )
             )
     return found
