@@ -51,9 +51,9 @@ def validate(batch_id: str) -> None:
             batch = Batch.objects.select_related("input_file", "retry_of").filter(pk=batch_id).first()
             if batch is None or batch.status != BatchStatus.VALIDATING or batch.validated_at:
                 return
+            report = Report()
             with timeouts.longer(most_seconds()):  # it holds no row that others need
-                report = Report()
-            total, names = _copy_failed(batch) if batch.retry_of else _take_in(batch, report)
+                total, names = _copy_failed(batch) if batch.retry_of else _take_in(batch, report)
             unlimited = report.unlimited.count if report.unlimited else 0
             if not batch.mark_validated(names, total, unlimited):
                 raise _Refused([])  # cancelled meanwhile: its rows go with the transaction

@@ -115,6 +115,21 @@ def test_each_process_has_those_of_its_role(environment, role, tmp_path):
     assert done.stdout == f"{timeouts.OF[role].options()} -c search_path=other\n", "the operator's own come last"
 
 
+def test_a_batch_is_taken_in_within_the_longer_time(submitted, add_model, monkeypatch):
+    add_model()
+    times = []
+    real = intake._take_in
+
+    def take_in(*given):
+        times.append(shows("statement_timeout"))
+        return real(*given)
+
+    monkeypatch.setattr(intake, "_take_in", take_in)
+    monkeypatch.setattr(intake, "most_seconds", lambda: 77)
+    assert submitted([line("a")]).validated_at
+    assert times == ["77s"]
+
+
 def test_reading_a_file_may_take_longer(transactional_db):
     with transaction.atomic():
         with timeouts.longer(300):
