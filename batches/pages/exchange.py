@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from batches.raw_json import Members
 from vbs.pages.plain import brief
 from vbs.pages.words import size
 
@@ -44,12 +45,17 @@ class Side:
     facts: tuple[tuple[str, str], ...] = ()
 
 
-def asked(body: Any) -> Side:
-    """The body of a request."""
+def asked(body: Any, sent: Members | None = None) -> Side:
+    """The body of a request. sent: its members as they came, by which numbers are shown digit by digit."""
     if not isinstance(body, dict):
         return Side((Piece("body", pretty(body)),))
     pieces = list(_asked(body))
-    facts = tuple((name, _text(value)) for name, value in body.items() if name not in (*PROMPTS, "tools"))
+    known = sent or {}
+    facts = tuple(
+        (name, bytes(known[name]).decode() if isinstance(value, int | float) and name in known else _text(value))
+        for name, value in body.items()
+        if name not in (*PROMPTS, "tools")
+    )
     tools = tuple(map(_tool, islice(_list(body.get("tools")), MOST_PIECES)))
     return Side(tuple(pieces[:MOST_PIECES]), max(0, len(pieces) - MOST_PIECES), tools, facts)
 

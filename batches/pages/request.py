@@ -12,7 +12,7 @@ from batches.models import Batch, BatchRequest, RequestState
 from batches.outputs import NOT_RUN
 from batches.pages.exchange import Piece, Side, answered, asked, pretty
 from batches.pages.requests import SIZE, TooSlow, limited, response
-from batches.raw_json import NotAnObject
+from batches.raw_json import Members, NotAnObject
 from vbs.live import Gone
 from vbs.pages.plain import MOST as MOST_CHARACTERS
 from vbs.pages.plain import Clip, clip
@@ -92,8 +92,15 @@ def prompt(batch: Batch, row: BatchRequest) -> Shown:
         request = orjson.loads(line)
     except orjson.JSONDecodeError:
         request = line.decode(errors="replace")
-    side = asked(request.get("body") if isinstance(request, dict) else request)
+    side = asked(request.get("body") if isinstance(request, dict) else request, _sent(line))
     return _shown("prompt", side, _indented(line, request), row.length)
+
+
+def _sent(line: bytes) -> Members | None:
+    try:
+        return raw_json.request_of(line)[1]
+    except NotAnObject:
+        return None
 
 
 def gone(batch: Batch) -> str:

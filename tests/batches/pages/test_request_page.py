@@ -11,7 +11,7 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batches import blobs
+from batches import blobs, raw_json
 from batches.models import Batch, BatchStatus, File, RequestState
 from batches.pages import request as one
 from batches.pages.beginning import beginning
@@ -345,6 +345,15 @@ def test_what_it_costs(batch, line, django_assert_num_queries):
         one.prompt(batch, row)
         one.answer(batch, row)
         one.neighbours(batch, line)
+
+
+def test_numbers_are_shown_digit_by_digit(project, looker):
+    batch = made(project, [request("a", seed=2**64, temperature=0.5)])
+    page = text(looker.get(url(batch, 1)))
+    assert "18446744073709551616" in page and "e+19" not in page and "e19" not in page
+    sent = raw_json.members(b'{"seed": 18446744073709551616, "top_p": 0.10, "user": "u\\u00e9", "n": null}')
+    side = asked({"seed": 2.0**64, "top_p": 0.1, "user": "u\u00e9", "n": None}, sent)
+    assert dict(side.facts) == {"seed": "18446744073709551616", "top_p": "0.10", "user": "u\u00e9", "n": ""}
 
 
 def test_where_none_failed_none_is_looked_for(batch, django_assert_num_queries):
