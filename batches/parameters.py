@@ -60,6 +60,10 @@ _GIVEN_UP = {
     "extra_body": "write what is in it into the body itself, as the official client does before it sends a request",
 }
 
+# Where tools may be given. To an engine without a parser vLLM refuses them in a chat; in a response the calls are then
+# plain text, whatever the choice.
+_CALLING = ("/v1/chat/completions", "/v1/responses")
+
 # What limits an answer, the first being the one to set, and whether an answer without any runs to the context's end.
 LENGTHS: dict[str, tuple[tuple[str, ...], bool]] = {
     "/v1/chat/completions": (("max_tokens", "max_completion_tokens"), True),
@@ -83,7 +87,7 @@ def refusal(endpoint: str, body: Mapping[str, Any], serving: Serving) -> tuple[s
     for name in unknown(endpoint, body):
         if name in _GIVEN_UP and body[name] is not None:
             return name, f"The parameter '{name}' is not supported, the engine would ignore it: {_GIVEN_UP[name]}."
-    if endpoint == "/v1/chat/completions" and body.get("tools") and not serving.reads_tool_calls:
+    if endpoint in _CALLING and body.get("tools") and not serving.reads_tool_calls:
         choice = body.get("tool_choice", "auto")
         if choice not in (None, "none"):
             return "tools", (

@@ -10,7 +10,7 @@ BY_THEMSELVES = ("gpt_oss",)  # types of models whose format vLLM knows
 
 
 def are_read(model: Model) -> bool:
-    """False only where a request with tools is sure to be refused."""
+    """False only where a request with tools is sure to be refused, or its calls to come as plain text."""
     host = model.base or model
     options = host.engine_args
     if host.kind != EngineKind.VLLM or (options.get("enable-auto-tool-choice") and options.get("tool-call-parser")):

@@ -46,10 +46,10 @@ def test_they_are_those_of_the_installed_vllm():
     assert {*removed, "extra_body"} == parameters._GIVEN_UP.keys()
 
 
-def checked(serving=None, **body):
+def checked(serving=None, endpoint=CHAT, **body):
     report = Report()
-    rules = Rules(CHAT, lambda name: None, 100, 2**20, serving=lambda name: serving or Serving())
-    good = list(read(io.BytesIO(json.dumps(line("a", **body)).encode()), rules, report))
+    rules = Rules(endpoint, lambda name: None, 100, 2**20, serving=lambda name: serving or Serving())
+    good = list(read(io.BytesIO(json.dumps(line("a", **body) | {"url": endpoint}).encode()), rules, report))
     return good, report
 
 
@@ -67,13 +67,15 @@ def test_what_vllm_gave_up_is_refused_with_what_to_write_now(name):
 @pytest.mark.parametrize(
     "choice, refused", [(..., True), ("auto", True), ("required", True), ("none", False), (None, False)]
 )
-def test_tools_need_an_engine_that_reads_their_calls(choice, refused):
-    body = {"tools": TOOLS} | ({} if choice is ... else {"tool_choice": choice})
-    good, report = checked(Serving(reads_tool_calls=False), **body)
+@pytest.mark.parametrize("endpoint", [CHAT, RESPONSES])
+def test_tools_need_an_engine_that_reads_their_calls(endpoint, choice, refused):
+    body = {"tools": TOOLS, "input": "hello"} | ({} if choice is ... else {"tool_choice": choice})
+    good, report = checked(Serving(reads_tool_calls=False), endpoint, **body)
     assert (not good) == refused
     if refused:
         assert report.errors[0]["param"] == "body.tools" and "enable-auto-tool-choice" in report.errors[0]["message"]
-    assert checked(**body)[0] and checked(Serving(reads_tool_calls=False), tools=[])[0]
+    assert checked(None, endpoint, **body)[0]
+    assert checked(Serving(reads_tool_calls=False), endpoint, **body | {"tools": []})[0]
 
 
 def test_which_engines_read_tool_calls(tmp_path):
