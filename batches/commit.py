@@ -19,6 +19,7 @@ from django.db.models.functions import Now
 from batches import activity, expiry
 from batches.models import CLOSING, RUNNABLE, Batch, BatchRequest, LeaseLost, RequestState
 from batches.outcomes import Outcome, failure
+from batches.pace import UNKNOWN, Pace
 from vbs.outages import said
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ SET completed = batch.completed + sums.completed, failed = batch.failed + sums.f
     output_tokens = batch.output_tokens + sums.output_tokens,
     reasoning_tokens = batch.reasoning_tokens + sums.reasoning_tokens,
     requests_per_second = %(requests_per_second)s, tokens_per_second = %(tokens_per_second)s,
+    oldest_sent_at = now() - %(oldest)s::interval,
     leased_until = now() + %(lease)s
 FROM sums WHERE batch.id = %(batch)s
 """  # noqa: S608  (table names only)
@@ -103,36 +105,35 @@ def commit(
     batch_id: str,
     worker: uuid.UUID,
     outcomes: Sequence[Outcome],
-    requests_per_second: float | None = None,
-    tokens_per_second: float | None = None,
+    pace: Pace = UNKNOWN,
 ) -> Signal:
     """Write outcomes and counts, and renew the lease. Raises LeaseLost when it is not ours any more.
 
     An outcome that the database cannot hold becomes a failure; it takes no other with it.
     """
     try:
-        return _commit(batch_id, worker, outcomes, requests_per_second, tokens_per_second)
+        return _commit(batch_id, worker, outcomes, pace)
     except (DataError, UnicodeEncodeError) as error:
         half = len(outcomes) // 2
         if not half:
             log.exception("An answer cannot be kept")
             message = f"The answer cannot be kept: {said(error)}"[:MOST_SAID]
             outcomes = [failure(one.id, "invalid_response", message) for one in outcomes]
-            return _commit(batch_id, worker, outcomes, requests_per_second, tokens_per_second)
-        commit(batch_id, worker, outcomes[:half], requests_per_second, tokens_per_second)
-        return commit(batch_id, worker, outcomes[half:], requests_per_second, tokens_per_second)
+            return _commit(batch_id, worker, outcomes, pace)
+        commit(batch_id, worker, outcomes[:half], pace)
+        return commit(batch_id, worker, outcomes[half:], pace)
 
 
 def _commit(
     batch_id: str,
     worker: uuid.UUID,
     outcomes: Sequence[Outcome],
-    requests_per_second: float | None,
-    tokens_per_second: float | None,
+    pace: Pace,
 ) -> Signal:
     values: dict[str, Any] = {name: [getattr(one, name) for one in outcomes] for name in Outcome.__dataclass_fields__}
     values["state"] = [int(state) for state in values["state"]]
-    values |= {"requests_per_second": requests_per_second, "tokens_per_second": tokens_per_second}
+    values |= {"requests_per_second": pace.requests_per_second, "tokens_per_second": pace.tokens_per_second}
+    values |= {"oldest": None if pace.oldest is None else timedelta(seconds=pace.oldest)}
     values |= {"batch": batch_id, "lease": timedelta(seconds=settings.VBS_LEASE_SECONDS)}
     with transaction.atomic():
         signal = _look(batch_id, worker, lock=True)

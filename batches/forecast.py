@@ -5,7 +5,7 @@ measured pace and each change of model at its measured time to load. Requests ar
 were measured: what the lines tell cheaply, their bytes, says little of the tokens that will be written. Operations have
 their places in the order, but no more of their time is counted than that of loading a model. Of training and what is
 still to be submitted it knows nothing, and a batch of fewer requests than the engine runs at once takes longer than it
-says. Where answers have no limit it says so, until the batch's own pace tells.
+says. Of answers without a limit nothing is told by those that have one.
 """
 
 import logging
@@ -22,6 +22,7 @@ from django.utils import timezone
 
 from batches import pauses, sample
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
+from batches.sample import Sample
 from batches.simulation import Job, Part, Played, Slot, Times, Turn, simulate
 from models_registry import operations, speeds
 from models_registry.engine.spec import EngineKind
@@ -58,7 +59,14 @@ class Forecast:
 
 
 def blend(
-    history: float | None, live: float | None, answered: int, left: int, elapsed: float, window: int = WINDOW
+    history: float | None,
+    live: float | None,
+    answered: int,
+    left: int,
+    elapsed: float,
+    window: int = WINDOW,
+    oldest: float = 0.0,
+    latency: float | None = None,
 ) -> float | None:
     """Seconds until a running batch has its last answer: (w · by history + answered · by live) / (w + answered).
 
@@ -66,16 +74,25 @@ def blend(
     of that are over. live: as measured now, by which it takes left · live from now on; it is wrong while the first
     window is in flight. w: a window of requests in flight at first, fading with what is left. Each pace is None when it
     is not known; a history that the run has outlasted says nothing any more.
+
+    oldest: seconds since the oldest of those in flight was sent. Expected are at most e = min(latency, (answered +
+    left) · history), latency being as measured before. What is overdue takes at least `oldest - e` more; and while
+    there is no live pace, each of those left takes oldest / e times as long as by history.
     """
     if history is None:
         return None if live is None else left * live
-    due = (answered + left) * history - elapsed
+    expected = (answered + left) * history
+    due = expected - elapsed
+    usual = expected if latency is None else min(latency, expected)
+    overdue = max(0.0, oldest - usual) if left else 0.0
     if live is None:
+        if overdue and usual:
+            return max(overdue, left * history * oldest / usual)
         return min(due, left * history) if due > 0 else left * history
     if left == 0 or due <= 0:
-        return left * live
+        return max(overdue, left * live)
     weight = window * left / (answered + left)
-    return (weight * due + answered * left * live) / (weight + answered)
+    return max(overdue, (weight * due + answered * left * live) / (weight + answered))
 
 
 def plan() -> dict[str, Forecast]:
@@ -124,10 +141,10 @@ def of(batch: Batch) -> Forecast:
 @never_failing
 def of_new(batch: Batch) -> Forecast:
     """Of a batch that is not read or saved yet: from the beginning of its file, as if it were in the queue already."""
-    seen = sample.look(batch.input_file, batch.default_model)
+    seen = sample.look(batch.input_file, batch.default_model, batch.endpoint)
     if seen.why:
         return Forecast(why=seen.why)
-    return _situation().with_one_more(batch, seen.model, seen.requests)
+    return _situation().with_one_more(batch, seen)
 
 
 def forget() -> None:
@@ -214,8 +231,9 @@ class Situation:
             runs = {index: names[index] for index in counts if index not in hindered}
             engines = {index: self._models.engine(name) for index, name in runs.items()}
             current = next((index for index in runs if slot and engines[index] == slot.loaded), None)
+            unlimited = _part_of(batch.unlimited, batch.total)
             parts = [
-                self._models.part(name, counts[index], batch if index == current else None)
+                self._models.part(name, counts[index], unlimited, batch if index == current else None)
                 for index, name in runs.items()
             ]
             measured = min((self._models.speed(name).measurements for name in runs.values()), default=0)
@@ -224,16 +242,16 @@ class Situation:
             return
         seconds = [part.seconds for part in parts]
         whole = None if None in seconds else sum(filter(None, seconds))
-        why = why or _unlimited(batch)
         self.forecasts[batch.pk] = replace(blank, seconds=whole, measurements=measured, why=why)
         self._jobs.append(_job(batch, batch.validated_at or self._now, parts))
 
-    def with_one_more(self, batch: Batch, name: str, requests: int) -> Forecast:
-        """What the forecast of this batch would be, with so many requests for this model."""
+    def with_one_more(self, batch: Batch, seen: Sample) -> Forecast:
+        """What the forecast of this batch would be, with such requests."""
+        name, requests = seen.model, seen.requests
         forecast = Forecast(requests=requests, model=name)
         if why := self._models.hindrance(name):
             return replace(forecast, why=why)
-        part = self._models.part(name, requests, None)
+        part = self._models.part(name, requests, _part_of(seen.unlimited, requests), None)
         job = _job(batch, timezone.now(), [part])
         forecast = replace(forecast, seconds=part.seconds, measurements=self._models.speed(name).measurements)
         if self._full:
@@ -250,14 +268,9 @@ class Situation:
         return replace(forecast, start_at=times.start, completion_at=times.end, why=times.why or forecast.why)
 
 
-def _unlimited(batch: Batch) -> str:
-    """What makes an estimate by others' lengths worth little, until the batch has a pace of its own."""
-    if not batch.unlimited or batch.requests_per_second or runtime.value("VBS_DEFAULT_MAX_TOKENS"):
-        return ""
-    return (
-        f"{batch.unlimited:,} of its requests set no limit to their answers, which may run to the end of the model's "
-        "context: it may take far longer than what was measured before tells."
-    )
+def _part_of(unlimited: int, requests: int) -> float:
+    """Which part of them has no limit: none when there is one for all that set none."""
+    return 0.0 if not requests or runtime.value("VBS_DEFAULT_MAX_TOKENS") else min(1.0, unlimited / requests)
 
 
 def _job(batch: Batch, since: datetime, parts: list[Part]) -> Job:
@@ -332,19 +345,25 @@ class _Models:
         model = self._by_name.get(name)
         return UNKNOWN if model is None else self._speeds[model.name]
 
-    def part(self, name: str, requests: int, running: Batch | None) -> Part:
-        """So many requests for it. running: the batch, when it is these that it runs now."""
+    def part(self, name: str, requests: int, unlimited: float, running: Batch | None) -> Part:
+        """So many requests for it, such a part of them without a limit. running: the batch, when it is these that it
+        runs now."""
         model, speed = self._by_name[name], self.speed(name)
-        pace = 1 / speed.requests_per_second if speed.requests_per_second else None
+        pace = speed.pace(unlimited)
         seconds = None if pace is None else requests * pace
         if running and running.status == BatchStatus.IN_PROGRESS and running.in_progress_at:
             live = 1 / running.requests_per_second if running.requests_per_second else None
             answered = running.completed + running.failed
             # Of what ran in several turns it is not known how long they were: as long as they should have been.
             whole = running.attempts == 1 and len(running.model_names) == 1
-            elapsed = (timezone.now() - running.in_progress_at).total_seconds() if whole else answered * (pace or 0)
+            now = timezone.now()
+            elapsed = (now - running.in_progress_at).total_seconds() if whole else answered * (pace or 0)
             window = math.ceil(speed.sequences * 1.25) if speed.sequences else WINDOW
-            seconds = blend(pace, live, answered, requests, elapsed, window)
+            oldest = (now - running.oldest_sent_at).total_seconds() if running.oldest_sent_at else 0.0
+            seconds = blend(pace, live, answered, requests, elapsed, window, oldest, speed.latency)
         if requests and seconds is None:
-            return Part(self.engine(name), None, f"{model.name} has never been measured.")
+            why = f"{model.name} has never been measured."
+            if speed.measurements:
+                why = f"How long {model.name} takes for answers without a limit has never been measured."
+            return Part(self.engine(name), None, why)
         return Part(self.engine(name), seconds or 0.0)

@@ -4,6 +4,7 @@ All in one transaction: killed half-way, nothing has happened, and the next work
 """
 
 import logging
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -54,14 +55,20 @@ def validate(batch_id: str) -> None:
             report = Report()
             with timeouts.longer(most_seconds()):  # it holds no row that others need
                 total, names = _copy_failed(batch) if batch.retry_of else _take_in(batch, report)
-            unlimited = report.unlimited.count if report.unlimited else 0
-            if not batch.mark_validated(names, total, unlimited):
+            if not batch.mark_validated(names, total, _unlimited(batch, total, report)):
                 raise _Refused([])  # cancelled meanwhile: its rows go with the transaction
             for words in told(report, batch.endpoint):
                 batch.note(words, "warning")
     except _Refused as refused:
         if batch and refused.errors:
             batch.fail([dict(error) for error in refused.errors])
+
+
+def _unlimited(batch: Batch, total: int, report: Report) -> int:
+    """How many set no limit to their answers; of a retry, whose lines are not read again, as in the batch before."""
+    if before := batch.retry_of:
+        return math.ceil(before.unlimited * total / max(before.total, 1))
+    return report.unlimited.count if report.unlimited else 0
 
 
 def _take_in(batch: Batch, report: Report) -> tuple[int, list[str]]:
@@ -146,7 +153,7 @@ def told(report: Report, endpoint: str) -> Iterator[str]:
             yield f"{say}their answers have at most {most:,} tokens (VBS_DEFAULT_MAX_TOKENS)."
         else:
             yield (
-                f"{say}their answers may run to the end of the model's context, and take far longer than is estimated. "
+                f"{say}their answers may run to the end of the model's context, and hold up the queue as long. "
                 "Set a limit in the requests, or VBS_DEFAULT_MAX_TOKENS for all that have none."
             )
 

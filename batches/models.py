@@ -253,6 +253,7 @@ class BatchQuerySet(models.QuerySet["Batch"]):
                 attempts=F("attempts") + 1,
                 requests_per_second=None,
                 tokens_per_second=None,
+                oldest_sent_at=None,
             )
         )
         return self.get(pk=batch_id) if taken else None
@@ -307,6 +308,7 @@ class Batch(models.Model):
     reasoning_tokens = models.BigIntegerField(default=0)
     tokens_per_second = models.FloatField(null=True)
     requests_per_second = models.FloatField(null=True)
+    oldest_sent_at = models.DateTimeField(null=True, help_text="When the oldest of the requests in flight was sent")
     output_file = models.ForeignKey(File, null=True, on_delete=models.PROTECT, related_name="+")
     error_file = models.ForeignKey(File, null=True, on_delete=models.PROTECT, related_name="+")
 

@@ -103,18 +103,19 @@ def unknown(endpoint: str, body: Mapping[str, Any]) -> list[str]:
 
 
 def is_unlimited(endpoint: str, body: Mapping[str, Any]) -> bool:
-    """May its answer run to the end of the context?"""
+    """May its answer run to the end of the context? The body's members may be as they came."""
     if endpoint not in LENGTHS:
         return False
     names, without = LENGTHS[endpoint]
     given = [name for name in names if name in body]
-    return without if not given else all(body[name] is None for name in given)
+    return without if not given else all(_is_null(body[name]) for name in given)
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, Raw) and bytes(value) == b"null")
 
 
 def limit(endpoint: str, body: Members, most: Raw) -> None:
     """Give a body that has no limit this one."""
-    if endpoint in LENGTHS:
-        names, without = LENGTHS[endpoint]
-        given = [name for name in names if name in body]
-        if all(bytes(body[name]) == b"null" for name in given) if given else without:
-            body[names[0]] = most
+    if is_unlimited(endpoint, body):
+        body[LENGTHS[endpoint][0][0]] = most

@@ -10,7 +10,6 @@ import logging
 import os
 import time
 import uuid
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
@@ -25,6 +24,7 @@ from django.utils import timezone
 from batches import blobs, commit, intake, parameters, pauses, raw_json, troubles
 from batches.models import Batch, LeaseLost, Pause, RequestState, request_id
 from batches.outcomes import Outcome, failure, outcome
+from batches.pace import Rates
 from batches.validate import LineError
 from models_registry import aliases, measure
 from models_registry.engine.client import Call, Client, EngineDied
@@ -45,7 +45,6 @@ TICK_SECONDS = 0.4  # between commits, and between looks at what others did to t
 RENEW_SECONDS = 5.0  # a lease is renewed this often when nothing is committed
 PAGE = 1000  # rows read at once
 BUFFER_BYTES = 64 * 2**20  # answers that may wait for a commit
-RATE_SECONDS = 30.0  # over which the rates are measured
 OUTRANKED_SECONDS = 2.0  # between looks for something more urgent, and for a pause
 OUTAGE_SECONDS = 600.0  # how long answers are held while the database is away
 AGAIN_SECONDS = (30, 60, 120, 240, 480)  # before a batch with an unforeseen error is tried again, each time
@@ -327,7 +326,8 @@ class Run:
     def __init__(self, runner: Runner, engine: Engine, model: Model, path: Path, window: int) -> None:
         self.runner, self.engine, self.model, self.path, self.window = runner, engine, model, path, window
         self.batch_id, self.worker = runner.batch.pk, runner.worker
-        self.call_path = runner.batch.endpoint.removeprefix("/v1")
+        self.endpoint = runner.batch.endpoint
+        self.call_path = self.endpoint.removeprefix("/v1")
         self.client = Client(engine, limits())
         self._served_name = raw_json.raw(model.served_name)
         most = runtime.value("VBS_DEFAULT_MAX_TOKENS")
@@ -356,7 +356,7 @@ class Run:
                     self._database.submit(lambda: connection.close())  # that thread's own
         finally:
             os.close(self._descriptor)
-            measure.turn(self.model, self.engine, self.tally, self.batch_id, self.runner.batch.endpoint)
+            measure.turn(self.model, self.engine, self.tally, self.batch_id, self.endpoint)
 
     async def _drive(self) -> End:
         while True:
@@ -429,14 +429,14 @@ class Run:
                     coming.cancel()
                     return
                 try:
-                    call = Call(row.id, self.call_path, self._body(row), request_id(self.batch_id, row.line))
+                    body = self._body(row)
                 except Damaged as damage:
                     self._outcomes.append(failure(row.id, intake.UNAVAILABLE, str(damage)))
                     continue
-                self.tally.sent(row.id)
-                yield call
+                self.tally.sent(row.id, parameters.is_unlimited(self.endpoint, body))
+                yield Call(row.id, self.call_path, raw_json.text_of(body), request_id(self.batch_id, row.line))
 
-    def _body(self, row: commit.Pending) -> bytes:
+    def _body(self, row: commit.Pending) -> raw_json.Members:
         """As it was sent, but for the model and a limit of the answer where it has none. Raises Damaged."""
         try:
             custom_id, body = raw_json.request_of(os.pread(self._descriptor, row.length, row.offset))
@@ -446,8 +446,8 @@ class Run:
             raise Damaged(f"Line {row.line} of the input file is not what it was when it was validated.")
         body["model"] = self._served_name
         if self._most_tokens is not None:
-            parameters.limit(self.runner.batch.endpoint, body, self._most_tokens)
-        return raw_json.text_of(body)
+            parameters.limit(self.endpoint, body, self._most_tokens)
+        return body
 
     async def _tick(self) -> None:
         """Commit, renew the lease, see what others want; returns when there is an end, or nothing more to do."""
@@ -477,34 +477,11 @@ class Run:
     async def _flush(self) -> commit.Signal:
         """Commit every answer so far."""
         taken, self._outcomes, self._bytes = self._outcomes, [], 0
-        requests, tokens = self._rates.read()
-        signal = await self._in_database(lambda: commit.commit(self.batch_id, self.worker, taken, requests, tokens))
+        pace = self._rates.read(self.tally.oldest)
+        signal = await self._in_database(lambda: commit.commit(self.batch_id, self.worker, taken, pace))
         self._room.set()
         return signal
 
     async def _in_database(self, statement: Callable[[], T]) -> T:
         """Run it in the database's thread; while the database is away the answers wait with us."""
         return await asyncio.get_running_loop().run_in_executor(self._database, insist, statement, OUTAGE_SECONDS)
-
-
-class Rates:
-    """Requests and output tokens per second, over the last half minute; of requests once there are `least`."""
-
-    def __init__(self, least: float) -> None:
-        self._least = least
-        self._requests = self._tokens = 0
-        self._marks = deque([(time.monotonic(), 0, 0)])
-
-    def add(self, made: Outcome) -> None:
-        self._requests += 1
-        self._tokens += made.output_tokens or made.input_tokens
-
-    def read(self) -> tuple[float | None, float]:
-        now = time.monotonic()
-        self._marks.append((now, self._requests, self._tokens))
-        while len(self._marks) > 2 and now - self._marks[1][0] > RATE_SECONDS:
-            self._marks.popleft()
-        then, requests, tokens = self._marks[0]
-        elapsed = max(now - then, 1e-3)
-        rate = (self._requests - requests) / elapsed if self._requests >= self._least else None
-        return rate, (self._tokens - tokens) / elapsed

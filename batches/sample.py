@@ -2,12 +2,14 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from django.conf import settings
 
 from batches import blobs
 from batches.models import File, Purpose
+from batches.parameters import is_unlimited
 from batches.validate import BOM
 
 log = logging.getLogger(__name__)
@@ -17,14 +19,16 @@ HEAD = 64 * 1024
 
 @dataclass(frozen=True)
 class Sample:
-    """model: of the first line. requests: about how many there are. why: what stands in the way of saying so."""
+    """model: of the first line. requests: about how many there are, and unlimited of them set no limit to their
+    answers. why: what stands in the way of saying so."""
 
     model: str = ""
     requests: int = 0
     why: str = ""
+    unlimited: int = 0
 
 
-def look(file: File | None, default_model: str = "") -> Sample:
+def look(file: File | None, default_model: str = "", endpoint: str = "") -> Sample:
     """From the first HEAD bytes: as many requests as such lines fit into the file; exactly so in a small file."""
     if file is None or file.purpose != Purpose.BATCH:
         return Sample(why="There is no such input file.")
@@ -40,17 +44,24 @@ def look(file: File | None, default_model: str = "") -> Sample:
     lines = [line for line in head[:end].removeprefix(BOM).split(b"\n") if line.strip()]
     if not lines:
         return Sample(why="The input file is empty." if whole else "Its first request is longer than 64 KiB.")
-    model = _model(lines[0], default_model)
+    bodies = [_body(line) for line in lines]
+    model = _model(bodies[0], default_model)
     if not model:
         return Sample(why="The first line of the input file is not a request that names a model.")
-    return Sample(model, len(lines) if whole else round(file.bytes * len(lines) / end))
+    unlimited = sum(body is not None and is_unlimited(endpoint, body) for body in bodies)
+    times = 1.0 if whole else file.bytes / end
+    return Sample(model, round(len(lines) * times), unlimited=round(unlimited * times))
 
 
-def _model(line: bytes, default_model: str) -> str:
+def _body(line: bytes) -> dict[str, Any] | None:
     try:
         request = orjson.loads(line)
     except orjson.JSONDecodeError:
-        return ""
+        return None
     body = request.get("body") if isinstance(request, dict) else None
-    name = (body.get("model") or default_model) if isinstance(body, dict) else ""
+    return body if isinstance(body, dict) else None
+
+
+def _model(body: dict[str, Any] | None, default_model: str) -> str:
+    name = "" if body is None else body.get("model") or default_model
     return name if isinstance(name, str) else ""

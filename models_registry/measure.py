@@ -27,17 +27,24 @@ KEPT = 200  # measurements of one model and kind
 
 
 class Tally:
-    """What a run of requests on an engine amounted to. Times are taken as they are told."""
+    """What a run of requests on an engine amounted to. Times are taken as they are told.
+
+    unlimited, unlimited_tokens: of the answered, those whose answers had no limit, and what these wrote.
+    """
 
     def __init__(self) -> None:
         self.requests = self.failed = self.input_tokens = self.output_tokens = 0
+        self.unlimited = self.unlimited_tokens = 0
         self._sent: dict[Any, float] = {}
+        self._unlimited: set[Any] = set()  # of those in flight
         self._first: float | None = None
         self._last = 0.0
         self._latencies = array("d")
 
-    def sent(self, key: Any) -> None:
+    def sent(self, key: Any, is_unlimited: bool = False) -> None:
         self._sent[key] = time.monotonic()
+        if is_unlimited:
+            self._unlimited.add(key)
         if self._first is None:
             self._first = self._sent[key]
 
@@ -46,6 +53,10 @@ class Tally:
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
         sent = self._sent.pop(key, self._last)
+        if key in self._unlimited:
+            self._unlimited.remove(key)
+            self.unlimited += well
+            self.unlimited_tokens += output_tokens
         if well:
             self.requests += 1
             self._latencies.append(self._last - sent)
@@ -56,6 +67,12 @@ class Tally:
     def seconds(self) -> float:
         """From the first request to the last answer so far."""
         return max(self._last - self._first, 1e-6) if self._first is not None and self._last else 0.0
+
+    @property
+    def oldest(self) -> float | None:
+        """Seconds since the oldest of those in flight was sent; None when there are none."""
+        first = next(iter(self._sent.values()), None)
+        return None if first is None else time.monotonic() - first
 
     def fields(self) -> dict[str, Any]:
         """Of a Measurement."""
@@ -86,7 +103,8 @@ def load(model: Model, engine: Engine) -> None:
 def turn(model: Model, engine: Engine, tally: Tally, batch_id: str, endpoint: str) -> None:
     """A batch leaves the engine, with work left or not."""
     if tally.requests:
-        about = {"batch_id": batch_id, "endpoint": endpoint, "options": engine.started.options}
+        about: dict[str, Any] = {"batch_id": batch_id, "endpoint": endpoint, "options": engine.started.options}
+        about |= {"unlimited": tally.unlimited, "unlimited_tokens": tally.unlimited_tokens}
         _keep(model, MeasurementKind.BATCH, lambda: about | tally.fields())
 
 

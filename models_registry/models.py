@@ -262,6 +262,8 @@ class Measurement(models.Model):
     failed = models.PositiveIntegerField(default=0)
     input_tokens = models.BigIntegerField(default=0)
     output_tokens = models.BigIntegerField(default=0)
+    unlimited = models.PositiveIntegerField(default=0, help_text="Of the answered, those that had no limit")
+    unlimited_tokens = models.BigIntegerField(default=0, help_text="That these wrote")
     seconds = models.FloatField(null=True, help_text="From the first request to the last answer")
     latency_p50 = models.FloatField(null=True)
     latency_p99 = models.FloatField(null=True)

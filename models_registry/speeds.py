@@ -22,7 +22,8 @@ _NEWEST = f"""
 SELECT found.* FROM {Model._meta.db_table} model
 CROSS JOIN unnest(%s::text[]) AS kinds (kind)
 CROSS JOIN LATERAL (
-    SELECT id, model_id, kind, at, requests, input_tokens, output_tokens, seconds, load_seconds, options
+    SELECT id, model_id, kind, at, requests, input_tokens, output_tokens, seconds, latency_p99, load_seconds,
+        unlimited, unlimited_tokens, options
     FROM {Measurement._meta.db_table} WHERE model_id = model.id AND kind = kinds.kind ORDER BY at DESC LIMIT %s
 ) AS found
 WHERE %s::bigint[] IS NULL OR model.id = ANY (%s::bigint[])
@@ -37,6 +38,10 @@ class Speed:
     input_tokens, output_tokens: of a request, on average. load_seconds: the median. measurements: how many turns are
     behind the rates. model: whose they are, for an adapter may have its base's; empty when there are none. sequences:
     how many requests the engine ran at once in the last of them, where that is known.
+
+    limited, unlimited: seconds per request whose answer has a limit, and that has none, each None where none was
+    measured: the time of a turn with both is divided among them by the tokens that they wrote. latency: seconds that
+    99 of 100 are in flight at most, the median of the turns.
     """
 
     requests_per_second: float | None = None
@@ -49,6 +54,17 @@ class Speed:
     measured_at: datetime | None = None
     model: str = ""
     sequences: int | None = None
+    limited: float | None = None
+    unlimited: float | None = None
+    latency: float | None = None
+
+    def pace(self, unlimited: float) -> float | None:
+        """Seconds per request when such a part of them has no limit. It is not known where none like that was
+        measured; those that have one are then at most as long as those that have none."""
+        if self.requests_per_second is None or (unlimited and self.unlimited is None):
+            return None
+        limited = self.unlimited if self.limited is None else self.limited
+        return (1 - unlimited) * (limited or 0) + unlimited * (self.unlimited or 0)
 
 
 UNKNOWN = Speed()
@@ -92,6 +108,9 @@ def _speed(own: tuple[int, str], base: tuple[int | None, str], found: dict[int, 
         return Speed(load_seconds=load_seconds)
     seconds, requests = sum(one.seconds or 0 for one in turns), sum(one.requests for one in turns)
     read, written = sum(one.input_tokens for one in turns), sum(one.output_tokens for one in turns)
+    unlimited = sum(min(one.unlimited, one.requests) for one in turns)
+    longer = sum((one.seconds or 0) * _unlimited_part(one) for one in turns)
+    latencies = [one.latency_p99 for one in turns if one.latency_p99 is not None]
     return Speed(
         requests_per_second=requests / seconds,
         input_tokens_per_second=read / seconds,
@@ -103,7 +122,17 @@ def _speed(own: tuple[int, str], base: tuple[int | None, str], found: dict[int, 
         measured_at=turns[0].at,
         model=name,
         sequences=turns[0].options.get("max-num-seqs"),
+        limited=(seconds - longer) / (requests - unlimited) if requests > unlimited else None,
+        unlimited=longer / unlimited if unlimited else None,
+        latency=statistics.median(latencies) if latencies else None,
     )
+
+
+def _unlimited_part(turn: Measurement) -> float:
+    """Which part of its time went to answers without a limit."""
+    if turn.unlimited in (0, turn.requests) or not turn.output_tokens:
+        return turn.unlimited / turn.requests
+    return min(1.0, turn.unlimited_tokens / turn.output_tokens)
 
 
 def _turns(rows: Sequence[Measurement]) -> list[Measurement]:

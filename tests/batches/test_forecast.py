@@ -16,10 +16,12 @@ from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from batches import blobs, files, forecast, intake, pauses, sample, submit, wire
+from batches import blobs, commit, files, forecast, intake, outputs, pauses, sample, submit, wire
 from batches.forecast import WINDOW, blend
 from batches.management.commands.batch import expected
 from batches.models import Batch, BatchRequest, BatchStatus, File, RequestState
+from batches.outcomes import Outcome, failure
+from batches.pace import Pace
 from batches.runner import BatchSource
 from batches.simulation import Job, Part, Slot, simulate
 from models_registry import operations
@@ -59,6 +61,29 @@ def test_it_goes_from_what_was_measured_to_what_is_measured_now():
 
 def test_a_history_that_is_outlasted_says_nothing():
     assert blend(1.0, 3.0, 50, 50, 150.0) == 150.0
+
+
+def test_what_is_overdue_takes_as_much_longer_as_it_is_late():
+    """One request is left of a thousand, and nothing else was answered lately."""
+    told = [blend(2.0, None, 999, 1, 1998.0 + t, oldest=t, latency=30.0) for t in (10.0, 30.0, 90.0, 600.0)]
+    assert told == [2.0, 2.0, 60.0, 570.0]
+    assert blend(2.0, 5.0, 999, 1, 1998.0, oldest=600.0, latency=30.0) == 570.0
+    assert blend(2.0, 5.0, 999, 1, 5000.0, oldest=600.0, latency=30.0) == 570.0
+    assert blend(2.0, 5.0, 1000, 0, 5000.0, oldest=600.0, latency=30.0) == 0.0
+
+
+def test_while_few_have_ended_those_in_flight_tell():
+    """A large batch of requests that should take 30 s each; after 300 s none has ended."""
+    assert blend(0.1, None, 0, 10_000, 20.0, oldest=20.0, latency=30.0) == 980.0
+    assert blend(0.1, None, 0, 10_000, 300.0, oldest=300.0, latency=30.0) == 10_000.0
+    assert blend(0.1, None, 0, 10_000, 600.0, oldest=600.0, latency=30.0) == 20_000.0
+
+
+def test_a_few_requests_that_take_longer_than_it_said_take_as_long_again():
+    """Three in all, by history 2 s: it never says 2 s for minutes, whatever is known of how long one is in flight."""
+    for latency in (None, 60.0):
+        told = [blend(0.7, None, 0, 3, t, oldest=t, latency=latency) for t in (1.0, 4.0, 60.0, 300.0)]
+        assert told == pytest.approx([1.1, 4.0, 60.0, 300.0])
 
 
 def test_over_a_run_it_errs_less_than_either_alone():
@@ -341,18 +366,82 @@ def test_of_a_model_never_measured_it_says_so(queued, worker):
     assert found[worse.pk].why == "new has never been measured."
 
 
-def test_answers_without_a_limit_are_told_until_the_batch_has_a_pace_of_its_own(queued, worker, settings):
-    model("known", 0.5, 10.0)
-    batch = queued(("known", 20), unlimited=7)
-    found = forecast.plan()[batch.pk]
-    assert found.seconds == 10.0 and "7 of its requests set no limit" in found.why and found.completion_at
-    Batch.objects.filter(pk=batch.pk).update(requests_per_second=2.0)
-    forecast.forget()
-    assert forecast.plan()[batch.pk].why == ""
-    Batch.objects.filter(pk=batch.pk).update(requests_per_second=None)
+UNLIMITED = "How long known takes for answers without a limit has never been measured."
+
+
+def test_answers_without_a_limit_are_not_told_by_those_that_have_one(queued, worker, settings):
+    known = model("known", 0.5, 10.0)
+    batch, behind = queued(("known", 20), unlimited=5, waited=1), queued(("known", 2))
+    found = forecast.plan()
+    assert (found[batch.pk].seconds, found[batch.pk].completion_at, found[batch.pk].why) == (None, None, UNLIMITED)
+    assert found[batch.pk].start_at and "without a limit" in found[behind.pk].why and found[behind.pk].seconds == 1.0
     settings.VBS_DEFAULT_MAX_TOKENS = 100
     forecast.forget()
-    assert forecast.plan()[batch.pk].why == "", "they have one"
+    assert (forecast.of(batch).seconds, forecast.of(batch).why) == (10.0, ""), "they have one"
+    settings.VBS_DEFAULT_MAX_TOKENS = 0
+    Measurement.objects.create(model=known, kind="batch", requests=4, unlimited=4, seconds=120, output_tokens=9)
+    forecast.forget()
+    assert (forecast.of(batch).seconds, forecast.of(batch).why) == (15 * 0.5 + 5 * 30, "")
+    assert forecast.of(behind).seconds == 1.0, "those of others are as they were"
+
+
+def test_answers_without_a_limit_are_told_by_the_batch_s_own_pace(queued, worker):
+    model("known", 0.5, 10.0)
+    worker.set(model_name="known")
+    runs = leased(queued(("known", 20), unlimited=20), worker, attempts=1)
+    assert (forecast.of(runs).seconds, forecast.of(runs).why) == (None, UNLIMITED)
+    leased(runs, worker, requests_per_second=0.1)
+    forecast.forget()
+    assert (forecast.of(runs).seconds, forecast.of(runs).why) == (200.0, "")
+
+
+def test_a_turn_measures_answers_without_a_limit(add_model, submitted, gpu, close, settings):
+    """From the lines to the next estimate."""
+    model = add_model()
+    batch = submitted([line("a", max_tokens=2), line("b", max_tokens=None), line("c")])
+    gpu.serve()
+    written = {one["custom_id"]: one["response"]["body"]["usage"]["completion_tokens"] for one in close(batch)[0]}
+    measured = Measurement.objects.get(model=model, kind="batch")
+    assert (measured.requests, measured.unlimited) == (3, 2)
+    assert measured.unlimited_tokens == written["b"] + written["c"] == measured.output_tokens - written["a"]
+    settings.VBS_DEFAULT_MAX_TOKENS = 2
+    again = submitted([line("a")])
+    gpu.serve()
+    close(again)
+    assert Measurement.objects.get(batch_id=again.pk).unlimited == 0, "it had a limit"
+
+
+def test_while_it_runs_it_is_known_since_when_the_oldest_is_in_flight(add_model, submitted, worker):
+    add_model()
+    batch = submitted([line("a")])
+    Batch.objects.claim(batch.pk, worker.pk)
+    commit.commit(batch.pk, worker.pk, [], Pace(oldest=40.0))
+    batch.refresh_from_db()
+    assert (timezone.now() - batch.oldest_sent_at).total_seconds() == pytest.approx(40, abs=5)
+    commit.commit(batch.pk, worker.pk, [], Pace())
+    batch.refresh_from_db()
+    assert batch.oldest_sent_at is None
+    commit.commit(batch.pk, worker.pk, [], Pace(oldest=40.0))
+    batch.release(worker.pk)
+    Batch.objects.claim(batch.pk, worker.pk)
+    batch.refresh_from_db()
+    assert batch.oldest_sent_at is None, "of its turn before"
+
+
+def test_a_retry_has_as_many_without_a_limit_as_the_batch_before(add_model, submitted, worker):
+    add_model()
+    before = submitted([line("a", max_tokens=1), line("b"), line("c"), line("d")])
+    Batch.objects.claim(before.pk, worker.pk)
+    first = before.requests.get(line=1)
+    commit.commit(before.pk, worker.pk, [failure(one.pk, "x", "y") for one in before.requests.exclude(pk=first.pk)])
+    commit.commit(before.pk, worker.pk, [Outcome(first.pk, RequestState.COMPLETED, 200, "{}", None)])
+    before.finish(worker.pk)
+    outputs.finalize(before.pk)
+    before.refresh_from_db()
+    retry = before.retry()
+    intake.validate(retry.pk)
+    retry.refresh_from_db()
+    assert (before.unlimited, retry.total, retry.unlimited) == (3, 3, 3)
 
 
 def test_a_model_that_is_not_ready_holds_nobody_up(queued, worker):
@@ -379,6 +468,17 @@ def leased(batch, worker, **fields):
     )
     batch.refresh_from_db()
     return batch
+
+
+def test_of_what_runs_what_is_overdue_counts(queued, worker):
+    known = model("known", 1.0, 10.0)
+    Measurement.objects.filter(model=known).update(latency_p99=5.0)
+    worker.set(model_name="known")
+    runs = leased(queued(("known", 0), total=1000), worker, completed=999, requests_per_second=0.0, attempts=2)
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(1, abs=1)
+    leased(runs, worker, oldest_sent_at=timezone.now() - timedelta(minutes=5))
+    forecast.forget()
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(295, abs=3)
 
 
 def test_of_what_runs_the_rest_is_blended(queued, worker):
@@ -525,14 +625,26 @@ def stored(project):
     return store
 
 
-def lines(count, model="known", text="hello"):
-    return b"".join(json.dumps(line(str(number), text, model)).encode() + b"\n" for number in range(count))
+def lines(count, model="known", text="hello", **body):
+    """Their answers have a limit, unless `max_tokens` is None."""
+    made = [line(str(number), text, model, **{"max_tokens": 9} | body) for number in range(count)]
+    return b"".join(json.dumps(one).encode() + b"\n" for one in made)
 
 
 def test_a_small_file_is_counted_exactly(stored):
     content = lines(7)
     for one in (content, content[:-1], b"\xef\xbb\xbf" + content, content.replace(b"\n", b"\r\n\n")):
         assert sample.look(stored(one)) == sample.Sample("known", 7)
+
+
+def test_answers_without_a_limit_are_counted(stored, project, worker):
+    file = stored(lines(3) + lines(2, max_tokens=None))
+    assert sample.look(file, endpoint=CHAT) == sample.Sample("known", 5, unlimited=2)
+    model("known", 0.5, 10.0)
+    new = forecast.of_new(created(project, file))
+    assert (new.requests, new.seconds, new.completion_at, new.why) == (5, None, None, UNLIMITED)
+    found = sample.look(stored((lines(1) + lines(1, max_tokens=None)) * 2000), endpoint=CHAT)
+    assert (found.requests, found.unlimited) == (pytest.approx(4000, rel=0.1), pytest.approx(2000, rel=0.1))
 
 
 def test_a_large_file_is_estimated(stored):
@@ -626,7 +738,7 @@ def test_from_creation_to_the_end(project, stored, worker):
     batch.refresh_from_db()
     forecast.forget()
     shown = wire.batch_object(batch)
-    assert shown["estimate"]["seconds"] == 10 and "set no limit" in shown["estimate"]["reason"]
+    assert shown["estimate"]["seconds"] == 10 and shown["estimate"]["reason"] is None
     assert shown["progress"]["eta_seconds"] is None and shown["queue_position"] == 1
     item = wire.queue_item(batch, 1, own=False)
     assert item["estimated_start_at"] == shown["estimated_start_at"] and item["id"] is None

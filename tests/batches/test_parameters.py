@@ -118,6 +118,7 @@ def test_names_are_few_however_many_there_are():
 def test_a_limit_for_those_that_have_none(endpoint, body, unlimited, becomes):
     assert parameters.is_unlimited(endpoint, body) == unlimited
     members = raw_json.members(json.dumps(body).encode())
+    assert parameters.is_unlimited(endpoint, members) == unlimited
     parameters.limit(endpoint, members, raw_json.raw(9))
     assert json.loads(raw_json.text_of(members)) == body | becomes
 

@@ -62,6 +62,30 @@ def test_what_was_sent_and_not_answered_counts_for_nothing(clock):
     assert (tally.seconds, tally.requests, tally.failed) == (3.0, 1, 0)
 
 
+def test_a_tally_keeps_apart_the_answers_without_a_limit(clock):
+    tally = measure.Tally()
+    for key, is_unlimited in (("a", False), ("b", True), ("c", True), ("d", True)):
+        tally.sent(key, is_unlimited)
+    tally.answered("a", True, 1, 5)
+    tally.answered("b", True, 1, 100)
+    tally.answered("c", False)
+    assert (tally.unlimited, tally.unlimited_tokens, tally.output_tokens) == (1, 100, 105)
+
+
+def test_a_tally_tells_how_long_the_oldest_is_in_flight(clock):
+    tally = measure.Tally()
+    assert tally.oldest is None
+    for key in "abc":
+        tally.sent(key)
+        clock.seconds += 10
+    tally.answered("b", True)
+    assert tally.oldest == 30.0
+    tally.answered("a", True)
+    assert tally.oldest == 10.0
+    tally.answered("c", False)
+    assert tally.oldest is None
+
+
 def test_a_tally_costs_little():
     tally, began = measure.Tally(), time.monotonic()
     for key in range(50_000):

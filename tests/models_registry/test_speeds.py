@@ -56,6 +56,28 @@ def test_a_turn_that_answered_nothing_tells_nothing(fields):
     assert speeds.of(one).requests_per_second == 4.0 and speeds.of(one).measurements == 1
 
 
+def test_answers_without_a_limit_have_a_pace_of_their_own():
+    one = model("one")
+    turn(one, requests=10, seconds=5.0, output_tokens=100, kind="benchmark", latency_p99=1.0)
+    speed = speeds.of(one)
+    assert (speed.limited, speed.unlimited, speed.latency) == (0.5, None, 1.0)
+    assert (speed.pace(0.0), speed.pace(0.01), speeds.UNKNOWN.pace(0.0)) == (0.5, None, None)
+    turn(one, requests=10, unlimited=4, seconds=40.0, output_tokens=1000, unlimited_tokens=900, latency_p99=9.0)
+    speed = speeds.of(one)
+    assert (speed.limited, speed.unlimited) == pytest.approx(((5 + 4) / 16, 36 / 4))
+    assert (speed.requests_per_second, speed.latency) == (pytest.approx(20 / 45), 5.0)
+    assert speed.pace(0.25) == pytest.approx(0.75 * 9 / 16 + 0.25 * 9)
+
+
+def test_where_only_answers_without_a_limit_were_measured_others_take_no_longer():
+    one = model("one")
+    turn(one, requests=10, unlimited=10, seconds=20.0, output_tokens=1000, unlimited_tokens=1000)
+    speed = speeds.of(one)
+    assert (speed.limited, speed.unlimited, speed.pace(0.0), speed.pace(1.0)) == (None, 2.0, 2.0, 2.0)
+    turn(one, requests=10, unlimited=5, seconds=20.0)  # an engine that does not count
+    assert speeds.of(one).pace(1.0) == 2.0
+
+
 def test_the_time_to_load_is_the_median_and_is_known_before_any_turn():
     one = model("one")
     for minutes, seconds in enumerate((30.0, 20.0, 500.0)):
