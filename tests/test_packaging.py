@@ -66,7 +66,7 @@ def test_what_is_imported_is_declared(folder: str, edition: str) -> None:
     missing = {
         name: str(path)
         for name, path in imported(BASE_DIR / folder).items()
-        if declared.isdisjoint(map(normal, distributions.get(name, [name])))
+        if declared.isdisjoint(map(normal, [name, *distributions.get(name, [])]))
     }
     assert not missing, "each needs a line in pyproject.toml"
 
