@@ -35,7 +35,7 @@ from vbs.configuration import runtime
 from vbs.openai import idempotency, schema
 from vbs.openai.checks import checked
 from vbs.openai.docs import BODY, ERRORS, PAGING, of
-from vbs.openai.errors import TooLarge, missing
+from vbs.openai.errors import InvalidRequest, TooLarge, missing
 from vbs.openai.idempotency import Once
 from vbs.openai.pagination import choice, only, page
 from vbs.openai.parsers import StrictJSONParser
@@ -82,7 +82,12 @@ class Files(APIView):
                 param="file",
             )
         path, name = uploaded(given["file"]), given["file"].name
-        if is_checked and given["purpose"] == Purpose.BATCH:
+        if is_checked and given["purpose"] != Purpose.BATCH:
+            raise InvalidRequest(
+                f"'validate' is for files with purpose 'batch', not '{given['purpose']}': leave it out.",
+                param="validate",
+            )
+        if is_checked:
             files.check_content(path, given["file"].size, given["purpose"])
             check_input.check_lines(path)
         file = files.take_in(project_of(request), path, name, given["purpose"], expiry(given.get("expires_after")))

@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from batches import blobs, csv_input, files, intake
 from batches.csv_input import CsvError
-from batches.kinds import HEAD, unreadable
+from batches.kinds import HEAD, not_utf8, unreadable
 from batches.models import File, Purpose
 from batches.records import one_line
 from batches.validate import BOM, REQUIRED, LineError, Report, lines, read
@@ -272,7 +272,8 @@ def _problems(path: Path, table: bool, errors: list[LineError]) -> tuple[Problem
     for number, raw, is_whole in _pieces(path, table):
         if number in wanted:
             text = raw.decode(errors="replace").rstrip("\r\n")
-            whole = text if is_whole and number in typed and len(text) <= MEND_CHARACTERS else None
+            can_be_typed = is_whole and number in typed and len(text) <= MEND_CHARACTERS and not not_utf8(raw)
+            whole = text if can_be_typed else None
             texts[number] = (text[:CLIPPED] + ("…" if len(text) > CLIPPED or not is_whole else ""), whole)
             if len(texts) == len(wanted):
                 break
@@ -285,6 +286,8 @@ def _problems(path: Path, table: bool, errors: list[LineError]) -> tuple[Problem
 def remedy(error: LineError) -> str:
     if error["code"] == "invalid_request" and error["param"] == "body.model":
         return "Choose a model that suits the endpoint: the form's is used for lines that name none."
+    if error["code"] == "invalid_json_line" and "not UTF-8" in error["message"]:
+        return "Save the whole file as UTF-8 and choose it again, or leave the line out."
     return REMEDIES.get(error["code"], "")
 
 

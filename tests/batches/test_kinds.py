@@ -60,3 +60,14 @@ def test_bad_lines_are_those_that_a_batch_would_have(project, submitted, tmp_pat
     assert "line 2" in error["message"] and (error["code"], error["param"]) == ("invalid_json_line", "file")
     path.write_bytes(LINE)
     check_input.check_lines(path)
+
+
+def test_a_line_that_is_no_utf_8_cannot_be_mended_by_typing(project, tmp_path):
+    """What is shown of it has another character where it could not be read: sent back, that would be the prompt."""
+    Model.objects.create(name="scripted", kind="scripted")
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(LINE + b"\n" + ROW.encode("latin-1"))
+    checked = check_input.check(check_input.keep(project, path, "in.jsonl"), "/v1/chat/completions", "")
+    (problem,) = checked.problems
+    assert problem.line == 2 and problem.whole is None and checked.mendable == []
+    assert "Save the whole file as UTF-8" in problem.remedy

@@ -60,6 +60,8 @@ def test_bad_lines_are_told_at_the_upload(vbs):
     assert vbs.client.files.create(file=right, purpose="batch", extra_query={"validate": "true"}).status == "processed"
     with pytest.raises(openai.BadRequestError, match="validate"):
         vbs.client.files.create(file=right, purpose="batch", extra_query={"validate": "perhaps"})
+    with pytest.raises(openai.BadRequestError, match="for files with purpose 'batch', not 'user_data'"):
+        vbs.client.files.create(file=right, purpose="user_data", extra_query={"validate": "true"})
 
 
 # Content.

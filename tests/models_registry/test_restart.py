@@ -81,7 +81,7 @@ def who(vbs):
 def test_a_batch_goes_on_after_its_worker_has_started_anew():
     with live(VBS_LEASE_SECONDS="5") as vbs:
         vbs.add_scripted("scripted", **{"max-num-seqs": 4, "latency-ms": 100})
-        batch = vbs.create([line(f"r{n}", f"hello {n}") for n in range(800)])
+        batch = vbs.create([line(f"r{n}", f"hello {n}") for n in range(500)])
         vbs.wait(batch, until={"in_progress"}, done=20)
         before, old = vbs.pids(), who(vbs)
         for cluster in ("gpu", "io"):
@@ -92,7 +92,7 @@ def test_a_batch_goes_on_after_its_worker_has_started_anew():
             time.sleep(0.2)
         ended = vbs.wait(batch)
         assert ended.status == "completed", vbs.log(ended)
-        _, bad = vbs.books(ended, [f"r{n}" for n in range(800)])
+        _, bad = vbs.books(ended, [f"r{n}" for n in range(500)])
         assert not bad and not old & who(vbs)
         assert "scripted" in vbs.log(ended)
         assert vbs.pids()["web"] == before["web"]

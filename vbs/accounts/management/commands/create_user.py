@@ -39,6 +39,8 @@ class Command(BaseCommand):
         except people.Refused as error:
             raise CommandError(str(error)) from None
         self.stderr.write(f"{name} is made, as {role}." + (" The password:" if generated else ""))
+        if not found and role != roles.ADMIN:
+            self.stderr.write(f"{name} is in no project yet and sees no batches: System → People adds some.")
         if generated:
             self.stdout.write(generated)
 
