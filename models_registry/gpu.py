@@ -165,7 +165,7 @@ def loaded_words(model: Model, engine: Engine) -> str:
     """E.g. `Loaded X in 31.2 s, with max-model-len 4096, for 8192 does not fit.`"""
     start = engine.started
     if engine.pid is None:
-        return f"{engine.spec.name} is there, at {engine.address.url}."
+        return f"{engine.spec.name} is there, on a server that is not ours."
     said = f"{'Woke' if start.woken else 'Loaded'} {engine.spec.name} in {start.seconds:.1f} s"
     if not start.less:
         return f"{said}."

@@ -199,7 +199,8 @@ class Client:
         """What came, and for how many seconds the server asks to be left alone."""
         url = self.engine.address.url + call.path
         named = {"X-Request-Id": call.request_id} if call.request_id else {}
-        where = self.engine.address.url if self.engine.pid is None else "the engine"
+        # Not its address: whoever reads the line's error may use the model, and not know where it is.
+        where = "the model's server" if self.engine.pid is None else "the engine"
 
         def none(code: str, message: str) -> tuple[Answer, float]:
             return Answer(call.key, None, b"", call.request_id, code, message), 0.0
@@ -225,8 +226,9 @@ class Client:
             return none("address_refused", f"The request was not sent: {error}.")
         except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
             await self._unless_dead()
+            said = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
             return none(
-                "connection_lost", f"The answer of {where} is no HTTP: {clean(' '.join(str(error).split()), 200)}"
+                "connection_lost", f"The answer of {where} cannot be read: {clean(' '.join(said.split()), 200)}"
             )
         except (aiohttp.ClientError, OSError) as error:
             await self._unless_dead()

@@ -73,12 +73,12 @@ ODD = [
     (http(b"\xff\0" * 100_000, status="404 Not"), "http_404", "status 404"),
     (http(b'{"error": "same"}', status="500 Error"), "http_500", "same"),
     (http(b"{}", status="999 Odd"), "http_999", "status 999"),
-    (HEAD + b"X-Long: " + b"x" * 100_000 + b"\r\nContent-Length: 2\r\n\r\n{}", "connection_lost", "no HTTP"),
-    (HEAD + b"X-Many: 1\r\n" * 500 + b"Content-Length: 2\r\n\r\n{}", "connection_lost", "no HTTP"),
-    (HEAD + b"Content-Length: 100\r\n\r\n{}", "connection_lost", "no HTTP"),
-    (HEAD + b"Content-Length: zwei\r\n\r\n{}", "connection_lost", "no HTTP"),
-    (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}", "connection_lost", "no HTTP"),
-    (b"SSH-2.0-OpenSSH\r\n", "connection_lost", "no HTTP"),
+    (HEAD + b"X-Long: " + b"x" * 100_000 + b"\r\nContent-Length: 2\r\n\r\n{}", "connection_lost", "cannot be read"),
+    (HEAD + b"X-Many: 1\r\n" * 500 + b"Content-Length: 2\r\n\r\n{}", "connection_lost", "cannot be read"),
+    (HEAD + b"Content-Length: 100\r\n\r\n{}", "connection_lost", "cannot be read"),
+    (HEAD + b"Content-Length: zwei\r\n\r\n{}", "connection_lost", "cannot be read"),
+    (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}", "connection_lost", "cannot be read"),
+    (b"SSH-2.0-OpenSSH\r\n", "connection_lost", "cannot be read"),
     (b"", "connection_lost", "was lost"),
     # What stands in headers goes nowhere.
     (b"HTTP/1.1 500 \xff\r\n" + b"X-Request-Id: \xff\xfe\r\n" + b"Content-Length: 0\r\n\r\n", "", ""),
@@ -103,6 +103,8 @@ def test_an_odd_answer_fails_its_line(far, hostile, submitted, gpu, close):
     good, bad = close(batch)
     assert (len(good), len(bad)) == (len(ODD), len(ODD))
     assert not batch.events.filter(message__contains="Unforeseen").exists()
+    where = far.source
+    assert where not in json.dumps(bad) and not batch.events.filter(message__contains=where).exists()
     for one in bad:
         answer, code, said = ODD[int(one["custom_id"].removeprefix("odd-"))]
         error = one["error"]

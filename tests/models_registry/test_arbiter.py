@@ -150,7 +150,7 @@ def loaded(asked=None, pid=1, **start):
     [
         (loaded(), "Loaded m in 31.2 s."),
         (loaded(woken=True), "Woke m in 31.2 s."),
-        (loaded(pid=None), "m is there, at http://far/v1."),
+        (loaded(pid=None), "m is there, on a server that is not ours."),
         (
             loaded(less={"max-model-len": 4096}),
             "Loaded m in 31.2 s, with max-model-len 4096, for 8192 does not fit.",
