@@ -6,10 +6,11 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from models_registry import demo_models, fetch, importer
+from models_registry import allowed, demo_models, fetch, importer
 from models_registry import paste as pasting
 from models_registry.cli import Console, find, size
 from models_registry.models import HubToken, Model, Task
+from vbs.configuration import audit
 
 ABOUT = ("license", "notes", "trust_remote_code", "allow_pickle")
 
@@ -92,6 +93,7 @@ def _add(
         token = _token(given["token"]) if given["token"] else None
         places |= _said(given)
         model = fetch.add(name, hub, task=task, engine_args=options, base=base, token=token, **places)
+        _keep(model, given)
         console.say(line(model))
         console.progress(f"its files are not here yet: fetch them with 'manage.py model fetch {model.name}'")
         return
@@ -108,7 +110,14 @@ def _add(
         on_progress=console.progress,
         **_said(given),
     )
+    _keep(model, given)
     console.say(line(model))
+
+
+def _keep(model: Model, given: dict[str, Any]) -> None:
+    """Who says that code of a model may run stands in the audit log, also when it is said here."""
+    if given["trust_remote_code"] is not None:
+        audit.record_command("model.trust", model.name, allowed.told(model.trust_remote_code))
 
 
 def _check(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
@@ -155,7 +164,9 @@ def _edit(console: Console, *, name: str, task: str | None, arg: list[str] | Non
             changes[price] = None if given[price] == "none" else given[price]
     if not changes:
         raise CommandError("there is nothing to change: give --task, --arg, --license …")
-    console.say(line(importer.edit(find(name), on_server=False, **changes)))
+    model = importer.edit(find(name), on_server=False, **changes)
+    _keep(model, given)
+    console.say(line(model))
 
 
 def _option(text: str) -> tuple[str, Any]:

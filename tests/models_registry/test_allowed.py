@@ -192,3 +192,14 @@ def test_only_admins_have_it_run_and_the_log_says_so(model, folder, settings, ro
         client.post(f"/admin/models_registry/model/{model.pk}/change/", changed)
         said = [entry.detail for entry in told.filter(target="m").order_by("pk")]
         assert ["not run here" in one for one in said] == [False, True, False]
+
+
+def test_the_log_says_so_of_commands_too(model, folder, settings):
+    settings.VBS_TRUST_REMOTE_CODE = True
+    call_command("model", "add", "n", folder, "--trust-remote-code")
+    call_command("model", "edit", "m", "--trust-remote-code")
+    call_command("model", "edit", "m", "--no-trust-remote-code")
+    call_command("model", "edit", "m", "--notes", "nothing of it")
+    told = AuditEntry.objects.filter(action="model.trust").order_by("pk")
+    assert [(entry.target, "not run" in entry.detail) for entry in told] == [("n", False), ("m", False), ("m", True)]
+    assert all(entry.username.startswith("manage.py, ") for entry in told)

@@ -1,5 +1,7 @@
 """Keep who did what. Within a transaction it is kept together with what was done, or not at all."""
 
+import psutil
+
 from vbs.accounts.models import Project
 from vbs.configuration.models import AuditEntry
 from vbs.pages.access import Request
@@ -17,3 +19,9 @@ def record(
         detail=detail[:10_000].replace("\0", ""),
         project_id=project.pk if isinstance(project, Project) else project,
     )
+
+
+def record_command(action: str, target: str = "", detail: str = "") -> None:
+    """The same of what was done with `manage.py`, by the user of the system that ran it."""
+    username = f"manage.py, {psutil.Process().username()}"[:150]
+    AuditEntry.objects.create(username=username, action=action, target=target[:200], detail=detail[:10_000])
