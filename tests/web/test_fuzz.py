@@ -182,6 +182,10 @@ def test_whatever_comes_in(door, key):
     seen = Counter()
 
     def case(number):
+        if number % 10 == 0:  # what the others send is no reason to refuse a client that does it right
+            answer = httpx.get(f"{door.url}/v1/models", headers={"Authorization": f"Bearer {key}"}, timeout=HANGS)
+            assert answer.status_code == 200, f"VBS_FUZZ_SEED={SEED}, case {number}: {answer.text}"
+            return
         try:
             answer = play(address, key, f"{SEED} {number}")
         except TimeoutError:
@@ -193,7 +197,7 @@ def test_whatever_comes_in(door, key):
     with ThreadPoolExecutor(8) as together:
         list(together.map(case, range(CASES)))
     print(dict(seen))
-    assert {200, 400, 401} <= set(seen)
+    assert {400, 401} <= set(seen)
     until(lambda: door.spooled() == 0)
     until(lambda: len(door.connections()) <= 2, 30)  # ours of before, kept alive
     assert httpx.get(f"{door.url}/health").json() == {"status": "ok"}
