@@ -67,7 +67,7 @@ CODE = _switch(
 )
 PICKLE = _switch(
     "Load weights that are pickles (allow_pickle)",
-    "A pickle can run any code when it is loaded. Weights as safetensors cannot.",
+    "A pickle can hold code. The engine takes only tensors out of it, and refuses the rest.",
     risky=True,
 )
 OPTIONS_HELP = "vLLM's, by their long names, as JSON. Empty: what suits the model."

@@ -12,7 +12,7 @@ from typing import Any
 
 from models_registry import adapter_folder
 from models_registry.made_folders import ORIGIN
-from models_registry.model_folder import ALLOW_PICKLE, NO_WEIGHTS, PICKLES, ModelError
+from models_registry.model_folder import ALLOW_PICKLE, NO_WEIGHTS, ONLY_TENSORS, PICKLES, ModelError
 
 MOST_FILES = 3000
 MOST_PATH = 500  # characters
@@ -78,7 +78,7 @@ def choose_adapter(files: Sequence[File], repository: str) -> list[File]:
         raise ModelError(f"{repository} has no {adapter_folder.CONFIG}, so it is no LoRA adapter: leave out its base")
     if adapter_folder.WEIGHTS not in by_path:
         pickles = sorted(path for path in by_path if _like(path, ADAPTER_PICKLES))
-        why = f" but a pickle ({pickles[0]}), which can run code when it is read" if pickles else ""
+        why = f" but a pickle ({pickles[0]}), which is not taken for an adapter" if pickles else ""
         raise ModelError(f"{repository} has no {adapter_folder.WEIGHTS}{why}: take a version of the adapter that has")
     taken = {adapter_folder.CONFIG, adapter_folder.WEIGHTS, "README.md"}
     return _checked(
@@ -109,7 +109,7 @@ def _weights(paths: set[str], repository: str, ggufs: list[str], allow_pickle: b
         )
     if pickles:
         raise ModelError(
-            f"{repository} has its weights as pickles only ({min(pickles)}), which can run code when they are read: "
+            f"{repository} has its weights as pickles only ({min(pickles)}), {ONLY_TENSORS}: "
             f"take a version with *.safetensors, or {ALLOW_PICKLE}"
         )
     raise ModelError(f"{repository} has no weights (*.safetensors, or a .gguf file): take another repository")

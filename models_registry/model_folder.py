@@ -33,7 +33,9 @@ LFS_POINTER = b"version https://git-lfs"
 
 
 LICENSE = re.compile(r"^(license|license_name):(?:[ \t]+|[ \t]*\n[ \t]*-[ \t]+)([^\s#][^\n#]*)", re.MULTILINE)
-ALLOW_PICKLE = "set allow_pickle (--allow-pickle) if you trust whoever made it"
+# vLLM reads each with `weights_only=True`: torch takes tensors and plain values out of it, and refuses all else.
+ONLY_TENSORS = "a form that can hold code, though the engine takes only tensors out of it"
+ALLOW_PICKLE = "set allow_pickle (--allow-pickle)"
 
 Shape = tuple[int, ...]
 
@@ -76,7 +78,7 @@ def examine(
     content = config(folder)
     size = _weights(folder, allow_pickle)
     if options.get("load-format") == "pt" and not allow_pickle:
-        raise ModelError(f"load-format pt reads pickles, which can run code: leave it out, or {ALLOW_PICKLE}")
+        raise ModelError(f"load-format pt reads pickles, {ONLY_TENSORS}: leave it out, or {ALLOW_PICKLE}")
     if "tokenizer" not in options and not any((folder / name).exists() for name in TOKENIZERS):
         raise ModelError(
             f"{folder} has no tokenizer (tokenizer.json, tokenizer.model …): fetch the model's other files"
@@ -141,7 +143,7 @@ def _weights(folder: Path, allow_pickle: bool) -> int:
         found = {path.name: path for ending in PICKLES for path in folder.glob(ending) if path.name not in NO_WEIGHTS}
         if found and not allow_pickle:
             raise ModelError(
-                f"{folder} has its weights as pickles only ({min(found)}), which can run code when they are read: "
+                f"{folder} has its weights as pickles only ({min(found)}), {ONLY_TENSORS}: "
                 f"take a version with *.safetensors, or {ALLOW_PICKLE}"
             )
         index = read_json(folder / "pytorch_model.bin.index.json") or {}

@@ -74,7 +74,9 @@ class Model(models.Model):
     )
     notes = models.TextField(blank=True)
     trust_remote_code = models.BooleanField(default=False, help_text="Run the code that comes with the model")
-    allow_pickle = models.BooleanField(default=False, help_text="Load weights that are pickles, which can run code")
+    allow_pickle = models.BooleanField(
+        default=False, help_text="Load weights that are pickles, of which only tensors are read"
+    )
     created_at = models.DateTimeField(db_default=Now())
 
     objects = ModelQuerySet.as_manager()

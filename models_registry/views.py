@@ -103,7 +103,7 @@ def add(request: Request) -> HttpResponseBase:
 
 
 def _may(request: Request) -> dict[str, bool]:
-    """Have what runs, or could run, code."""
+    """Take pickles, and have code run that comes with a model."""
     return {"may_pickle": request.user.has_perm("models_registry.change_model"), "may_trust": _may_trust(request)}
 
 

@@ -61,7 +61,7 @@ def _about(parser: Any) -> None:
     parser.add_argument("--notes")
     for name, what in (
         ("--trust-remote-code", "run the code that comes with the model: read it first"),
-        ("--allow-pickle", "load weights that are pickles, which can run code"),
+        ("--allow-pickle", "load weights that are pickles, of which only tensors are read"),
     ):
         parser.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=what)
 
