@@ -36,6 +36,7 @@ from models_registry.window import few, in_flight, limits
 from vbs.configuration import runtime
 from vbs.logs import bind, one_line
 from vbs.outages import DATABASE_ERRORS, insist
+from vbs.unplaced import unplaced
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class BatchSource:
                 batch.postpone(gpu.worker.pk, min(max(lasted.total_seconds(), least), most))
             except Exception as error:
                 log.exception("Unforeseen error while running the batch")
-                _again(batch, gpu.worker.pk, one_line(repr(error))[:MOST_SAID])
+                _again(batch, gpu.worker.pk, unplaced(one_line(repr(error)))[:MOST_SAID])
 
 
 def _again(batch: Batch, worker: uuid.UUID, error: str) -> None:
@@ -284,7 +285,8 @@ class Runner:
 
     def _cannot_load(self, error: LoadError) -> None:
         """The lines that need this model fail."""
-        message = f"The model '{self.asked}' could not be loaded: {error}"
+        log.warning("The model %r could not be loaded: %s", self.asked, error)
+        message = f"The model '{self.asked}' could not be loaded: {error.public}"
         alone = len(self.batch.model_names) == 1
         lost: LineError = {"code": "model_load_failed", "line": None, "message": message, "param": "body.model"}
         self._fail(lost, None if alone else self.model_index)

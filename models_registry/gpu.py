@@ -149,7 +149,7 @@ def why(
 
 
 def not_ready(model: Model) -> str:
-    """Why it, or its base, cannot be loaded, and what to do; empty when it can."""
+    """Why it, or its base, cannot be loaded, and what to do; empty when it can. Names no place: everybody is told."""
     model = model.base if model.base and model.base.state != ModelState.READY else model
     match model.state:
         case ModelState.DRAFT:
@@ -157,7 +157,10 @@ def not_ready(model: Model) -> str:
         case ModelState.DOWNLOADING:
             return f"{model.name} is still being fetched or converted: manage.py model show {model.name} says how far"
         case ModelState.FAILED:
-            return f"{model.name} has failed ({model.reason}): manage.py model fetch {model.name} tries again"
+            return (
+                f"{model.name} has failed: manage.py model show {model.name} says why, "
+                f"manage.py model fetch {model.name} tries again"
+            )
     return allowed.refusal(model)
 
 

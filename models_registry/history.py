@@ -8,6 +8,7 @@ from django.db.models import QuerySet
 from models_registry import fit
 from models_registry.models import OPEN_OPERATIONS, Measurement, MeasurementKind, Model, Operation, OperationKind, Task
 from models_registry.parts import Measured, Measurements, Ran
+from models_registry.wire import reason
 from vbs.pages import plots
 from vbs.pages.words import duration, number
 
@@ -35,16 +36,17 @@ FACTS = {
 }
 
 
-def operations(model: Model) -> list[Ran]:
-    """The last of them, the newest first."""
+def operations(model: Model, for_operator: bool) -> list[Ran]:
+    """The last of them, the newest first. Who asked, what was said and why it failed is for operators, as on /v1."""
     rows: QuerySet[Operation] = model.operations.order_by("-id")[:RECENT]
-    return [_ran(row, newest=place == 0) for place, row in enumerate(rows)]
+    return [_ran(row, place == 0, for_operator) for place, row in enumerate(rows)]
 
 
-def _ran(row: Operation, newest: bool) -> Ran:
+def _ran(row: Operation, newest: bool, for_operator: bool) -> Ran:
     is_open = row.state in OPEN_OPERATIONS
     result = dict(row.result or {})
-    answer = _answer(result) if row.kind == OperationKind.TEST else ""
+    tested = row.kind == OperationKind.TEST
+    answer = _answer(result) if tested else ""
     seconds = (row.finished_at - row.started_at).total_seconds() if row.finished_at and row.started_at else None
     return Ran(
         id=row.pk,
@@ -52,13 +54,13 @@ def _ran(row: Operation, newest: bool) -> Ran:
         state=row.state,
         open=is_open,
         unfold=is_open or newest,
-        asked_by=row.asked_by,
+        asked_by=row.asked_by if for_operator else "",
         at=row.created_at,
         took=duration(seconds) if seconds is not None else "",
-        log=row.log[-LOG:],
-        error=row.error,
-        question=str(row.options.get("prompt", "")) if row.kind == OperationKind.TEST else "",
-        answer=answer,
+        log=row.log[-LOG:] if for_operator else "",
+        error=reason(row.error, for_operator) or "",
+        question=str(row.options.get("prompt", "")) if tested and for_operator else "",
+        answer=answer if for_operator else "",
         facts=tuple(_facts(result)),
     )
 

@@ -36,6 +36,7 @@ from models_registry.parts import (
     Table,
 )
 from models_registry.speeds import Speed
+from models_registry.wire import reason
 from vbs.configuration import runtime
 from vbs.live import Gone, Page
 from vbs.pages.parts import Part, Pulse
@@ -44,13 +45,14 @@ from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, number
 
 SOON, LATER = 1, 5  # seconds until a page asks again: while something moves, and while nothing does
+CHANGES = "models_registry.change_model"  # who may, is told where models are
 LOST_SECONDS = 86_400  # for which the end of an idle engine is told
 
 
 def registry(viewer: Viewer) -> dict[str, Part]:
     """The page of all models."""
     machines = _machines(viewer)
-    rows = _rows(_in_order(list(Model.objects.described())), Row)
+    rows = _rows(_in_order(list(Model.objects.described())), Row, viewer)
     table = Table(ids=tuple(row.id for row in rows), children=tuple(rows))
     return {"machines": machines, "table": table, "pulse": _pulse(reverse("models-live"), rows, machines)}
 
@@ -58,8 +60,8 @@ def registry(viewer: Viewer) -> dict[str, Part]:
 def one(model: Model, viewer: Viewer) -> dict[str, Part]:
     """The page of a model."""
     machines = _machines(viewer)
-    (summary,) = _rows([model], Summary)
-    ran = history.operations(model)
+    (summary,) = _rows([model], Summary, viewer)
+    ran = history.operations(model, viewer.may(CHANGES))
     done = History(ids=tuple(part.id for part in ran), children=tuple(ran))
     pulse = _pulse(reverse("model-live", args=[model.pk]), [summary], machines)
     return {
@@ -114,7 +116,7 @@ def machine_of(worker: Worker, viewer: Viewer) -> Machine:
     idle = worker.state == WorkerState.IDLE
     return Machine(
         id=f"machine-{worker.pk}",
-        host=worker.hostname,
+        host=worker.hostname if viewer.may("models_registry.change_worker") else "",
         doing="" if idle else said or worker.get_state_display(),
         waits=said if idle else "",
         model=worker.model_name,
@@ -161,7 +163,8 @@ def _of_device(one: Mapping[str, Any], name: str, busy: str = "") -> Iterable[Re
 # Models
 
 
-def _rows(models: list[Model], kind: type[Row]) -> list[Row]:
+def _rows(models: list[Model], kind: type[Row], viewer: Viewer) -> list[Row]:
+    for_operator = viewer.may(CHANGES)
     keys = [model.pk for model in models]
     downloads = {row.model_id: row for row in Download.objects.filter(model__in=keys).defer("files")}
     latest = _latest(keys)
@@ -176,6 +179,7 @@ def _rows(models: list[Model], kind: type[Row]) -> list[Row]:
             fast.get(model.pk, speeds.UNKNOWN),
             loaded,
             asleep,
+            for_operator,
         )
         for model in models
     ]
@@ -201,6 +205,7 @@ def _row(
     speed: Speed,
     loaded: set[str],
     asleep: set[str],
+    for_operator: bool,
 ) -> Row:
     here = (model.served_name if model.base else model.name) in loaded
     return kind(
@@ -210,7 +215,7 @@ def _row(
         aliases=tuple(alias.name for alias in model.aliases.all()),
         base=model.base.name if model.base else "",
         state=model.state,
-        reason=model.reason,
+        reason=reason(model.reason, for_operator) or "",
         task=model.task,
         kind=model.kind,
         size=fit.size(model.size_bytes) if model.size_bytes else "",
@@ -220,8 +225,8 @@ def _row(
         loaded=here,
         asleep=not here and model.name in asleep,
         runs_code=model.trust_remote_code,
-        fetching=_fetching(model, download) if download else None,
-        doing=_doing(operation) if operation else None,
+        fetching=_fetching(model, download, for_operator) if download else None,
+        doing=_doing(operation, for_operator) if operation else None,
         actions=_actions(model, download, operation, here),
     )
 
@@ -240,12 +245,12 @@ def _speed(speed: Speed, task: str) -> tuple[str, ...]:
     return f"{number(rate)} tokens/s", f"{number(speed.requests_per_second)} requests/s"
 
 
-def _fetching(model: Model, download: Download) -> Fetching | None:
+def _fetching(model: Model, download: Download, for_operator: bool) -> Fetching | None:
     if download.state in (DownloadState.DONE, DownloadState.CANCELLED):
         return None
     total, done = download.bytes_total, min(download.bytes_done, download.bytes_total)
     moves = download.state in (DownloadState.QUEUED, DownloadState.RUNNING)
-    note = download.reason or fetch.doing(model, download)
+    note = reason(download.reason, for_operator) or fetch.doing(model, download)
     if not note and download.state == DownloadState.RUNNING and (rate := download.bytes_per_second):
         note = f"{fit.size(int(rate))}/s, {duration((total - done) / rate)} left"
     return Fetching(
@@ -257,11 +262,12 @@ def _fetching(model: Model, download: Download) -> Fetching | None:
     )
 
 
-def _doing(operation: Operation) -> Doing | None:
+def _doing(operation: Operation, for_operator: bool) -> Doing | None:
     is_open = operation.state in OPEN_OPERATIONS
     if not is_open and operation.state != OperationState.FAILED:
         return None
-    return Doing(operation.pk, operation.kind, operation.state, is_open, operation.error)
+    error = reason(operation.error, for_operator) or ""
+    return Doing(operation.pk, operation.kind, operation.state, is_open, error)
 
 
 def _actions(

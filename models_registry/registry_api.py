@@ -40,20 +40,22 @@ from vbs.openai.errors import Conflict, Forbidden, InvalidRequest, NotFound, mis
 from vbs.openai.idempotency import Once
 from vbs.openai.pagination import choice, only, page, unknown_after, whole_number
 from vbs.openai.schema import Deleted, ErrorObject
+from vbs.unplaced import unplaced
 
 CHANGES = {**ERRORS, (403, "application/json"): of(ErrorObject)}
 MOST_CONTEXT = 2**31 - 1
 HUB_SECONDS = 120
 
 
-def as_api_error(error: Exception) -> Exception:
-    """What a user got wrong about models, as an answer; any other error as it is."""
+def as_api_error(error: Exception, for_operator: bool = True) -> Exception:
+    """What a user got wrong about models, as an answer; any other error as it is. The words name folders and addresses
+    of the server, which are for its operators."""
     if isinstance(error, Taken):
         return Conflict(str(error), code="model_exists")
     if isinstance(error, Needed):
         return Conflict(str(error), code="model_needed")
     if isinstance(error, ModelError | PasteError):
-        return InvalidRequest(str(error))
+        return InvalidRequest(str(error) if for_operator else unplaced(str(error)))
     return error
 
 
@@ -61,7 +63,7 @@ class RegistryView(APIView):
     permission_classes = [IsOperator]
 
     def handle_exception(self, exc: Exception) -> Response:
-        return super().handle_exception(as_api_error(exc))
+        return super().handle_exception(as_api_error(exc, is_operator(self.request)))
 
 
 def described() -> QuerySet[Model]:

@@ -23,6 +23,8 @@ from vbs.pages.words import duration, size
 
 LITTLE = 0.05  # of the disk
 MOST = 100  # workers that are shown
+OPERATES = "models_registry.change_worker"  # who may, is told which machine it is
+SILENT = f"No heartbeat for more than {STALE.seconds} s. The operators of this server see what to do."
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def build(viewer: Viewer, query: Any) -> dict[str, Part]:
     shown = sorted(rows[:MOST], key=lambda worker: not worker.alive)
     cards = tuple(_card(worker, viewer) for worker in shown)
     return {
-        "health": Health(checks=tuple(_checks(rows))),
+        "health": Health(checks=tuple(_checks(rows, viewer.may(OPERATES)))),
         "workers": Workers(ids=tuple(card.id for card in cards), more=len(rows) - len(shown), children=cards),
         "pulse": Pulse(url=reverse("system-live"), every=5),
     }
@@ -102,18 +104,18 @@ def build(viewer: Viewer, query: Any) -> dict[str, Part]:
 
 def _card(worker: Worker, viewer: Viewer) -> Card:
     alive = worker.alive
-    asked = worker.restart_asked_at
+    asked, operates = worker.restart_asked_at, viewer.may(OPERATES)
     return Card(
         id=f"worker-{worker.pk}",
         pk=str(worker.pk),
-        name=str(worker),
+        name=str(worker) if operates else f"{worker.cluster}, pid {worker.pid}",
         cluster=worker.cluster,
-        host=worker.hostname,
+        host=worker.hostname if operates else "",
         pid=worker.pid,
         version=__version__,
         started=worker.started_at,
         alive=alive,
-        fix="" if alive else _fix(worker),
+        fix="" if alive else _fix(worker) if operates else SILENT,
         restarting=alive and asked is not None and asked >= worker.started_at,
         model=worker.model_name,
         adapters=tuple(worker.adapters),
@@ -151,7 +153,7 @@ def _fix(worker: Worker) -> str:
 # Health
 
 
-def _checks(rows: Sequence[Worker]) -> list[Check]:
+def _checks(rows: Sequence[Worker], for_operator: bool) -> list[Check]:
     alive = {worker.cluster for worker in rows if worker.alive}
     found = [
         Check("Web", "answers: this page comes from it", True),
@@ -160,8 +162,9 @@ def _checks(rows: Sequence[Worker]) -> list[Check]:
         _cluster("io", "IO workers", "No batch is validated, and no output is written", alive),
     ]
     storage = STORAGE.state()
+    folder = settings.VBS_DATA_DIR / "files" if for_operator else "the folder of files"
     fix = "Files can be neither taken in nor given out: see whether the disk is full (Clean the disk) and who owns "
-    fix += f"{settings.VBS_DATA_DIR / 'files'}."
+    fix += f"{folder}."
     if settings.VBS_STORAGE:
         fix = "Files can be neither taken in nor given out: check VBS_STORAGE, VBS_S3_ENDPOINT and the credentials."
     found.append(Check("Storage", "can be written to" if storage == OK else storage, storage == OK, fix))

@@ -17,13 +17,13 @@ from django.views.decorators.http import require_GET, require_http_methods
 from models_registry import disk, logfiles, system, system_log, workers
 from models_registry.model_folder import ModelError
 from models_registry.models import Worker
+from models_registry.system import OPERATES
 from vbs.configuration import audit
 from vbs.live import Gone
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
 from vbs.pages.words import size
 
-OPERATES = "models_registry.change_worker"
 PIECE = 256 * 1024
 
 

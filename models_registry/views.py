@@ -23,6 +23,7 @@ from models_registry.models import OPEN_OPERATIONS, Model, ModelState, Operation
 from vbs.configuration import audit
 from vbs.live import Parts, changes
 from vbs.pages.access import Request, page
+from vbs.unplaced import unplaced
 
 WRONG = 422  # what was typed cannot be taken
 
@@ -155,7 +156,7 @@ def _judged(request: Request, model: Model) -> dict[str, Any]:
     try:
         found = fitting.judge(model, asked.get("context"), asked.get("sequences") or 1)
     except ModelError as error:
-        return {"form": form, "error": str(error)}
+        return {"form": form, "error": str(error) if request.viewer.may(pages.CHANGES) else unplaced(str(error))}
     need = found.need
     parts = {"weights": need.weights, "KV cache": need.cache, "LoRA": need.lora, "process": need.process}
     sizes = {name: size(number) for name, number in {**parts, "working memory": need.working}.items()}

@@ -48,11 +48,11 @@ def _rounded(value: float | None) -> float | None:
 
 
 def worker_object(worker: Worker, for_operator: bool = False) -> WorkerObject:
-    """On which server a remote model runs is for those who may change that."""
+    """On which machine it is, and on which server a remote model runs, is for those who may change that."""
     address = worker.engine_url if for_operator and worker.engine_url.startswith("http") else None
     return {
         "cluster": worker.cluster,
-        "hostname": worker.hostname,
+        "hostname": worker.hostname if for_operator else None,
         "pid": worker.pid,
         "state": worker.state,
         "activity": worker.activity,

@@ -223,7 +223,8 @@ class Client:
         except TimeoutError:
             return none("request_timeout", f"No answer within {self.limits.seconds:.0f} s (VBS_REQUEST_SECONDS).")
         except outgoing.AddressError as error:
-            return none("address_refused", f"The request was not sent: {error}.")
+            log.warning("Request %s was not sent: %s", call.request_id, error)
+            return none("address_refused", f"The request was not sent: {where} is at what is not a public address.")
         except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
             await self._unless_dead()
             said = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)

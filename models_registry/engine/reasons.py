@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
+from vbs.unplaced import unplaced
+
 TAIL_BYTES = 64 * 1024
 REQUESTS_BYTES = 2**20  # of a log's end in which the reason of a request that failed just now is looked for
 MOST_WORDS = 500  # characters of such a reason
@@ -93,14 +95,21 @@ class Shortage:
         return ", ".join(said) or "out of memory"
 
 
+OPERATORS_SEE = "The operators of this server see more in the log of its worker."
+
+
 class LoadError(Exception):
     """A model that cannot be loaded: what the engine said, and what to change.
 
-    killed: it might work next time. shortage: it might work with less.
+    killed: it might work next time. shortage: it might work with less. public: the same for who may use the model and
+    not know where it is, as whoever made a batch; the places in it are hidden where it is not given.
     """
 
-    def __init__(self, reason: str, hint: str = "", killed: bool = False, shortage: Shortage | None = None) -> None:
+    def __init__(
+        self, reason: str, hint: str = "", killed: bool = False, shortage: Shortage | None = None, public: str = ""
+    ) -> None:
         super().__init__(f"{reason}. {hint}".strip())
+        self.public = f"{public}. {OPERATORS_SEE}" if public else unplaced(str(self))
         self.reason, self.hint, self.killed, self.shortage = reason, hint, killed, shortage
 
 

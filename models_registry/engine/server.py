@@ -124,7 +124,7 @@ def remote(spec: EngineSpec, keys: Mapping[str, str], window: int) -> Engine:
 
     keys: by the origin of the server that each is for; a server that is not among them gets none.
     """
-    url = spec.source.rstrip("/")
+    url, said = spec.source.rstrip("/"), ""
     try:
         key = keys.get(origin(url), "")
         for attempt in range(1, REACH_ATTEMPTS + 1):
@@ -132,15 +132,20 @@ def remote(spec: EngineSpec, keys: Mapping[str, str], window: int) -> Engine:
                 status = _listed(url, key, spec.private)
                 if status < 500:  # not every server lists its models
                     return Engine(spec, Address(url, key=key), window)
-                reason = f"it answers {status}"
+                reason = said = f"it answers {status}"
             except (SendError, UnknownHost) as error:
-                reason = str(error)
+                reason, said = str(error), "it does not answer"
             if attempt < REACH_ATTEMPTS:
                 time.sleep(attempt)
     except AddressError as error:
         hint = "A model that 'manage.py model add' adds may have a private address." if not spec.private else ""
-        raise LoadError(f"the server at {url} is not asked: {error}", hint) from error
-    raise LoadError(f"the server at {url} cannot be reached ({reason})", "Is it running, and is its URL right?")
+        public = "the model's server is not asked: its address is not one that it may have"
+        raise LoadError(f"the server at {url} is not asked: {error}", hint, public=public) from error
+    raise LoadError(
+        f"the server at {url} cannot be reached ({reason})",
+        "Is it running, and is its URL right?",
+        public=f"the model's server cannot be reached ({said})",
+    )
 
 
 def _listed(url: str, key: str, private: bool) -> int:
@@ -152,10 +157,12 @@ def _listed(url: str, key: str, private: bool) -> int:
     if reply.status in (401, 403):
         none = f"It got no key: VBS_REMOTE_KEY goes only to those in VBS_REMOTE_ORIGINS, add {origin(url)}."
         hint = "VBS_REMOTE_KEY is the key for it." if key else none
-        raise LoadError(f"{url} answers {reply.status}", hint)
+        public = f"the model's server answers {reply.status}: it wants another key"
+        raise LoadError(f"{url} answers {reply.status}", hint, public=public)
     if 300 <= reply.status < 400:
         hint = "Redirects are not followed: add the model with the URL that it leads to."
-        raise LoadError(f"{url} answers {reply.status}, a redirect", hint)
+        public = f"the model's server answers {reply.status}, a redirect, which is not followed"
+        raise LoadError(f"{url} answers {reply.status}, a redirect", hint, public=public)
     return reply.status
 
 
@@ -176,7 +183,8 @@ def start(
     """
     began = time.monotonic()
     if spec.kind is EngineKind.VLLM and not Path(spec.source).is_dir():
-        raise LoadError(f"there is no folder {spec.source}", "Add the model again, or put its files back.")
+        hint = "Add the model again, or put its files back."
+        raise LoadError(f"there is no folder {spec.source}", hint, public="the model's folder is not there any more")
     less = less or {}
     sleeps = beside is not None
     options = effective(spec, less, sleeps)

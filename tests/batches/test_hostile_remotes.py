@@ -8,7 +8,7 @@ import pytest
 
 from batches.models import BatchRequest
 from models_registry import importer, operations
-from models_registry.engine import client
+from models_registry.engine import client, server
 from models_registry.models import OperationKind
 from tests.engines import line
 from tests.hostile import http
@@ -33,6 +33,19 @@ def far(transactional_db, hostile, monkeypatch, settings):
     monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(client, "LARGE", 100_000)
     return importer.add("far", hostile.url)
+
+
+def test_who_made_a_batch_is_not_told_where_its_model_is(transactional_db, submitted, gpu, close, monkeypatch, caplog):
+    """Nor by its log. The worker's log, which is its operators', says it."""
+    monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
+    importer.add("far", "http://localhost:9/v1")
+    batch = submitted([line("a", model="far")])
+    gpu.serve()
+    batch.refresh_from_db()
+    told = f"{batch.errors} {[str(event) for event in batch.events.all()]}"
+    assert batch.status == "failed" and "the model's server cannot be reached (it does not answer)" in told
+    assert not any(place in told for place in ("localhost", "127.0.0.1", ":9"))
+    assert "http://localhost:9/v1 cannot be reached" in caplog.text
 
 
 def run(hostile, odd, submitted, gpu, close, neighbours=6):

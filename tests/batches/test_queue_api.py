@@ -33,6 +33,7 @@ def test_what_a_worker_does_is_told_without_the_batches_of_others(db, client):
         f"Running {own.pk} on a model",
         "Running a batch on a model",
     }
+    assert {one["hostname"] for one in queue["workers"]} == {None}
     assert foreign.pk not in str(queue) and "secret-model" not in str(queue)
     assert {one["id"] for one in queue["running"]} == {own.pk, None}
     assert all(one["estimated_start_at"] == unix(own.in_progress_at) for one in queue["running"] if one["id"])

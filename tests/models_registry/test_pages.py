@@ -451,6 +451,29 @@ def test_who_may_only_look_sees_no_buttons_and_changes_nothing(looker, scripted)
     assert not Operation.objects.exists() and not Alias.objects.exists() and Model.objects.count() == 1
 
 
+def test_who_may_only_look_is_not_told_where_things_are(root, looker, tmp_path):
+    place = tmp_path / "m"
+    far = Model.objects.create(
+        name="far", kind="remote", source="http://box.lan:8000/v1", remote_name="theirs", state=ModelState.FAILED,
+        reason=f"{place} is gone",
+    )  # fmt: skip
+    here = Model.objects.create(name="here", source=str(place), reason=f"{place} is gone")
+    for model in (far, here):
+        Operation.objects.create(
+            model=model, kind="test", state=OperationState.FAILED, asked_by="zoe", log=f"reading {place}",
+            error="http://box.lan:8000/v1 cannot be reached", options={"prompt": "secret?"}, result={"answer": "42!"},
+        )  # fmt: skip
+    worker(hostname="rack7", model_name="here")
+    places = ("box.lan", "theirs", str(place), "rack7", "zoe", "secret?", "42!")
+    addresses = ("/models/", f"/models/{far.pk}/", f"/models/{here.pk}/", "/system/", "/")
+    whole, main = (
+        "".join(text(client.get(address)).partition("<main")[2] for address in addresses) for client in (root, looker)
+    )
+    for shown in places:
+        assert shown in whole and shown not in main, shown
+    assert "The operators of this server see why" in main
+
+
 def test_each_permission_is_for_its_own(db, scripted):
     changer = user("change_model")
     assert changer.post(f"/models/{scripted.pk}/act", {"do": "load"}).status_code == 302

@@ -427,6 +427,15 @@ def test_every_key_may_look(plain):
     assert plain("POST", "/v1/registry/paste", {"text": "o/n"})["hub_id"] == "o/n"
 
 
+def test_why_a_fit_cannot_be_said_names_no_folder(api, plain, folders):
+    folder = model_folder(folders / "m")
+    api("POST", MODELS, {"name": "m", "source": str(folder)})
+    (folder / "config.json").unlink()
+    assert str(folder) in api("GET", f"{MODELS}/m/fit", status=400)["message"]
+    said = plain("GET", f"{MODELS}/m/fit", status=400)["message"]
+    assert "has no config.json" in said and str(folders) not in said
+
+
 def test_in_open_mode_everybody_is_an_operator(db, settings):
     settings.VBS_API_AUTH = "open"
     answer = Client().post(MODELS, {"name": "m", "source": "scripted:"}, content_type="application/json")

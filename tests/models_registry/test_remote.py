@@ -59,6 +59,7 @@ def test_the_address_is_looked_at_at_each_connection(hostile, monkeypatch):
     sources.check_url(model, on_server=True)
     (one,) = ask(engine(model, private=False, key="k"))
     assert (one.status, one.error_code) == (None, "address_refused") and "not a public address" in one.error_message
+    assert "turncoat" not in one.error_message and "127.0.0.1" not in one.error_message
     with pytest.raises(LoadError, match=r"not asked: turncoat.example is at 127.0.0.1.*VBS_PRIVATE_URLS"):
         server.remote(EngineSpec("far", model, kind=EngineKind.REMOTE), {origin(model): "k"}, 4)
     assert hostile.heard == []
@@ -136,8 +137,10 @@ def test_the_key_goes_to_the_servers_that_it_is_for(hostile):
 )
 def test_odd_answers_when_it_is_looked_for(hostile, answer, said):
     hostile.answers["*"] = answer
-    with pytest.raises(LoadError, match=said):
+    with pytest.raises(LoadError, match=said) as raised:
         server.remote(engine(hostile.url).spec, {}, 4)
+    assert "127.0.0.1" in str(raised.value)
+    assert "127.0.0.1" not in raised.value.public and "the model's server" in raised.value.public
 
 
 def test_a_name_that_is_not_known_for_a_moment(hostile, monkeypatch):

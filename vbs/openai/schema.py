@@ -200,7 +200,7 @@ class ModelList(TypedDict):
 
 class WorkerObject(TypedDict):
     cluster: str
-    hostname: str
+    hostname: str | None
     pid: int
     state: str
     activity: str
