@@ -21,7 +21,7 @@ from django.db import connection
 from django.db.models import Exists, Q
 from django.utils import timezone
 
-from batches import blobs, commit, intake, parameters, pauses, raw_json, troubles
+from batches import blobs, commit, deaths, intake, parameters, pauses, raw_json, troubles
 from batches.models import Batch, LeaseLost, Pause, RequestState, request_id
 from batches.outcomes import Outcome, failure, outcome
 from batches.pace import Rates
@@ -51,19 +51,6 @@ OUTAGE_SECONDS = 600.0  # how long answers are held while the database is away
 AGAIN_SECONDS = (30, 60, 120, 240, 480)  # before a batch with an unforeseen error is tried again, each time
 AWAY_SECONDS = (30, 600)  # at least and at most, before one is whose file, or whose disk, is out of reach
 MOST_SAID = 500  # characters of what was not foreseen
-IDLE_DEATHS = 3  # engine deaths in a row with nothing in flight, before we give up on the model
-
-GUILTY = 2  # engine deaths that a request has seen before, when one that it sees with no other is its own doing
-
-
-def together(window: int, deaths: int) -> int:
-    """How many requests run at once that have seen so many engine deaths: half a window, an eighth of it, a
-    sixty-fourth, and so on until each is alone.
-
-    One death may be the engine's own, so it costs little speed. With each further one it is likelier that a request is
-    to blame, and each costs the start of an engine, so it is sought in larger steps.
-    """
-    return max(1, window >> deaths * (deaths + 1) // 2)
 
 
 class End(enum.Enum):
@@ -175,6 +162,8 @@ class Runner:
         self.worker = gpu.worker.pk
         self.model_index = work.part
         self.asked: str = batch.model_names[work.part]
+        self.part = None if len(batch.model_names) == 1 else work.part  # of the batch, that this model's requests are
+        self.deaths = deaths.Deaths()
         self._looked = 0.0
         self._said = ""
 
@@ -201,13 +190,12 @@ class Runner:
             yield path
 
     def _run(self, path: Path) -> None:
-        idle_deaths = 0
         while self._has_work():
             try:
                 model = self._model()
                 engine = self._acquire(model)
-                if idle_deaths >= IDLE_DEATHS:
-                    raise LoadError(f"the engine ended {IDLE_DEATHS} times by itself")
+                if self.deaths.idle >= deaths.IDLE:
+                    raise LoadError(f"the engine ended {deaths.IDLE} times by itself")
             except LoadError as error:
                 self._cannot_load(error)
                 return self._leave(End.DONE)
@@ -217,8 +205,8 @@ class Runner:
             try:
                 return self._leave(run.drive())
             except EngineDied as death:
-                idle_deaths = 0 if death.in_flight else idle_deaths + 1
-                self._mourn(death, run.deaths)
+                self.deaths.met(run.window, len(death.in_flight), run.answered)
+                self._mourn(death, run.seen)
         self._leave(End.DONE)
 
     def _has_work(self) -> bool:
@@ -287,9 +275,7 @@ class Runner:
         """The lines that need this model fail."""
         log.warning("The model %r could not be loaded: %s", self.asked, error)
         message = f"The model '{self.asked}' could not be loaded: {error.public}"
-        alone = len(self.batch.model_names) == 1
-        lost: LineError = {"code": "model_load_failed", "line": None, "message": message, "param": "body.model"}
-        self._fail(lost, None if alone else self.model_index)
+        self._fail({"code": "model_load_failed", "line": None, "message": message, "param": "body.model"}, self.part)
 
     def _fail(self, error: LineError, model_index: int | None) -> None:
         """The batch fails when nothing of it has run and all of it is lost; else what is left of this model's lines."""
@@ -301,7 +287,7 @@ class Runner:
 
     def _mourn(self, death: EngineDied, before: int) -> None:
         """The engine died: what was in flight is suspect, with so many deaths `before` this one; alone, it did it."""
-        if len(death.in_flight) == 1 and before >= GUILTY:
+        if len(death.in_flight) == 1 and before >= deaths.GUILTY:
             message = "The engine died each time this request was running, the last time with no other."
             commit.commit(
                 self.batch.pk, self.worker, [failure(key, "engine_crashed", message) for key in death.in_flight]
@@ -309,6 +295,9 @@ class Runner:
         else:
             commit.mark_crashed(self.batch.pk, self.worker, death.in_flight)
         self.batch.note(f"The engine died with {len(death.in_flight)} requests in flight: {death.how}.", "warning")
+        if self.deaths.barren >= deaths.BARREN and self._has_work():
+            message = self.deaths.given_up(death.how)
+            self._fail({"code": "engine_keeps_dying", "line": None, "message": message, "param": None}, self.part)
 
     def _leave(self, end: End) -> None:
         """What had to make way may have run its last request meanwhile: then it ends, for it needs no other turn."""
@@ -327,6 +316,7 @@ class Run:
 
     def __init__(self, runner: Runner, engine: Engine, model: Model, path: Path, window: int) -> None:
         self.runner, self.engine, self.model, self.path, self.window = runner, engine, model, path, window
+        self.answered = self._sent = 0
         self.batch_id, self.worker = runner.batch.pk, runner.worker
         self.endpoint = runner.batch.endpoint
         self.call_path = self.endpoint.removeprefix("/v1")
@@ -335,7 +325,7 @@ class Run:
         most = runtime.value("VBS_DEFAULT_MAX_TOKENS")
         self._most_tokens = raw_json.raw(most) if most else None
         self.tally = measure.Tally()
-        self.deaths = 0  # of engines, that what is in flight has seen
+        self.seen = 0  # engine deaths, by what is in flight
         self.end: End | None = None
         self._outcomes: list[Outcome] = []
         self._bytes = 0
@@ -361,18 +351,25 @@ class Run:
             measure.turn(self.model, self.engine, self.tally, self.batch_id, self.endpoint)
 
     async def _drive(self) -> End:
+        met = self.runner.deaths
         while True:
-            size = together(self.window, self.deaths)
-            last = size == 1 and self.deaths >= GUILTY
-            end = await self._level((self.deaths, commit.MOST_CRASHES if last else self.deaths), size)
-            if end is not None or last:
-                return end or End.DONE
-            self.deaths += 1
+            last = deaths.together(self.window, self.seen) == 1 and self.seen >= deaths.GUILTY
+            trial, before = met.trial(self.window, self.seen), self._sent
+            counts = (self.seen, commit.MOST_CRASHES if last else self.seen)
+            end = await self._level(counts, met.size(self.window, self.seen), trial)
+            if end is not None:
+                return end
+            if self._sent - before == trial:
+                met.narrow -= 1
+            elif last:
+                return End.DONE
+            else:
+                self.seen += 1
 
-    async def _level(self, crashes: tuple[int, int], window: int) -> End | None:
-        """Run the requests that have seen so many engine deaths, the fewer at a time the more they have seen."""
+    async def _level(self, crashes: tuple[int, int], window: int, most: int | None) -> End | None:
+        """Run the requests that have seen so many engine deaths, or `most` of them, so many at a time."""
         self._done.clear()
-        consumer = asyncio.create_task(self._consume(crashes, window))
+        consumer = asyncio.create_task(self._consume(crashes, window, most))
         ticker = asyncio.create_task(self._tick())
         try:
             await asyncio.wait((consumer, ticker), return_when=asyncio.FIRST_COMPLETED)
@@ -402,9 +399,10 @@ class Run:
             if (await self._flush()).closed:
                 return
 
-    async def _consume(self, crashes: tuple[int, int], window: int) -> None:
-        async with aclosing(self.client.answers(self._calls(crashes), window)) as answers:
+    async def _consume(self, crashes: tuple[int, int], window: int, most: int | None) -> None:
+        async with aclosing(self.client.answers(self._calls(crashes, most), window)) as answers:
             async for answer in answers:
+                self.answered += 1
                 made = outcome(answer, self.runner.asked)
                 self._outcomes.append(made)
                 self._bytes += len(answer.body)
@@ -415,8 +413,9 @@ class Run:
                     self._room.clear()
                     await self._room.wait()
 
-    async def _calls(self, crashes: tuple[int, int]) -> AsyncIterator[Call]:
-        """The pending requests, a page at a time, the next one read ahead."""
+    async def _calls(self, crashes: tuple[int, int], most: int | None) -> AsyncIterator[Call]:
+        """The pending requests, a page at a time, the next one read ahead; no more than `most` are sent."""
+        end = None if most is None else self._sent + most
 
         def page(after: commit.Pending | None) -> asyncio.Future[list[commit.Pending]]:
             arguments = (self.batch_id, self.runner.model_index, crashes, after, PAGE)
@@ -427,7 +426,7 @@ class Run:
             coming = page(rows[-1])
             for row in rows:
                 await self._in_time.wait()
-                if self.end is not None:
+                if self.end is not None or self._sent == end:
                     coming.cancel()
                     return
                 try:
@@ -435,6 +434,7 @@ class Run:
                 except Damaged as damage:
                     self._outcomes.append(failure(row.id, intake.UNAVAILABLE, str(damage)))
                     continue
+                self._sent += 1
                 self.tally.sent(row.id, parameters.is_unlimited(self.endpoint, body))
                 yield Call(row.id, self.call_path, raw_json.text_of(body), request_id(self.batch_id, row.line))
 

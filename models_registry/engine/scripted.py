@@ -113,6 +113,8 @@ class Server:
             self.answer(connection, Reply(refusal.status, refusal.body))
             return
         connection.job = job = Job(connection, body, text, respond)
+        if self.options.crash_above is not None and self.running + len(self.queue) >= self.options.crash_above:
+            os._exit(CRASHED)
         if self.running < self.options.max_num_seqs:
             self._run(job)
         else:

@@ -111,6 +111,9 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
         help="what it does from then on instead of waking up well",
     )
     parser.add_argument("--crash-after", type=int, metavar="N", help="end the process after N answers")
+    parser.add_argument(
+        "--crash-above", type=int, metavar="N", help="end the process when more than N are there at once"
+    )
     parser.add_argument("--journal", metavar="PATH", help="append a line for each request to this file")
     parser.add_argument(
         "--counters",

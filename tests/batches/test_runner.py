@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from datetime import timedelta
 
 import psutil
@@ -16,7 +17,7 @@ from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from batches import blobs, commit, expiry, intake, outputs, pauses, raw_json, runner
+from batches import blobs, commit, deaths, expiry, intake, outputs, pauses, raw_json, runner
 from batches.models import Batch, BatchStatus, LeaseLost
 from batches.outcomes import failure
 from batches.runner import BatchSource
@@ -178,18 +179,65 @@ def test_several_requests_that_kill_the_engine_fail_alone(add_model, submitted, 
 
 
 def test_a_death_slows_what_it_met_by_half_and_the_rest_not_at_all():
-    assert [runner.together(1280, deaths) for deaths in range(6)] == [1280, 640, 160, 20, 1, 1]
-    assert [runner.together(2, deaths) for deaths in range(3)] == [2, 1, 1]
+    assert [deaths.together(1280, seen) for seen in range(6)] == [1280, 640, 160, 20, 1, 1]
+    assert [deaths.together(2, seen) for seen in range(3)] == [2, 1, 1]
 
 
-@pytest.mark.parametrize("most, deaths, code", [(1, 2, None), (16, 2, None), (1, 3, "engine_crashed")])
+def test_an_engine_that_dies_with_all_that_is_left_is_given_up(add_model, submitted, gpu, close, monkeypatch):
+    """Only where nothing was answered from one death to the next; what was answered before is kept."""
+    monkeypatch.setattr(deaths, "BARREN", 7)
+    add_model(**{"max-num-seqs": 16})
+    add_model("fine")
+    lines = [
+        line(f"{n}", "[[crash]]" if n < 40 else f"text {n}", model="fine" if n == 59 else "scripted") for n in range(60)
+    ]
+    batch = submitted(lines)
+    gpu.serve()
+    good, bad = close(batch)
+    assert batch.status == BatchStatus.COMPLETED
+    assert {int(one["custom_id"]) for one in good} == set(range(40, 60)), "those of another model, too"
+    codes = Counter(one["error"]["code"] for one in bad)
+    assert codes.keys() <= {"engine_crashed", "engine_keeps_dying"} and codes["engine_keeps_dying"] > 20
+    message = next(one["error"]["message"] for one in bad if one["error"]["code"] == "engine_keeps_dying")
+    assert "died 7 times in a row and answered nothing" in message and "retry this batch" in message
+    assert (
+        batch.events.filter(level="error", message__startswith=f"{codes['engine_keeps_dying']} requests failed").count()
+        == 1
+    )
+
+
+def test_an_engine_that_lives_with_a_few_at_once_gets_a_few(add_model, submitted, gpu, close):
+    """As where many at once need more memory than there is. Each is answered, and the deaths are few."""
+    add_model(**{"max-num-seqs": 16, "crash-above": 4, "latency-ms": 5})
+    batch = submitted([line(f"{n}", f"text {n}") for n in range(300)])
+    gpu.serve()
+    good, bad = close(batch)
+    assert len(good) == 300 and not bad
+    assert batch.events.filter(message__startswith="The engine died").count() <= 10
+
+
+def test_after_a_death_fewer_run_at_once_until_enough_is_answered():
+    met = deaths.Deaths()
+    assert (met.size(1280, 0), met.trial(1280, 0)) == (1280, None)
+    met.met(1280, in_flight=1280, answered=5)
+    assert (met.size(1280, 0), met.trial(1280, 0), met.size(1280, 1), met.trial(1280, 1)) == (640, 2560, 640, None)
+    met.narrow -= 1
+    for times in range(1, 9):
+        met.met(1280, in_flight=1, answered=0)
+        assert (met.barren, met.total, met.idle) == (times, times + 1, 0)
+    assert (met.size(1280, 0), met.narrow, met.trial(1280, 0)) == (1, 4, 36), "one at a time is as few as it gets"
+    met.met(1280, in_flight=0, answered=1)
+    assert (met.barren, met.idle) == (0, 1)
+
+
+@pytest.mark.parametrize("most, times, code", [(1, 2, None), (16, 2, None), (1, 3, "engine_crashed")])
 def test_a_request_that_was_there_twice_is_not_to_blame(
-    add_model, submitted, gpu, close, home, monkeypatch, most, deaths, code
+    add_model, submitted, gpu, close, home, monkeypatch, most, times, code
 ):
     """Even where it ran alone, because it was the last, or because no more than one may run."""
     monkeypatch.setattr(runner, "in_flight", lambda engine: most)
     add_model()
-    batch = submitted([line("a", f"[[crash-times {deaths} {home}/crashed]]")])
+    batch = submitted([line("a", f"[[crash-times {times} {home}/crashed]]")])
     gpu.serve()
     good, bad = close(batch)
     assert [one["error"]["code"] for one in bad] == ([code] if code else []) and len(good + bad) == 1
