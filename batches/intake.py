@@ -12,7 +12,7 @@ from pathlib import Path
 from django.conf import settings
 from django.db import connection, transaction
 
-from batches import blobs, parameters
+from batches import blobs, parameters, unloadable
 from batches.models import Batch, BatchRequest, BatchStatus, Purpose, RequestState
 from batches.parameters import Serving
 from batches.validate import Line, LineError, Report, Rules, read
@@ -62,6 +62,8 @@ def validate(batch_id: str) -> None:
     except _Refused as refused:
         if batch and refused.errors:
             batch.fail([dict(error) for error in refused.errors])
+    else:
+        unloadable.end(batch)  # while it was read its model may have been cancelled, or its fetching have failed
 
 
 def _unlimited(batch: Batch, total: int, report: Report) -> int:

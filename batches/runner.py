@@ -21,7 +21,7 @@ from django.db import connection
 from django.db.models import Exists, Q
 from django.utils import timezone
 
-from batches import blobs, commit, deaths, intake, parameters, pauses, raw_json, troubles
+from batches import blobs, commit, deaths, intake, parameters, pauses, raw_json, troubles, unloadable
 from batches.models import Batch, LeaseLost, Pause, RequestState, request_id
 from batches.outcomes import Outcome, failure, outcome
 from batches.pace import Rates
@@ -162,7 +162,6 @@ class Runner:
         self.worker = gpu.worker.pk
         self.model_index = work.part
         self.asked: str = batch.model_names[work.part]
-        self.part = None if len(batch.model_names) == 1 else work.part  # of the batch, that this model's requests are
         self.deaths = deaths.Deaths()
         self._looked = 0.0
         self._said = ""
@@ -178,7 +177,7 @@ class Runner:
         except Interrupted:
             return
         except blobs.Gone:
-            self._fail(intake.lost("is not in the storage any more"), None)
+            unloadable.fail(self.batch, self.worker, None, intake.lost("is not in the storage any more"))
             self._leave(End.DONE)
 
     @contextmanager
@@ -225,7 +224,7 @@ class Runner:
         """What the name stands for: what it stood for when the batch started, else now. Raises LoadError."""
         name = self.batch.pinned_names()[self.model_index]
         if (model := aliases.resolve(name)) is None:
-            raise LoadError(f"the model {name!r} is not registered any more")
+            raise LoadError(unloadable.refusal(model, name))
         if ModelState.DOWNLOADING in (model.state, model.base and model.base.state):
             self._interrupt(End.FETCHING)
         return model
@@ -274,16 +273,7 @@ class Runner:
     def _cannot_load(self, error: LoadError) -> None:
         """The lines that need this model fail."""
         log.warning("The model %r could not be loaded: %s", self.asked, error)
-        message = f"The model '{self.asked}' could not be loaded: {error.public}"
-        self._fail({"code": "model_load_failed", "line": None, "message": message, "param": "body.model"}, self.part)
-
-    def _fail(self, error: LineError, model_index: int | None) -> None:
-        """The batch fails when nothing of it has run and all of it is lost; else what is left of this model's lines."""
-        if model_index is None and self.batch.fail([dict(error)], self.worker):
-            return
-        code, message = error["code"], error["message"]
-        failed = commit.fail_model(self.batch.pk, self.worker, model_index, code, message)
-        self.batch.note(f"{failed:,} requests failed. {message}", "error")
+        unloadable.fail(self.batch, self.worker, self.model_index, unloadable.lost(self.asked, error.public))
 
     def _mourn(self, death: EngineDied, before: int) -> None:
         """The engine died: what was in flight is suspect, with so many deaths `before` this one; alone, it did it."""
@@ -297,7 +287,8 @@ class Runner:
         self.batch.note(f"The engine died with {len(death.in_flight)} requests in flight: {death.how}.", "warning")
         if self.deaths.barren >= deaths.BARREN and self._has_work():
             message = self.deaths.given_up(death.how)
-            self._fail({"code": "engine_keeps_dying", "line": None, "message": message, "param": None}, self.part)
+            lost: LineError = {"code": "engine_keeps_dying", "line": None, "message": message, "param": None}
+            unloadable.fail(self.batch, self.worker, self.model_index, lost)
 
     def _leave(self, end: End) -> None:
         """What had to make way may have run its last request meanwhile: then it ends, for it needs no other turn."""

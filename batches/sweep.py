@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from batches import blobs
+from batches import blobs, unloadable
 from batches.models import (
     CLOSING,
     RUNNABLE,
@@ -48,6 +48,7 @@ def sweep() -> None:
         _wake_the_forgotten,
         Batch.objects.finish_what_is_run_through,
         _expire,
+        unloadable.sweep,
         _purge_files,
         _purge_uploads,
         _purge_requests,

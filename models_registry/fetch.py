@@ -219,6 +219,7 @@ def cancel(model: Model) -> None:
         if not changed:
             raise _cannot(model, "cancelled")
         Model.objects.filter(pk=model.pk).update(state=ModelState.DRAFT, reason="")
+        wake("sweep")  # what has waited for it can end
     model.refresh_from_db()
     clean(model.name)
 

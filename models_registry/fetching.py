@@ -158,6 +158,7 @@ class _Turn:
                 }
                 if self.mine.update(**failed, **fetch.FREE):
                     Model.objects.filter(pk=self.model.pk).update(state=ModelState.FAILED, reason=reason)
+                    wake("sweep")  # what has waited for it can end
                     log.warning("The download of %s has failed: %s", self.model, reason)
 
         insist(step)

@@ -11,10 +11,10 @@ from django.test import RequestFactory
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from batches import blobs, commit, downloads, files, forecast, outputs, submit, sweep
+from batches import blobs, commit, downloads, files, forecast, outputs, pauses, submit, sweep
 from batches.models import Batch, BatchStatus, File, RequestState, Upload, UploadPart
 from batches.outcomes import failure
-from models_registry import gpu
+from models_registry import aliases, gpu
 from models_registry.models import Model, Worker
 from tests.engines import CHAT, line
 from vbs.accounts.models import Project
@@ -165,6 +165,80 @@ def test_a_batch_with_nothing_left_to_run_ends_without_a_gpu(add_model, submitte
     batch.refresh_from_db()
     assert (batch.status, batch.outcome) == (BatchStatus.FINALIZING, BatchStatus.COMPLETED)
     assert woken() == [("finalize", batch.pk)]
+
+
+def changed(name, state):
+    """A model that is in another state by now, or, without one, not registered any more."""
+    found = Model.objects.filter(name=name)
+    found.update(state=state, reason="no room") if state else found.delete()
+
+
+@pytest.mark.parametrize(
+    "state, words",
+    [("draft", "is a draft"), ("failed", "has failed: manage.py model show"), ("", "is not registered any more")],
+)
+def test_a_batch_whose_model_cannot_be_loaded_waits_for_no_gpu(add_model, submitted, state, words):
+    """Neither for its turn nor for the end of a pause."""
+    add_model(), add_model("other")
+    batch, fine = submitted([line("a")], priority=-5), submitted([line("a", model="other")])
+    pauses.pause("ada")
+    changed("scripted", state)
+    sweep.sweep()
+    batch.refresh_from_db(), fine.refresh_from_db()
+    assert (batch.status, batch.leased_by) == (BatchStatus.FAILED, None)
+    (error,) = batch.errors
+    assert (error["code"], error["param"]) == ("model_load_failed", "body.model") and words in error["message"]
+    assert (fine.status, fine.attempts) == (BatchStatus.VALIDATING, 0), "the other one waits as before"
+
+
+def test_of_a_batch_of_two_models_what_cannot_be_loaded_ends(add_model, submitted):
+    add_model(), add_model("other")
+    batch = submitted([line("a"), line("b", model="other"), line("c", model="other")])
+    changed("other", "failed")
+    for _ in range(2):
+        sweep.sweep()
+        batch.refresh_from_db()
+        assert (batch.status, batch.failed, batch.pending, batch.attempts) == (BatchStatus.VALIDATING, 2, 1, 1)
+    assert Batch.objects.waiting().get() == batch
+    changed("scripted", "draft")
+    sweep.sweep()
+    batch.refresh_from_db()
+    assert (batch.status, batch.failed, batch.pending) == (BatchStatus.FINALIZING, 3, 0)
+    assert set(batch.requests.values_list("error_code", flat=True)) == {"model_load_failed"}
+
+
+def test_what_has_started_keeps_its_answers_when_its_model_goes(add_model, submitted):
+    model = Model.objects.create(name="tiny", kind="scripted")
+    aliases.point("@best", model)
+    batch = submitted([line("a", model="@best"), line("b", model="@best")])
+    worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
+    Batch.objects.claim(batch.pk, worker.pk).start(worker.pk, "@best", model)
+    commit.commit(batch.pk, worker.pk, [failure(batch.requests.first().pk, "x", "y")])
+    aliases.point("@best", add_model())
+    changed("tiny", "failed")
+    sweep.sweep()
+    batch.refresh_from_db()
+    assert (batch.status, batch.failed) == (BatchStatus.IN_PROGRESS, 1), "its worker has it"
+    Batch.objects.update(leased_by=None, leased_until=None)
+    sweep.sweep()
+    batch.refresh_from_db()
+    assert (batch.status, batch.failed) == (BatchStatus.FINALIZING, 2)
+    assert set(batch.requests.values_list("error_code", flat=True)) == {"x", "model_load_failed"}
+
+
+def test_what_is_being_fetched_is_waited_for(add_model, submitted):
+    add_model()
+    batch = submitted([line("a")])
+    changed("scripted", "downloading")
+    sweep.sweep()
+    batch.refresh_from_db()
+    assert (batch.status, batch.attempts) == (BatchStatus.VALIDATING, 0)
+
+
+def test_a_batch_of_a_draft_ends_as_soon_as_it_is_validated(add_model, submitted):
+    add_model()
+    changed("scripted", "draft")
+    assert submitted([line("a")]).status == BatchStatus.FAILED
 
 
 def test_a_hundred_percent_is_all_of_it():
