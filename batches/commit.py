@@ -95,7 +95,7 @@ SET completed = batch.completed + sums.completed, failed = batch.failed + sums.f
     output_tokens = batch.output_tokens + sums.output_tokens,
     reasoning_tokens = batch.reasoning_tokens + sums.reasoning_tokens,
     requests_per_second = %(requests_per_second)s, tokens_per_second = %(tokens_per_second)s,
-    oldest_sent_at = now() - %(oldest)s::interval,
+    oldest_sent_at = now() - %(oldest)s::interval, in_flight = %(in_flight)s,
     leased_until = now() + %(lease)s
 FROM sums WHERE batch.id = %(batch)s
 """  # noqa: S608  (table names only)
@@ -133,7 +133,7 @@ def _commit(
     values: dict[str, Any] = {name: [getattr(one, name) for one in outcomes] for name in Outcome.__dataclass_fields__}
     values["state"] = [int(state) for state in values["state"]]
     values |= {"requests_per_second": pace.requests_per_second, "tokens_per_second": pace.tokens_per_second}
-    values |= {"oldest": None if pace.oldest is None else timedelta(seconds=pace.oldest)}
+    values |= {"oldest": None if pace.oldest is None else timedelta(seconds=pace.oldest), "in_flight": pace.in_flight}
     values |= {"batch": batch_id, "lease": timedelta(seconds=settings.VBS_LEASE_SECONDS)}
     with transaction.atomic():
         signal = _look(batch_id, worker, lock=True)

@@ -243,20 +243,24 @@ class BatchQuerySet(models.QuerySet["Batch"]):
 
     def claim(self, batch_id: str, worker: uuid.UUID) -> "Batch | None":
         """Take the lease, or None when somebody else has it or the batch cannot run any more."""
-        until = Now() + timedelta(seconds=settings.VBS_LEASE_SECONDS)
-        taken = (
-            self.waiting()
-            .filter(pk=batch_id)
-            .update(
+        from batches import takeovers
+
+        with transaction.atomic():
+            before = self.waiting().filter(pk=batch_id).select_for_update(no_key=True).first()
+            if before is None:
+                return None
+            self.filter(pk=batch_id).update(
                 leased_by=worker,
-                leased_until=until,
+                leased_until=Now() + timedelta(seconds=settings.VBS_LEASE_SECONDS),
                 attempts=F("attempts") + 1,
                 requests_per_second=None,
                 tokens_per_second=None,
                 oldest_sent_at=None,
+                in_flight=None,
             )
-        )
-        return self.get(pk=batch_id) if taken else None
+            if before.leased_by:
+                takeovers.taken(before, worker)
+        return self.get(pk=batch_id)
 
     def that_need(self, names: Iterable[str]) -> list[str]:
         """What keeps a model, or an alias, of these names from being removed."""
@@ -268,7 +272,12 @@ class BatchQuerySet(models.QuerySet["Batch"]):
 
     def release_all(self, worker: uuid.UUID) -> int:
         """Give back what a worker that is known to be dead still holds."""
-        freed = self.filter(leased_by=worker).update(leased_by=None, leased_until=None)
+        from batches import takeovers
+
+        with transaction.atomic():
+            for batch in self.filter(leased_by=worker, status__in=RUNNABLE).select_for_update(no_key=True):
+                takeovers.let_go(batch)
+            freed = self.filter(leased_by=worker).update(leased_by=None, leased_until=None)
         self.finish_what_is_run_through()
         return freed
 
@@ -309,6 +318,7 @@ class Batch(models.Model):
     tokens_per_second = models.FloatField(null=True)
     requests_per_second = models.FloatField(null=True)
     oldest_sent_at = models.DateTimeField(null=True, help_text="When the oldest of the requests in flight was sent")
+    in_flight = models.PositiveIntegerField(null=True, help_text="Requests that were sent and have no answer here yet")
     output_file = models.ForeignKey(File, null=True, on_delete=models.PROTECT, related_name="+")
     error_file = models.ForeignKey(File, null=True, on_delete=models.PROTECT, related_name="+")
 

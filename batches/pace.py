@@ -11,11 +11,13 @@ RATE_SECONDS = 30.0  # over which the rates are measured
 
 @dataclass(frozen=True)
 class Pace:
-    """oldest: seconds since the oldest of the requests in flight was sent. Each is None where it is not known."""
+    """oldest: seconds since the oldest of the requests in flight was sent. in_flight: how many these are, with those
+    whose answers are not committed yet. Each is None where it is not known."""
 
     requests_per_second: float | None = None
     tokens_per_second: float | None = None
     oldest: float | None = None
+    in_flight: int | None = None
 
 
 UNKNOWN = Pace()
@@ -33,7 +35,7 @@ class Rates:
         self._requests += 1
         self._tokens += made.output_tokens or made.input_tokens
 
-    def read(self, oldest: float | None) -> Pace:
+    def read(self, oldest: float | None, in_flight: int) -> Pace:
         now = time.monotonic()
         self._marks.append((now, self._requests, self._tokens))
         while len(self._marks) > 2 and now - self._marks[1][0] > RATE_SECONDS:
@@ -41,4 +43,4 @@ class Rates:
         then, requests, tokens = self._marks[0]
         elapsed = max(now - then, 1e-3)
         rate = (self._requests - requests) / elapsed if self._requests >= self._least else None
-        return Pace(rate, (self._tokens - tokens) / elapsed, oldest)
+        return Pace(rate, (self._tokens - tokens) / elapsed, oldest, in_flight)

@@ -21,7 +21,7 @@ from django.db import connection
 from django.db.models import Exists, Q
 from django.utils import timezone
 
-from batches import blobs, commit, deaths, intake, parameters, pauses, raw_json, troubles, unloadable
+from batches import blobs, commit, deaths, intake, parameters, pauses, raw_json, takeovers, troubles, unloadable
 from batches.models import Batch, LeaseLost, Pause, RequestState, request_id
 from batches.outcomes import Outcome, failure, outcome
 from batches.pace import Rates
@@ -119,7 +119,7 @@ class BatchSource:
             try:
                 Runner(batch, work, gpu).run()
             except LeaseLost:
-                log.warning("The lease of this batch was lost; somebody else goes on with it")
+                takeovers.back(batch, gpu.worker)
             except DATABASE_ERRORS:
                 raise
             except blobs.troubles() as error:
@@ -470,7 +470,7 @@ class Run:
     async def _flush(self) -> commit.Signal:
         """Commit every answer so far."""
         taken, self._outcomes, self._bytes = self._outcomes, [], 0
-        pace = self._rates.read(self.tally.oldest)
+        pace = self._rates.read(self.tally.oldest, self._sent - self.answered)
         signal = await self._in_database(lambda: commit.commit(self.batch_id, self.worker, taken, pace))
         self._room.set()
         return signal

@@ -73,7 +73,13 @@ def test_a_worker_is_frozen_beyond_its_lease_and_comes_back(vbs):
         finally:
             os.kill(pid, signal.SIGCONT)
         ended = vbs.wait(batch, seconds=240)
-        assert ended.status == "completed", vbs.log(ended)
+        log = vbs.log(ended)
+        assert ended.status == "completed", log
+        assert (
+            f"The gpu worker with pid {pid} has not answered since" in log
+            and "when it was last heard of, run again" in log
+        )
+        assert f"The gpu worker with pid {pid} is back, and finds that the gpu worker" in log
         good, bad = vbs.books(ended, ids)
         assert not bad and {one["custom_id"] for one in good} == set(ids)
         times = sent(vbs)

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import psutil
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -24,7 +24,7 @@ from batches.runner import BatchSource
 from models_registry import importer, window
 from models_registry.engine.client import Answer, Client
 from models_registry.gpu import Work
-from models_registry.models import Measurement, MeasurementKind, Model
+from models_registry.models import Measurement, MeasurementKind, Model, Worker
 from tests.engines import CHAT, line, status_of
 from vbs import outages
 from vbs.stack import free_port
@@ -483,6 +483,59 @@ def test_a_lease_that_was_taken_over_cannot_commit(add_model, submitted, make_gp
     commit.commit(batch.pk, second.worker.pk, [failure(request.pk, "x", "y")])
     commit.commit(batch.pk, second.worker.pk, [failure(request.pk, "x", "y")])
     assert fresh(batch).failed == 1, "the same outcome twice counts once"
+
+
+def test_a_worker_that_was_frozen_is_told_of_in_the_batchs_log(add_model, submitted, make_gpu, close, settings):
+    """By whoever takes its batch over, with what that costs, and by itself when it is back."""
+    add_model(**{"max-num-seqs": 4, "latency-ms": 50})
+    batch, frozen, other = submitted([line(f"{n}") for n in range(200)]), make_gpu(), make_gpu()
+    thread = threading.Thread(target=lambda: (frozen.serve(), connection.close()))
+    thread.start()
+    until(lambda: fresh(batch).completed > 5 and fresh(batch).in_flight)
+    Worker.objects.filter(pk=other.worker.pk).update(pid=2)
+    until_then = timezone.now() - timedelta(seconds=1)
+    with transaction.atomic():  # the frozen one does not come in between
+        Batch.objects.filter(pk=batch.pk).update(leased_until=until_then, in_flight=5)
+        assert Batch.objects.claim(batch.pk, other.worker.pk)
+    thread.join(20)
+    (taken,) = batch.events.filter(message__contains="takes this batch over")
+    since = until_then - timedelta(seconds=settings.VBS_LEASE_SECONDS)
+    assert (taken.level, taken.message) == (
+        "warning",
+        f"The gpu worker with pid 1 has not answered since {since:%Y-%m-%d %H:%M:%S} UTC, so the gpu worker with pid 2 "
+        "takes this batch over. The requests that it had in flight, 5 when it was last heard of, run again.",
+    )
+    (back,) = batch.events.filter(message__contains="is back")
+    assert back.message == (
+        "The gpu worker with pid 1 is back, and finds that the gpu worker with pid 2 has this batch. What it had in "
+        "flight counts no more."
+    )
+    Batch.objects.filter(pk=batch.pk).update(leased_by=None, leased_until=None)
+    other.serve()
+    assert len(close(batch)[0]) == 200 and not batch.events.filter(message__contains="has ended in").exists()
+
+
+def test_a_worker_that_was_killed_is_told_of_in_the_batchs_log(add_model, submitted, gpu):
+    add_model()
+    batch = submitted([line("a")])
+    Batch.objects.claim(batch.pk, gpu.worker.pk)
+    Batch.objects.release_all(gpu.worker.pk)
+    said = batch.events.last()
+    assert (
+        said.message.startswith("The gpu worker with pid 1 has ended in the middle of this batch")
+        and said.level == "warning"
+    )
+    assert said.message.endswith("It had sent none of its requests yet.")
+    Batch.objects.release_all(gpu.worker.pk)
+    assert batch.events.last() == said, "it is told once"
+
+
+def test_who_gave_a_batch_back_is_not_said_to_have_been_silent(add_model, submitted, make_gpu):
+    add_model()
+    batch, first, second = submitted([line("a")]), make_gpu(), make_gpu()
+    Batch.objects.claim(batch.pk, first.worker.pk).postpone(first.worker.pk, 0)
+    assert Batch.objects.claim(batch.pk, second.worker.pk)
+    assert not batch.events.filter(level="warning").exists()
 
 
 def test_a_model_on_a_remote_server(project, submitted, gpu, close):
