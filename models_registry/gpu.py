@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from models_registry.engine.server import Engine, Progress
 from models_registry.loading import Loading
 from models_registry.losses import Losses
 from models_registry.models import HEARTBEAT_SECONDS, Model, ModelState, Worker, WorkerState
-from vbs import outages
+from vbs import __version__, outages
 from vbs.addresses import origin
 from vbs.broker import is_worker_of, wake
 from vbs.configuration import runtime
@@ -47,7 +47,7 @@ class Work:
 
     model: whose engine it needs. since: when it began to wait. deadline: when it has to have ended. part: which part
     of it this is, for its source to know. frees: it only takes load off the GPU, so it may run on one that is too hot
-    or too full.
+    or too full. only: the worker that it is for, where not any may do it.
     """
 
     source: "Source"
@@ -58,6 +58,7 @@ class Work:
     deadline: datetime | None = None
     part: int = 0
     frees: bool = False
+    only: uuid.UUID | None = None
 
 
 class Source(Protocol):
@@ -231,8 +232,12 @@ class Gpu:
         return self._next(self.loaded, self.loaded_at, freeing)
 
     def _next(self, loaded: str, loaded_at: datetime, freeing: bool = False) -> Work | None:
-        waiting = [work for source in SOURCES for work in source.waiting(loaded) if work.frees or not freeing]
+        waiting = [work for work in self._waiting(loaded) if work.frees or not freeing]
         return choose(waiting, loaded, loaded_at, timezone.now(), patience())
+
+    def _waiting(self, loaded: str) -> Iterator[Work]:
+        mine = (None, self.worker.pk)
+        return (work for source in SOURCES for work in source.waiting(loaded) if work.only in mine)
 
     def wants(self, engine: str) -> bool:
         """If the model of this name were loaded, would it be needed next?"""
@@ -241,7 +246,7 @@ class Gpu:
 
     def outranked(self, work: Work) -> bool:
         """Does something with a higher priority wait?"""
-        return any(other.priority > work.priority for source in SOURCES for other in source.waiting(self.loaded))
+        return any(other.priority > work.priority for other in self._waiting(self.loaded))
 
     def serve(self) -> None:
         """Run what waits, one after the other, until nothing does. Everything else is found again in the tables."""
@@ -337,6 +342,7 @@ def _enrol(cluster: str) -> Worker:
         cluster=cluster,
         hostname=host,
         pid=os.getpid(),
+        version=__version__,
         home=str(settings.RUN_DIR / settings.VBS_WORKER_NAME) if cluster == "gpu" else "",
     )
 

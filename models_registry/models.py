@@ -230,6 +230,7 @@ class Operation(models.Model):
     leased_by = models.UUIDField(null=True)
     leased_until = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(default=0)
+    worker = models.UUIDField(null=True, blank=True, help_text="The one that is to do it; any, where there is none")
 
     class Meta:
         ordering = ["-id"]
@@ -313,6 +314,7 @@ class Worker(models.Model):
     cluster = models.CharField(max_length=16)
     hostname = models.CharField(max_length=255)
     pid = models.IntegerField()
+    version = models.CharField(max_length=40, blank=True, help_text="Of vbs, that it runs")
     home = models.CharField(max_length=1000, blank=True, help_text="Folder of its engine")
     started_at = models.DateTimeField(db_default=Now())
     heartbeat_at = models.DateTimeField(db_default=Now())

@@ -21,12 +21,13 @@ class OperationSource:
     def waiting(self, loaded: str) -> list[Work]:
         rows = list(operations.runnable().select_related("model__base").defer("log", "result")[: operations.MOST_OPEN])
         elsewhere = _loaded_elsewhere(loaded) if any(row.kind == OperationKind.UNLOAD for row in rows) else set()
-        return [work for row in rows if (work := self._work(row)).model not in elsewhere or not work.frees]
+        works = map(self._work, rows)
+        return [work for work in works if work.model not in elsewhere or not work.frees or work.only]
 
     def _work(self, row: Operation) -> Work:
         engine = row.model.base or row.model
         frees = row.kind == OperationKind.UNLOAD
-        return Work(self, row.pk, engine.name, row.priority, row.created_at, frees=frees)
+        return Work(self, row.pk, engine.name, row.priority, row.created_at, frees=frees, only=row.worker)
 
     def run(self, work: Work, gpu: Gpu) -> None:
         operation = operations.claim(work.id, gpu.worker.pk)

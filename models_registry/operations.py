@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from models_registry.gpu import not_ready
 from models_registry.model_folder import ModelError
-from models_registry.models import OPEN_OPERATIONS, Model, Operation, OperationKind, OperationState, Task
+from models_registry.models import OPEN_OPERATIONS, Model, Operation, OperationKind, OperationState, Task, Worker
 from vbs.broker import wake
 from vbs.configuration import runtime
 
@@ -95,10 +95,12 @@ def ask(
     priority: int = 0,
     now: bool = False,
     asked_by: str = "",
+    worker: uuid.UUID | None = None,
 ) -> Operation:
     """Queue an operation. The same one that is still queued is given back instead. Raises ModelError.
 
-    priority: as of batches. now: before every batch; one that runs makes room.
+    priority: as of batches. now: before every batch; one that runs makes room. worker: the one that is to do it, where
+    not any may.
     """
     if kind not in OperationKind.values:
         raise ModelError(f"unknown operation {kind!r}: it must be one of {', '.join(OperationKind.values)}")
@@ -112,7 +114,9 @@ def ask(
             raise ModelError(f"the model {model.name} is not registered any more")
         if kind != OperationKind.UNLOAD and (why := not_ready(found)):
             raise ModelError(why)
-        queued = Operation.objects.filter(kind=kind, model=found, options=given, state=OperationState.QUEUED)
+        queued = Operation.objects.filter(
+            kind=kind, model=found, options=given, worker=worker, state=OperationState.QUEUED
+        )
         if same := queued.select_related("model__base").first():
             if queued.filter(pk=same.pk, priority__lt=priority).update(priority=priority):
                 same.priority = priority
@@ -120,7 +124,7 @@ def ask(
             raise ModelError(f"{MOST_OPEN} operations are waiting already: cancel some, or wait until they have run")
         else:
             same = Operation.objects.create(
-                kind=kind, model=found, options=given, priority=priority, asked_by=asked_by[:150]
+                kind=kind, model=found, options=given, priority=priority, asked_by=asked_by[:150], worker=worker
             )
         wake("gpu")
     return same
@@ -172,7 +176,7 @@ def claim(operation_id: str, worker: uuid.UUID) -> Operation | None:
     """Take the lease, or None when somebody else has it or it has ended."""
     taken = (
         runnable()
-        .filter(pk=operation_id)
+        .filter(Q(worker=None) | Q(worker=worker), pk=operation_id)
         .update(
             state=OperationState.RUNNING,
             started_at=Now(),
@@ -221,6 +225,7 @@ def release_all(worker: uuid.UUID) -> None:
 def sweep() -> None:
     """Give up what has killed its workers, wake whoever sleeps while something waits, forget what is old."""
     _give_up(Operation.objects.filter(leased_until__lt=Now()))
+    _forget_the_dead()
     if runnable().exists():
         wake("gpu")
     old = timezone.now() - timedelta(days=runtime.value("VBS_RETENTION_DAYS"))
@@ -232,6 +237,13 @@ def _give_up(left: QuerySet[Operation]) -> None:
     left.filter(state=OperationState.RUNNING, attempts__gte=ATTEMPTS).update(
         state=OperationState.FAILED, error=error, finished_at=Now(), leased_by=None, leased_until=None
     )
+
+
+def _forget_the_dead() -> None:
+    """What was for one worker ends with it: its engine has ended too, or is adopted as it is."""
+    left = runnable().filter(worker__isnull=False).exclude(worker__in=Worker.objects.alive().values("pk"))
+    error = "The worker that this was for gives no sign of life any more."
+    left.update(state=OperationState.FAILED, error=error, finished_at=Now(), leased_by=None, leased_until=None)
 
 
 def _ours(operation: Operation, worker: uuid.UUID) -> QuerySet[Operation]:

@@ -15,7 +15,6 @@ from models_registry.models import STALE, Worker
 from models_registry.pages import readings_of
 from models_registry.parts import Reading
 from models_registry.readiness import OK, STORAGE
-from vbs import __version__
 from vbs.live import Page
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.viewer import Viewer
@@ -112,7 +111,7 @@ def _card(worker: Worker, viewer: Viewer) -> Card:
         cluster=worker.cluster,
         host=worker.hostname if operates else "",
         pid=worker.pid,
-        version=__version__,
+        version=worker.version,
         started=worker.started_at,
         alive=alive,
         fix="" if alive else _fix(worker) if operates else SILENT,

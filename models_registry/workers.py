@@ -48,17 +48,18 @@ def restart(worker: Worker) -> None:
 
 def free(worker: Worker, asked_by: str) -> Operation:
     """Unload what it has loaded, before every batch. Raises ModelError."""
-    return operations.ask(OperationKind.UNLOAD, _loaded(worker), now=True, asked_by=asked_by)
+    return operations.ask(OperationKind.UNLOAD, _loaded(worker), now=True, asked_by=asked_by, worker=worker.pk)
 
 
 def restart_engine(worker: Worker, asked_by: str) -> Operation:
     """Unload what it has loaded, and load it anew. Raises ModelError."""
     model = _loaded(worker)
     with transaction.atomic():
-        for older in model.operations.filter(kind=OperationKind.LOAD, state=OperationState.QUEUED):
-            operations.cancel(older)  # it would be taken for ours, and come before the other
-        operations.ask(OperationKind.UNLOAD, model, now=True, asked_by=asked_by)
-        return operations.ask(OperationKind.LOAD, model, now=True, asked_by=asked_by)
+        older = model.operations.filter(kind=OperationKind.LOAD, state=OperationState.QUEUED, worker=worker.pk)
+        for load in older:
+            operations.cancel(load)  # it would be taken for ours, and come before the other
+        operations.ask(OperationKind.UNLOAD, model, now=True, asked_by=asked_by, worker=worker.pk)
+        return operations.ask(OperationKind.LOAD, model, now=True, asked_by=asked_by, worker=worker.pk)
 
 
 def _loaded(worker: Worker) -> Model:

@@ -12,16 +12,16 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from models_registry import importer, operating, operations
+from models_registry import importer, operating, operations, workers
 from models_registry.engine.spec import EngineKind
-from models_registry.gpu import SWEEPS
+from models_registry.gpu import SWEEPS, Work, _enrol
 from models_registry.model_folder import ModelError
 from models_registry.models import Measurement, MeasurementKind, Model, Operation, OperationState, Worker
 from models_registry.operating import OperationSource
 from tests.adapters import adapter_folder
 from tests.batches.test_runner import until
 from tests.engines import line
-from vbs import outages
+from vbs import __version__, outages
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -489,3 +489,38 @@ def test_what_an_engine_that_died_idle_has_left_is_ended(add_model, gpu):
     gpu.serve()
     assert gpu.resident.engine is None and gpu.worker.model_name == ""
     assert not list(gpu.resident.home.glob("engine.json"))
+
+
+def test_of_two_workers_with_the_same_model_the_one_that_was_meant_restarts_its_engine(add_model, make_gpu):
+    model, first, second = add_model(), make_gpu(), make_gpu()
+    done(first, "load", model)
+    done(second, "load", model)
+    kept, old = first.resident.engine.pid, second.resident.engine.pid
+    load = workers.restart_engine(second.worker, "ada")
+    first.serve()
+    load.refresh_from_db()
+    assert load.state == "queued" and first.resident.engine.pid == kept
+    batch = Work(None, "", "", 0, timezone.now())
+    assert second.outranked(batch) and not first.outranked(batch)
+    second.serve()
+    load.refresh_from_db()
+    assert load.state == "succeeded" and first.resident.engine.alive()
+    assert second.resident.engine.pid != old and second.loaded == "scripted"
+
+
+def test_what_was_for_a_worker_that_has_ended_ends_with_it(add_model, make_gpu):
+    model, gone, other = add_model(), make_gpu(), make_gpu()
+    named, any_ = operations.ask("unload", model, worker=gone.worker.pk), operations.ask("unload", model)
+    assert named != any_
+    operations.sweep()
+    named.refresh_from_db()
+    assert named.state == "queued"
+    Worker.objects.filter(pk=gone.worker.pk).update(heartbeat_at=timezone.now() - timedelta(minutes=1))
+    assert operations.claim(named.pk, other.worker.pk) is None
+    operations.sweep()
+    named.refresh_from_db(), any_.refresh_from_db()
+    assert (named.state, any_.state) == ("failed", "queued") and "gives no sign of life" in named.error
+
+
+def test_a_worker_says_which_version_it_runs(transactional_db):
+    assert _enrol("io").version == __version__

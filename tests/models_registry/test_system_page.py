@@ -15,6 +15,7 @@ from django.utils import timezone
 from batches.models import Batch
 from models_registry import logfiles, readiness
 from models_registry.models import Model, Operation, OperationKind, OperationState, Worker
+from vbs import __version__
 from vbs.accounts import roles
 from vbs.accounts.models import Project
 from vbs.configuration.models import AuditEntry
@@ -82,10 +83,11 @@ def seen(response):
 def test_workers_and_health(viewer):
     device = {"memory_used": 3 * 2**30, "memory_total": 4 * 2**30, "utilization": 7, "temperature": 55}
     worker(model_name="tiny", engine_pid=4711, state="running", activity=f"Running {BAD}", health={"devices": [device]})
-    worker(cluster="io", pid=22)
+    worker(cluster="io", pid=22, version="0.0.9")
     page = text(viewer.get("/system/"))
-    for shown in ("pid 4711", "tiny", "pid 22", "55 °C", "3.0 GiB of 4.0 GiB", "heartbeat", "0.1.0", "can be written"):
+    for shown in ("pid 4711", "tiny", "pid 22", "55 °C", "3.0 GiB of 4.0 GiB", "heartbeat", "can be written"):
         assert shown in page, shown
+    assert "<dd>0.0.9</dd>" in page and __version__ not in page, "each its own, not that of the web server"
     assert BAD not in page and "&lt;script&gt;" in page
     assert "not well" not in page and "Restart" not in page and "Logs" not in page
 
@@ -204,6 +206,7 @@ def test_free(operator):
     operator.post(f"/system/workers/{there.pk}/free")
     row = Operation.objects.get()
     assert (row.kind, row.model, row.priority, row.asked_by) == (OperationKind.UNLOAD, model, 101, "operator")
+    assert row.worker == there.pk
     assert AuditEntry.objects.get().action == "worker.free"
 
 
@@ -212,10 +215,12 @@ def test_restart_engine_unloads_before_it_loads(operator):
     older = Operation.objects.create(kind=OperationKind.LOAD, model=model, asked_by="another")
     operator.post(f"/system/workers/{there.pk}/engine")
     older.refresh_from_db()
-    assert older.state == OperationState.CANCELLED
-    rows = Operation.objects.filter(state=OperationState.QUEUED).order_by("-priority", "created_at")
+    assert older.state == OperationState.QUEUED, "it is another's, and for any worker"
+    rows = Operation.objects.filter(worker=there.pk, state=OperationState.QUEUED).order_by("-priority", "created_at")
     assert [(row.kind, row.priority) for row in rows] == [("unload", 101), ("load", 101)]
-    assert AuditEntry.objects.get().action == "worker.restart-engine"
+    operator.post(f"/system/workers/{there.pk}/engine")
+    assert [row.kind for row in rows.all()] == ["unload", "load"], "asked twice it is done once, in order"
+    assert set(AuditEntry.objects.values_list("action", flat=True)) == {"worker.restart-engine"}
 
 
 @pytest.mark.parametrize("do", ["engine", "free"])

@@ -108,6 +108,7 @@ def _worker(worker: Any) -> Found:
         "cluster": worker.cluster,
         "hostname": worker.hostname,
         "pid": worker.pid,
+        "version": worker.version,
         "state": worker.state,
         "activity": worker.activity,
         "heartbeat_seconds": round(worker.silence.total_seconds(), 1),
