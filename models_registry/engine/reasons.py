@@ -160,7 +160,25 @@ def tail(log: Path, most: int = TAIL_BYTES) -> str:
 def explain(log: Path, otherwise: str) -> LoadError:
     """The cause in the log of an engine that did not start: its last error that does not just point to another."""
     text = tail(log)
-    lines = [_PREFIX.sub("", line).rstrip() for line in text.splitlines()]
+    lines = _lines(text)
+    reason = _error(lines)
+    if not reason:
+        said = [line for line in lines if line.strip() and not _NOISE.search(line)]
+        reason = said[-1].strip() if "Traceback" in text and said else otherwise
+    hint = next((words for pattern, words in HINTS if re.search(pattern, reason, re.IGNORECASE)), "")
+    return LoadError(reason[:1000], hint, shortage=shortage(reason, text))
+
+
+def last_error(log: Path) -> str:
+    """The last error at the end of an engine's log, in one line; empty where it names none."""
+    return _error(_lines(tail(log)))
+
+
+def _lines(text: str) -> list[str]:
+    return [_PREFIX.sub("", line).rstrip() for line in text.splitlines()]
+
+
+def _error(lines: list[str]) -> str:
     reason = ""
     for number, line in enumerate(lines):
         if _ERROR.match(line) and not _POINTER.search(line):
@@ -169,11 +187,7 @@ def explain(log: Path, otherwise: str) -> LoadError:
                 reason = " ".join(one.strip() for one in lines[number : number + 3])
                 if inner := re.search(r"Value error, (.+?)(?: \[type=|$)", reason):
                     reason = inner[1]
-    if not reason:
-        said = [line for line in lines if line.strip() and not _NOISE.search(line)]
-        reason = said[-1].strip() if "Traceback" in text and said else otherwise
-    hint = next((words for pattern, words in HINTS if re.search(pattern, reason, re.IGNORECASE)), "")
-    return LoadError(reason[:1000], hint, shortage=shortage(reason, text))
+    return reason
 
 
 def of_request(log: Path, request_id: str) -> str | None:

@@ -67,7 +67,10 @@ class Engine:
         self.started = started or Start()
         self.said: str | list[float] | None = None
         self.verdict = ""
-        self._status: int | None = None  # with which it ended, where it was our child
+        self.child: subprocess.Popen[bytes] | None = (
+            None  # kept: once it is forgotten, the next one asks for its status
+        )
+        self._status: int | None = None  # with which it ended, where that is told
         self._memory_kills = endings.memory_kills()
 
     @property
@@ -86,9 +89,12 @@ class Engine:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
             self._status = status if ended else self._status
         try:
-            return psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
+            if psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE:
+                return True
         except psutil.NoSuchProcess:
             return False
+        self._status = endings.left_status(self.pid) if self._status is None else self._status
+        return False
 
     @property
     def lacked_memory(self) -> bool:
@@ -98,7 +104,7 @@ class Engine:
     def ending(self) -> str:
         """How it ended, in words."""
         self.alive()
-        return self.verdict or endings.words(self._status, self.lacked_memory)
+        return self.verdict or endings.words(self._status, self.lacked_memory, self.log, self.pid)
 
     async def death(self) -> None:
         """Returns when the process has ended, at once when it has already. Never returns for a remote engine."""
@@ -208,6 +214,7 @@ def start(
             start_new_session=True,
         )
     engine = Engine(spec, address, int(options.get("max-num-seqs", 256)), process.pid, log, Start(0.0, options, less))
+    engine.child = process
     try:
         remember(home, engine)
         _wait(engine, process, timeout, on_progress)

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from models_registry.engine import control, processes, pulse, server
+from models_registry.engine import control, endings, processes, pulse, server
 from models_registry.engine.client import Answer, Call, Client, EngineDied, Limits
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
@@ -456,6 +456,66 @@ def test_a_killed_engine_says_how(start):
     os.kill(engine.pid, signal.SIGKILL)
     until(lambda: not engine.alive())
     assert engine.ending() == "killed by SIGKILL, which the system also sends for want of memory"
+
+
+def test_an_adopted_engine_that_is_killed_says_what_is_known(home, monkeypatch):
+    """It is no child of ours, so nobody tells us its status."""
+    monkeypatch.setattr(endings, "memory_kills", lambda: 3)
+    (pid,) = leave(home)
+    engine = server.adopt(None, home)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: gone(pid))
+    until(lambda: not psutil.pid_exists(pid))
+    assert engine.ending() == (
+        "how is not known, for it was started by an earlier worker: the system has killed nothing for want of memory "
+        "meanwhile; its log names no error, as if it was killed"
+    )
+    with engine.log.open("a") as log:
+        log.write("(EngineCore pid=7) ERROR 11-27 10:00:00 [core.py:1] RuntimeError: CUDA error in /srv/vllm/core.py\n")
+    monkeypatch.setattr(endings, "memory_kills", lambda: None)
+    assert engine.ending().endswith(
+        "whether for want of memory is not told here; the last error in its log is: RuntimeError: CUDA error in …"
+    )
+    monkeypatch.setattr(endings, "kernel_words", lambda pid: f"python[{pid}]: segfault at 0")
+    assert f"the kernel's log says: python[{pid}]: segfault at 0; the last error" in engine.ending()
+    monkeypatch.setattr(endings, "memory_kills", lambda: 4)
+    assert engine.ending() == "the system killed it or a process of it for want of memory"
+
+
+def test_of_a_process_that_nobody_has_asked_about_the_status_is_told():
+    """As in a container whose first process does not wait for those that it inherits."""
+    code = "import os, time; pid = os.fork(); pid or os.kill(os.getpid(), 9); print(pid, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        try:
+            pid = int(parent.stdout.readline())
+            until(lambda: gone(pid))
+            assert endings.words(endings.left_status(pid), False).startswith("killed by SIGKILL")
+            assert endings.left_status(parent.pid) is None and endings.left_status(2**22 + 1) is None
+        finally:
+            parent.kill()
+
+
+def test_the_kernels_log_is_read_where_it_has_our_numbers(tmp_path):
+    kmsg, proc = tmp_path / "kmsg", tmp_path / "proc"
+    (proc / "self" / "ns").mkdir(parents=True)
+    kmsg.write_text(
+        "6,1,1,-;python[42]: segfault at 0 ip 0\n6,2,2,-;eth0 42 up\n"
+        "3,3,3,-;Out of memory: Killed process 421 (python)\n"
+    )
+    assert endings.kernel_words(42, kmsg, proc) == "", "of a namespace that is not known"
+    (proc / "self" / "ns" / "pid").symlink_to("pid:[4026531836]")
+    assert endings.kernel_words(42, kmsg, proc) == "python[42]: segfault at 0 ip 0"
+    assert endings.kernel_words(421, kmsg, proc) == "Out of memory: Killed process 421 (python)"
+    assert endings.kernel_words(7, kmsg, proc) == endings.kernel_words(42, tmp_path / "none", proc) == ""
+
+
+def test_an_engine_that_ends_by_itself_says_what_its_log_says(start):
+    engine = start(spec(**{"crash-after": 1}))
+    with contextlib.suppress(EngineDied):
+        collect(engine, ["a", "b"])
+    until(lambda: not engine.alive())
+    subprocess.run(["true"], check=True)  # another child does not take its status from us
+    assert engine.ending() == "ended by itself with status 134, its log names no error"
 
 
 def test_stopping_in_the_middle_aborts_what_runs(start):
