@@ -17,6 +17,7 @@ from batches.models import Batch, BatchRequest, BatchStatus, Purpose, RequestSta
 from batches.parameters import Serving
 from batches.validate import Line, LineError, Report, Rules, read
 from models_registry import aliases, tool_calls
+from models_registry.engine import defaults
 from models_registry.engine.spec import EngineKind
 from models_registry.models import Model, Task
 from vbs import advisory, timeouts
@@ -136,7 +137,9 @@ def _serving(models: dict[str, Model], name: str) -> Serving:
     model = models.get(name)
     if model is None:  # removed this instant
         return Serving()
-    return Serving((model.base or model).kind == EngineKind.REMOTE, tool_calls.are_read(model))
+    host = model.base or model
+    by_guidance = host.kind == EngineKind.VLLM and defaults.backend(host.engine_args, host.source) == "guidance"
+    return Serving(host.kind == EngineKind.REMOTE, tool_calls.are_read(model), by_guidance)
 
 
 def told(report: Report, endpoint: str) -> Iterator[str]:

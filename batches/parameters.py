@@ -74,10 +74,12 @@ LENGTHS: dict[str, tuple[tuple[str, ...], bool]] = {
 
 @dataclass(frozen=True)
 class Serving:
-    """What has to be known of the engine of a model. is_remote: somebody else's, which may know other parameters."""
+    """What has to be known of the engine of a model. is_remote: somebody else's, which may know other parameters.
+    by_guidance: llguidance holds its answers to their form."""
 
     is_remote: bool = False
     reads_tool_calls: bool = True
+    by_guidance: bool = False
 
 
 def refusal(endpoint: str, body: Mapping[str, Any], serving: Serving) -> tuple[str, str] | None:

@@ -13,6 +13,7 @@ from typing import IO, Any, TypedDict
 import orjson
 
 from batches import parameters, raw_json
+from batches.constraints import Constraints
 from batches.kinds import not_utf8
 from batches.parameters import Serving
 from batches.raw_json import NotAnObject
@@ -125,6 +126,11 @@ class _Bad(Exception):
 
 def read(file: IO[bytes], rules: Rules, report: Report) -> Iterator[Line]:
     """The good lines, in order; the bad ones go to the report. Stops early only past the limit of requests."""
+    with Constraints() as constraints:
+        yield from _read(file, rules, report, constraints)
+
+
+def _read(file: IO[bytes], rules: Rules, report: Report, constraints: Constraints) -> Iterator[Line]:
     seen: dict[bytes, int] = {}
     models: dict[str, tuple[str, str] | Serving] = {}
     count = 0
@@ -143,7 +149,7 @@ def read(file: IO[bytes], rules: Rules, report: Report) -> Iterator[Line]:
             if text is None:
                 limit = rules.max_line_bytes // 2**20
                 raise _Bad("line_too_large", f"This line is longer than {limit} MB, which is the limit of one request.")
-            custom_id, model, prefix, body = _check(text, number, rules, seen, models)
+            custom_id, model, prefix, body = _check(text, number, rules, seen, models, constraints)
         except _Bad as bad:
             report.add(bad.code, number, bad.message, bad.param)
         else:
@@ -179,6 +185,7 @@ def _check(
     rules: Rules,
     seen: dict[bytes, int],
     models: dict[str, tuple[str, str] | Serving],
+    constraints: Constraints,
 ) -> tuple[str, str, uuid.UUID, dict[str, Any]]:
     """custom_id, model, prefix and body."""
     try:
@@ -219,6 +226,8 @@ def _check(
         raise _Bad("streaming_unsupported", "Streaming is not supported in a batch; leave 'stream' out.", "body.stream")
     if refused := parameters.refusal(rules.endpoint, body, serving):
         raise _Bad("unsupported_parameter", refused[1], f"body.{refused[0]}")
+    if serving.by_guidance and (wrong := constraints.wrong(body)):
+        raise _Bad("invalid_constraint", wrong[1], f"body.{wrong[0]}")
     try:
         raw_json.request_of(text)  # what the engine will be sent
         return custom_id, model, _prefix(body, needed), body

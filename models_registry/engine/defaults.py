@@ -96,6 +96,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def backend(given: dict[str, Any], source: str) -> str:
+    """The backend of structured outputs of a model with these options in this folder."""
+    asked = given.get("structured-outputs-config", {}).get("backend")
+    return str(asked or structured_outputs(source))
+
+
 def structured_outputs(source: str) -> str:
     """The backend that holds the answers of the model in this folder to a schema, regex, grammar or choice."""
     fast = any((Path(source) / name).exists() for name in FAST_TOKENIZERS) if source else True
