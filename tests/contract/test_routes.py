@@ -112,6 +112,28 @@ def test_lists_refuse_what_they_do_not_know(vbs, route, known):
     assert vbs.http.get(f"{route}?api-version=1").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("route", "name", "values"),
+    [
+        ("/batches", "status", ("completed", "failed")),
+        ("/batches", "limit", ("1", "2")),
+        ("/batches", "after", ("batch_a", "batch_b")),
+        ("/files", "purpose", ("batch", "batch_output")),
+        ("/files", "order", ("asc", "asc")),
+        ("/registry/operations", "state", ("open", "all")),
+        ("/registry/operations", "model", ("scripted", "scripted")),
+        ("/registry/models/scripted/measurements", "limit", ("1", "2")),
+        ("/registry/models/scripted/fit", "context", ("1", "2")),
+    ],
+)
+def test_a_parameter_that_is_there_twice_is_refused(vbs, route, name, values):
+    """Or the first would be lost without a word."""
+    answer = vbs.http.get(route + "?" + "&".join(f"{name}={value}" for value in values))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (400, name, "duplicate_parameter")
+    assert "2 times" in error["message"]
+
+
 def test_the_list_of_models_takes_whatever_clients_add(vbs):
     assert vbs.http.get("/models?client_version=1&limit=3").status_code == 200
 

@@ -20,9 +20,22 @@ class Page(TypedDict):
     has_more: bool
 
 
+def single(query: QueryDict, name: str) -> str | None:
+    """A parameter's text, or None. Raises InvalidRequest when it is there twice, of which all but one would be lost."""
+    given = query.getlist(name)
+    if len(given) > 1:
+        shown = ids.shown(name)
+        raise InvalidRequest(
+            f"Parameter given {len(given)} times: '{shown}'. It takes one value; ask once for each.",
+            param=shown,
+            code="duplicate_parameter",
+        )
+    return given[0] if given else None
+
+
 def whole_number(query: QueryDict, name: str, default: int, low: int, high: int) -> int:
     """A number from the query string. Raises InvalidRequest outside of low … high."""
-    text = query.get(name)
+    text = single(query, name)
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
@@ -34,7 +47,8 @@ def whole_number(query: QueryDict, name: str, default: int, low: int, high: int)
 
 def choice(query: QueryDict, name: str, default: str, allowed: tuple[str, ...]) -> str:
     """One of the allowed words from the query string. Raises InvalidRequest for any other."""
-    text = query.get(name, default)
+    text = single(query, name)
+    text = default if text is None else text
     if text not in allowed:
         raise InvalidRequest(
             f"Invalid '{name}': '{ids.shown(text)}'. Supported values are: {', '.join(allowed)}.", param=name
@@ -43,13 +57,15 @@ def choice(query: QueryDict, name: str, default: str, allowed: tuple[str, ...]) 
 
 
 def only(query: QueryDict, *known: str) -> None:
-    """Raises InvalidRequest for a parameter that would silently do nothing. Azure's clients put theirs everywhere."""
+    """Raises InvalidRequest for a parameter that would silently do nothing, or that is there twice. Azure's clients put
+    theirs everywhere."""
     for name in query:
         if name not in known and name != "api-version":
             takes = f"this list takes {', '.join(known)}" if known else "this list takes none"
             raise InvalidRequest(
                 f"Unknown parameter: '{ids.shown(name)}'; {takes}.", param=ids.shown(name), code="unknown_parameter"
             )
+        single(query, name)
 
 
 def unknown_after(after: str) -> InvalidRequest:
