@@ -22,6 +22,8 @@ def unreadable(head: bytes) -> str:
             return kind
     if b"\0" not in head:
         return ""
+    if not head.strip(b"\0"):
+        return "nothing but NUL bytes, as of a copy or a download that did not end"
     zeros = max(head[0::2].count(0), head[1::2].count(0))
     return "text in UTF-16" if 3 * zeros > len(head) else "a binary file"
 

@@ -404,10 +404,11 @@ class Batch(models.Model):
         ahead |= Q(priority=self.priority, validated_at=self.validated_at, id__lt=self.pk)
         return 1 + Batch.objects.waiting().filter(ahead).count()
 
-    def note(self, message: str, level: str = "info") -> None:
-        """A line in the batch's own log, and in the worker's."""
+    def note(self, message: str, level: str = "info", logged: str = "") -> None:
+        """A line in the batch's own log, and in the worker's; there at the level `logged` where that is another: what
+        is an error to whoever made the batch may be none of the server's."""
         BatchEvent.objects.create(batch=self, level=level, message=message)
-        log.log(logging.getLevelName(level.upper()), "%s: %s", self.pk, message)
+        log.log(logging.getLevelName((logged or level).upper()), "%s: %s", self.pk, message)
 
     def note_once(self, message: str, level: str = "info") -> timedelta:
         """The same, but not again what is the last line already. How long that has been so."""
@@ -453,7 +454,8 @@ class Batch(models.Model):
             if self.status != BatchStatus.VALIDATING or (worker and self.leased_by != worker):
                 return False
             self._enter(BatchStatus.FAILED, errors=errors, leased_by=None, leased_until=None)
-            self.note(f"Failed: {errors[0]['message'] if errors else 'no reason given'}", "error")
+            message = f"Failed: {errors[0]['message'] if errors else 'no reason given'}"
+            self.note(message, "error", logged="error" if worker else "warning")
         return True
 
     def start(self, worker: uuid.UUID, asked: str, model: Model) -> None:

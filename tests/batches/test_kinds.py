@@ -25,6 +25,8 @@ ROW = json.dumps(line("a", "grüße"), ensure_ascii=False)
         (ROW.encode("latin-1"), "not UTF-8 (its byte 143), but perhaps Latin-1: save the file as UTF-8"),
         (b"PK\x03\x04", "Excel"),
         (b'{"a":"\0"}', "a binary file"),
+        (bytes(100), "nothing but NUL bytes"),
+        (bytes(70_000), "nothing but NUL bytes"),
         (b"\n{oops", "the first line is not JSON"),
     ],
 )
@@ -46,6 +48,14 @@ def test_a_line_in_latin_1_is_named_in_validation(project, submitted, tmp_path):
     Model.objects.create(name="scripted", kind="scripted")
     batch = submitted(LINE + b"\n" + ROW.encode("latin-1"))
     assert batch.status == "failed" and "perhaps Latin-1" in batch.errors[0]["message"]
+
+
+def test_what_a_client_did_wrong_is_no_error_of_the_server(project, submitted, caplog):
+    batch = submitted(b"{}\n")
+    assert batch.status == "failed" and batch.events.get(message__startswith="Failed").level == "error"
+    (said,) = [one for one in caplog.records if "Failed" in one.getMessage()]
+    assert (said.levelname, said.exc_info) == ("WARNING", None) and batch.pk in said.getMessage()
+    assert not [one for one in caplog.records if one.levelname in ("ERROR", "CRITICAL")]
 
 
 def test_bad_lines_are_those_that_a_batch_would_have(project, submitted, tmp_path):
