@@ -14,6 +14,8 @@ from models_registry.engine.refusals import clean, parsed, refusal
 
 MOST_SHOWN = 64 * 1024  # bytes of what came instead of an answer
 DEEP = 250  # levels of nesting that are looked at
+MOST_TOKENS = 2**24  # of one request or answer: beyond the context of any model
+UNSEEN_TOKENS = 2**17  # that may be in no bytes: media that are fetched, a server's own prompt, hidden reasoning
 
 
 @dataclass(slots=True)
@@ -45,7 +47,7 @@ def outcome(answer: Answer, model: str) -> Outcome:
         text = _bearing(answer.body, model) if "model" in body else answer.body
         if text is not None and _flat(answer.body, body):
             made = Outcome(request, RequestState.COMPLETED, answer.status, one_line(text).decode(), answer.request_id)
-            _count(made, body.get("usage"))
+            _count(made, body.get("usage"), answer)
             return made
     code, message = _error(answer, body)
     shown = _shown(answer.body, body)
@@ -104,21 +106,27 @@ def _shown(content: bytes, body: Any) -> str:
     return one_line(orjson.dumps(content[:MOST_SHOWN].decode(errors="replace") + more)).decode()
 
 
-def _count(made: Outcome, usage: Any) -> None:
+def _count(made: Outcome, usage: Any, answer: Answer) -> None:
+    """The tokens, within what is possible. A number that cannot be is not counted, whoever says it; of a server that
+    others run, neither are more tokens than bytes of which they could be: it would spoil the speed of its model and
+    the sums of the batch. The answer keeps what it says."""
     if not isinstance(usage, dict):
         return
 
-    def number(of: Any, *names: str) -> int:
-        found = next((of[name] for name in names if isinstance(of, dict) and isinstance(of.get(name), int)), 0)
-        return max(0, min(int(found), 2**31 - 1))
+    def number(of: Any, *names: str, most: int = MOST_TOKENS) -> int:
+        found = next((of[name] for name in names if isinstance(of, dict) and type(of.get(name)) is int), 0)
+        return found if 0 <= found <= most else 0
 
-    made.input_tokens = number(usage, "prompt_tokens", "input_tokens")
-    made.output_tokens = number(usage, "completion_tokens", "output_tokens")
-    made.cached_tokens = number(
-        usage.get("prompt_tokens_details") or usage.get("input_tokens_details"), "cached_tokens"
-    )
-    details = usage.get("completion_tokens_details") or usage.get("output_tokens_details")
-    made.reasoning_tokens = number(details, "reasoning_tokens")
+    read = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    written = usage.get("completion_tokens_details") or usage.get("output_tokens_details")
+    most_read = most_written = MOST_TOKENS
+    if answer.sent is not None:
+        most_read = answer.sent + UNSEEN_TOKENS
+        most_written = len(answer.body) + number(written, "reasoning_tokens", most=UNSEEN_TOKENS)
+    made.input_tokens = number(usage, "prompt_tokens", "input_tokens", most=most_read)
+    made.output_tokens = number(usage, "completion_tokens", "output_tokens", most=most_written)
+    made.cached_tokens = number(read, "cached_tokens", most=made.input_tokens)
+    made.reasoning_tokens = number(written, "reasoning_tokens", most=made.output_tokens)
 
 
 def _bearing(body: bytes, model: str) -> bytes | None:

@@ -45,7 +45,8 @@ class Call:
 class Answer:
     """What came of a call. Either an HTTP status with its body, or an error code and message in our words.
 
-    kind: the body's type, as the engine has it. reason: for a failure, what the engine's log says.
+    kind: the body's type, as the engine has it. reason: for a failure, what the engine's log says. sent: bytes of the
+    request where the server is one that others run, so that what it says of it can be judged; None for our engines.
     """
 
     key: Any
@@ -56,6 +57,7 @@ class Answer:
     error_message: str | None = None
     kind: str = ""
     reason: str | None = None
+    sent: int | None = None
 
 
 class TooLarge(Exception):
@@ -214,7 +216,8 @@ class Client:
                     )
                 body = await self._read(response)
                 kind = response.headers.get("Content-Type", "")
-                answer = Answer(call.key, response.status, body, call.request_id, kind=kind)
+                sent = len(call.body) if self.engine.pid is None else None
+                answer = Answer(call.key, response.status, body, call.request_id, kind=kind, sent=sent)
                 asked = response.headers.get("Retry-After", "")
                 return answer, float(asked) if asked.isascii() and asked.isdigit() else 0.0
         except TooLarge:

@@ -3,6 +3,7 @@
 It may be a server that we know nothing of, so nothing is taken for granted: neither sizes, nor depth, nor characters.
 """
 
+import re
 from typing import Any
 
 import orjson
@@ -20,13 +21,34 @@ def parsed(body: bytes) -> Any:
         return None
 
 
+# The code of an error whose server has none in the usual form: `BadRequestError`, `Bad Request`, or nothing.
+CODES = {
+    400: "invalid_request",
+    401: "invalid_api_key",
+    403: "forbidden",
+    404: "not_found",
+    408: "request_timeout",
+    413: "request_too_large",
+    422: "invalid_request",
+    429: "rate_limit_exceeded",
+    500: "server_error",
+    502: "server_error",
+    503: "server_error",
+    504: "server_error",
+}
+CODE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+
+
 def refusal(status: int, body: Any) -> tuple[str, str]:
-    """Code and message of a parsed error."""
+    """Code and message of a parsed error. The code is the server's where it is one, such as `context_length_exceeded`,
+    else that of the status. (Types such as `invalid_request_error` say less than the status.)"""
     error = body.get("error", body) if isinstance(body, dict) else None
     error = error if isinstance(error, dict) else {"message": error}
-    code = next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), None)
+    said = (error.get(name) for name in ("code", "type"))
+    code = next((one for one in said if isinstance(one, str) and CODE.fullmatch(one) and not one.endswith("error")), "")
     message = words(error.get("message"))
-    return clean(code or f"http_{status}", MOST_CODE), clean(message or f"The engine answered with status {status}.")
+    code = code or CODES.get(status, f"http_{status}")
+    return clean(code, MOST_CODE), clean(message or f"The engine answered with status {status}.")
 
 
 def said(status: int, body: bytes) -> str:

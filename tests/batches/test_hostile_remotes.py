@@ -9,7 +9,7 @@ import pytest
 from batches.models import BatchRequest
 from models_registry import importer, operations
 from models_registry.engine import client, server
-from models_registry.models import OperationKind
+from models_registry.models import Measurement, OperationKind
 from tests.engines import line
 from tests.hostile import http
 
@@ -78,13 +78,13 @@ ODD = [
     (http(gzip.compress(b"{}"), "Content-Encoding: gzip"), "invalid_response", "compressed (gzip"),
     (http(b"x" * (2**20 + 1)), "response_too_large", "VBS_MAX_ANSWER_MB"),
     (http(b"", "Location: http://127.0.0.1:1/", status="302 Found"), "redirected", "not followed"),
-    (http(nested(300), status="400 Bad"), "http_400", "answered with status 400"),
-    (http(b'{"error": {"message": ' + nested(300) + b"}}", status="400 Bad"), "http_400", "with status 400"),
-    (http(b'{"error": {"message": {"a": [1]}}}', status="422 Bad"), "http_422", '{"a":[1]}'),
+    (http(nested(300), status="400 Bad"), "invalid_request", "answered with status 400"),
+    (http(b'{"error": {"message": ' + nested(300) + b"}}", status="400 Bad"), "invalid_request", "with status 400"),
+    (http(b'{"error": {"message": {"a": [1]}}}', status="422 Bad"), "invalid_request", '{"a":[1]}'),
     (http(b'{"error": {"code": "%s", "message": "a\\u0000b"}}' % (b"c" * 500), status="400 Bad"), "c" * 99 + "…", "a"),
-    (http(b'{"error": {"message": "%s"}}' % (b"m" * 500_000), status="400 Bad"), "http_400", "m…"),
-    (http(b"\xff\0" * 100_000, status="404 Not"), "http_404", "status 404"),
-    (http(b'{"error": "same"}', status="500 Error"), "http_500", "same"),
+    (http(b'{"error": {"message": "%s"}}' % (b"m" * 500_000), status="400 Bad"), "invalid_request", "m…"),
+    (http(b"\xff\0" * 100_000, status="404 Not"), "not_found", "status 404"),
+    (http(b'{"error": "same"}', status="500 Error"), "server_error", "same"),
     (http(b"{}", status="999 Odd"), "http_999", "status 999"),
     (HEAD + b"X-Long: " + b"x" * 100_000 + b"\r\nContent-Length: 2\r\n\r\n{}", "connection_lost", "cannot be read"),
     (HEAD + b"X-Many: 1\r\n" * 500 + b"Content-Length: 2\r\n\r\n{}", "connection_lost", "cannot be read"),
@@ -195,3 +195,27 @@ def test_operations(far, hostile, gpu, kind, odd, said):
     operation.refresh_from_db()
     assert operation.state == "failed" and said in operation.error, operation.error
     json.dumps(operation.log)
+
+
+def test_false_usage_spoils_neither_the_sums_nor_the_speed(far, hostile, submitted, gpu, close):
+    """A number that cannot be is not counted: in the batch, in its requests, in the speed of its model."""
+    claims = [10**9, -5, "many", None]
+    true = {"prompt_tokens": 7, "completion_tokens": 3}
+
+    def answer(body):
+        text = orjson.loads(body)["messages"][0]["content"]
+        count = None if text == "good" else claims[int(text)]
+        usage = true if text == "good" else {"prompt_tokens": count, "completion_tokens": count}
+        message = {"role": "assistant", "content": "ok"}
+        return http(orjson.dumps({"model": "m", "choices": [{"index": 0, "message": message}], "usage": usage}))
+
+    hostile.of_body = answer
+    batch = submitted(
+        [line("good", "good", "far")] + [line(f"{number}", f"{number}", "far") for number in range(len(claims))]
+    )
+    gpu.serve()
+    good, bad = close(batch)
+    assert (len(good), bad) == (1 + len(claims), [])
+    assert (batch.input_tokens, batch.output_tokens) == (7, 3)
+    measured = Measurement.objects.get(model=far, kind="batch")
+    assert (measured.input_tokens, measured.output_tokens) == (7, 3)

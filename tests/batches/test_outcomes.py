@@ -45,19 +45,63 @@ def test_odd_usage_counts_nothing(usage):
 @pytest.mark.parametrize(
     "body, code, message",
     [
-        ({"error": {"message": "no", "type": "BadRequestError", "code": 400}}, "BadRequestError", "no"),
+        ({"error": {"message": "no", "type": "BadRequestError", "code": 400}}, "invalid_request", "no"),
+        ({"error": {"message": "no", "type": "Bad Request", "code": 400}}, "invalid_request", "no"),
+        ({"error": {"message": "no", "type": "invalid_request_error", "code": None}}, "invalid_request", "no"),
+        ({"error": {"message": "no", "type": "insufficient_quota"}}, "insufficient_quota", "no"),
         ({"error": {"message": "no", "code": "too_long"}}, "too_long", "no"),
-        ({"message": "no", "type": "T"}, "T", "no"),
-        ({"error": "plain"}, "http_400", "plain"),
-        ([1], "http_400", "The engine answered with status 400."),
-        (b"<html>", "http_400", "The engine answered with status 400."),
-        ({"error": {"message": "a\0b"}}, "http_400", "a\ufffdb"),
+        ({"message": "no", "type": "T"}, "invalid_request", "no"),
+        ({"error": "plain"}, "invalid_request", "plain"),
+        ([1], "invalid_request", "The engine answered with status 400."),
+        (b"<html>", "invalid_request", "The engine answered with status 400."),
+        ({"error": {"message": "a\0b"}}, "invalid_request", "a\ufffdb"),
     ],
 )
 def test_a_refusal_keeps_its_body_and_gets_code_and_message(body, code, message):
     one = made(400, body)
     assert (one.state, one.status_code, one.error_code, one.error_message) == (RequestState.FAILED, 400, code, message)
     assert json.loads(one.response) == ("<html>" if body == b"<html>" else body)
+
+
+@pytest.mark.parametrize(
+    "status, code",
+    [
+        (404, "not_found"),
+        (422, "invalid_request"),
+        (429, "rate_limit_exceeded"),
+        (503, "server_error"),
+        (418, "http_418"),
+    ],
+)
+def test_what_has_no_code_has_that_of_its_status(status, code):
+    assert made(status, {"error": {"message": "no", "type": "SomeError", "code": "Some words"}}).error_code == code
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [-1, -(10**30), 10**6, 2**31, 2**63, 10**30, 1e30, True, "12", "many", None, [5], {"a": 5}],
+)
+def test_what_a_remote_claims_is_counted_where_it_can_be(claimed):
+    """Of a request of 500 bytes, and an answer of not many more."""
+    usage = {
+        "prompt_tokens": claimed,
+        "completion_tokens": claimed,
+        "prompt_tokens_details": {"cached_tokens": claimed},
+        "completion_tokens_details": {"reasoning_tokens": claimed},
+    }
+    one = made(200, {"usage": usage}, sent=500)
+    assert (one.input_tokens, one.cached_tokens, one.output_tokens, one.reasoning_tokens) == (0, 0, 0, 0)
+    assert json.loads(one.response) == json.loads(json.dumps({"usage": usage})), "it is kept as it was said"
+    assert made(200, {"usage": usage}).output_tokens in (0, 10**6), "our own engine skips special tokens"
+
+
+def test_what_a_remote_truly_counts_is_counted():
+    usage = {"prompt_tokens": 90_000, "completion_tokens": 20_004}  # it has fetched an image, and thought in secret
+    usage["completion_tokens_details"] = {"reasoning_tokens": 20_000}
+    one = made(200, {"usage": usage}, sent=500)
+    assert (one.input_tokens, one.output_tokens, one.reasoning_tokens) == (90_000, 20_004, 20_000)
+    usage["completion_tokens_details"] = {"reasoning_tokens": 0}
+    assert made(200, {"usage": usage}, sent=500).output_tokens == 0
 
 
 @pytest.mark.parametrize("body", [b"", b"garbage", b"\xff\xfe", b"[1]", b"3"])
