@@ -16,6 +16,7 @@ from django.db.models import F, Func, Q, Value
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from batches.counts import Counts
 from models_registry.models import Model
 from vbs.accounts.models import Project
 from vbs.broker import wake
@@ -377,14 +378,13 @@ class Batch(models.Model):
         return self.total - self.completed - self.failed
 
     @property
-    def answered(self) -> int:
-        """Its requests that were run to their end, good or bad."""
-        return self.completed + self.failed - self.not_run
+    def counts(self) -> Counts:
+        not_run = self.pending + self.not_run if self.is_terminal else self.not_run
+        return Counts(self.total, self.completed, self.failed, not_run)
 
     @property
-    def failures(self) -> int:
-        """Those of them that failed."""
-        return self.failed - self.not_run
+    def answered(self) -> int:
+        return self.counts.answered
 
     def percent(self, places: int = 1) -> float:
         """How many of its requests were run, rounded down: it is 100 only when all were."""
@@ -540,8 +540,7 @@ class Batch(models.Model):
                 return False
             status = BatchStatus.CANCELLED if self.status == BatchStatus.CANCELLING else BatchStatus(self.outcome)
             self._enter(status, output_file=output_file, error_file=error_file, requests_per_second=None)
-            rest = f", {self.not_run:,} not run" if self.not_run else ""
-            self.note(f"{status.value.capitalize()}: {self.completed:,} completed, {self.failures:,} failed{rest}.")
+            self.note(f"{status.value.capitalize()}: {self.counts.words()}.")
         return True
 
     def request_cancel(self) -> None:

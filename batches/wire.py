@@ -4,7 +4,7 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from batches import forecast
+from batches import forecast, pace
 from batches.forecast import Forecast
 from batches.models import RUNNABLE, Batch, BatchStatus, File, Pause, Upload, UploadPart
 from vbs.openai.schema import (
@@ -76,14 +76,15 @@ def _usage(batch: Batch) -> Usage | None:
 
 
 def progress(batch: Batch, expected: Forecast | None = None) -> Progress:
-    """How far it is, and while it runs how fast it goes and how long it still takes."""
+    """How far it is, how fast it goes, or went, and while it runs how long it still takes."""
+    speed = pace.of(batch)
     running = batch.status == BatchStatus.IN_PROGRESS
     if running and expected is None:
         expected = forecast.of(batch)
     return {
         "percent": batch.percent(2),
-        "tokens_per_second": _rounded(batch.tokens_per_second),
-        "requests_per_second": _rounded(batch.requests_per_second) if running else None,
+        "tokens_per_second": _rounded(speed.tokens_per_second),
+        "requests_per_second": _rounded(speed.requests_per_second),
         "eta_seconds": _until(expected.completion_at) if running and expected else None,
     }
 
@@ -127,6 +128,7 @@ def batch_object(batch: Batch, places: dict[str, int] | None = None, expected: F
         "metadata": batch.metadata,
         "model": batch.model_names[0] if batch.model_names else None,
         "usage": _usage(batch),
+        "not_run": batch.counts.not_run,
         "priority": batch.priority,
         "progress": progress(batch, expected),
         "queue_position": position,

@@ -221,7 +221,7 @@ def _row(
         size=fit.size(model.size_bytes) if model.size_bytes else "",
         context=f"{model.context_length:,}" if model.context_length else "",
         fit_id=_fit_id(model),
-        speed=_speed(speed, model.task),
+        speed=_speed(speed),
         loaded=here,
         asleep=not here and model.name in asleep,
         runs_code=model.trust_remote_code,
@@ -238,11 +238,10 @@ def _fit_id(model: Model) -> str:
     return f"fit-{model.pk}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 
-def _speed(speed: Speed, task: str) -> tuple[str, ...]:
+def _speed(speed: Speed) -> tuple[str, ...]:
     if not speed.measurements:
         return ()
-    rate = speed.input_tokens_per_second if task == Task.EMBEDDING else speed.output_tokens_per_second
-    return f"{number(rate)} tokens/s", f"{number(speed.requests_per_second)} requests/s"
+    return f"{number(speed.tokens_per_second)} tokens/s", f"{number(speed.requests_per_second)} requests/s"
 
 
 def _fetching(model: Model, download: Download, for_operator: bool) -> Fetching | None:

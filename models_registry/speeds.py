@@ -66,8 +66,19 @@ class Speed:
         limited = self.unlimited if self.limited is None else self.limited
         return (1 - unlimited) * (limited or 0) + unlimited * (self.unlimited or 0)
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """As `counted` counts them; None where none were told."""
+        return counted(self.input_tokens_per_second or 0, self.output_tokens_per_second or 0) or None
+
 
 UNKNOWN = Speed()
+
+
+def counted(read: float, written: float) -> float:
+    """What `tokens_per_second` counts, of a model and of a batch, wherever it is told: the tokens that are written, and
+    where none are, as of embeddings, those that are read."""
+    return written or read
 
 
 def of(model: Model) -> Speed:

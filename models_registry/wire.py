@@ -3,7 +3,7 @@
 from typing import Any
 
 from models_registry import speeds
-from models_registry.models import Model, Task, Worker, WorkerState
+from models_registry.models import Model, Worker, WorkerState
 from models_registry.speeds import Speed
 from vbs.openai.schema import ModelObject, WorkerObject, unix
 
@@ -16,7 +16,6 @@ def reason(words: str, for_operator: bool) -> str | None:
 def model_object(model: Model, loaded: set[str], speed: Speed | None = None, for_operator: bool = False) -> ModelObject:
     """`speed`: how fast it is; without it, it is asked for this one."""
     speed = speed or speeds.of(model)
-    tokens = speed.input_tokens_per_second if model.task == Task.EMBEDDING else speed.output_tokens_per_second
     return {
         "id": model.name,
         "object": "model",
@@ -34,7 +33,7 @@ def model_object(model: Model, loaded: set[str], speed: Speed | None = None, for
         "revision": model.revision or None,
         "quantization": model.engine_args.get("quantization"),
         "trust_remote_code": model.trust_remote_code,
-        "tokens_per_second": _rounded(tokens),
+        "tokens_per_second": _rounded(speed.tokens_per_second),
         "input_tokens_per_second": _rounded(speed.input_tokens_per_second),
         "requests_per_second": _rounded(speed.requests_per_second),
         "load_seconds": _rounded(speed.load_seconds),

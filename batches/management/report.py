@@ -2,8 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
+from batches.counts import Counts
 from batches.management.terminal import aligned
-from vbs.openai.schema import BatchErrorItem, BatchObject, QueueObject, WorkerObject
+from vbs.openai.schema import BatchErrorItem, BatchObject, Progress, QueueObject, WorkerObject
 
 SHOWN_ERRORS = 20
 ROUGH = 10  # seconds below which a difference of whole seconds says little
@@ -68,67 +69,57 @@ def _absent(queue: QueueObject | None, cluster: str) -> str:
 
 def facts(batch: BatchObject) -> str:
     """`120/500, 2 failed, 8.1 requests/s, 51 tokens/s, 45 s left`"""
-    counts, progress = batch["request_counts"], batch["progress"]
-    if not counts["total"]:
+    counts, progress = Counts.read(batch), batch["progress"]
+    if not counts.total:
         return ""
-    said = [f"{counts['completed'] + counts['failed']:,}/{counts['total']:,}"]
-    if counts["failed"]:
-        said.append(f"{counts['failed']:,} failed")
-    if progress["requests_per_second"] is not None:
-        said.append(f"{progress['requests_per_second']:,.1f} requests/s")
-        if progress["tokens_per_second"] is not None:
-            said.append(f"{progress['tokens_per_second']:,.0f} tokens/s")
-    if progress["eta_seconds"] is not None:
-        said.append(f"{duration(progress['eta_seconds'])} left")
-    return ", ".join(said)
+    said = [
+        f"{counts.answered:,}/{counts.total:,}",
+        f"{counts.failures:,} failed" if counts.failures else "",
+        f"{counts.not_run:,} not run" if counts.not_run else "",
+        speed(progress),
+        "" if progress["eta_seconds"] is None else f"{duration(progress['eta_seconds'])} left",
+    ]
+    return ", ".join(filter(None, said))
+
+
+def speed(progress: Progress) -> str:
+    """`8.1 requests/s, 51 tokens/s`: of late while it runs, on the whole once nothing more of it is run."""
+    requests, tokens = progress["requests_per_second"], progress["tokens_per_second"]
+    if requests is None:
+        return ""
+    return f"{requests:,.1f} requests/s" + ("" if tokens is None else f", {tokens:,.0f} tokens/s")
 
 
 # When it has ended
 
 
 def running_seconds(batch: BatchObject) -> float | None:
-    """From the first request to the last answer. The timestamps are in whole seconds; within what they allow, the
-    server's own rate, which it measures over half a minute, tells a short run more exactly."""
+    """From the first request until nothing more of it is run. The timestamps are in whole seconds; within what they
+    allow, the server's own rate tells a short run more exactly."""
     began = batch["in_progress_at"]
-    end = batch["finalizing_at"] or batch["cancelled_at"]
+    end = batch["finalizing_at"] or batch["cancelling_at"]
     if began is None or end is None:
         return None
-    rate, tokens = batch["progress"]["tokens_per_second"], _tokens(batch)
-    if end - began < ROUGH and rate and tokens:
-        return min(max(tokens / rate, end - began - 1), end - began + 1)
+    rate, answered = batch["progress"]["requests_per_second"], Counts.read(batch).answered
+    if end - began < ROUGH and rate and answered:
+        return min(max(answered / rate, end - began - 1), end - began + 1)
     return float(end - began)
 
 
-def _tokens(batch: BatchObject) -> int:
-    """What the rate counts: tokens written, or read where none are written."""
-    usage = batch["usage"]
-    return (usage["output_tokens"] or usage["input_tokens"]) if usage else 0
-
-
-def speed(batch: BatchObject) -> str:
-    seconds, counts = running_seconds(batch), batch["request_counts"]
-    if not seconds or not counts["completed"]:
-        return ""
-    requests, tokens = (counts["completed"] + counts["failed"]) / seconds, _tokens(batch) / seconds
-    return f"{requests:,.1f} requests/s, {tokens:,.0f} tokens/s"
-
-
 def summary(batch: BatchObject, loading_seconds: float = 0.0) -> str:
-    counts, usage, seconds = batch["request_counts"], batch["usage"], running_seconds(batch)
+    counts, usage, seconds = Counts.read(batch), batch["usage"], running_seconds(batch)
     end = batch["completed_at"] or batch["failed_at"] or batch["expired_at"] or batch["cancelled_at"]
     rows = [["status", batch["status"]]]
     if end:
         shares = [f"running {duration(seconds)}"] if seconds is not None else []
         shares += [f"loading the model {duration(loading_seconds)}"] if loading_seconds else []
         rows.append(["time", duration(end - batch["created_at"]) + (f" ({', '.join(shares)})" if shares else "")])
-    missing = counts["total"] - counts["completed"] - counts["failed"]
-    not_run = f", {missing:,} not run" if missing else ""
-    if counts["total"]:
-        rows.append(["requests", f"{counts['completed']:,} completed, {counts['failed']:,} failed{not_run}"])
+    if counts.total:
+        rows.append(["requests", counts.words()])
     if usage and usage["total_tokens"]:
         rows.append(["tokens", f"{usage['input_tokens']:,} in, {usage['output_tokens']:,} out"])
     rows += [
-        ["speed", speed(batch)],
+        ["speed", speed(batch["progress"]) if ended(batch) else ""],
         ["output", batch["output_file_id"] or ""],
         ["errors", batch["error_file_id"] or ""],
     ]
@@ -171,8 +162,7 @@ def details(batch: BatchObject) -> str:
 def listing(batches: list[BatchObject]) -> str:
     rows = [["batch", "status", "done", "failed", "model", "created"]]
     for batch in batches:
-        counts = batch["request_counts"]
-        done = f"{counts['completed'] + counts['failed']:,}/{counts['total']:,}"
-        made = moment(batch["created_at"])
-        rows.append([batch["id"], batch["status"], done, f"{counts['failed']:,}", batch["model"] or "", made])
+        counts, made = Counts.read(batch), moment(batch["created_at"])
+        done = f"{counts.answered:,}/{counts.total:,}"
+        rows.append([batch["id"], batch["status"], done, f"{counts.failures:,}", batch["model"] or "", made])
     return aligned(rows, right=frozenset({2, 3}))

@@ -9,6 +9,7 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from batches.counts import Counts
 from batches.management import report
 from batches.remote import Remote, RemoteError
 from vbs.logs import one_line
@@ -66,11 +67,10 @@ def _bar(out: IO[str]) -> Iterator[Show]:
         task = progress.add_task("submitted", total=None, facts="")
 
         def show(doing: str, batch: BatchObject) -> None:
-            counts = batch["request_counts"]
-            done = counts["completed"] + counts["failed"]
+            counts = Counts.read(batch)
             started = batch["in_progress_at"] is not None or report.ended(batch)
-            total = counts["total"] if started and counts["total"] else None
-            progress.update(task, description=doing, total=total, completed=done, facts=report.facts(batch))
+            total = counts.total if started and counts.total else None
+            progress.update(task, description=doing, total=total, completed=counts.answered, facts=report.facts(batch))
 
         yield show
 

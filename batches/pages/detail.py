@@ -8,7 +8,7 @@ from django.http import QueryDict
 from django.urls import reverse
 from django.utils import timezone
 
-from batches import cost, forecast
+from batches import cost, forecast, pace
 from batches.cost import Share
 from batches.models import RUNNABLE, Batch, BatchStatus, File
 from batches.pages import detail_parts as parts
@@ -71,23 +71,23 @@ def _head(batch: Batch) -> parts.Head:
         reason=clip(mask(batch.errors[0].get("message") or ""), problems.MESSAGE).shown if batch.errors else "",
         cancels=not batch.is_terminal and batch.status != BatchStatus.CANCELLING,
         retries=retries,
-        failed=batch.failures if retries else 0,  # or its buttons were made anew while it runs
+        failed=batch.counts.failures if retries else 0,  # or its buttons were made anew while it runs
         left=batch.total - batch.answered if retries else 0,
     )
 
 
 def _bar(batch: Batch) -> parts.Bar:
-    total = batch.total or 1
+    total, counts = batch.total or 1, batch.counts
     return parts.Bar(
         ended=batch.is_terminal,
         total=batch.total,
         completed=batch.completed,
-        failed=batch.failures,
-        not_run=batch.not_run,
-        pending=batch.pending,
+        failed=counts.failures,
+        not_run=counts.not_run,
+        pending=counts.pending,
         percent=f"{batch.percent():.1f}",
         good=1000 * batch.completed // total,
-        bad=-(-1000 * batch.failures // total),
+        bad=-(-1000 * counts.failures // total),
     )
 
 
@@ -97,7 +97,8 @@ def _going(batch: Batch) -> parts.Going:
     expected, place = forecast.of(batch), batch.queue_position()
     readings = []
     if place == 0:
-        readings += [("Requests", _rate(batch.requests_per_second)), ("Tokens", _rate(batch.tokens_per_second))]
+        speed = pace.of(batch)
+        readings += [("Requests", _rate(speed.requests_per_second)), ("Tokens", _rate(speed.tokens_per_second))]
     elif place is not None:
         readings.append(("Place in the queue", number(place)))
     if expected.completion_at:
@@ -110,11 +111,11 @@ def _going(batch: Batch) -> parts.Going:
 
 def _past(batch: Batch) -> Iterator[tuple[str, str]]:
     """On the whole, once nothing more is run."""
-    stop = batch.finalizing_at or batch.cancelling_at
-    if batch.in_progress_at and stop and (seconds := (stop - batch.in_progress_at).total_seconds()) > 0:
+    if seconds := pace.ran_seconds(batch):
+        speed = pace.of(batch)
         yield "On the engine", duration(seconds)
-        yield "Requests, on average", _rate(batch.answered / seconds)
-        yield "Tokens, on average", _rate((batch.input_tokens + batch.output_tokens) / seconds)
+        yield "Requests, on average", _rate(speed.requests_per_second)
+        yield "Tokens, on average", _rate(speed.tokens_per_second)
 
 
 def _rate(value: float | None) -> str:

@@ -112,7 +112,7 @@ def _row(batch: Batch, expected: forecast.Forecast | None) -> Row:
         more_models=max(0, len(batch.model_names) - MOST_NAMES),
         total=batch.total,
         completed=batch.completed,
-        failed=batch.failures,
+        failed=batch.counts.failures,
         bar=_bar(batch),
         created_at=batch.created_at,
         time=_time(batch, expected),
@@ -125,7 +125,7 @@ def _row(batch: Batch, expected: forecast.Forecast | None) -> Row:
 
 def _bar(batch: Batch) -> Bar:
     share = 100 / batch.total if batch.total else 0.0
-    return Bar(round(batch.completed * share, 1), round(batch.failures * share, 1))
+    return Bar(round(batch.completed * share, 1), round(batch.counts.failures * share, 1))
 
 
 def _time(batch: Batch, expected: forecast.Forecast | None) -> str:

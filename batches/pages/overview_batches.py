@@ -7,7 +7,7 @@ from datetime import datetime
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from batches import forecast
+from batches import forecast, pace
 from batches.forecast import Forecast
 from batches.models import TERMINAL, Batch
 from vbs.pages.parts import Part
@@ -103,7 +103,7 @@ def running(viewer: Viewer, taken: Sequence[Batch]) -> Running:
 
 def _runs(viewer: Viewer, place: int, batch: Batch, expected: Forecast | None) -> Runs:
     own = viewer.sees(batch.project_id)
-    answered = batch.completed + batch.failed
+    counts, speed = batch.counts, pace.of(batch)
     end = expected.completion_at if expected else None
     return Runs(
         id=f"runs-{batch.pk}" if own else f"runs-{place}",
@@ -111,11 +111,11 @@ def _runs(viewer: Viewer, place: int, batch: Batch, expected: Forecast | None) -
         project=brief(batch.project.name) if own else "",
         model=_models(batch) if own else "",
         total=batch.total,
-        answered=answered,
-        failed=batch.failed if own else 0,
-        percent=100 * answered // batch.total if batch.total else 0,
-        requests_per_second=batch.requests_per_second if own else None,
-        tokens_per_second=batch.tokens_per_second if own else None,
+        answered=counts.answered,
+        failed=counts.failures if own else 0,
+        percent=int(batch.percent()),
+        requests_per_second=speed.requests_per_second if own else None,
+        tokens_per_second=speed.tokens_per_second if own else None,
         left=_until(end),
         ends_at=end.replace(second=0, microsecond=0) if end else None,
     )
@@ -162,7 +162,7 @@ def _past(batch: Batch) -> Past:
         status=batch.status,
         words=batch.get_status_display().lower(),
         completed=batch.completed,
-        failed=batch.failures,
+        failed=batch.counts.failures,
         at=_end(batch),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.urls import reverse
 
-from batches import pauses
+from batches import pace, pauses
 from batches.models import Pause
 from batches.queue import Entry, entries
 from vbs.live import Page
@@ -143,20 +143,20 @@ def _run(entry: Entry, viewer: Viewer, place: int) -> Run:
     batch = entry.batch
     children: tuple[Progress, ...] = ()
     if batch is not None:
+        counts, speed = batch.counts, pace.of(batch)
         rates = [
             f"{number(rate)} {unit}/s"
-            for rate, unit in ((batch.requests_per_second, "requests"), (batch.tokens_per_second, "tokens"))
+            for rate, unit in ((speed.requests_per_second, "requests"), (speed.tokens_per_second, "tokens"))
             if rate is not None
         ]
-        done = batch.completed + batch.failed
         left = "" if entry.ends_in is None else f"{_rounded(entry.ends_in)} left"
         children = (
             Progress(
                 id=f"progress-{item['id']}",
                 percent=batch.percent(),
                 total=batch.total,
-                done=done,
-                failed=batch.failed,
+                done=counts.answered,
+                failed=counts.failures,
                 rates=", ".join(rates),
                 left=left or (entry.expected.why if item["pk"] else "") or "time left not known",
             ),

@@ -162,7 +162,7 @@ def _counts(batch: Batch) -> dict[str, int]:
         "": batch.total,
         "pending": batch.pending,
         "completed": batch.completed,
-        "failed": batch.failures,
+        "failed": batch.counts.failures,
         "expired": batch.not_run if expired else 0,
         "cancelled": 0 if expired else batch.not_run,
     }

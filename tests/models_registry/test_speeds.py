@@ -69,6 +69,16 @@ def test_answers_without_a_limit_have_a_pace_of_their_own():
     assert speed.pace(0.25) == pytest.approx(0.75 * 9 / 16 + 0.25 * 9)
 
 
+def test_a_speed_in_tokens_is_of_those_written_or_of_those_read():
+    one = model("one")
+    turn(one, seconds=5.0, input_tokens=50, output_tokens=10)
+    assert speeds.of(one).tokens_per_second == 2.0
+    Measurement.objects.update(output_tokens=0)
+    assert speeds.of(one).tokens_per_second == 10.0
+    Measurement.objects.update(input_tokens=0)
+    assert speeds.of(one).tokens_per_second is None, "a server that counts none"
+
+
 def test_where_only_answers_without_a_limit_were_measured_others_take_no_longer():
     one = model("one")
     turn(one, requests=10, unlimited=10, seconds=20.0, output_tokens=1000, unlimited_tokens=1000)
@@ -153,7 +163,7 @@ def test_on_the_wire():
     assert (shown["tokens_per_second"], shown["input_tokens_per_second"]) == (10.0, 100.0)
     assert (shown["requests_per_second"], shown["load_seconds"], shown["measurements"]) == (2.5, 3.22, 1)
     assert shown["measured_at"] == int(NOW.timestamp())
-    one.task = "embedding"
+    Measurement.objects.update(output_tokens=0)  # an embedding model
     assert model_object(one, set())["tokens_per_second"] == 100.0
     Model.objects.filter(pk=one.pk).update(state="failed", reason="no weights")
     one.refresh_from_db()

@@ -149,6 +149,7 @@ class BatchObject(TypedDict):
     model: str | None
     usage: Usage | None
     # Ours
+    not_run: int
     priority: int
     progress: Progress
     queue_position: int | None

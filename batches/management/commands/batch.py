@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from batches.counts import Counts
 from batches.management import access, report
 from batches.management.terminal import JsonLines, reader_may_leave
 from batches.management.watch import watch
@@ -180,9 +181,11 @@ class Command(BaseCommand):
         return watched.batch, watched.loading_seconds
 
     def _shortfall(self, batch: BatchObject) -> str:
-        counts, said = batch["request_counts"], f"{batch['id']} is {batch['status']}"
-        if failed := counts["failed"]:
-            said += f"; {failed:,} of {counts['total']:,} requests failed: "
+        counts, said = Counts.read(batch), f"{batch['id']} is {batch['status']}"
+        short = ((counts.failures, "failed"), (counts.not_run, "were not run"))
+        if counts.failed:
+            words = " and ".join(f"{count:,} of {counts.total:,} requests {what}" for count, what in short if count)
+            said += f"; {words}: "
             said += self._command("results", batch["id"], "--errors")
         elif not batch["errors"]:  # these have been shown
             said += f": {self._command('logs', batch['id'])}"

@@ -98,7 +98,7 @@ class Command(BaseCommand):
         seconds, loading = report.running_seconds(batch), watched.loading_seconds
         rows = [
             ["answers", f"{batch['request_counts']['completed']} in {report.duration(seconds or 0)}"],
-            ["speed", report.speed(batch)],
+            ["speed", report.speed(batch["progress"])],
             ["loading", report.duration(loading) if loading else "the model was loaded already"],
             ["output", str(output)],
         ]
