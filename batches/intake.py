@@ -150,6 +150,11 @@ def told(report: Report, endpoint: str) -> Iterator[str]:
             f"Parameters that vLLM does not know, and ignores: {words} in {found.count:,} requests, first on line "
             f"{found.line:,}. A remote server is sent them all the same."
         )
+    for name, found in report.refused.items():
+        yield (
+            f"The engine will refuse {found.count:,} requests, the first on line {found.line:,}, for the value of "
+            f"'{name}': {found.words}. They fail alone."
+        )
     if unlimited := report.unlimited:
         names = parameters.LENGTHS[endpoint][0]
         most = runtime.value("VBS_DEFAULT_MAX_TOKENS")

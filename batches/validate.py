@@ -12,7 +12,7 @@ from typing import IO, Any, TypedDict
 
 import orjson
 
-from batches import parameters, raw_json
+from batches import parameters, raw_json, values
 from batches.constraints import Constraints
 from batches.kinds import not_utf8
 from batches.parameters import Serving
@@ -73,10 +73,11 @@ class Rules:
 
 @dataclass
 class Told:
-    """Something that is no error: in how many requests, and on which line first."""
+    """Something that is no error: in how many requests, on which line first, and what it was there."""
 
     count: int
     line: int
+    words: str = ""
 
 
 @dataclass
@@ -84,21 +85,28 @@ class Report:
     """What was wrong. `count` goes on when the list is full.
 
     ignored: parameters that vLLM does not know; those beyond MAX_IGNORED are together under "". unlimited: requests
-    whose answers may run to the end of the context.
+    whose answers may run to the end of the context. refused: parameters with values that vLLM will refuse, for which
+    their requests fail alone.
     """
 
     errors: list[LineError] = field(default_factory=list)
     count: int = 0
     ignored: dict[str, Told] = field(default_factory=dict)
     unlimited: Told | None = None
+    refused: dict[str, Told] = field(default_factory=dict)
 
-    def tell(self, line: int, ignored: Sequence[str], is_unlimited: bool) -> None:
+    def tell(
+        self, line: int, ignored: Sequence[str], is_unlimited: bool, refused: tuple[str, str] | None = None
+    ) -> None:
         for name in ignored:
             key = name if name in self.ignored or len(self.ignored) < MAX_IGNORED else ""
             self.ignored.setdefault(key, Told(0, line)).count += 1
         if is_unlimited:
             self.unlimited = self.unlimited or Told(0, line)
             self.unlimited.count += 1
+        if refused:
+            name, why = refused
+            self.refused.setdefault(name, Told(0, line, why)).count += 1
 
     def add(self, code: str, line: int | None, message: str, param: str | None = None) -> None:
         self.count += 1
@@ -154,7 +162,10 @@ def _read(file: IO[bytes], rules: Rules, report: Report, constraints: Constraint
             report.add(bad.code, number, bad.message, bad.param)
         else:
             endpoint = rules.endpoint
-            report.tell(number, parameters.unknown(endpoint, body), parameters.is_unlimited(endpoint, body))
+            serving = models[model]
+            assert isinstance(serving, Serving)
+            refused = None if serving.is_remote else values.wrong(endpoint, body)
+            report.tell(number, parameters.unknown(endpoint, body), parameters.is_unlimited(endpoint, body), refused)
             yield Line(number, offset, len(text), custom_id, model, prefix)
     if not count:
         report.add("empty_file", None, "The input file has no requests: every line is blank.")
@@ -226,6 +237,8 @@ def _check(
         raise _Bad("streaming_unsupported", "Streaming is not supported in a batch; leave 'stream' out.", "body.stream")
     if refused := parameters.refusal(rules.endpoint, body, serving):
         raise _Bad("unsupported_parameter", refused[1], f"body.{refused[0]}")
+    if not serving.is_remote and (why := values.CHECKS[rules.endpoint][needed](body[needed])):
+        raise _Bad("invalid_request", f"Invalid value for 'body.{needed}': {why}.", f"body.{needed}")
     if serving.by_guidance and (wrong := constraints.wrong(body)):
         raise _Bad("invalid_constraint", wrong[1], f"body.{wrong[0]}")
     try:

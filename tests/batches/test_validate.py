@@ -152,7 +152,7 @@ def test_prompts_that_begin_alike_are_neighbours():
 
 
 def test_memory_does_not_grow_with_long_lines():
-    content = io.BytesIO(b"".join(body(pad="x" * 900_000, n=n).encode() + b"\n" for n in range(30)))
+    content = io.BytesIO(b"".join(body(pad="x" * 900_000, n=n + 1).encode() + b"\n" for n in range(30)))
     tracemalloc.start()
     list(read(content, rules(), Report()))
     peak = tracemalloc.get_traced_memory()[1]

@@ -1,0 +1,124 @@
+"""Have the parameters that everybody sets values that vLLM takes? Pure, and quick: it is asked of every line.
+
+Only what vLLM is sure to refuse is wrong here: it takes "5" and 5.0 for 5, and a request that searches with
+beams is not held to the ranges. They are those of vLLM 0.32 (`SamplingParams._verify_args`); a test asks vLLM itself.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Check = Callable[[Any], str]  # what is wrong with a value that is not null, or empty
+
+_KINDS = {
+    str: "a string",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "an array",
+    dict: "an object",
+}
+
+
+def _type(value: Any, wanted: str) -> str:
+    return f"expected {wanted}, but got {_KINDS[type(value)]}"
+
+
+def _number(least: float, most: float, whole: bool = False, above: bool = False) -> Check:
+    """above: the least is not taken itself."""
+    kind = "a whole number" if whole else "a number"
+    bounds = f"above {least:g}" if above else f"from {least:g}"
+    wanted = f"{kind} {bounds}" + (f" to {most:g}" if most < INFINITE else " on" if not above else "")
+
+    def check(value: Any) -> str:
+        if type(value) is str:
+            try:
+                value = float(value)
+            except ValueError:
+                return _type(value, wanted)
+        elif type(value) is not int and type(value) is not float:
+            return "" if type(value) is bool else _type(value, wanted)
+        good = (least < value if above else least <= value) and value <= most and not (whole and value % 1)
+        return "" if good else f"expected {wanted}, but got {value:.15g}"
+
+    return check
+
+
+def _messages(value: Any) -> str:
+    wanted = "a non-empty array of objects"
+    if type(value) is not list:
+        return _type(value, wanted)
+    if not value:
+        return f"expected {wanted}, but got an empty array"
+    for place, message in enumerate(value):
+        if type(message) is not dict:
+            found = "null" if message is None else _KINDS[type(message)]
+            return f"expected {wanted}, but its element {place} is {found}"
+    return ""
+
+
+def _objects(value: Any) -> str:
+    if type(value) is list and all(type(one) is dict for one in value):
+        return ""
+    return "expected an array of objects" if type(value) is list else _type(value, "an array of objects")
+
+
+def _text_or_array(value: Any) -> str:
+    return "" if type(value) in (str, list) else _type(value, "a string or an array")
+
+
+def _texts(value: Any) -> str:
+    if type(value) is str or (type(value) is list and all(type(one) is str for one in value)):
+        return ""
+    return "expected strings in the array" if type(value) is list else _type(value, "a string or an array of strings")
+
+
+def _object(value: Any) -> str:
+    return "" if type(value) is dict else _type(value, "an object")
+
+
+INFINITE = float("inf")
+_SAMPLING = {
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1, above=True),
+    "top_k": _number(-1, INFINITE, whole=True),
+    "min_p": _number(0, 1),
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
+    "repetition_penalty": _number(0, INFINITE, above=True),
+    "seed": _number(-(2**63), 2**63, whole=True),
+    "stop": _texts,
+    "logit_bias": _object,
+}
+_AT_LEAST_ONE = _number(1, INFINITE, whole=True)
+_MORE = {"n": _AT_LEAST_ONE, "min_tokens": _number(0, INFINITE, whole=True)}
+CHECKS: dict[str, dict[str, Check]] = {
+    "/v1/chat/completions": _SAMPLING
+    | _MORE
+    | {
+        "messages": _messages,
+        "max_tokens": _AT_LEAST_ONE,
+        "max_completion_tokens": _AT_LEAST_ONE,
+        "tools": _objects,
+    },
+    # None are written where the prompt is to be echoed.
+    "/v1/completions": _SAMPLING | _MORE | {"prompt": _text_or_array, "max_tokens": _number(0, INFINITE, whole=True)},
+    "/v1/responses": _SAMPLING | {"input": _text_or_array, "max_output_tokens": _AT_LEAST_ONE, "tools": _objects},
+    "/v1/embeddings": {"input": _text_or_array},
+}
+_SHAPES = (_messages, _objects, _text_or_array, _texts, _object)
+_WITH_BEAMS = {
+    endpoint: {name: check for name, check in checks.items() if check in _SHAPES} for endpoint, checks in CHECKS.items()
+}
+
+
+def wrong(endpoint: str, body: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first parameter with a value that vLLM refuses, and why; None when there is none."""
+    checks = _WITH_BEAMS[endpoint] if body.get("use_beam_search") else CHECKS[endpoint]
+    for name, value in body.items():
+        check = checks.get(name)
+        if check is None or value is None or not (why := check(value)):
+            continue
+        if name == "max_tokens" and body.get("max_completion_tokens") is not None:
+            continue  # which is then not looked at
+        return name, why
+    return None
