@@ -126,6 +126,20 @@ def local(blob: str) -> Iterator[Path]:
         yield Path(copy.name)
 
 
+@contextmanager
+def opened(blob: str) -> Iterator[int]:
+    """The same as a descriptor, which stays good when the file is removed meanwhile. Raises the same."""
+    with local(blob) as path:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # since it was looked for
+            _miss(blob)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
 def _miss(blob: str) -> NoReturn:
     """It was not found. Where a disk is not mounted, or a bucket is another's, nothing is, and that may pass."""
     storage: Any = default_storage

@@ -86,15 +86,26 @@ def _take_in(batch: Batch, report: Report) -> tuple[int, list[str]]:
     try:
         with blobs.local(file.blob) as path:
             if (size := path.stat().st_size) != file.bytes:
-                raise _Refused([lost(f"has {size:,} bytes in the storage, where {file.bytes:,} were taken in")])
+                raise _Refused([lost(batch, f"has {size:,} bytes in the storage, where {file.bytes:,} were taken in")])
             return _read(batch, path, report)
     except blobs.Gone:
-        raise _Refused([lost("is not in the storage any more")]) from None
+        raise _Refused([lost(batch, "is not in the storage any more")]) from None
 
 
-def lost(how: str) -> LineError:
+def named(batch: Batch) -> str:
+    """Its input file, as whoever made it knows it."""
+    file = batch.input_file
+    return f"{clipped(file.filename)!r} ({file.pk})" if file else repr(clipped(batch.input_file_id_given))
+
+
+def lost(batch: Batch, how: str) -> LineError:
     """What a batch is told whose input file is not there any more as it was."""
-    message = f"The input file {how}. Upload it again, and create a batch of it."
+    message = f"The input file {named(batch)} {how}. Upload it again, and create a batch of it."
+    if batch.in_progress_at:
+        message = (
+            f"The input file {named(batch)} {how}. What was answered is kept; upload the file again, and create a "
+            "batch of the lines that are in the error file."
+        )
     return {"code": UNAVAILABLE, "line": None, "message": message, "param": "file_id"}
 
 

@@ -12,9 +12,8 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import ExitStack, aclosing, contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from django.db import connection
@@ -122,9 +121,9 @@ class BatchSource:
                 takeovers.back(batch, gpu.worker)
             except DATABASE_ERRORS:
                 raise
-            except blobs.troubles() as error:
+            except troubles.passing() as error:
                 log.exception("The batch cannot be run now")
-                lasted = batch.note_once(f"Interrupted, and tried again: {troubles.words(error)}.", "warning")
+                lasted = batch.note_once(troubles.interrupted(error, intake.named(batch)), "warning")
                 least, most = AWAY_SECONDS
                 batch.postpone(gpu.worker.pk, min(max(lasted.total_seconds(), least), most))
             except Exception as error:
@@ -172,23 +171,28 @@ class Runner:
             return self._leave(End.DONE)
         try:
             self._look()
-            with self._input() as path:
-                self._run(path)
+            with self._input() as descriptor:
+                self._run(descriptor)
         except Interrupted:
             return
         except blobs.Gone:
-            unloadable.fail(self.batch, self.worker, None, intake.lost("is not in the storage any more"))
+            unloadable.fail(self.batch, self.worker, None, intake.lost(self.batch, "is not in the storage any more"))
             self._leave(End.DONE)
 
     @contextmanager
-    def _input(self) -> Iterator[Path]:
+    def _input(self) -> Iterator[int]:
+        """Its input file, open until this turn ends: it is read on when it is removed. Raises blobs.Gone, Unread."""
         file = self.batch.input_file
         if file is None or file.purged_at:
             raise blobs.Gone
-        with blobs.local(file.blob) as path:
-            yield path
+        with ExitStack() as stack:
+            try:
+                descriptor = stack.enter_context(blobs.opened(file.blob))
+            except blobs.troubles() as error:
+                raise troubles.Unread from error
+            yield descriptor
 
-    def _run(self, path: Path) -> None:
+    def _run(self, descriptor: int) -> None:
         while self._has_work():
             try:
                 model = self._model()
@@ -200,7 +204,7 @@ class Runner:
                 return self._leave(End.DONE)
             self.batch.start(self.worker, self.asked, model)
             self.gpu.show(WorkerState.RUNNING, f"Running {self.batch.pk} on {model.name}")
-            run = Run(self, engine, model, path, self._window(engine))
+            run = Run(self, engine, model, descriptor, self._window(engine))
             try:
                 return self._leave(run.drive())
             except EngineDied as death:
@@ -305,8 +309,9 @@ class Run:
     The loop speaks to the engine; one thread speaks to the database, so a slow commit does not slow the engine.
     """
 
-    def __init__(self, runner: Runner, engine: Engine, model: Model, path: Path, window: int) -> None:
-        self.runner, self.engine, self.model, self.path, self.window = runner, engine, model, path, window
+    def __init__(self, runner: Runner, engine: Engine, model: Model, descriptor: int, window: int) -> None:
+        self.runner, self.engine, self.model, self.window = runner, engine, model, window
+        self._descriptor = descriptor  # of the input file
         self.answered = self._sent = 0
         self.batch_id, self.worker = runner.batch.pk, runner.worker
         self.endpoint = runner.batch.endpoint
@@ -330,7 +335,6 @@ class Run:
 
     def drive(self) -> End:
         """Raises EngineDied, after what was answered before is committed; LeaseLost; OperationalError."""
-        self._descriptor = os.open(self.path, os.O_RDONLY)
         try:
             with ThreadPoolExecutor(1, thread_name_prefix="database") as self._database:
                 try:
@@ -338,7 +342,6 @@ class Run:
                 finally:
                     self._database.submit(lambda: connection.close())  # that thread's own
         finally:
-            os.close(self._descriptor)
             measure.turn(self.model, self.engine, self.tally, self.batch_id, self.endpoint)
 
     async def _drive(self) -> End:
@@ -433,6 +436,8 @@ class Run:
         """As it was sent, but for the model and a limit of the answer where it has none. Raises Damaged."""
         try:
             custom_id, body = raw_json.request_of(os.pread(self._descriptor, row.length, row.offset))
+        except OSError as error:
+            raise troubles.Unread from error
         except ValueError:
             custom_id, body = "", {}
         if custom_id != row.custom_id:

@@ -1,5 +1,6 @@
 """Batches on the scripted engine: what goes right, and every size of failure."""
 
+import errno
 import itertools
 import json
 import os
@@ -642,6 +643,40 @@ def test_of_a_batch_that_loses_its_bytes_while_it_runs_what_is_done_stays(add_mo
     good, bad = close(batch)
     assert batch.status == BatchStatus.COMPLETED and len(good) > 5 and len(good + bad) == 300
     assert {one["error"]["code"] for one in bad} == {"input_file_unavailable"}
+    assert batch.events.get(message__contains="requests failed").message == (
+        f"{len(bad)} requests failed. The input file 'in.jsonl' ({batch.input_file_id}) is not in the storage any "
+        "more. What was answered is kept; upload the file again, and create a batch of the lines that are in the error "
+        "file."
+    )
+
+
+def test_a_file_that_is_removed_while_a_turn_lasts_is_read_to_its_end(add_model, submitted, gpu, close, home):
+    """Also when the engine dies meanwhile, and another one goes on."""
+    add_model(**{"max-num-seqs": 4, "latency-ms": 20, "crash-after": 50})
+    batch = submitted([line(f"{n}", f"{n}") for n in range(120)])
+    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
+    thread.start()
+    until(lambda: fresh(batch).completed > 5)
+    blob_of(batch).unlink()
+    thread.join(60)
+    assert len(close(batch)[0]) == 120 and batch.events.filter(message__startswith="The engine died").exists()
+
+
+def test_a_file_that_cannot_be_read_in_mid_run_is_named_with_what_happens_now(add_model, submitted, gpu, monkeypatch):
+    add_model()
+    batch = submitted([line("a")])
+
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error", "/srv/data/files/x")
+
+    monkeypatch.setattr(runner.os, "pread", broken)
+    gpu.serve()
+    assert fresh(batch).status == BatchStatus.IN_PROGRESS and not Batch.objects.waiting().exists()
+    assert batch.events.last().message == (
+        f"Interrupted: the input file 'in.jsonl' ({batch.input_file_id}) cannot be read, Input/output error. The rest "
+        "is tried again by itself, ever more seldom, until the batch's time is over; what was answered is kept. The "
+        "log of the gpu worker has the whole error."
+    )
 
 
 def test_lines_that_are_damaged_fail_alone(add_model, submitted, gpu, close):
