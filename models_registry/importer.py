@@ -15,8 +15,9 @@ from django.db import IntegrityError, transaction
 
 from models_registry import adapter_folder, allowed, made_folders, sources
 from models_registry.engine import options as engine_options
+from models_registry.engine import scripted_start
 from models_registry.engine.options import OptionError
-from models_registry.engine.scripted_start import FILE_OPTIONS
+from models_registry.engine.server import flags
 from models_registry.engine.spec import EngineKind
 from models_registry.made_folders import Progress
 from models_registry.model_folder import Facts, ModelError, Taken, examine
@@ -180,11 +181,15 @@ def check_options(kind: EngineKind, options: dict[str, Any], on_server: bool = T
             raise ModelError(f"{option!r} cannot be an engine option: give its long name, without dashes before it")
         if option in engine_options.OURS:
             raise ModelError(f"the engine option {option} is set by this server: leave it out")
-        if option in FILE_OPTIONS and on_server:
+        if option in scripted_start.FILE_OPTIONS and on_server:
             raise ModelError(
                 f"the engine option {option} of a scripted model reaches files of this machine: only 'manage.py model' "
                 "takes it"
             )
+    try:
+        scripted_start.check(options, flags(options))
+    except scripted_start.Wrong as error:
+        raise ModelError(str(error)) from error
     return options
 
 

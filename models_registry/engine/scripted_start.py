@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Collection, Sequence
+from typing import NoReturn
 
 _STEPS = (
     "Initializing a V1 LLM engine (scripted)",
@@ -73,8 +75,45 @@ def read_options(description: str | None) -> argparse.Namespace:
     return parser(description).parse_args()
 
 
-def parser(description: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class Wrong(ValueError):
+    """Options that it would not start with."""
+
+
+class _Checking(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Wrong(message.replace("argument --", "the engine option ", 1))
+
+
+def check(names: Collection[str], arguments: Sequence[str]) -> None:
+    """What `read_options` would make of these arguments, of options of these names. Raises Wrong."""
+    checking = parser(of=_Checking)
+    known = {name.replace("_", "-") for name in vars(checking.parse_args([]))}
+    for name in names:
+        if name not in known:
+            raise Wrong(f"the scripted engine has no option {name}: it has {', '.join(sorted(known))}")
+    checking.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it must be a whole number from 1, not {text!r}")
+    return int(text)
+
+
+def _time(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1e9:
+        raise argparse.ArgumentTypeError(f"it must be a number from 0, not {text!r}")
+    return number
+
+
+def parser(
+    description: str | None = None, of: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    parser = of(
         prog="python -m models_registry.engine.scripted",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -85,16 +124,16 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--served-model-name", default="scripted")
     parser.add_argument("--task", choices=["any", "chat", "completion", "embedding"], default="any")
-    parser.add_argument("--max-num-seqs", type=int, default=256, help="requests that run at once; the others wait")
-    parser.add_argument("--max-model-len", type=int, default=8192, help="said in /v1/models")
+    parser.add_argument("--max-num-seqs", type=_count, default=256, help="requests that run at once; the others wait")
+    parser.add_argument("--max-model-len", type=_count, default=8192, help="said in /v1/models")
     parser.add_argument("--max-num-batched-tokens", type=int, default=8192, help="of no effect")
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.92, help="see --fits-share")
     parser.add_argument("--kv-cache-memory-bytes", type=int, help="of no effect")
     parser.add_argument("--enable-lora", action="store_true", help="adapters can be loaded and unloaded, as in vLLM")
     parser.add_argument("--max-lora-rank", type=int, default=16, help="of no effect")
-    parser.add_argument("--latency-ms", type=float, default=0, help="how long each request runs")
-    parser.add_argument("--token-ms", type=float, default=0, help="how much longer for each word of the answer")
-    parser.add_argument("--start-seconds", type=float, default=0, help="how long loading takes")
+    parser.add_argument("--latency-ms", type=_time, default=0, help="how long each request runs")
+    parser.add_argument("--token-ms", type=_time, default=0, help="how much longer for each word of the answer")
+    parser.add_argument("--start-seconds", type=_time, default=0, help="how long loading takes")
     parser.add_argument("--fail-start", metavar="TEXT", help="fail after that, with a traceback that ends in TEXT")
     parser.add_argument(
         "--fits-context", type=int, metavar="N", help="fail for want of memory with a longer --max-model-len"
