@@ -28,7 +28,7 @@ class FileAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Delete the selected files", permissions=["hide"])
     def hide(self, request: HttpRequest, queryset: QuerySet[File]) -> None:
-        count = sum(file.delete_softly() for file in queryset)
+        count = sum(self.do(request, file, File.delete_softly) for file in queryset)
         messages.info(request, f"{count} files are deleted; batches that need their bytes keep them until they end.")
 
 
@@ -95,7 +95,7 @@ class BatchAdmin(ReadOnlyAdmin):
     def _each(self, request: HttpRequest, queryset: QuerySet[Batch], act: Any, done: str) -> None:
         for batch in queryset:
             try:
-                act(batch)
+                self.do(request, batch, act)
                 messages.info(request, f"{batch.pk}: {done}.")
             except Conflict as conflict:
                 messages.error(request, f"{batch.pk}: {conflict.message}")

@@ -24,15 +24,16 @@ from models_registry.models import (
     Worker,
 )
 from vbs.admin import LargeAdmin, ReadOnlyAdmin
+from vbs.admin_site import Audited
 from vbs.configuration import audit
 from vbs.pages.access import Request
 
 
-def each(request: HttpRequest, rows: Iterable[Any], act: Callable[[Any], Any], done: str) -> None:
+def each(its: Audited, request: HttpRequest, rows: Iterable[Any], act: Callable[[Any], Any], done: str) -> None:
     """Do it to each row, and say what came of it: one that refuses does not keep the others."""
     for row in rows:
         try:
-            act(row)
+            its.do(request, row, act)
             messages.info(request, f"{row}: {done}.")
         except ModelError as error:
             messages.error(request, str(error))
@@ -59,7 +60,7 @@ class ModelForm(forms.ModelForm):
 
 
 @admin.register(Model)
-class ModelAdmin(admin.ModelAdmin):
+class ModelAdmin(Audited):
     list_display = ["name", "state", "task", "kind", "base", "size", "is_loaded", "aliased", "context_length"]
     list_filter = ["state", "task", "kind", ("base", admin.RelatedOnlyFieldListFilter)]
     list_select_related = ["base"]
@@ -99,6 +100,7 @@ class ModelAdmin(admin.ModelAdmin):
             importer.edit(obj, **changes)
         except ModelError as error:  # what was right when the form was checked
             messages.error(request, str(error))
+            form.changed_data.clear()  # nothing is, and nothing is kept
             return
         if "trust_remote_code" in changes:
             said = allowed.told(changes["trust_remote_code"])
@@ -118,7 +120,7 @@ class ModelAdmin(admin.ModelAdmin):
 
     @admin.action(description="Fetch the files of the selected models", permissions=["change"])
     def fetch(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
-        each(request, queryset, fetch.start, "is being fetched")
+        each(self, request, queryset, fetch.start, "is being fetched")
 
     @admin.action(description="Load the selected models, one after the other", permissions=["change"])
     def load(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
@@ -138,11 +140,11 @@ class ModelAdmin(admin.ModelAdmin):
 
     @admin.action(description="Remove the selected models (their files stay)", permissions=["remove"])
     def remove(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
-        each(request, queryset, importer.remove, "removed")
+        each(self, request, queryset, importer.remove, "removed")
 
     def _ask(self, request: HttpRequest, queryset: QuerySet[Model], kind: OperationKind) -> None:
         asked_by = request.user.get_username()
-        each(request, queryset, lambda model: operations.ask(kind, model, asked_by=asked_by), f"{kind} is queued")
+        each(self, request, queryset, lambda model: operations.ask(kind, model, asked_by=asked_by), f"{kind} is queued")
 
 
 @admin.register(Alias)
@@ -199,7 +201,7 @@ class DownloadAdmin(ReadOnlyAdmin):
         self._each(request, queryset, fetch.retry, "is fetched again")
 
     def _each(self, request: HttpRequest, queryset: QuerySet[Download], act: Callable[[Model], Any], done: str) -> None:
-        each(request, [download.model for download in queryset.select_related("model")], act, done)
+        each(self, request, [download.model for download in queryset.select_related("model")], act, done)
 
 
 @admin.register(Operation)
@@ -215,7 +217,7 @@ class OperationAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Cancel the selected operations", permissions=["operate"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Operation]) -> None:
-        each(request, queryset.select_related("model"), _cancel, "cancelled")
+        each(self, request, queryset.select_related("model"), _cancel, "cancelled")
 
 
 def _cancel(operation: Operation) -> None:
@@ -258,7 +260,7 @@ class HubTokenForm(forms.ModelForm):
 
 
 @admin.register(HubToken)
-class HubTokenAdmin(admin.ModelAdmin):
+class HubTokenAdmin(Audited):
     list_display = ["name", "created_at"]
     search_fields = ["name"]
     form = HubTokenForm

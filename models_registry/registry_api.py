@@ -33,6 +33,7 @@ from models_registry.serializers import AliasPut, ModelChange, ModelCreate, Oper
 from vbs import timeouts
 from vbs.accounts.authentication import HasProject, IsOperator, is_operator, project_of
 from vbs.accounts.models import ApiKey
+from vbs.configuration import audit
 from vbs.openai import idempotency, ids
 from vbs.openai.checks import checked
 from vbs.openai.docs import ERRORS, PAGING, of
@@ -64,6 +65,11 @@ class RegistryView(APIView):
 
     def handle_exception(self, exc: Exception) -> Response:
         return super().handle_exception(as_api_error(exc, is_operator(self.request)))
+
+    def keep(self, action: str, target: str, detail: str = "") -> None:
+        """In the audit log, as the pages do: what changes what this server has and does."""
+        key = self.request.auth
+        audit.record_key(key if isinstance(key, ApiKey) else None, action, target, detail)
 
 
 def described() -> QuerySet[Model]:
@@ -118,6 +124,7 @@ class RegistryModels(RegistryView):
                 model = _add(_with(found, given))
                 if given["fetch"] and model.hub_id:
                     fetch.start(model)  # whoever asked for both gets both or nothing
+                self.keep("model.add", model.name, model.hub_id or model.source)
                 return Response({**model_object(model), "refused": wire.refused_options(found)})
 
         return once.make(create)
@@ -177,7 +184,9 @@ class RegistryModelDetail(RegistryView):
         if "token" in changes:
             name = changes.pop("token")
             changes["hub_token"] = _find_token(name) if name else None
-        return Response(model_object(importer.edit(model, **changes)))
+        edited = importer.edit(model, **changes)
+        self.keep("model.edit", model.name, ", ".join(sorted(changes)))
+        return Response(model_object(edited))
 
     @extend_schema(
         parameters=[
@@ -193,6 +202,7 @@ class RegistryModelDetail(RegistryView):
         if dry_run:
             return Response(wire.removal_object(model, going, removal.needed_by(model), deleted=False))
         removal.remove(model, files)
+        self.keep("model.remove", model.name, "with its files" if files else "")
         return Response(wire.removal_object(model, going, [], deleted=True))
 
 
@@ -204,32 +214,39 @@ def asker(request: Request) -> str:
 class _Fetching(RegistryView):
     """One thing that is done with a download."""
 
+    verb: str
     act: Callable[[Model], Download | None]
 
     @extend_schema(request=None, responses={200: of(wire.DownloadObject), **CHANGES})
     def post(self, request: Request, name: str) -> Response:
         model = find(name)
         type(self).act(model)
+        self.keep(f"model.{self.verb}", model.name)
         return Response(wire.download_object(find_download(model), for_operator=True))
 
 
 class ModelFetch(_Fetching):
+    verb = "fetch"
     act = staticmethod(fetch.start)
 
 
 class ModelPause(_Fetching):
+    verb = "pause"
     act = staticmethod(fetch.pause)
 
 
 class ModelResume(_Fetching):
+    verb = "resume"
     act = staticmethod(fetch.resume)
 
 
 class ModelCancel(_Fetching):
+    verb = "cancel"
     act = staticmethod(fetch.cancel)
 
 
 class ModelRetry(_Fetching):
+    verb = "retry"
     act = staticmethod(fetch.retry)
 
 
@@ -260,6 +277,7 @@ class _Asking(RegistryView):
             now=given["now"],
             asked_by=asker(request),
         )
+        self.keep(f"model.{self.kind}", model.name)
         return Response(wire.operation_object(operation, for_operator=True), status=202)
 
 
@@ -364,6 +382,7 @@ class OperationCancellation(RegistryView):
         operation = find_operation(operation_id)
         if not operations.cancel(operation):
             raise Conflict(f"The operation '{operation.pk}' has ended already: it is {operation.state}.", param="id")
+        self.keep("operation.cancel", operation.pk, str(operation))
         return Response(wire.operation_object(operation, for_operator=True))
 
 
@@ -389,12 +408,15 @@ class AliasDetail(RegistryView):
 
     @extend_schema(request=AliasPut, responses={200: of(wire.AliasObject), **CHANGES})
     def put(self, request: Request, name: str) -> Response:
-        aliases.point(name, find(checked(AliasPut(data=request.data))["model"]))
+        model = find(checked(AliasPut(data=request.data))["model"])
+        aliases.point(name, model)
+        self.keep("model.alias", f"{name} → {model.name}")
         return Response(wire.alias_object(find_alias(name)))
 
     @extend_schema(responses={200: of(Deleted), **CHANGES})
     def delete(self, request: Request, name: str) -> Response:
         aliases.remove(find_alias(name).name)
+        self.keep("model.unalias", name)
         return Response({"id": name, "object": "registry.alias", "deleted": True})
 
 

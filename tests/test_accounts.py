@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from vbs.accounts.models import ApiKey, Project, digest
 from vbs.checks import open_only_on_loopback
+from vbs.configuration.models import AuditEntry
 from vbs.settings import BASE_DIR
 
 
@@ -204,6 +205,9 @@ def test_the_command_prints_the_key_alone_and_makes_the_project(db):
     assert output.startswith("sk-vbs-") and output.count("\n") == 1 and errors == ""
     key = ApiKey.objects.authenticate(output.strip())
     assert (key.project.name, key.name, key.expires_at) == ("new", "laptop", None)
+    row = AuditEntry.objects.get()
+    assert (row.action, row.target) == ("key.make", f"{key.prefix}…") and row.username.startswith("manage.py, ")
+    assert output.strip() not in str(AuditEntry.objects.values())
     make("--project", "new", "--name", "laptop")
     assert Project.objects.count() == 1 and ApiKey.objects.count() == 2
 

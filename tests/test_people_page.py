@@ -277,6 +277,8 @@ def test_the_command(one):
     password = made("vera", "--role", "operator", "--project", "one").strip()
     user = User.objects.get(username="vera")
     assert user.check_password(password) and roles.role_of(user) == "operator" and list(user.projects.all()) == [one]
+    row = AuditEntry.objects.get()
+    assert (row.action, row.target, row.detail) == ("user.add", "vera", "operator")
     with pytest.raises(CommandError, match="somebody called “vera” already"):
         made("vera", "--role", "viewer")
     with pytest.raises(CommandError, match="no project 'two'; there are: one"):

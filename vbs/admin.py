@@ -8,6 +8,8 @@ from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
+from vbs.admin_site import Audited
+
 MOST_COUNTED = 10_000
 
 # A row of the task queue names a function that a worker calls: nobody makes, changes or sends one again by hand.
@@ -23,7 +25,7 @@ class BoundedPaginator(Paginator):
         return rows.order_by()[:MOST_COUNTED].count() if isinstance(rows, QuerySet) else len(rows)
 
 
-class LargeAdmin(admin.ModelAdmin):
+class LargeAdmin(Audited):
     """A table that may have millions of rows: nothing here reads all of them."""
 
     paginator = BoundedPaginator

@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.contrib.admin import apps as admin_apps
 
 
 class VbsConfig(AppConfig):
@@ -6,3 +7,10 @@ class VbsConfig(AppConfig):
 
     def ready(self) -> None:
         from vbs import checks  # noqa: F401
+
+
+class AdminConfig(admin_apps.AdminConfig):
+    """Django's admin with our site; it is named in INSTALLED_APPS in the place of Django's."""
+
+    default = False
+    default_site = "vbs.admin_site.Site"

@@ -10,14 +10,16 @@ from django.http import HttpRequest
 from vbs.accounts import people
 from vbs.accounts.models import ApiKey, KeptAnswer, Project
 from vbs.admin import ReadOnlyAdmin
+from vbs.admin_site import Audited
 
 admin.site.unregister([User, Group])
 
 
 @admin.register(User)
-class PersonAdmin(UserAdmin):
+class PersonAdmin(Audited, UserAdmin):
     """As on the pages of people: nobody gives, or takes over, more than they have themselves."""
 
+    tells = ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")
     GIVES_MORE = ("is_superuser", "is_staff", "groups", "user_permissions")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
@@ -32,8 +34,10 @@ class PersonAdmin(UserAdmin):
 
 
 @admin.register(Group)
-class RoleAdmin(GroupAdmin):
+class RoleAdmin(Audited, GroupAdmin):
     """What a role may do is for superusers to say."""
+
+    tells = ("permissions",)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return _is_superuser(request)
@@ -54,7 +58,7 @@ def _above(request: HttpRequest, user: User | None) -> bool:
 
 
 @admin.register(Project)
-class ProjectAdmin(admin.ModelAdmin):
+class ProjectAdmin(Audited):
     """Who is a member sees it in the browser. One that has files or batches stays: their bytes would stay as well."""
 
     list_display = ["name", "people", "keys_in_use", "created_at"]
@@ -62,6 +66,7 @@ class ProjectAdmin(admin.ModelAdmin):
     fields = ["name", "members", "created_at"]
     readonly_fields = ["created_at"]
     filter_horizontal = ["members"]
+    tells = ("members",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         members = Project.members.through.objects.filter(project=OuterRef("pk"))
@@ -91,7 +96,7 @@ def _count(rows: QuerySet[Any]) -> Coalesce:
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(admin.ModelAdmin):
+class ApiKeyAdmin(Audited):
     """A key made here shows its secret once, in the message after saving."""
 
     list_display = ["name", "prefix", "project", "operator", "created_at", "expires_at", "last_used_at", "revoked_at"]
@@ -101,6 +106,7 @@ class ApiKeyAdmin(admin.ModelAdmin):
     fields = ["project", "name", "operator", "prefix", "created_at", "expires_at", "last_used_at", "revoked_at"]
     readonly_fields = ["prefix", "created_at", "last_used_at", "revoked_at"]
     actions = ["revoke"]
+    tells = ("operator", "expires_at")
 
     def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:
         """What a key may do is settled when it is made: whoever holds it must not wake up with more."""
@@ -118,7 +124,7 @@ class ApiKeyAdmin(admin.ModelAdmin):
     @admin.action(description="Revoke the selected keys", permissions=["change"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
         for key in queryset:
-            key.revoke()
+            self.do(request, key, ApiKey.revoke)
         messages.info(request, "The keys are revoked; they stop working at once.")
 
 

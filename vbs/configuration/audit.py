@@ -2,7 +2,7 @@
 
 import psutil
 
-from vbs.accounts.models import Project
+from vbs.accounts.models import ApiKey, Project
 from vbs.configuration.models import AuditEntry
 from vbs.pages.access import Request
 
@@ -25,3 +25,15 @@ def record_command(action: str, target: str = "", detail: str = "") -> None:
     """The same of what was done with `manage.py`, by the user of the system that ran it."""
     username = f"manage.py, {psutil.Process().username()}"[:150]
     AuditEntry.objects.create(username=username, action=action, target=target[:200], detail=detail[:10_000])
+
+
+def record_key(key: ApiKey | None, action: str, target: str = "", detail: str = "") -> None:
+    """The same of what a program did by the API: whose it is says its key. None where the API takes none."""
+    username = f"key {key.prefix}… ({key.name})" if key else "the API, without a key"
+    where = [f"By the API, with a key of the project “{key.project}”."] if key else []
+    AuditEntry.objects.create(
+        username=username[:150],
+        action=action,
+        target=target[:200].replace("\0", ""),
+        detail="\n".join([*where, *([detail] if detail else [])])[:10_000].replace("\0", ""),
+    )

@@ -22,8 +22,8 @@ SHORT = 160  # characters of a detail that stand in the table
 
 # For the list that is offered; what others there are is found by their beginning as well.
 ACTIONS = (
-    "alias.", "batch.", "key.", "model.", "pause.", "project.", "setting.", "user.", "user.login", "user.login_failed",
-    "user.logout", "worker.",
+    "batch.", "disk.", "download.", "file.", "key.", "log.", "model.", "operation.", "project.", "queue.", "role.",
+    "setting.", "token.", "user.", "user.login", "user.login_failed", "user.logout", "worker.",
 )  # fmt: skip
 
 

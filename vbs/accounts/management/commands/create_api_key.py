@@ -2,9 +2,11 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
 from django.utils import timezone
 
 from vbs.accounts.models import ApiKey, Project
+from vbs.configuration import audit
 
 
 class Command(BaseCommand):
@@ -24,5 +26,8 @@ class Command(BaseCommand):
             raise CommandError(f"--days is {days}; it must be from 1 to 36500.")
         owner, _ = Project.objects.get_or_create(name=project)
         expires_at = timezone.now() + timedelta(days=days) if days else None
-        _, secret = ApiKey.objects.issue(owner, name, expires_at, operator)
+        with transaction.atomic():
+            key, secret = ApiKey.objects.issue(owner, name, expires_at, operator)
+            words = f"“{name}” of {owner}{', may change the registry' if operator else ''}"
+            audit.record_command("key.make", f"{key.prefix}…", words)
         self.stdout.write(secret)

@@ -9,6 +9,7 @@ from django.db import transaction
 
 from vbs.accounts import people, roles
 from vbs.accounts.models import Project
+from vbs.configuration import audit
 
 
 class Command(BaseCommand):
@@ -36,6 +37,7 @@ class Command(BaseCommand):
         try:
             with transaction.atomic():
                 _, generated = people.make(name, self._password(name), role, found)
+                audit.record_command("user.add", name, role)
         except people.Refused as error:
             raise CommandError(str(error)) from None
         self.stderr.write(f"{name} is made, as {role}." + (" The password:" if generated else ""))
