@@ -11,6 +11,7 @@ from models_registry.engine.spec import EngineKind
 from models_registry.model_folder import ModelError
 from models_registry.models import HubToken, Model, ModelState, Operation, OperationKind, Task
 from models_registry.paste import Proposal
+from vbs.pages.forms import GuardedForm
 
 MOST_OPTIONS = 20_000  # characters
 
@@ -71,12 +72,11 @@ PICKLE = _switch(
     risky=True,
 )
 OPTIONS_HELP = "vLLM's, by their long names, as JSON. Empty: what suits the model."
-
-
-def _leave_out(form: forms.Form, **fields: bool) -> None:
-    for name, out in fields.items():
-        if out:
-            del form.fields[name]
+TRUST_IS_FOR = "only an admin can have code of a model run, and only where VBS_TRUST_REMOTE_CODE=true allows it"
+PICKLE_IS_FOR = "only whoever may change models can, such as an operator or an admin"
+OF_THE_HUB = "it is only for a model of the hub"
+OF_THE_BASE = "an adapter has what its base has"
+OF_FILES = "it is only for a whole model whose files are here"
 
 
 class PasteForm(forms.Form):
@@ -100,7 +100,7 @@ class PasteForm(forms.Form):
             raise forms.ValidationError(str(error)) from error
 
 
-class AddForm(forms.Form):
+class AddForm(GuardedForm):
     """on_hub: the source is an id of the hub, to be fetched. may_pickle, may_trust: whether that may be chosen."""
 
     on_hub = forms.BooleanField(required=False, widget=forms.HiddenInput)
@@ -132,14 +132,19 @@ class AddForm(forms.Form):
 
     def __init__(self, *given: Any, may_pickle: bool, may_trust: bool, **options: Any) -> None:
         super().__init__(*given, **options)
-        _leave_out(self, trust_remote_code=not may_trust, allow_pickle=not may_pickle)
+        if not may_trust:
+            self.withhold("trust_remote_code", TRUST_IS_FOR)
+        if not may_pickle:
+            self.withhold("allow_pickle", PICKLE_IS_FOR)
         on_hub = self["on_hub"].value() in (True, "True", "true", "on", "1")
         is_url = str(self["source"].value() or "").startswith(("http://", "https://"))
         self["source"].label = "Id on the hub" if on_hub else "Server" if is_url else "Folder or file"
-        for name in ("base",) if is_url and not on_hub else ("remote_name",):
-            del self.fields[name]
+        if is_url and not on_hub:
+            self.withhold("base", "it is not for a server's address")
+        else:
+            self.withhold("remote_name", "it is only for a server's address")
         for name in () if on_hub else ("revision", "file", "token"):
-            del self.fields[name]
+            self.withhold(name, OF_THE_HUB)
 
     def draft(self) -> Model:
         """The model of the hub that the form speaks of, to ask what fetching it will take. Not saved."""
@@ -173,7 +178,7 @@ class AddForm(forms.Form):
         return model
 
 
-class EditForm(forms.Form):
+class EditForm(GuardedForm):
     task = forms.ChoiceField(choices=Task.choices)
     engine_args = OptionsField(label="Engine options", help_text=OPTIONS_HELP)
     license = _text("Licence", 100)
@@ -188,8 +193,12 @@ class EditForm(forms.Form):
         super().__init__(*given, **options)
         self.model = model
         adapter, has_files = model.base is not None, model.kind == EngineKind.VLLM and not model.base
-        _leave_out(self, task=adapter, engine_args=adapter, allow_pickle=not has_files)
-        _leave_out(self, trust_remote_code=not has_files or not (may_trust or model.trust_remote_code))
+        for name in ("task", "engine_args") if adapter else ():
+            self.withhold(name, OF_THE_BASE)
+        if not has_files:
+            self.withhold("allow_pickle", OF_FILES)
+        if not has_files or not (may_trust or model.trust_remote_code):
+            self.withhold("trust_remote_code", TRUST_IS_FOR if has_files else OF_FILES)
 
     def save(self) -> Model:
         """Raises ModelError."""
@@ -201,7 +210,7 @@ class FitForm(forms.Form):
     sequences = forms.IntegerField(label="Sequences at once", min_value=1, max_value=100_000, required=False)
 
 
-class RunForm(forms.Form):
+class RunForm(GuardedForm):
     """What an operation can be asked for; fields are those of `operations.OPTIONS`."""
 
     kind: OperationKind
@@ -212,7 +221,8 @@ class RunForm(forms.Form):
         super().__init__(*given, **options)
         self.model = model
         for name in operations.NOT_OF_EMBEDDINGS if model.task == Task.EMBEDDING else ():
-            self.fields.pop(name, None)
+            if name in self.fields:
+                self.withhold(name, "a model for embeddings writes no tokens")
 
     def ask(self, asked_by: str) -> Operation:
         """Raises ModelError."""

@@ -128,7 +128,10 @@ def test_nobody_gives_more_than_they_have(one):
     ApiKey.objects.all().delete()
     less = person("", one, permissions=["view_apikey", "add_apikey"])
     assert "may also change the registry" not in text(less.get("/system/keys"))
-    make(less, one, operator="on")
+    answer = make(less, one, operator="on")
+    assert answer.status_code == 422 and "(operator) cannot be set here: only whoever may change models" in text(answer)
+    assert not ApiKey.objects.exists(), "nothing is made with less than was asked"
+    make(less, one)
     assert not ApiKey.objects.get().operator
 
 

@@ -148,8 +148,8 @@ def test_nobody_has_it_run_where_the_setting_is_off(model, folder, gpu):
             act()
     boss = superuser()
     assert "trust_remote_code" not in text(boss.get(f"/models/{model.pk}/"))
-    boss.post(f"/models/{model.pk}/edit", {"task": "chat", "trust_remote_code": "on"})
-    boss.post("/models/add", ADD | {"source": folder, "name": "n", "trust_remote_code": "on"})
+    assert TRUST in text(boss.post(f"/models/{model.pk}/edit", {"task": "chat", "trust_remote_code": "on"}))
+    assert TRUST in text(boss.post("/models/add", ADD | {"source": folder, "name": "n", "trust_remote_code": "on"}))
     changed = {"task": "chat", "engine_args": "{}", "trust_remote_code": "on"}
     assert TRUST in text(boss.post(f"/admin/models_registry/model/{model.pk}/change/", changed))
     assert not Model.objects.filter(trust_remote_code=True).exists()
@@ -180,8 +180,11 @@ def test_only_admins_have_it_run_and_the_log_says_so(model, folder, settings, ro
     settings.VBS_TRUST_REMOTE_CODE = True
     client = superuser() if role == "superuser" else person(role)
     given = ADD | {"source": folder, "name": "n", "trust_remote_code": "on"}
-    client.post("/models/add", given)
-    client.post(f"/models/{model.pk}/edit", {"task": "chat", "trust_remote_code": "on"})
+    added = client.post("/models/add", given)
+    edited = client.post(f"/models/{model.pk}/edit", {"task": "chat", "trust_remote_code": "on"})
+    for answer in (added, edited):
+        assert answer.status_code == (302 if may else 422)
+        assert may or "(trust_remote_code) cannot be set here: only an admin" in text(answer)
     trusted = set(Model.objects.filter(trust_remote_code=True).values_list("name", flat=True))
     told = AuditEntry.objects.filter(action="model.trust")
     assert trusted == ({"m", "n"} if may else set())

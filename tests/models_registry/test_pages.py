@@ -349,8 +349,35 @@ def test_who_may_only_add_chooses_nothing_that_runs_code(db, monkeypatch, settin
     assert "trust_remote_code" not in page and "allow_pickle" in page
     trusting = user("add_model", "trust_model")
     assert "trust_remote_code" in text(trusting.post("/models/read", {"text": "org/model"}, headers=HTMX))
-    adder.post("/models/add", server(trust_remote_code="on"))
+    for name, who in (("trust_remote_code", "only an admin"), ("allow_pickle", "only whoever may change models")):
+        answer = adder.post("/models/add", server(**{name: "on"}), headers=HTMX)
+        assert answer.status_code == 422 and f"({name}) cannot be set here: {who}" in text(answer)
+        assert not Model.objects.exists()
+    assert adder.post("/models/add", server(), headers=HTMX).status_code == 200
     assert not Model.objects.get().trust_remote_code
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"revision": "main"}, "(revision) cannot be set here: it is only for a model of the hub"),
+        ({"base": "1"}, "(base) cannot be set here: it is not for a server"),
+        ({"source": "/somewhere", "remote_name": "x"}, "(remote_name) cannot be set here: it is only for a server"),
+    ],
+)
+def test_what_does_not_go_with_the_source_is_not_dropped(root, given, said):
+    answer = root.post("/models/add", server(**given), headers=HTMX)
+    assert answer.status_code == 422 and said in text(answer) and not Model.objects.exists()
+
+
+def test_an_adapter_has_the_options_of_its_base(root):
+    base = Model.objects.create(name="base", kind="scripted")
+    adapter = Model.objects.create(name="adapter", kind="scripted", base=base)
+    answer = root.post(f"/models/{adapter.pk}/edit", {"notes": "n", "engine_args": '{"a": 1}'})
+    assert answer.status_code == 422 and "(engine_args) cannot be set here: an adapter has" in text(answer)
+    assert root.post(f"/models/{adapter.pk}/edit", {"notes": "n"}).status_code == 302
+    adapter.refresh_from_db()
+    assert adapter.notes == "n"
 
 
 def test_what_the_hub_says_is_asked_before_anything_is_added(root, monkeypatch):

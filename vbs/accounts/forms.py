@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from vbs.accounts.models import ApiKey, Project
 from vbs.accounts.roles import ROLES
+from vbs.pages.forms import GuardedForm
 
 DAYS = ("30", "90", "365")
 MOST_DAYS = 36_500
@@ -29,7 +30,7 @@ def _printable(text: str) -> None:
         raise forms.ValidationError("This has characters that cannot be printed: type it anew.")
 
 
-class ExpiryForm(forms.Form):
+class ExpiryForm(GuardedForm):
     """When a key stops working."""
 
     CHOICES = (("never", "Never"), *((days, f"In {days} days") for days in DAYS), ("date", "After the day below"))
@@ -82,7 +83,7 @@ class NewKeyForm(ExpiryForm):
         field: Any = self.fields["project"]
         field.queryset = projects
         if not may_operate:
-            del self.fields["operator"]
+            self.withhold("operator", "only whoever may change models can make such a key: an operator or an admin")
 
     def issue(self) -> tuple[ApiKey, str]:
         data = self.cleaned_data
@@ -113,7 +114,7 @@ class PasswordForm(forms.Form):
     )
 
 
-class _Belongs(forms.Form):
+class _Belongs(GuardedForm):
     role = forms.ChoiceField(choices=())
     projects = forms.ModelMultipleChoiceField(
         queryset=Project.objects.none(),
@@ -142,15 +143,15 @@ class NewPersonForm(_Belongs, PasswordForm):
 
 
 class PersonForm(_Belongs):
-    """fixed: the role stays as it is."""
+    """fixed: why the role stays as it is, and who could change it; empty when it need not."""
 
-    def __init__(self, *given: Any, fixed: bool, **options: Any) -> None:
+    def __init__(self, *given: Any, fixed: str, **options: Any) -> None:
         super().__init__(*given, **options)
         if fixed:
-            del self.fields["role"]
+            self.withhold("role", fixed)
 
 
-class ProjectForm(forms.Form):
+class ProjectForm(GuardedForm):
     name = name_field("Name")
 
 
@@ -159,7 +160,11 @@ class MembersForm(ProjectForm):
         queryset=User.objects.none(), required=False, widget=forms.CheckboxSelectMultiple
     )
 
-    def __init__(self, *given: Any, people: QuerySet[User], **options: Any) -> None:
+    def __init__(self, *given: Any, people: QuerySet[User] | None, **options: Any) -> None:
+        """people: who can be chosen; None when that is not this person's to see."""
         super().__init__(*given, **options)
-        field: Any = self.fields["members"]
-        field.queryset = people
+        if people is None:
+            self.withhold("members", "only whoever may see people can choose them, such as an admin")
+        else:
+            field: Any = self.fields["members"]
+            field.queryset = people

@@ -105,7 +105,7 @@ def person(request: Request, pk: int) -> HttpResponse:
     """Their role and projects."""
     user = get_object_or_404(User, pk=pk)
     role, may = roles.role_of(user), domain.may_change(request.user, user)
-    fixed = user.pk == request.user.pk or user.is_superuser or not may
+    fixed = _why_fixed(request, user, may)
     data = request.POST if request.method == "POST" else None
     initial = {"role": role, "projects": list(user.projects.all())}
     given = domain.grantable(request.user)
@@ -114,6 +114,15 @@ def person(request: Request, pk: int) -> HttpResponse:
         return redirect("people")
     context = {"tab": "people", "person": user, "role": role, "form": form, "fixed": fixed, "may": may}
     return render(request, "system/person.html", context, status=WRONG if data is not None else 200)
+
+
+def _why_fixed(request: Request, user: User, may: bool) -> str:
+    """Why their role stays as it is, or nothing."""
+    if user.is_superuser:
+        return "a superuser may do everything, whatever the role"
+    if user.pk == request.user.pk:
+        return "one's own role is for another admin to change"
+    return "" if may else "this account may do more than yours, and only a superuser may change it"
 
 
 def _change(request: Request, user: User, role: str, form: PersonForm) -> bool:
@@ -220,14 +229,11 @@ def project(request: Request, pk: int) -> HttpResponse:
     """Its name, and who sees it."""
     found: Project = get_object_or_404(_seen(request), pk=pk)
     old, members = found.name, list(found.members.all())
-    people = User.objects.order_by("username") if request.viewer.may("auth.view_user") else User.objects.none()
+    people = User.objects.order_by("username") if request.viewer.may("auth.view_user") else None
     data = request.POST if request.method == "POST" else None
     form = MembersForm(data, people=people, initial={"name": old, "members": members})
-    if not request.viewer.may("auth.view_user"):
-        del form.fields["members"]
     if old == DEFAULT_PROJECT:
-        form.fields["name"].disabled = True
-        form.fields["name"].help_text = "The server itself uses it by this name."
+        form.lock("name", "the server itself uses this project by its name")
     if form.is_valid():
         name, changed = form.cleaned_data["name"], []
         try:
