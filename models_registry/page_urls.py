@@ -1,13 +1,11 @@
 """The addresses of the pages of models."""
 
 from django.urls import path
-from django.views.generic import RedirectView
 
 from models_registry import pages, views
 from vbs import live
 
 urlpatterns = [
-    path("models", RedirectView.as_view(pattern_name="models")),
     path("models/", views.models, name="models"),
     live.path("models/live", pages.MODELS, name="models-live"),
     path("models/read", views.read, name="models-read"),

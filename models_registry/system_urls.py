@@ -1,13 +1,11 @@
 """The addresses of the pages of the system."""
 
 from django.urls import path
-from django.views.generic import RedirectView
 
 from models_registry import system, system_log, system_views
 from vbs import live
 
 urlpatterns = [
-    path("system", RedirectView.as_view(pattern_name="system")),
     path("system/", system_views.index, name="system"),
     live.path("system/live", system.PAGE, name="system-live"),
     path("system/log", system_views.log, name="system-log"),

@@ -23,6 +23,6 @@ def test_it_has_moved(old, new):
     assert Client().post(old).status_code == 405
 
 
-@pytest.mark.parametrize("path", ["/static/other.html", "/static/queue-monitor.html/x", "/config/", "/static/"])
+@pytest.mark.parametrize("path", ["/static/other.html", "/static/queue-monitor.html/x", "/config/x", "/static/"])
 def test_what_never_was_is_not_found(path):
     assert Client().get(path).status_code == 404

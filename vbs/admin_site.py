@@ -110,6 +110,8 @@ def _value(obj: Model, name: str) -> str:
 
 
 class Site(admin.AdminSite):
+    final_catch_all_view = False  # an address that is none here is none as everywhere: vbs/redirects.py
+
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
         given = admin_class or admin.ModelAdmin
         if not issubclass(given, Audited):

@@ -10,13 +10,14 @@ from typing import Any
 
 from django.core.exceptions import DisallowedHost, FieldDoesNotExist, FieldError
 from django.db import DataError, ProgrammingError
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 
 from vbs.openai import routes
 from vbs.openai.errors import ApiError, envelope, refusal, unforeseen
 from vbs.pages.access import strict
+from vbs.redirects import slashed
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if not _for_programs(request) and (right := slashed(request)) and not _is_of_programs(right):
+        return HttpResponseRedirect(right)
     words = [
         "There is nothing at this address, or it is not of your projects.",
         "It may have been removed. Look for it from one of the pages below.",
@@ -84,7 +87,7 @@ def refused(request: HttpRequest, error: ApiError, title: str) -> HttpResponse:
 
 def answer(request: HttpRequest, status: int, title: str, words: Sequence[str], body: dict[str, Any]) -> HttpResponse:
     """The same for everybody, as they read it: a page, a line, or this body."""
-    if any(routes.within(request.path, one) for one in PROGRAMS) or routes.is_program(request):
+    if _for_programs(request):
         return JsonResponse(body, status=status)
     if "text/html" in request.headers.get("Accept", "") and "HX-Request" not in request.headers:
         try:
@@ -92,6 +95,14 @@ def answer(request: HttpRequest, status: int, title: str, words: Sequence[str], 
         except Exception:  # an error about an error helps nobody
             log.exception("The page of an error cannot be shown")
     return HttpResponse(f"{status} {title}\n", status=status, content_type="text/plain; charset=utf-8")
+
+
+def _for_programs(request: HttpRequest) -> bool:
+    return _is_of_programs(request.path) or routes.is_program(request)
+
+
+def _is_of_programs(path: str) -> bool:
+    return any(routes.within(path, one) for one in PROGRAMS)
 
 
 def _page(request: HttpRequest, status: int, title: str, words: Sequence[str]) -> HttpResponse:

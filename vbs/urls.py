@@ -3,7 +3,6 @@
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path, re_path
-from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -88,7 +87,6 @@ urlpatterns = [
     path("metrics", metrics.Metrics.as_view()),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     path("docs", styled(SpectacularSwaggerSplitView.as_view(url_name="openapi"))),
-    path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("", include("vbs.redirects")),
     re_path(r"^v1(/.*)?$", Unknown.as_view()),

@@ -1,7 +1,6 @@
 """The addresses of the pages of batches."""
 
 from django.urls import URLPattern, path
-from django.views.generic import RedirectView
 
 from batches.pages import (
     create_views,
@@ -20,12 +19,10 @@ from vbs import live
 urlpatterns: list[URLPattern] = [
     path("", overview_views.show, name="overview"),
     live.path("live", overview.PAGE, name="overview-live"),
-    path("queue", RedirectView.as_view(pattern_name="queue")),
     path("queue/", queue_views.queue, name="queue"),
     live.path("queue/live", queue.PAGE, name="queue-live"),
     path("queue/pause", queue_views.pause, name="queue-pause"),
     path("queue/resume", queue_views.resume, name="queue-resume"),
-    path("batches", RedirectView.as_view(pattern_name="batches")),
     path("batches/", history_views.batches, name="batches"),
     live.path("batches/live", history.HISTORY, name="batches-live"),
     path("batches/new", create_views.new, name="batch-new"),
