@@ -119,6 +119,11 @@ def test_sockets_and_configuration_are_for_the_owner_only(data: Path) -> None:
         assert (data / "run").stat().st_mode & 0o777 == 0o700
         assert (data / "run" / "up.sock").stat().st_mode & 0o777 == 0o600
         assert (data / "run" / "supervisord.conf").stat().st_mode & 0o777 == 0o600
+        eventually(lambda: pid_of(running, "worker"))
+        assert (data / "logs").stat().st_mode & 0o777 == 0o700
+        assert {log.name: oct(log.stat().st_mode & 0o777) for log in (data / "logs").iterdir()} == {
+            f"{name}.log": "0o600" for name in ("supervisord", "web", "worker")
+        }
         supervisor = psutil.Process(supervisor_of(running))
         assert not supervisor.net_connections("inet")
         assert "running as root" not in running.log_path("supervisord").read_text()

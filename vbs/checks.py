@@ -9,6 +9,7 @@ from django.conf import settings
 from django.contrib import admin
 from django.core.checks import CheckMessage, Error, Warning, register
 
+from vbs import private
 from vbs.accounts import roles
 from vbs.addresses import AddressError, split
 
@@ -99,6 +100,19 @@ def the_secret_key_is_secret(**options: Any) -> list[CheckMessage]:
             hint=f"chmod 600 {path}; if they may have read it, put another text into it, and everybody signs in anew.",
             id="vbs.W002",
         )
+    ]
+
+
+@register()
+def the_data_folder_is_closed(**options: Any) -> list[CheckMessage]:
+    """It is closed at every start (vbs/private.py), where it is ours to close."""
+    return [
+        Warning(
+            f"Other users of this machine can read {path}, which may hold prompts and answers.",
+            hint="It belongs to another user: give VBS_DATA_DIR to the user that runs this, or close it (chmod go=).",
+            id="vbs.W003",
+        )
+        for path in private.readable(settings.VBS_DATA_DIR)
     ]
 
 

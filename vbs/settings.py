@@ -13,7 +13,7 @@ from environs import Env, EnvError, validate
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from vbs import logs, postgres, timeouts
+from vbs import logs, postgres, private, timeouts
 from vbs.configuration.limits import WHOLE
 from vbs.places import BASE_DIR, DATA_DIR
 
@@ -26,7 +26,7 @@ RUN_DIR = VBS_DATA_DIR / "run"
 LOG_DIR = VBS_DATA_DIR / "logs"
 TMP_DIR = VBS_DATA_DIR / "tmp"
 MODELS_DIR = VBS_DATA_DIR / "models"
-TMP_DIR.mkdir(parents=True, exist_ok=True)
+private.close(VBS_DATA_DIR)
 
 # Web
 VBS_HOST: str = env.str("VBS_HOST", "127.0.0.1")

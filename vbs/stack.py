@@ -28,7 +28,7 @@ from typing import IO, Any, Self
 
 import psutil
 
-from vbs import leftovers, postgres
+from vbs import leftovers, postgres, private
 from vbs.places import BASE_DIR
 
 STOP_SECONDS = 12.0  # for supervisord; with what follows, all is over within 15 s
@@ -146,8 +146,7 @@ class Stack:
     def start(self, tell: Tell = lambda text: None) -> None:
         """Start everything; returns when the programs have been started, not when they are ready."""
         run = self.data / "run"
-        run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (self.data / "logs").mkdir(exist_ok=True)
+        private.close(self.data)
         self._take_lock(run)
         try:
             if left := leftovers.find(self.data):
@@ -222,6 +221,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 {root}nodaemon=true
 silent=true
 nocleanup=true
+umask=077
 minfds=64
 pidfile=%(here)s/supervisord.pid
 logfile=%(here)s/../logs/supervisord.log
@@ -251,6 +251,7 @@ startsecs=1
 startretries=1000000000
 stopsignal=TERM
 stopwaitsecs={program.stop_seconds}
+umask=022
 killasgroup=true
 redirect_stderr=true
 stdout_logfile=%%(here)s/../logs/{program.name}.log

@@ -1,0 +1,44 @@
+"""The data folder is its user's: nobody else on the machine reads prompts, answers, logs or keys in it.
+
+Other users may pass through the folder itself, and no more: PostgreSQL, which is one of them for root, has its own in
+there. What is no secret (models, static files) stays as it is. Closed at every start, so that folders of an earlier
+version, or a copy that lost its modes, are mended.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+FOLDERS = ("files", "logs", "run", "tmp")
+LOOK, ALL = 0o066, 0o077  # what is taken from others: reading and writing; passing through as well
+
+
+def close(data: Path) -> None:
+    """Make the folders where they are missing. What belongs to somebody else is left to `readable` to tell."""
+    data.mkdir(mode=0o711, parents=True, exist_ok=True)
+    for name in FOLDERS:
+        (data / name).mkdir(mode=0o700, exist_ok=True)
+    for path, taken in _places(data):
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # a log that is rotated just now; not ours
+            mode = path.stat().st_mode & 0o7777
+            if mode & taken:
+                path.chmod(mode & ~taken)
+
+
+def readable(data: Path) -> list[Path]:
+    """What other users can read all the same."""
+    found = []
+    for path, taken in _places(data):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mode & taken:
+                found.append(path)
+    return found
+
+
+def _places(data: Path) -> Iterator[tuple[Path, int]]:
+    """What is to be closed, and how far."""
+    yield data, LOOK
+    for name in FOLDERS:
+        yield data / name, ALL
+    for log in (data / "logs").glob("*"):
+        yield log, ALL
