@@ -1,0 +1,176 @@
+"""What the documents and the messages tell to type works when it is pasted: each command there is, takes these words,
+and reads files that exist or that an example before it has made."""
+
+import argparse
+import csv
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.core.management import call_command, get_commands, load_command_class
+from django.core.management.base import CommandError
+from django.urls import resolve
+
+from vbs.pages import recipes
+from vbs.settings import BASE_DIR
+
+DOCUMENTS = [BASE_DIR / "README.md", *sorted((BASE_DIR / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SHELL = ("", "sh", "bash")
+TYPED = (".venv/bin/python", "cat", "curl", "export", "make", "pip")
+INLINE = re.compile(r"`((?:manage\.py|vbs|make|python -m) [^`\n]+)`")
+NAMED = re.compile(r"manage\.py ([a-z_]+)(?: ([a-z][a-z-]*(?:\|[a-z-]+)*))?")
+MANAGE = (".venv/bin/python manage.py ", "manage.py ", "vbs ")
+FILE = re.compile(r"[\w./-]+\.(?:jsonl|csv|json|txt)")
+TARGETS = set(re.findall(r"^([a-z-]+):", (BASE_DIR / "Makefile").read_text(), re.MULTILINE))
+
+
+def typed(text: str) -> Iterator[str]:
+    """The commands of a shell's text: joined where a line goes on, without comments and what stands in a heredoc."""
+    text = re.sub(r"<<'EOF'\n.*?^EOF$", "", text, flags=re.MULTILINE | re.DOTALL).replace("\\\n", " ")
+    for line in text.splitlines():
+        if line and not line.startswith(("#", "[")):
+            yield line
+
+
+def is_shell(language: str, block: str) -> bool:
+    """And no drawing."""
+    return language in SHELL and block.split(maxsplit=1)[0] in TYPED
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    assert name in get_commands(), f"there is no command {name!r}"
+    return load_command_class(get_commands()[name], name).create_parser("manage.py", name)
+
+
+def actions_of(parser: argparse.ArgumentParser) -> set[str]:
+    found = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    return set(found[0].choices) if found else set()
+
+
+class Session:
+    """A shell in which examples follow one another. `made`: the files that they have made."""
+
+    def __init__(self) -> None:
+        self.made: set[str] = set()
+
+    def check(self, line: str) -> None:
+        for start in MANAGE:
+            if line.startswith(start):
+                return self._manage(shlex.split(line.removeprefix(start), comments=True))
+        words = shlex.split(line, comments=True)
+        if words[0] == "make":
+            assert set(words[1:]) <= TARGETS, f"make has no {words[1:]}"
+        elif words[0] == "curl":
+            self._curl(words)
+        elif words[0] == "cat" and ">" in words:
+            self.made.add(words[words.index(">") + 1])
+        elif words[:2] == ["python", "-m"]:
+            assert (BASE_DIR / words[2]).is_dir()
+        else:
+            assert words[0] in TYPED, f"who knows {words[0]!r}?"
+
+    def _manage(self, words: list[str]) -> None:
+        name, *rest = words
+        parser = parser_of(name)
+        if rest and "|" in rest[0]:
+            assert set(rest[0].split("|")) <= actions_of(parser), f"{name} has no {rest[0]}"
+            return
+        if not rest or (rest[0] in actions_of(parser) and len(rest) == 1 and name == "model"):
+            return  # it is named, not called
+        try:
+            given = vars(parser.parse_args([word.split("|")[0] for word in rest]))
+        except (CommandError, SystemExit) as error:
+            pytest.fail(f"manage.py {shlex.join(words)}: {error}")
+        out = given.pop("out", None)
+        for value in given.values():
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, str | Path):
+                    self.reads(str(one))
+        if isinstance(out, str):
+            self.made.add(out)
+
+    def _curl(self, words: list[str]) -> None:
+        (url,) = [word for word in words if re.match(r"(http://)?[\w.]+:\d+/", word)]
+        resolve("/" + url.removeprefix("http://").partition("/")[2])
+        for word in words:
+            if "=@" in word:
+                self.reads(word.partition("=@")[2])
+
+    def reads(self, name: str) -> None:
+        if FILE.fullmatch(name):
+            assert name in self.made or (BASE_DIR / name).exists(), f"there is no file {name}, and no example makes it"
+
+    def python(self, code: str) -> None:
+        compile(code, "example", "exec")
+        for name in re.findall(r"""open\("([^"]+)""", code):
+            self.reads(name)
+
+
+def plain(text: str) -> str:
+    """An inline example as one would type it: without what may be left out, with a number where N stands for one."""
+    text = re.sub(r"\s*\[[^]]*\]|\s*…", "", text.replace("\\|", "|"))
+    return re.sub(r"\bN\b", "1", text)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents(document):
+    text, session = document.read_text(), Session()
+    for language, block in BLOCK.findall(text):
+        for line in typed(block) if is_shell(language, block) else ():
+            session.check(line)
+        if language == "python":
+            session.python(block)
+    for line in INLINE.findall(text):
+        session.check(plain(line))
+
+
+def test_recipes():
+    session = Session()
+    for recipe in recipes.recipes("http://127.0.0.1:4080", "smollm2-135m"):
+        if recipe.id == "client":
+            session.python(recipe.code)
+            continue
+        for line in typed(recipe.code):
+            session.check(line)
+    assert session.made == {"batch.jsonl"}
+
+
+def of_the_readme():
+    blocks = BLOCK.findall(DOCUMENTS[0].read_text())
+    return [line for language, block in blocks if is_shell(language, block) for line in typed(block)]
+
+
+def test_the_readme_is_looked_at():
+    lines = of_the_readme()
+    assert sum(line.startswith(".venv/bin/python manage.py ") for line in lines) > 12
+    assert sum(line.startswith("curl ") for line in lines) == 3
+    with pytest.raises(AssertionError, match=r"there is no file rows\.csv"):
+        Session().check('manage.py make_batch --from rows.csv --prompt "{text}" --out batch.jsonl')
+    with pytest.raises(pytest.fail.Exception, match="--nonsense"):
+        Session().check("manage.py batch submit examples/demo_batch_10.jsonl --nonsense")
+
+
+def test_the_examples_make_what_they_say(tmp_path, monkeypatch):
+    """Those that need no server, as they are written."""
+    (tmp_path / "examples").symlink_to(BASE_DIR / "examples")
+    monkeypatch.chdir(tmp_path)
+    (line,) = [one for one in of_the_readme() if " make_batch " in one]
+    call_command(*shlex.split(line.removeprefix(MANAGE[0]), comments=True))
+    with (BASE_DIR / "examples" / "reviews.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    made = (tmp_path / "batch.jsonl").read_text().splitlines()
+    assert len(made) == len(rows) and all('"Summarise: ' in one for one in made)
+
+
+def test_commands_that_messages_name():
+    found = 0
+    for folder in ("vbs", "batches", "models_registry"):
+        for path in (BASE_DIR / folder).rglob("*.py"):
+            for name, action in NAMED.findall(path.read_text()):
+                actions = actions_of(parser_of(name))
+                assert not actions or set(action.split("|")) - {""} <= actions, f"{path}: manage.py {name} {action}"
+                found += 1
+    assert found > 30
