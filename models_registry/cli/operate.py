@@ -1,6 +1,7 @@
-"""`manage.py model load|unload|test|benchmark|cancel|measurements`: ask the GPU's worker, and follow what it does."""
+"""`manage.py model load|unload|test|benchmark|operations|cancel|measurements`: ask the GPU's worker, and follow it."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -13,7 +14,7 @@ from vbs.logs import one_line
 from vbs.outages import insist
 
 POLL_SECONDS = 0.4
-SHOWN = 20  # measurements
+SHOWN = 20  # rows of a table
 NO_WORKER = "no GPU worker is alive: it waits until one runs (manage.py up)"
 
 ABOUT = {
@@ -42,6 +43,12 @@ def add_to(actions: Any) -> None:
     benchmark.add_argument("--prompt-tokens", type=positive, metavar="N", help="of a request, about; 64")
     benchmark.add_argument("--seed", type=int, metavar="N", help="of the prompts' words")
     benchmark.add_argument("--cold", action="store_true", default=None, help="unload it first, to measure loading too")
+
+    listed = actions.add_parser("operations", help="what was asked of models, the newest first")
+    listed.add_argument("name", nargs="?", help="only of this model")
+    listed.add_argument("--open", action="store_true", help="only those that wait or run")
+    listed.add_argument("--json", action="store_true", dest="json", help="as JSON, all of them")
+    listed.set_defaults(run=_operations)
 
     cancel = actions.add_parser("cancel", help="end a load, unload, test or benchmark, whether it waits or runs")
     cancel.add_argument("operation", metavar="OP_ID")
@@ -134,7 +141,7 @@ def _value(name: str, value: Any) -> str:
 def _cancel(console: Console, *, operation: str, **_: Any) -> None:
     found = Operation.objects.filter(pk=operation).first()
     if found is None:
-        raise ModelError(f"there is no operation {operation!r}: each is named when it is asked for")
+        raise ModelError(f"there is no operation {operation!r}: 'manage.py model operations' names those there are")
     if not operations.cancel(found):
         raise ModelError(f"{found.pk} has ended already ({found.state})")
     console.say(f"{found.pk} is cancelled")
@@ -150,11 +157,37 @@ def _measurements(console: Console, *, name: str, json: bool, **_: Any) -> None:
         console.progress(f"{name} was never measured: try 'manage.py model benchmark {name}'")
         return
     titles = ["at", "kind", "requests", "failed", "req/s", "in/s", "out/s", "p50 s", "p99 s", "load s", "memory"]
-    table = [titles, *map(_row, found)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        console.say("  ".join([row[0].ljust(widths[0]), row[1].ljust(widths[1]), *cells[2:]]))
+    _table(console, [titles, *map(_row, found)], left=2)
+
+
+def _operations(console: Console, *, name: str | None, open: bool, json: bool, **_: Any) -> None:
+    rows = Operation.objects.select_related("model").order_by("-created_at", "-pk")
+    if name is not None:
+        rows = rows.filter(model=_find(name))
+    if open:
+        rows = rows.filter(state__in=OPEN_OPERATIONS)
+    if json:
+        console.say(as_json([_described(row) for row in rows]))
+        return
+    found = list(rows.defer("log")[:SHOWN])
+    if not found:
+        console.progress("there are no such operations: load, unload, test and benchmark each make one")
+        return
+    _table(console, [["id", "kind", "model", "state", "asked by", "at", "what came of it"], *map(_line, found)], left=7)
+
+
+def _line(one: Operation) -> list[str]:
+    words = [one.pk, one.kind, one.model.name, one.state, one.asked_by, f"{one.created_at:%Y-%m-%d %H:%M:%S}"]
+    return [*map(one_line, words), one_line(one.error.partition("\n")[0])[:100]]
+
+
+def _table(console: Console, rows: Sequence[Sequence[str]], left: int) -> None:
+    """left: how many columns are of words; numbers stand on the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:left], widths, strict=False)]
+        cells += [cell.rjust(width) for cell, width in zip(row[left:], widths[left:], strict=True)]
+        console.say("  ".join(cells).rstrip())
 
 
 def _row(one: Measurement) -> list[str]:

@@ -76,6 +76,26 @@ def test_the_command_says_that_nobody_works(add_model):
         run("benchmark", "scripted", "--requests", "10001")
 
 
+def test_the_list_of_operations(add_model):
+    first, second = add_model(), add_model(name="other")
+    assert "no such operations" in run("operations")[1]
+    asked = [run(verb, name, "--detach")[0].strip() for verb, name in (("load", "scripted"), ("unload", "other"))]
+    Operation.objects.filter(pk=asked[0]).update(state="failed", error="the weights\x1b[31m are odd\nall of them")
+    titles, *rows = run("operations")[0].splitlines()
+    assert [row.split()[:4] for row in rows] == [
+        [asked[1], "unload", "other", "queued"], [asked[0], "load", "scripted", "failed"],
+    ]  # fmt: skip
+    assert rows[1].endswith("the weights\\x1b[31m are odd") and titles.startswith("id ") and "manage.py" in rows[0]
+    assert [row.split()[0] for row in run("operations", "--open")[0].splitlines()[1:]] == [asked[1]]
+    assert [row.split()[0] for row in run("operations", first.name)[0].splitlines()[1:]] == [asked[0]]
+    shown = json.loads(run("operations", second.name, "--json")[0])
+    assert [(one["id"], one["model"]) for one in shown] == [(asked[1], "other")]
+    with pytest.raises(CommandError, match="no model 'nobody'"):
+        run("operations", "nobody")
+    Operation.objects.bulk_create(Operation(model=first, kind="test") for _ in range(30))
+    assert len(run("operations")[0].splitlines()) == 1 + 20
+
+
 def test_interrupting_the_command_does_not_interrupt_the_work(add_model, monkeypatch):
     add_model()
 
