@@ -11,6 +11,7 @@ from batches.raw_json import NotAnObject
 from batches.records import one_line
 from models_registry.engine.client import Answer
 from models_registry.engine.refusals import clean, parsed, refusal
+from vbs.unplaced import unplaced
 
 MOST_SHOWN = 64 * 1024  # bytes of what came instead of an answer
 DEEP = 250  # levels of nesting that are looked at
@@ -69,7 +70,7 @@ def _error(answer: Answer, body: Any) -> tuple[str, str]:
             "add the model with the URL that it leads to."
         )
     code, message = refusal(answer.status, body)
-    return code, f"{message} The engine's log says: {clean(answer.reason)}" if answer.reason else message
+    return code, f"{message} The engine's log says: {clean(unplaced(answer.reason))}" if answer.reason else message
 
 
 def _unreadable(answer: Answer, body: Any) -> str:

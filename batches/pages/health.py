@@ -11,6 +11,7 @@ from django.db.models import Count, Q
 from django.utils import timezone
 
 from models_registry.models import Download, DownloadState, Model, ModelState, Worker, WorkerState
+from models_registry.system import OPERATES
 from models_registry.workers import activity
 from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer
@@ -58,7 +59,7 @@ def health(workers: Sequence[Worker], viewer: Viewer) -> Health:
         facts=(
             Fact("Web", OK, "Answers: this page comes from it."),
             Fact("Database", OK, _database()),
-            _storage(),
+            _storage(viewer),
             _io(workers),
             *_gpu(workers, viewer),
             _models(),
@@ -71,18 +72,19 @@ def _database() -> str:
     return "Answers." if settings.DATABASE_URL else "Answers; it is the one in the data folder."
 
 
-def _storage() -> Fact:
+def _storage(viewer: Viewer) -> Fact:
     """The folder of the files. Of a distant storage only /ready says how it is, by writing to it."""
     folder = settings.VBS_DATA_DIR
+    look = f"ls -ld {folder}" if viewer.may(OPERATES) else ""
     try:
         disk = shutil.disk_usage(folder)
         writable = os.access(folder, os.W_OK | os.X_OK)
     except OSError as error:
-        return Fact("Storage", BAD, f"The data folder cannot be read: {error.strerror}.", f"ls -ld {folder}")
+        return Fact("Storage", BAD, f"The data folder cannot be read: {error.strerror}.", look)
     free = f"{_whole(disk.free)} of {_whole(disk.total)} are free"
     where = " for models and scratch files; batches' files are in S3" if settings.VBS_STORAGE else ""
     if not writable:
-        return Fact("Storage", BAD, "The data folder cannot be written to: give it to the server.", f"ls -ld {folder}")
+        return Fact("Storage", BAD, "The data folder cannot be written to: give it to the server.", look)
     if disk.free < FULL_BYTES:
         words = f"{free}: outputs and models do not fit any more. Remove models, or make room."
         return Fact("Storage", BAD, words, "manage.py model cleanup", "/models/")

@@ -66,7 +66,7 @@ GOOD = [
     (CHAT, {"stop": [], "temperature": 2, "frequency_penalty": -2, "seed": 2**63 - 1, "logit_bias": {"5": 1}}),
     (CHAT, {"temperature": 0, "top_k": 0, "stop": "x", "repetition_penalty": 1e-9, "tools": None}),
     (COMPLETIONS, {"max_tokens": 0, "echo": True}),
-    *((COMPLETIONS, {"prompt": prompt}) for prompt in ("", [1, 2], [[1], [2]], ["a", "b"])),
+    *((COMPLETIONS, {"prompt": prompt}) for prompt in ("a", [1, 2], [[1], [2]], ["a", "b"])),
     (RESPONSES, {"input": HI, "max_output_tokens": 1, "temperature": None}),
     *((EMBEDDINGS, {"input": given}) for given in ([1, 2], [[1]], ["a"], "a")),
 ]

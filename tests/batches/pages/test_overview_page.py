@@ -403,6 +403,13 @@ def test_what_users_type_is_text(root):
     assert BAD not in page and "alert(" in page and "x" * 100 not in page
 
 
+def test_where_the_data_are_is_for_operators(looker, operator, monkeypatch, settings):
+    monkeypatch.setattr(health.os, "access", lambda folder, mode: False)
+    place = f"ls -ld {settings.VBS_DATA_DIR}"
+    assert place in text(operator)
+    assert place not in text(looker) and "The data folder cannot be written to" in text(looker)
+
+
 def test_a_push_has_only_what_is_new(root, mine, monkeypatch):
     monkeypatch.setattr(health.shutil, "disk_usage", lambda folder: disk(100, 50))
     page = text(root)
