@@ -50,10 +50,10 @@ class Constraints:
         """The parameter whose constraint has no good answer, and why; None where there is none."""
         for name, kind, spec in _of(body):
             question = orjson.dumps([kind, spec])
-            if self._left <= 0 or len(question) > MOST_BYTES:
-                continue
             key = hashlib.blake2b(question, digest_size=16).digest()
             if key not in self._known:
+                if self._left <= 0 or len(question) > MOST_BYTES:
+                    continue
                 if len(self._known) >= MOST_KEPT:
                     self._known.clear()
                 self._known[key] = self._ask(question + b"\n")

@@ -239,13 +239,14 @@ def _check(
         raise _Bad("unsupported_parameter", refused[1], f"body.{refused[0]}")
     if not serving.is_remote and (why := values.CHECKS[rules.endpoint][needed](body[needed])):
         raise _Bad("invalid_request", f"Invalid value for 'body.{needed}': {why}.", f"body.{needed}")
-    if serving.by_guidance and (wrong := constraints.wrong(body)):
-        raise _Bad("invalid_constraint", wrong[1], f"body.{wrong[0]}")
     try:
         raw_json.request_of(text)  # what the engine will be sent
-        return custom_id, model, _prefix(body, needed), body
+        prefix = _prefix(body, needed)
     except (NotAnObject, orjson.JSONEncodeError):  # they read less deep nesting than what has read it here
         raise _Bad("invalid_json_line", "This line is nested too deeply to be run.") from None
+    if serving.by_guidance and (wrong := constraints.wrong(body)):
+        raise _Bad("invalid_constraint", wrong[1], f"body.{wrong[0]}")
+    return custom_id, model, prefix, body
 
 
 def _check_custom_id(value: Any, number: int, seen: dict[bytes, int]) -> str:

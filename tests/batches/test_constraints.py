@@ -66,6 +66,18 @@ def test_what_would_end_in_an_empty_answer_is_named_with_its_line():
         assert said in error["message"], error
 
 
+def test_one_that_nests_too_deeply_stops_nothing():
+    deep = json.loads('{"items":' * 300 + "{}" + "}" * 300)
+    good, (error,) = checked({"structured_outputs": {"json": deep}}, {}, by_guidance=True)
+    assert good == [1] and error["code"] == "invalid_json_line"
+
+
+def test_what_is_known_is_refused_also_when_the_time_is_over(monkeypatch):
+    monkeypatch.setattr(constraints, "ALL_SECONDS", 1e-9)
+    good, errors = checked(BAD[0][0], BAD[5][0], BAD[0][0], by_guidance=True)
+    assert good == [1] and [one["line"] for one in errors] == [1, 3]
+
+
 def test_other_backends_are_not_asked_for(monkeypatch):
     monkeypatch.setattr(constraints, "COMMAND", ["false"])
     assert checked(BAD[0][0], by_guidance=False)[0] == [0]
