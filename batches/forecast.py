@@ -1,15 +1,13 @@
 """When each batch starts and ends: estimates from what was measured, and a reason where nothing was.
 
-The queue is played through as the arbiter will take it (batches.simulation), with each batch's requests at its model's
-measured pace and each change of model at its measured time to load. Requests are taken to be as long as those that
-were measured: what the lines tell cheaply, their bytes, says little of the tokens that will be written. Operations have
-their places in the order, but no more of their time is counted than that of loading a model. Of training and what is
-still to be submitted it knows nothing, and a batch of fewer requests than the engine runs at once takes longer than it
-says. Of answers without a limit nothing is told by those that have one.
+The queue is played through as the arbiter will take it (batches.simulation), with each batch as long as so many answers
+take (batches.remaining) and each change of model at its measured time to load. Answers are taken to be as long as those
+that were measured: what the lines tell cheaply, their bytes, says little of the tokens that will be written. Operations
+have their places in the order, but no more of their time is counted than that of loading a model. Of training and what
+is still to be submitted it knows nothing. Of answers without a limit nothing is told by those that have one.
 """
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +18,7 @@ from functools import wraps
 from django.db.models import Count
 from django.utils import timezone
 
-from batches import pauses, sample
+from batches import pauses, remaining, sample
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
 from batches.sample import Sample
 from batches.simulation import Job, Part, Played, Slot, Times, Turn, simulate
@@ -28,7 +26,7 @@ from models_registry import operations, speeds
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu import not_ready, patience
 from models_registry.models import OPEN_OPERATIONS, Alias, Model, ModelState, Operation, Worker, WorkerState
-from models_registry.speeds import UNKNOWN, Speed
+from models_registry.speeds import UNKNOWN, Answers, Speed
 from vbs.configuration import runtime
 
 log = logging.getLogger(__name__)
@@ -37,7 +35,6 @@ MOST = 1000  # batches that are looked at, and a few kinds of those behind them 
 SOON_DUE = timedelta(hours=1)  # deadlines that come near while the first of these run
 COUNTED = 250_000  # requests of batches with several models that are counted, to know how many are for each
 FRESH_SECONDS = 2.0  # for which what was worked out is told again
-WINDOW = 160  # requests in flight, where the engine's own number is not known
 PAUSED = "The queue is paused."
 RUN_THROUGH = "All its requests have ended; its files are written next."
 
@@ -56,43 +53,6 @@ class Forecast:
     measurements: int = 0
     why: str = ""
     fetching: bool = False
-
-
-def blend(
-    history: float | None,
-    live: float | None,
-    answered: int,
-    left: int,
-    elapsed: float,
-    window: int = WINDOW,
-    oldest: float = 0.0,
-    latency: float | None = None,
-) -> float | None:
-    """Seconds until a running batch has its last answer: (w · by history + answered · by live) / (w + answered).
-
-    history: seconds per request as measured before, by which it takes (answered + left) · history in all, and `elapsed`
-    of that are over. live: as measured now, by which it takes left · live from now on; it is wrong while the first
-    window is in flight. w: a window of requests in flight at first, fading with what is left. Each pace is None when it
-    is not known; a history that the run has outlasted says nothing any more.
-
-    oldest: seconds since the oldest of those in flight was sent. Expected are at most e = min(latency, (answered +
-    left) · history), latency being as measured before. What is overdue takes at least `oldest - e` more; and while
-    there is no live pace, each of those left takes oldest / e times as long as by history.
-    """
-    if history is None:
-        return None if live is None else left * live
-    expected = (answered + left) * history
-    due = expected - elapsed
-    usual = expected if latency is None else min(latency, expected)
-    overdue = max(0.0, oldest - usual) if left else 0.0
-    if live is None:
-        if overdue and usual:
-            return max(overdue, left * history * oldest / usual)
-        return min(due, left * history) if due > 0 else left * history
-    if left == 0 or due <= 0:
-        return max(overdue, left * live)
-    weight = window * left / (answered + left)
-    return max(overdue, (weight * due + answered * left * live) / (weight + answered))
 
 
 def plan() -> dict[str, Forecast]:
@@ -349,21 +309,29 @@ class _Models:
         """So many requests for it, such a part of them without a limit. running: the batch, when it is these that it
         runs now."""
         model, speed = self._by_name[name], self.speed(name)
-        pace = speed.pace(unlimited)
-        seconds = None if pace is None else requests * pace
+        window = speed.window
+        at_once = min(window, running.total if running else requests)
+        if usual := speed.usual(at_once, unlimited):
+            usual = remaining.crowded(usual, max(at_once, 1))
+        seconds = None if usual is None else remaining.whole(usual, window, requests)
         if running and running.status == BatchStatus.IN_PROGRESS and running.in_progress_at:
-            live = 1 / running.requests_per_second if running.requests_per_second else None
-            answered = running.completed + running.failed
-            # Of what ran in several turns it is not known how long they were: as long as they should have been.
-            whole = running.attempts == 1 and len(running.model_names) == 1
-            now = timezone.now()
-            elapsed = (now - running.in_progress_at).total_seconds() if whole else answered * (pace or 0)
-            window = math.ceil(speed.sequences * 1.25) if speed.sequences else WINDOW
-            oldest = (now - running.oldest_sent_at).total_seconds() if running.oldest_sent_at else 0.0
-            seconds = blend(pace, live, answered, requests, elapsed, window, oldest, speed.latency)
+            seconds = self._left(running, usual, window, requests)
         if requests and seconds is None:
             why = f"{model.name} has never been measured."
             if speed.measurements:
                 why = f"How long {model.name} takes for answers without a limit has never been measured."
             return Part(self.engine(name), None, why)
         return Part(self.engine(name), seconds or 0.0)
+
+    def _left(self, batch: Batch, usual: Answers | None, window: int, requests: int) -> float | None:
+        """Of what runs; of a model that was never measured by its own pace, once that is known."""
+        live = 1 / batch.requests_per_second if batch.requests_per_second else None
+        if usual is None:
+            return None if live is None else requests * live
+        assert batch.in_progress_at
+        now = timezone.now()
+        # Of what ran in several turns it is not known how long they were.
+        one_turn = batch.attempts == 1 and len(batch.model_names) == 1
+        elapsed = max(0.0, (now - batch.in_progress_at).total_seconds()) if one_turn else None
+        oldest = max(0.0, (now - batch.oldest_sent_at).total_seconds()) if batch.oldest_sent_at else 0.0
+        return remaining.left(usual, window, batch.completed + batch.failed, requests, elapsed, oldest, live)

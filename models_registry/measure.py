@@ -5,6 +5,7 @@ Knows nothing of who ran the requests: a `Tally` counts them for a batch's turn 
 
 import logging
 import math
+import statistics
 import time
 from array import array
 from collections.abc import Callable
@@ -85,6 +86,7 @@ class Tally:
             "seconds": self.seconds,
             "latency_p50": percentile(ordered, 50),
             "latency_p99": percentile(ordered, 99),
+            "latency_mean": statistics.fmean(ordered) if ordered else None,
         }
 
 

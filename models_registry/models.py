@@ -270,6 +270,7 @@ class Measurement(models.Model):
     seconds = models.FloatField(null=True, help_text="From the first request to the last answer")
     latency_p50 = models.FloatField(null=True)
     latency_p99 = models.FloatField(null=True)
+    latency_mean = models.FloatField(null=True)
     load_seconds = models.FloatField(null=True, help_text="From the start of the engine until it answers")
     first_token_seconds = models.FloatField(null=True, help_text="From the unloading of another model to a first token")
     memory_bytes = models.BigIntegerField(null=True, help_text="That the engine has taken")

@@ -5,15 +5,17 @@ own has its base's, whose engine runs it. Endpoints, machines and engine options
 is out of the picture after RECENT more measurements. Knows no batches.
 """
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from models_registry.models import Measurement, MeasurementKind, Model
 
 RECENT = 20  # measurements of a model that count
+WINDOW = 160  # requests in flight, where the engine's own number is not known
 TURNS = (MeasurementKind.BENCHMARK, MeasurementKind.BATCH)
 LOADS = (MeasurementKind.BENCHMARK, MeasurementKind.LOAD)
 
@@ -22,13 +24,28 @@ _NEWEST = f"""
 SELECT found.* FROM {Model._meta.db_table} model
 CROSS JOIN unnest(%s::text[]) AS kinds (kind)
 CROSS JOIN LATERAL (
-    SELECT id, model_id, kind, at, requests, input_tokens, output_tokens, seconds, latency_p99, load_seconds,
-        unlimited, unlimited_tokens, options
+    SELECT id, model_id, kind, at, requests, input_tokens, output_tokens, seconds, load_seconds, unlimited,
+        unlimited_tokens, options, latency_p50, latency_p99, latency_mean
     FROM {Measurement._meta.db_table} WHERE model_id = model.id AND kind = kinds.kind ORDER BY at DESC LIMIT %s
 ) AS found
 WHERE %s::bigint[] IS NULL OR model.id = ANY (%s::bigint[])
 ORDER BY found.at DESC
 """  # noqa: S608  (table names only)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How many seconds answers took, with `at_once` requests in flight: the median, the most (99 of 100 took no more)
+    and the mean. requests: how many they were."""
+
+    median: float
+    most: float
+    mean: float
+    at_once: float
+    requests: int = 1
+
+    def times(self, factor: float) -> "Answers":
+        return replace(self, median=self.median * factor, most=self.most * factor, mean=self.mean * factor)
 
 
 @dataclass(frozen=True)
@@ -40,8 +57,7 @@ class Speed:
     how many requests the engine ran at once in the last of them, where that is known.
 
     limited, unlimited: seconds per request whose answer has a limit, and that has none, each None where none was
-    measured: the time of a turn with both is divided among them by the tokens that they wrote. latency: seconds that
-    99 of 100 are in flight at most, the median of the turns.
+    measured: the time of a turn with both is divided among them by the tokens that they wrote. answers: of each turn.
     """
 
     requests_per_second: float | None = None
@@ -56,7 +72,12 @@ class Speed:
     sequences: int | None = None
     limited: float | None = None
     unlimited: float | None = None
-    latency: float | None = None
+    answers: tuple[Answers, ...] = ()
+
+    @property
+    def window(self) -> int:
+        """How many requests are in flight at most."""
+        return _window(self.sequences)
 
     def pace(self, unlimited: float) -> float | None:
         """Seconds per request when such a part of them has no limit. It is not known where none like that was
@@ -65,6 +86,26 @@ class Speed:
             return None
         limited = self.unlimited if self.limited is None else self.limited
         return (1 - unlimited) * (limited or 0) + unlimited * (self.unlimited or 0)
+
+    def usual(self, at_once: int, unlimited: float) -> Answers | None:
+        """How long answers take when such a part of them has no limit, by the turns that had the most like so many in
+        flight; None where `pace` is."""
+        pace = self.pace(unlimited)
+        if pace is None or self.requests_per_second is None or not self.answers:
+            return None
+
+        def far(turn: Answers) -> float:
+            return abs(math.log(turn.at_once / max(at_once, 1)))
+
+        nearest = min(map(far, self.answers))
+        turns = [turn for turn in self.answers if far(turn) <= nearest + math.log(2)]
+        weights = [turn.requests for turn in turns]
+
+        def mean(name: str) -> float:
+            return statistics.fmean((getattr(turn, name) for turn in turns), weights)
+
+        found = Answers(mean("median"), mean("most"), mean("mean"), mean("at_once"), sum(weights))
+        return found.times(pace * self.requests_per_second)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -121,7 +162,6 @@ def _speed(own: tuple[int, str], base: tuple[int | None, str], found: dict[int, 
     read, written = sum(one.input_tokens for one in turns), sum(one.output_tokens for one in turns)
     unlimited = sum(min(one.unlimited, one.requests) for one in turns)
     longer = sum((one.seconds or 0) * _unlimited_part(one) for one in turns)
-    latencies = [one.latency_p99 for one in turns if one.latency_p99 is not None]
     return Speed(
         requests_per_second=requests / seconds,
         input_tokens_per_second=read / seconds,
@@ -135,8 +175,21 @@ def _speed(own: tuple[int, str], base: tuple[int | None, str], found: dict[int, 
         sequences=turns[0].options.get("max-num-seqs"),
         limited=(seconds - longer) / (requests - unlimited) if requests > unlimited else None,
         unlimited=longer / unlimited if unlimited else None,
-        latency=statistics.median(latencies) if latencies else None,
+        answers=tuple(map(_answers, turns)),
     )
+
+
+def _window(sequences: int | None) -> int:
+    return math.ceil(sequences * 1.25) if sequences else WINDOW
+
+
+def _answers(turn: Measurement) -> Answers:
+    """Where the mean was not kept it is what the window and the time say, as if it had been full all the time; and
+    where nothing was, all were of this length."""
+    at_once = min(turn.requests, _window(turn.options.get("max-num-seqs")))
+    mean = (turn.seconds or 0) * at_once / turn.requests
+    median, most = turn.latency_p50 or mean, turn.latency_p99 or mean
+    return Answers(median, most, turn.latency_mean or min(mean, most), at_once, turn.requests)
 
 
 def _unlimited_part(turn: Measurement) -> float:

@@ -49,6 +49,7 @@ def test_a_tally_counts_from_the_first_request_to_the_last_answer(clock):
         "seconds": 5.0,
         "latency_p50": 2.0,
         "latency_p99": 5.0,
+        "latency_mean": 3.5,
     }
 
 

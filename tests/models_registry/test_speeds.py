@@ -58,14 +58,14 @@ def test_a_turn_that_answered_nothing_tells_nothing(fields):
 
 def test_answers_without_a_limit_have_a_pace_of_their_own():
     one = model("one")
-    turn(one, requests=10, seconds=5.0, output_tokens=100, kind="benchmark", latency_p99=1.0)
+    turn(one, requests=10, seconds=5.0, output_tokens=100, kind="benchmark")
     speed = speeds.of(one)
-    assert (speed.limited, speed.unlimited, speed.latency) == (0.5, None, 1.0)
+    assert (speed.limited, speed.unlimited) == (0.5, None)
     assert (speed.pace(0.0), speed.pace(0.01), speeds.UNKNOWN.pace(0.0)) == (0.5, None, None)
-    turn(one, requests=10, unlimited=4, seconds=40.0, output_tokens=1000, unlimited_tokens=900, latency_p99=9.0)
+    turn(one, requests=10, unlimited=4, seconds=40.0, output_tokens=1000, unlimited_tokens=900)
     speed = speeds.of(one)
     assert (speed.limited, speed.unlimited) == pytest.approx(((5 + 4) / 16, 36 / 4))
-    assert (speed.requests_per_second, speed.latency) == (pytest.approx(20 / 45), 5.0)
+    assert speed.requests_per_second == pytest.approx(20 / 45)
     assert speed.pace(0.25) == pytest.approx(0.75 * 9 / 16 + 0.25 * 9)
 
 
@@ -77,6 +77,29 @@ def test_a_speed_in_tokens_is_of_those_written_or_of_those_read():
     assert speeds.of(one).tokens_per_second == 10.0
     Measurement.objects.update(input_tokens=0)
     assert speeds.of(one).tokens_per_second is None, "a server that counts none"
+
+
+def test_how_long_answers_take_is_told_by_turns_with_as_many_in_flight():
+    one = model("one")
+    assert speeds.of(one).usual(100, 0.0) is None
+    turn(one, requests=3, seconds=2.0, latency_p50=1.0, latency_p99=2.0, latency_mean=1.2, minutes=2)
+    full = {"latency_p50": 5.0, "latency_p99": 9.0, "latency_mean": 6.0}
+    turn(one, requests=1000, seconds=60.0, options={"max-num-seqs": 80}, **full)
+    turn(one, requests=1000, seconds=60.0, options={"max-num-seqs": 80}, minutes=1, **full)
+    speed = speeds.of(one)
+    assert speed.window == 100 and speeds.UNKNOWN.window == speeds.WINDOW, "of the last whose options are known"
+    for at_once, turns in ((1, (1.0, 2.0, 1.2, 3)), (160, (5.0, 9.0, 6.0, 100))):
+        found = speed.usual(at_once, 0.0)
+        assert (found.median, found.most, found.mean, found.at_once) == pytest.approx(turns)
+    assert speed.usual(100, 0.5) is None, "of those without a limit nothing is known"
+
+
+def test_what_was_measured_before_the_mean_was_kept_still_tells():
+    one = model("one")
+    turn(one, requests=1000, seconds=50.0, options={"max-num-seqs": 80}, latency_p50=4.0, latency_p99=20.0)
+    assert speeds.of(one).usual(100, 0.0) == speeds.Answers(4.0, 20.0, 5.0, 100, 1000)
+    Measurement.objects.update(latency_p50=None, latency_p99=None)
+    assert speeds.of(one).usual(100, 0.0) == speeds.Answers(5.0, 5.0, 5.0, 100, 1000)
 
 
 def test_where_only_answers_without_a_limit_were_measured_others_take_no_longer():

@@ -200,7 +200,7 @@ def test_what_waits(root, looker, mine, theirs):
 def test_when_it_starts(root, mine):
     gpu = worker(model_name="some-model")
     model = Model.objects.create(name="some-model", kind="scripted")
-    model.measurements.create(kind="batch", requests=100, seconds=10)
+    model.measurements.create(kind="batch", requests=1000, seconds=100)
     model.measurements.create(kind="load", load_seconds=1)
     running(mine, gpu, total=6000)
     batch(mine)
