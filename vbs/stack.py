@@ -221,7 +221,6 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 {root}nodaemon=true
 silent=true
 nocleanup=true
-umask=077
 minfds=64
 pidfile=%(here)s/supervisord.pid
 logfile=%(here)s/../logs/supervisord.log

@@ -62,6 +62,7 @@ def become_keeper(parent: int) -> None:
 def main(parent: int, config: Path) -> None:
     become_keeper(parent)
     descriptors.raise_limit()  # which all programs inherit
+    os.umask(0o077)  # of the logs, which it writes; the programs have their own
     options = ServerOptions()
     options.realize(["--configuration", str(config)])
     options.first, options.test = True, False
