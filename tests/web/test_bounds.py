@@ -272,13 +272,30 @@ def test_a_flood_of_connections_leaves_those_that_are_there_alone(strict):
     server = strict(connections=50)
     with ExitStack() as held:
         first = held.enter_context(closing(server.connect()))
-        for _ in range(300):
-            with suppress(OSError):
-                held.enter_context(closing(server.connect()))
+        others = [held.enter_context(closing(server.connect())) for _ in range(300)]
+        for one in others[49:]:
+            assert_envelope(*raw_answer(one), 503, "too_many_connections", "VBS_MAX_CONNECTIONS")
         for _ in range(20):
             first.sendall(b"GET /v1/x HTTP/1.1\r\nHost: x\r\n\r\n")
             assert first.recv(1000).startswith(b"HTTP/1.1 200")
         assert len(psutil.Process(server.process.pid).net_connections()) < 50 + 64 + 10
+
+
+def test_clients_of_a_flood_are_told_why(strict):
+    """Also those that are closed at once, while they send."""
+    server = strict(connections=5)
+    with ExitStack() as held:
+        for _ in range(5 + 64):
+            held.enter_context(closing(server.connect()))
+        told = 0
+        for _ in range(50):
+            with suppress(httpx.HTTPError):
+                answer = httpx.post(f"{server.url}/v1/x", content=bytes(1000))
+                assert answer.status_code == 503 and answer.json()["error"]["code"] == "too_many_connections"
+                told += 1
+        print(f"{told} of 50 were told")
+        assert told >= 40
+        assert len(psutil.Process(server.process.pid).net_connections()) < 5 + 64 + 10
 
 
 def test_the_room_for_bodies(strict):

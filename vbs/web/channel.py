@@ -1,6 +1,7 @@
 """One connection: refuses what must not come in, and tells requests when the client is not reading."""
 
 import asyncio
+import contextlib
 import logging
 import tempfile
 import time
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 UNASKED = 64 * 1024  # bytes of a body that come in before anybody is asked: they are in memory, and soon answered
 # Many clients look for an answer only when they have sent everything. A refused one may go on for so long:
 LINGER_SECONDS, LINGER_BYTES = 30, 1024 * MB
-LINGERING = 64  # connections beyond the limits that are told so at once; others are closed without a word
+LINGERING = 64  # connections beyond the limits that may; others are told why and closed at once
 
 
 class Channel(HTTPChannel):
@@ -52,10 +53,8 @@ class Channel(HTTPChannel):
         super().connectionMade()
         self.address = neighbourhood(getattr(self.transport.getPeer(), "host", ""))
         refusal = self.factory.guests.enter(self.address, self.transport)
-        if refusal and len(self.factory.lingering) < LINGERING:
-            self.refuse(refusal)
-        elif refusal:
-            self.transport.abortConnection()
+        if refusal:
+            self.refuse(refusal, lingers=len(self.factory.lingering) < LINGERING)
 
     def connectionLost(self, reason: Any) -> None:
         super().connectionLost(reason)
@@ -226,16 +225,18 @@ class Channel(HTTPChannel):
             self.factory.server.tell_no_descriptors()
         self.refuse(failure(error) or Refusal(500, "storage_failed", "The server cannot store the request."))
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: Refusal, lingers: bool = True) -> None:
         """Answer and close, in such a way that a client that is still sending comes to read the answer.
 
         Closing with unread data would reset the connection, and take the answer with it: so we only say that
-        there is no more from us, and throw away what comes until the client closes too, within bounds.
+        there is no more from us, and throw away what comes until the client closes too, within bounds. One that does
+        not linger is closed at once, and holds nothing: most clients come to read the answer even so.
         """
         if self.refused:
             return
         self.refused = True
-        self.factory.lingering.add(self)
+        if lingers:
+            self.factory.lingering.add(self)
         self.setTimeout(None)
         self.clearLineBuffer()
         self.setRawMode()
@@ -252,7 +253,13 @@ class Channel(HTTPChannel):
             "Connection: close",
         ]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
-        self.transport.loseWriteConnection()
+        if lingers:
+            self.transport.loseWriteConnection()
         self.transport.doWrite()  # now: should the client close first, the reactor would drop what is not yet written
         request.refused(refusal.status, len(body))
-        self._abortingCall = self.callLater(LINGER_SECONDS, self.forceAbortClient)
+        if lingers:
+            self._abortingCall = self.callLater(LINGER_SECONDS, self.forceAbortClient)
+        else:
+            with contextlib.suppress(OSError):  # nothing is there
+                self.transport.getHandle().recv(UNASKED)
+            self.transport.loseConnection()
