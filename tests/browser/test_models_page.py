@@ -40,7 +40,12 @@ def test_load_test_measure_unload_without_a_reload(vbs, sign_in):
     expect(page.locator(".summary .state.loaded")).to_have_count(0, timeout=30_000)
     expect(page.get_by_label("Question")).to_have_value("half a thou")
     assert page.evaluate("window.same")
-    expect(page.locator(".operation").first.locator(".log")).to_contain_text("first is unloaded.")
+    log = page.locator(".operation").first.locator(".log")
+    expect(log).to_contain_text("first is unloaded.")
+    log.evaluate("it => (it.style.maxHeight = '30px')")
+    below = "it => [it.scrollHeight, it.clientHeight, it.lastElementChild.getBoundingClientRect().bottom - "
+    whole, shown, hidden = log.evaluate(below + "it.getBoundingClientRect().bottom]")
+    assert whole > shown and abs(hidden) < 3, "its end is what is seen first"
 
 
 def test_looking_on_keeps_focus_and_what_is_open(vbs, sign_in):
