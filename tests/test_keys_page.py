@@ -2,16 +2,19 @@
 
 import logging
 import re
+import threading
+import time
 from datetime import timedelta
 
 import pytest
 from django.contrib.sessions.models import Session
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.people import person, superuser, text
-from vbs.accounts.models import ApiKey, Project
+from vbs.accounts.models import ApiKey, KeptAnswer, Project
 from vbs.configuration.models import AuditEntry
 
 BAD = "<script>alert('x')</script>"
@@ -60,6 +63,57 @@ def test_a_key_is_made_and_its_secret_shown_once(operator, one, caplog, settings
     sessions = [one.get_decoded() for one in Session.objects.all()]
     assert secret not in repr(sessions) and secret not in repr(operator.cookies)
     assert secret not in text(superuser().get("/system/audit"))
+
+
+def mark_in(response):
+    return re.search(r'name="once" value="([^"]+)"', text(response))[1]
+
+
+def test_a_form_that_is_sent_again_makes_no_other_key(operator, one):
+    page = operator.get("/system/keys")
+    mark = mark_in(page)
+    assert make(operator, one, once=mark, name="").status_code == 422, "what is wrong has made nothing"
+    secret = secret_in(make(operator, one, once=mark))
+    for _ in range(2):
+        again = make(operator, one, once=mark)
+        assert (again.status_code, again["Location"]) == (302, "/system/keys")
+    shown = text(operator.get("/system/keys"))
+    assert "has made its key already" in shown and secret not in shown and ApiKey.objects.count() == 1
+    assert AuditEntry.objects.count() == 1 and secret not in repr(KeptAnswer.objects.values())
+    assert make(operator, one, once=mark_in(operator.get("/system/keys"))).status_code == 200
+    assert ApiKey.objects.count() == 2
+
+
+def test_a_form_of_before_yesterday(operator, one, monkeypatch):
+    mark = mark_in(operator.get("/system/keys"))
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + 25 * 3600)
+    client = person("operator", one)
+    assert "load the page anew" in text(make(client, one, once=mark))
+    assert make(client, one, once="made up").status_code == 422 and not ApiKey.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_clicks_at_the_same_instant_make_one_key(transactional_db):
+    one = Project.objects.create(name="one")
+    client = person("operator", one)
+    mark, together, answers = mark_in(client.get("/system/keys")), threading.Barrier(2), []
+
+    def click():
+        mine = Client()
+        mine.cookies = client.cookies
+        try:
+            together.wait(20)
+            answers.append(make(mine, one, once=mark).status_code)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=click) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [200, 302] and ApiKey.objects.count() == 1
 
 
 @pytest.mark.parametrize("days", ["30", "90", "365"])

@@ -13,6 +13,7 @@ from django.utils import timezone
 from vbs.accounts.models import ApiKey, Project
 from vbs.accounts.roles import ROLES
 from vbs.pages.forms import GuardedForm
+from vbs.pages.once import OnceField, first
 
 DAYS = ("30", "90", "365")
 MOST_DAYS = 36_500
@@ -76,6 +77,7 @@ class NewKeyForm(ExpiryForm):
         help_text="Add, fetch, load and remove models by the API",
         required=False,
     )
+    once = OnceField()
     field_order = ("name", "project", "expires", "last_day", "operator")
 
     def __init__(self, *given: Any, projects: QuerySet[Project], may_operate: bool, **options: Any) -> None:
@@ -85,8 +87,11 @@ class NewKeyForm(ExpiryForm):
         if not may_operate:
             self.withhold("operator", "only whoever may change models can make such a key: an operator or an admin")
 
-    def issue(self) -> tuple[ApiKey, str]:
+    def issue(self) -> tuple[ApiKey, str] | None:
+        """None when this form has made its key before."""
         data = self.cleaned_data
+        if not first(data["once"], data["project"]):
+            return None
         return ApiKey.objects.issue(data["project"], data["name"], self.expires_at(), data.get("operator", False))
 
 

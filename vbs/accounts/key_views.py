@@ -53,7 +53,10 @@ def _make(request: Request) -> HttpResponse:
     if not form.is_valid():
         return _keys(request, form)
     with transaction.atomic():
-        key, secret = form.issue()
+        if (made := form.issue()) is None:
+            messages.warning(request, "That form has made its key already, and its secret was shown then: it is below.")
+            return redirect("keys")
+        key, secret = made
         words = f"“{key.name}”, {_until(key)}{', may change the registry' if key.operator else ''}"
         audit.record(request, "key.make", f"{key.prefix}…", words, key.project)
     context = {"tab": "keys", "key": key, "secret": secret, "server": request.build_absolute_uri("/v1")}
