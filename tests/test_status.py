@@ -50,7 +50,7 @@ def test_where_nothing_runs_it_says_so_and_starts_nothing(folder):
     shown = json.loads(found.stdout)
     assert (shown["ok"], shown["supervisor"], shown["workers"], shown["queue"]) == (False, None, [], None)
     assert not (folder / "postgres").exists()
-    assert not (folder / "run").exists()
+    assert not list((folder / "run").glob("*")), "the folder is closed to others, and nothing is in it"
 
 
 def test_a_database_that_is_elsewhere_and_away(folder):
