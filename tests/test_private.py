@@ -31,6 +31,8 @@ CLOSED = dict.fromkeys(private.FOLDERS, "0o700")
 
 def test_folders_are_made_closed(data):
     private.close(data)
+    assert modes(data) == dict.fromkeys(private.MADE, "0o700") and data.stat().st_mode & 0o777 == 0o711
+    private.close(data, private.FOLDERS)
     assert modes(data) == CLOSED and data.stat().st_mode & 0o777 == 0o711
 
 
@@ -57,7 +59,7 @@ def test_folders_of_an_earlier_version_are_mended(data):
 
 
 def test_what_is_closed_further_stays_so(data):
-    private.close(data)
+    private.close(data, private.FOLDERS)
     data.chmod(0o2700)
     (data / "logs").chmod(0o500)
     private.close(data)

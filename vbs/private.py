@@ -6,17 +6,18 @@ version, or a copy that lost its modes, are mended.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 FOLDERS = ("files", "logs", "run", "tmp")
+MADE = ("files", "tmp")  # by every process; the others by the programs that need them
 LOOK, ALL = 0o066, 0o077  # what is taken from others: reading and writing; passing through as well
 
 
-def close(data: Path) -> None:
-    """Make the folders where they are missing. What belongs to somebody else is left to `readable` to tell."""
+def close(data: Path, made: Sequence[str] = MADE) -> None:
+    """Make these folders where they are missing. What belongs to somebody else is left to `readable` to tell."""
     data.mkdir(mode=0o711, parents=True, exist_ok=True)
-    for name in FOLDERS:
+    for name in made:
         (data / name).mkdir(mode=0o700, exist_ok=True)
     for path, taken in _places(data):
         with contextlib.suppress(FileNotFoundError, PermissionError):  # a log that is rotated just now; not ours

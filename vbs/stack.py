@@ -146,7 +146,7 @@ class Stack:
     def start(self, tell: Tell = lambda text: None) -> None:
         """Start everything; returns when the programs have been started, not when they are ready."""
         run = self.data / "run"
-        private.close(self.data)
+        private.close(self.data, private.FOLDERS)
         self._take_lock(run)
         try:
             if left := leftovers.find(self.data):
