@@ -84,7 +84,7 @@ def test_what_reaches_files_is_for_who_has_a_shell(left, option):
     assert refused in text(superuser("boss").post(f"/admin/models_registry/model/{left.pk}/change/", changed))
     left.refresh_from_db()
     assert Model.objects.count() == 1 and left.engine_args == {}
-    call_command("model", "edit", "left", f"--arg={option}={OPTIONS[option]}")
+    call_command("model", "edit", "left", f"--arg={option}={json.dumps(OPTIONS[option])}")
     left.refresh_from_db()
     assert option in left.engine_args
 

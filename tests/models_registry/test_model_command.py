@@ -46,8 +46,8 @@ def test_add_show_list_remove(tmp_path: Path) -> None:
 
 
 def test_an_option_that_is_no_json_is_a_text() -> None:
-    run("add", "m", "scripted:", "--arg", "x=NaN", "--arg", "y=[1]")
-    assert Model.objects.get().engine_args == {"x": "NaN", "y": [1]}
+    run("add", "m", "scripted:", "--arg", "fail-start=NaN", "--arg", "max-num-seqs=7")
+    assert Model.objects.get().engine_args == {"fail-start": "NaN", "max-num-seqs": 7}
 
 
 def test_progress_is_said_on_standard_error(tmp_path: Path) -> None:
