@@ -214,7 +214,8 @@ def test_an_engine_that_lives_with_a_few_at_once_gets_a_few(add_model, submitted
     gpu.serve()
     good, bad = close(batch)
     assert len(good) == 300 and not bad
-    assert batch.events.filter(message__startswith="The engine died").count() <= 10
+    deaths_met = batch.events.filter(message__startswith="The engine died").count()
+    assert deaths_met < 300 / 20, "fewer than if each window of those that no death has met began whole"
 
 
 def test_after_a_death_fewer_run_at_once_until_enough_is_answered():
