@@ -2,9 +2,12 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from django.conf import settings
+from django.test import TransactionTestCase
 
+from tests import tables
 from tests.engines import add_model, close, gpu, home, make_gpu, project, submitted  # noqa: F401
 from tests.hostile import hostile  # noqa: F401
 from tests.shares import ByStartedSystem, in_order
@@ -44,4 +47,18 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
         yield
         return
     with postgres.in_use(settings.VBS_DATA_DIR):
+        database = settings.DATABASES["default"]
+        with psycopg.connect(
+            host=database["HOST"], port=database["PORT"], user=database["USER"], dbname="postgres", autocommit=True
+        ) as connection:
+            for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # its machine may lose it all
+                connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
         yield
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
+    with django_db_blocker.unblock():
+        tables.keep()
+    TransactionTestCase._fixture_teardown = lambda test: tables.put_back()  # type: ignore[method-assign]
