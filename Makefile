@@ -11,6 +11,9 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 LOG := $(VENV)/setup.log
 
+# Where it is set, each of the hundreds of programs that the tests start compiles this project anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # In two processes, each with a database of its own (tests/shares.py).
 SHARED := --numprocesses=2 --durations=25
 
