@@ -1,5 +1,6 @@
 """A whole vbs as users run it, in a data folder of its own, for tests that look at it from outside."""
 
+import atexit
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +130,22 @@ class Live:
         return found
 
 
+@cache
+def collected() -> Path:
+    """The static files as `manage.py prepare` collects them, which takes seconds: once for all systems of a session."""
+    folder = Path(tempfile.mkdtemp(prefix="vbs-static-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    code = "from vbs.management.commands.prepare import collect; collect()"
+    command = [sys.executable, str(BASE_DIR / "manage.py"), "shell", "--verbosity=0", "-c", code]
+    subprocess.run(command, env=os.environ | {"VBS_DATA_DIR": str(folder)}, check=True, timeout=300)
+    return folder / "static"
+
+
 @contextmanager
 def live(**environment: str) -> Iterator[Live]:
     folder = Path(tempfile.mkdtemp(prefix="vbs-live-"))
     folder.chmod(0o711)
+    shutil.copytree(collected(), folder / "static")
     clean = {name: "" for name in ("DATABASE_URL", "Q_CLUSTER_NAME") if name in os.environ}
     try:
         with Stack(folder, port=free_port(), environment=clean | environment) as stack:

@@ -13,11 +13,15 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         call_command("migrate", interactive=False, verbosity=0)
-        stamp = Path(settings.STATIC_ROOT) / ".collected"
-        found = fingerprint()
-        if not stamp.exists() or stamp.read_text() != found:
-            call_command("collectstatic", interactive=False, clear=True, verbosity=0)  # seconds, for hundreds of files
-            stamp.write_text(found)
+        collect()
+
+
+def collect() -> None:
+    stamp = Path(settings.STATIC_ROOT) / ".collected"
+    found = fingerprint()
+    if not stamp.exists() or stamp.read_text() != found:
+        call_command("collectstatic", interactive=False, clear=True, verbosity=0)  # seconds, for hundreds of files
+        stamp.write_text(found)
 
 
 def fingerprint() -> str:
