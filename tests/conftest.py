@@ -61,4 +61,4 @@ def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: N
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
     with django_db_blocker.unblock():
         tables.keep()
-    TransactionTestCase._fixture_teardown = lambda test: tables.put_back()  # type: ignore[method-assign]
+    TransactionTestCase._fixture_teardown = lambda test: tables.put_back()  # type: ignore[attr-defined]
