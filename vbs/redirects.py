@@ -38,7 +38,7 @@ def slashed(request: HttpRequest) -> str:
     Where both lead somewhere (`/batches/new/` would be the batch `new`), the one that names more itself is meant; so
     nobody is sent back and forth.
     """
-    if request.method not in ("GET", "HEAD"):
+    if request.method not in ("GET", "HEAD") or {".", ".."} & {*request.path_info.split("/")}:  # browsers resolve those
         return ""
     plain = re.sub("/{2,}", "/", request.path_info)
     toggled = plain.rstrip("/") if plain.endswith("/") else f"{plain}/"
