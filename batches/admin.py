@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 
 from batches.models import Activity, Batch, BatchEvent, BatchRequest, File, Pause, Upload, UploadPart
-from vbs.admin import ReadOnlyAdmin
+from vbs.admin.base import ReadOnlyAdmin
 from vbs.openai.errors import Conflict
 from vbs.pages.templatetags.plain import plain
 

@@ -5,17 +5,20 @@ class BatchesConfig(AppConfig):
     name = "batches"
 
     def ready(self) -> None:
-        from batches import checks, disk_use, interrupts, metrics  # noqa: F401
+        from batches import metrics
+        from batches.files import disk_use
         from batches.models import Batch
-        from batches.runner import BatchSource
-        from models_registry import disk, gpu, importer, workers
+        from batches.run import interrupts
+        from batches.run.runner import BatchSource
+        from models_registry.catalog import add, disk
+        from models_registry.gpu import arbiter, control
         from vbs import live
 
         metrics.register()
-        importer.BLOCKERS.append(Batch.objects.that_need)
-        gpu.register(BatchSource())
-        gpu.RELEASES.append(Batch.objects.release_all)
-        gpu.SWEEPS.append(live.sweep)
-        workers.RUNNING.append(interrupts.of)
+        add.BLOCKERS.append(Batch.objects.that_need)
+        arbiter.register(BatchSource())
+        arbiter.RELEASES.append(Batch.objects.release_all)
+        arbiter.SWEEPS.append(live.sweep)
+        control.RUNNING.append(interrupts.of)
         disk.PLACES.append(disk_use.files)
         disk.CLEANERS.insert(0, disk_use.CLEANER)

@@ -244,7 +244,7 @@ class BatchQuerySet(models.QuerySet["Batch"]):
 
     def claim(self, batch_id: str, worker: uuid.UUID) -> "Batch | None":
         """Take the lease, or None when somebody else has it or the batch cannot run any more."""
-        from batches import takeovers
+        from batches.run import takeovers
 
         with transaction.atomic():
             before = self.waiting().filter(pk=batch_id).select_for_update(no_key=True).first()
@@ -273,7 +273,7 @@ class BatchQuerySet(models.QuerySet["Batch"]):
 
     def release_all(self, worker: uuid.UUID) -> int:
         """Give back what a worker that is known to be dead still holds."""
-        from batches import takeovers
+        from batches.run import takeovers
 
         with transaction.atomic():
             for batch in self.filter(leased_by=worker, status__in=RUNNABLE).select_for_update(no_key=True):
@@ -502,7 +502,7 @@ class Batch(models.Model):
         return True
 
     def _is_over(self) -> bool:
-        from batches import expiry
+        from batches.run import expiry
 
         now = Batch.objects.annotate(now=Now()).values_list("now", flat=True).get(pk=self.pk)
         return expiry.is_over(self.pk, self.expires_at, self.late_at, now)

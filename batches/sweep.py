@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from batches import blobs, unloadable
+from batches.files import blobs
 from batches.models import (
     CLOSING,
     RUNNABLE,
@@ -27,12 +27,13 @@ from batches.models import (
     UploadPart,
     UploadStatus,
 )
-from models_registry.gpu import SWEEPS
+from batches.run import unloadable
+from models_registry.gpu.arbiter import SWEEPS
 from models_registry.models import Worker
 from vbs.broker import wake
 from vbs.configuration import runtime
+from vbs.database.outages import DATABASE_ERRORS
 from vbs.openai import idempotency
-from vbs.outages import DATABASE_ERRORS
 
 log = logging.getLogger(__name__)
 

@@ -1,18 +1,20 @@
 """Entry points of the task queue: ids come in, the work is elsewhere, and all of it may be done twice."""
 
+from vbs.database.outages import insist
 from vbs.logs import bind
-from vbs.outages import insist
 
 
 def validate(batch_id: str) -> None:
-    from batches import intake, troubles
+    from batches.intake import ingest
+    from batches.run import troubles
 
     with bind(batch_id=batch_id), troubles.told(batch_id, "Its input file is not read"):
-        insist(lambda: intake.validate(batch_id))
+        insist(lambda: ingest.validate(batch_id))
 
 
 def finalize(batch_id: str) -> None:
-    from batches import outputs, troubles
+    from batches.finish import outputs
+    from batches.run import troubles
 
     with bind(batch_id=batch_id), troubles.told(batch_id, "Its files are not written"):
         insist(lambda: outputs.finalize(batch_id))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks import table
 from benchmarks.rows import BenchmarkError, Options, Row
-from vbs import descriptors
-from vbs.stack import StackError
+from vbs.run import descriptors
+from vbs.run.stack import StackError
 
 BENCHMARKS = (
     "engine",

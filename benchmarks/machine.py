@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from vbs.stack import BASE_DIR
+from vbs.run.stack import BASE_DIR
 
 
 def machine() -> dict[str, str]:

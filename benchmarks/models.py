@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.rows import Options, Row, median, spread
 from benchmarks.system import System, scratch, system, tell
-from models_registry.fit import error, size
+from models_registry.fit.formula import error, size
 
 MODELS = ("smollm2-135m", "gemma3-270m", "all-minilm-l6-v2")
 

@@ -21,8 +21,8 @@ import psycopg
 
 from benchmarks.rows import BenchmarkError
 from benchmarks.workload import CHAT, plain
-from vbs import postgres
-from vbs.stack import BASE_DIR, Stack, free_port
+from vbs.run import postgres
+from vbs.run.stack import BASE_DIR, Stack, free_port
 
 STATES = ("created", "validated", "in_progress", "finalizing", "completed", "failed", "expired", "cancelled")
 COLUMNS = ", ".join(f"extract(epoch FROM {state}_at)::float8" for state in STATES)
@@ -126,7 +126,7 @@ class System:
         for pid, name in roots.items():
             with suppress(psutil.NoSuchProcess):
                 for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
-                    engine = name == "gpu" and "models_registry.engine.scripted" in process.cmdline()
+                    engine = name == "gpu" and "models_registry.engine.scripted.server" in process.cmdline()
                     found[process] = "engine" if engine else name
         return found
 

@@ -14,7 +14,7 @@ import orjson
 
 from benchmarks import machine
 from benchmarks.rows import Row
-from vbs.stack import BASE_DIR
+from vbs.run.stack import BASE_DIR
 
 RESULTS = BASE_DIR / "benchmarks" / "results"
 PAGES = (BASE_DIR / "docs" / "benchmarks.md", BASE_DIR / "README.md")

@@ -11,8 +11,11 @@ from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html
 
-from models_registry import allowed, fetch, importer, operations, secrets
-from models_registry.model_folder import ModelError
+from models_registry.catalog import add, rules
+from models_registry.catalog.folders import ModelError
+from models_registry.gpu import operations
+from models_registry.hub import downloads as fetch
+from models_registry.hub import tokens
 from models_registry.models import (
     Alias,
     Download,
@@ -23,8 +26,8 @@ from models_registry.models import (
     OperationKind,
     Worker,
 )
-from vbs.admin import LargeAdmin, ReadOnlyAdmin
-from vbs.admin_site import Audited
+from vbs.admin.base import LargeAdmin, ReadOnlyAdmin
+from vbs.admin.site import Audited
 from vbs.configuration import audit
 from vbs.pages.access import Request
 
@@ -48,7 +51,7 @@ class ModelForm(forms.ModelForm):
             try:
                 data |= {
                     name: value
-                    for name, value in importer.check_changes(self.instance, **self.changes(data)).items()
+                    for name, value in add.check_changes(self.instance, **self.changes(data)).items()
                     if name in self.fields
                 }
             except ModelError as error:
@@ -56,7 +59,7 @@ class ModelForm(forms.ModelForm):
         return data
 
     def changes(self, data: dict[str, Any]) -> dict[str, Any]:
-        return {name: data[name] for name in self.changed_data if name in importer.EDITABLE}
+        return {name: data[name] for name in self.changed_data if name in add.EDITABLE}
 
 
 @admin.register(Model)
@@ -68,9 +71,9 @@ class ModelAdmin(Audited):
     form = ModelForm
     fields = (
         *("name", "state", "reason", "kind", "source", "hub_id", "revision", "base", "remote_name"),
-        *("size_bytes", "context_length", "lora_rank", "created_at", *importer.EDITABLE),
+        *("size_bytes", "context_length", "lora_rank", "created_at", *add.EDITABLE),
     )
-    readonly_fields = tuple(name for name in fields if name not in importer.EDITABLE)
+    readonly_fields = tuple(name for name in fields if name not in add.EDITABLE)
     actions = ("fetch", "load", "unload", "test", "benchmark", "remove")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -91,19 +94,19 @@ class ModelAdmin(Audited):
         return super().get_queryset(request).prefetch_related("aliases").annotate(loaded_now=is_loaded)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
-        may_trust = request.user.has_perm(allowed.TRUST)
+        may_trust = request.user.has_perm(rules.TRUST)
         return self.readonly_fields if may_trust else (*self.readonly_fields, "trust_remote_code")
 
     def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
         changes = form.changes(form.cleaned_data)
         try:
-            importer.edit(obj, **changes)
+            add.edit(obj, **changes)
         except ModelError as error:  # what was right when the form was checked
             messages.error(request, str(error))
             form.changed_data.clear()  # nothing is, and nothing is kept
             return
         if "trust_remote_code" in changes:
-            said = allowed.told(changes["trust_remote_code"])
+            said = rules.told(changes["trust_remote_code"])
             audit.record(cast(Request, request), "model.trust", obj.name, said)
 
     @admin.display(description="size", ordering="size_bytes")
@@ -140,7 +143,7 @@ class ModelAdmin(Audited):
 
     @admin.action(description="Remove the selected models (their files stay)", permissions=["remove"])
     def remove(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
-        each(self, request, queryset, importer.remove, "removed")
+        each(self, request, queryset, add.remove, "removed")
 
     def _ask(self, request: HttpRequest, queryset: QuerySet[Model], kind: OperationKind) -> None:
         asked_by = request.user.get_username()
@@ -243,7 +246,7 @@ class MeasurementAdmin(ReadOnlyAdmin):
 
 class HubTokenForm(forms.ModelForm):
     token = forms.CharField(
-        max_length=secrets.MOST_TOKEN,
+        max_length=tokens.MOST_TOKEN,
         widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
         help_text="Kept encrypted, and never shown again; a new one takes the place of the old.",
     )
@@ -251,9 +254,9 @@ class HubTokenForm(forms.ModelForm):
     def clean(self) -> dict[str, Any]:
         data = super().clean() or self.cleaned_data
         try:
-            if not self.instance.pk and not secrets.NAME.fullmatch(data.get("name", "")):
+            if not self.instance.pk and not tokens.NAME.fullmatch(data.get("name", "")):
                 raise ModelError("The name has 1 to 100 letters, digits and . _ -, no sign first.")
-            secrets.check(data.get("token", "").strip())
+            tokens.check(data.get("token", "").strip())
         except ModelError as error:
             raise forms.ValidationError(str(error)) from None
         return data
@@ -270,7 +273,7 @@ class HubTokenAdmin(Audited):
         return ("created_at", *(("name",) if obj else ()))
 
     def save_model(self, request: HttpRequest, obj: HubToken, form: Any, change: bool) -> None:
-        kept = secrets.keep(obj.name, form.cleaned_data["token"])
+        kept = tokens.keep(obj.name, form.cleaned_data["token"])
         obj.pk, obj.secret = kept.pk, kept.secret
 
 

@@ -6,13 +6,16 @@ class ModelsRegistryConfig(AppConfig):
     verbose_name = "Models and workers"
 
     def ready(self) -> None:
-        from models_registry import fetch, gpu, metrics, operations, pages
-        from models_registry.operating import OperationSource
+        from models_registry import metrics
+        from models_registry.gpu import arbiter, operations
+        from models_registry.gpu.operating import OperationSource
+        from models_registry.hub import downloads
+        from models_registry.pages import rows
         from vbs.pages import recipes
 
-        gpu.connect()
+        arbiter.connect()
         metrics.register()
-        gpu.register(OperationSource())
-        gpu.RELEASES.append(operations.release_all)
-        gpu.SWEEPS += [operations.sweep, fetch.sweep]
-        recipes.MODELS.append(pages.that_chat)
+        arbiter.register(OperationSource())
+        arbiter.RELEASES.append(operations.release_all)
+        arbiter.SWEEPS += [operations.sweep, downloads.sweep]
+        recipes.MODELS.append(rows.that_chat)

@@ -21,7 +21,7 @@ from models_registry.models import (
     Worker,
 )
 
-# Field of a reading (models_registry.health), its gauge, and by what it is divided to be in Prometheus' units.
+# Field of a reading (models_registry.gpu.health), its gauge, and by what it is divided to be in Prometheus' units.
 OF_GPUS = (
     ("memory_used", "vbs_gpu_memory_used_bytes", 1),
     ("memory_total", "vbs_gpu_memory_total_bytes", 1),

@@ -125,7 +125,7 @@ class Model(models.Model):
 
 
 class HubToken(models.Model):
-    """An access token of the hub. `secret` is encrypted with the server's secret key (models_registry.secrets)."""
+    """An access token of the hub. `secret` is encrypted with the server's secret key (models_registry.hub.tokens)."""
 
     name = models.CharField(max_length=100, unique=True)
     secret = models.TextField(editable=False)

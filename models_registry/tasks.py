@@ -2,18 +2,18 @@
 
 import uuid
 
+from vbs.database.outages import insist
 from vbs.logs import bind
-from vbs.outages import insist
 
 
 def work() -> None:
-    from models_registry import gpu
+    from models_registry.gpu import arbiter
 
-    gpu.work()
+    arbiter.work()
 
 
 def fetch(model_id: str) -> None:
-    from models_registry import fetch
+    from models_registry.hub import downloads as fetch
 
     turn = uuid.uuid4()
     with bind(model_id=model_id):

@@ -11,8 +11,8 @@ from tests import tables
 from tests.engines import add_model, close, gpu, home, make_gpu, project, submitted  # noqa: F401
 from tests.hostile import hostile  # noqa: F401
 from tests.shares import ByStartedSystem, in_order
-from vbs import postgres
 from vbs.configuration import runtime
+from vbs.run import postgres
 
 
 def pytest_configure() -> None:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from batches import blobs, files, intake, outputs, submit
+from batches.files import blobs, store
+from batches.finish import outputs
+from batches.intake import ingest, submit
 from batches.models import Batch, BatchStatus
 from models_registry.engine.resident import Resident
-from models_registry.gpu import Gpu
+from models_registry.gpu.arbiter import Gpu
 from models_registry.models import Model, Worker
-from vbs import outages
 from vbs.accounts.models import Project
+from vbs.database import outages
 
 CHAT = "/v1/chat/completions"
 
@@ -91,9 +93,9 @@ def submitted(project):
         with blobs.scratch() as scratch:
             scratch.write(content)
             scratch.flush()
-            file = files.store(project, Path(scratch.name), "in.jsonl", "batch", None)
+            file = store.store(project, Path(scratch.name), "in.jsonl", "batch", None)
         batch = submit.create(project, file.pk, **{"endpoint": CHAT, "completion_window": "24h"} | options)
-        intake.validate(batch.pk)
+        ingest.validate(batch.pk)
         batch.refresh_from_db()
         return batch
 

@@ -20,7 +20,7 @@ import httpx
 import openai
 import psutil
 
-from vbs.stack import BASE_DIR, Stack, free_port
+from vbs.run.stack import BASE_DIR, Stack, free_port
 
 TERMINAL = {"completed", "failed", "expired", "cancelled"}
 CHAT = "/v1/chat/completions"

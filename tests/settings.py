@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from vbs import postgres
+from vbs.run import postgres
 
 PREFIX = "vbs-tests-"
 

@@ -141,7 +141,7 @@ def test_another_projects_objects_are_not_there(issued, db):
 
 
 def test_a_batch_cannot_name_anothers_file(issued):
-    from batches import intake
+    from batches.intake import ingest
     from batches.models import Batch
 
     _, mine = issued
@@ -151,7 +151,7 @@ def test_a_batch_cannot_name_anothers_file(issued):
     given = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     batch = Batch.objects.get(pk=other.post("/v1/batches", given, content_type="application/json").json()["id"])
     assert batch.input_file is None
-    intake.validate(batch.pk)
+    ingest.validate(batch.pk)
     batch.refresh_from_db()
     assert batch.errors[0]["message"].startswith("Cannot find file")
 

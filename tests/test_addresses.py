@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from vbs import addresses
-from vbs.addresses import AddressError, check, origin
+from vbs.outgoing import addresses
+from vbs.outgoing.addresses import AddressError, check, origin
 
 
 @pytest.fixture

@@ -23,12 +23,12 @@ from batches.models import (
     Upload,
     UploadPart,
 )
-from models_registry import secrets
+from models_registry.hub import tokens
 from models_registry.models import Alias, Download, HubToken, Measurement, Model, Operation, Worker
 from tests.models_registry.test_importer import model_folder
 from tests.people import person, superuser
-from vbs import admin as common
 from vbs.accounts.models import ApiKey, KeptAnswer, Project
+from vbs.admin import base as common
 from vbs.configuration.models import AuditEntry, Override
 
 OURS = ("accounts", "batches", "configuration", "models_registry", "curation", "finetuning")
@@ -73,7 +73,7 @@ def rows(project, number):
     Download.objects.create(model=model, state="failed", reason="<b>hello</b>", files=[{"path": "<i>"}])
     Operation.objects.create(model=model, kind="test", state="failed", log="<b>hello</b>", result={"<i>": 1})
     Measurement.objects.create(model=model, kind="batch", requests=1, output_tokens=5, seconds=2, memory_bytes=10)
-    secrets.keep(f"token-{number}", f"hf_secret{number}")
+    tokens.keep(f"token-{number}", f"hf_secret{number}")
     Worker.objects.create(cluster="gpu", hostname=f"host {number}", pid=number)
     file = File.objects.create(project=project, filename=f"{number}.jsonl", purpose="batch", bytes=3)
     upload = Upload.objects.create(
@@ -419,7 +419,7 @@ def test_a_model_that_is_needed_stays_and_bad_options_are_refused(root, monkeypa
     """What the command refuses, the admin refuses too."""
     settings.VBS_TRUST_REMOTE_CODE = True
     model = Model.objects.create(name="m", kind="vllm", source=str(model_folder(tmp_path / "m")))
-    monkeypatch.setattr("models_registry.removal.BLOCKERS", [lambda names: ["batch_1 waits"]])
+    monkeypatch.setattr("models_registry.catalog.remove.BLOCKERS", [lambda names: ["batch_1 waits"]])
     assert act(root, Model, "remove", model)[1] == ["m is still needed: batch_1 waits"]
     assert Model.objects.exists()
     assert root.get(address(Model, "add")).status_code == 403
@@ -432,7 +432,7 @@ def test_a_model_that_is_needed_stays_and_bad_options_are_refused(root, monkeypa
     model.refresh_from_db()
     assert model.engine_args == {"max-model-len": 2048} and model.context_length == 2048
     assert model.trust_remote_code and dict(model.spec().args)["trust-remote-code"] is True
-    monkeypatch.setattr("models_registry.removal.BLOCKERS", [])
+    monkeypatch.setattr("models_registry.catalog.remove.BLOCKERS", [])
     assert "m: removed." in act(root, Model, "remove", model)[1]
     assert not Model.objects.exists()
 
@@ -496,10 +496,10 @@ def test_who_may_only_look_cannot_operate_models(staff, model, action):
 def test_a_token_goes_in_and_never_comes_out(root):
     assert root.post(address(HubToken, "add"), {"name": "mine", "token": "hf_first"}).status_code == 302
     token = HubToken.objects.get()
-    assert secrets.reveal(token) == "hf_first" and "hf_first" not in token.secret
+    assert tokens.reveal(token) == "hf_first" and "hf_first" not in token.secret
     assert root.post(address(HubToken, "change", str(token.pk)), {"token": "hf_second"}).status_code == 302
     token.refresh_from_db()
-    assert secrets.reveal(token) == "hf_second"
+    assert tokens.reveal(token) == "hf_second"
     for page in (address(HubToken, ""), *(address(HubToken, page, str(token.pk)) for page in ("change", "history"))):
         text = root.get(page).content.decode()
         assert "hf_" not in text and token.secret not in text

@@ -9,12 +9,12 @@ from django.contrib.auth.models import Group, User
 from django.contrib.messages.storage.cookie import CookieStorage
 from django.test import Client, RequestFactory
 
-from models_registry.model_folder import ModelError
+from models_registry.catalog.folders import ModelError
 from models_registry.models import Alias, HubToken, Model
 from tests.people import PASSWORD, superuser
 from tests.test_admin import address, rows
 from vbs.accounts.models import ApiKey, Project
-from vbs.admin_site import NOUNS, Audited, Site
+from vbs.admin.site import NOUNS, Audited, Site
 from vbs.configuration.models import AuditEntry
 
 pytestmark = pytest.mark.django_db
@@ -74,7 +74,7 @@ def every_action():
 @pytest.mark.parametrize(("model", "action"), list(every_action()))
 def test_every_action_on_many_keeps_each(root, project, model, action, monkeypatch):
     """As many as it was done to: what is refused is said, and not kept."""
-    monkeypatch.setattr("models_registry.removal.BLOCKERS", [])
+    monkeypatch.setattr("models_registry.catalog.remove.BLOCKERS", [])
     rows(project, 1)
     rows(Project.objects.create(name="other"), 2)
     if model is Model:
@@ -189,7 +189,7 @@ def test_what_is_refused_is_not_kept(root, project, monkeypatch):
     def refuse(*given, **changes):
         raise ModelError("no")
 
-    monkeypatch.setattr("models_registry.importer.edit", refuse)
+    monkeypatch.setattr("models_registry.catalog.add.edit", refuse)
     root.post(address(Model, "change", str(model.pk)), {"task": "chat", "engine_args": "{}", "notes": "new"})
     assert not kept("model.")
 

@@ -7,8 +7,8 @@ from django.template.loader import render_to_string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbs.pages.bars import LEAST, Bar, bars
-from vbs.pages.plots import TICKS, WIDTH
+from vbs.pages.charts.bars import LEAST, Bar, bars
+from vbs.pages.charts.plots import TICKS, WIDTH
 
 FIRST = datetime(2026, 11, 20, 18, tzinfo=UTC)
 

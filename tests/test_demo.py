@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.amount import few
-from vbs import leftovers, postgres
-from vbs.stack import BASE_DIR, Stack, free_port
+from vbs.run import leftovers, postgres
+from vbs.run.stack import BASE_DIR, Stack, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 COMMAND = [sys.executable, str(BASE_DIR / "manage.py")]

@@ -11,7 +11,7 @@ from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from batches import blobs
+from batches.files import blobs
 from batches.models import Batch, BatchEvent, BatchRequest, File, Upload, UploadPart
 from models_registry.models import Alias, Download, HubToken, Measurement, Model, Operation, Worker
 from tests.test_admin import rows

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vbs.stack import BASE_DIR
+from vbs.run.stack import BASE_DIR
 
 # Started by hand with a low limit, as a service of the system is, and with a hard limit that cannot be raised.
 RUN = """

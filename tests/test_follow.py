@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from vbs.follow import LINE_BYTES, Tail
+from vbs.run.follow import LINE_BYTES, Tail
 
 
 def test_only_what_is_new_and_complete(tmp_path: Path) -> None:

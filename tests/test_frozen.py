@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.live import Live, line, live
-from vbs.stack import BASE_DIR
+from vbs.run.stack import BASE_DIR
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

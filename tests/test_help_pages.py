@@ -10,8 +10,9 @@ from django.urls import Resolver404, resolve
 
 from models_registry.models import Model, ModelState
 from vbs.accounts import roles
-from vbs.pages import help, recipes
-from vbs.pages.markdown import anchor, render
+from vbs.pages import recipes
+from vbs.pages.help import documents
+from vbs.pages.help.markdown import anchor, render
 
 DOCUMENTS = {"start", "api", "models", "operations", "pages", "architecture", "benchmarks", "dependencies", "tests"}
 ALLOWED = {
@@ -67,14 +68,14 @@ class Tags(HTMLParser):
 
 
 def test_they_are_all_there_in_order():
-    assert set(help.names()) == DOCUMENTS
-    assert [one.title for one in help.documents()][:3] == ["Start", "The API", "Models"]
+    assert set(documents.names()) == DOCUMENTS
+    assert [one.title for one in documents.documents()][:3] == ["Start", "The API", "Models"]
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTS))
 def test_a_document(looker, name):
     page = text(looker, f"/help/{name}")
-    found = help.document(name)
+    found = documents.document(name)
     assert found and found.rendered.html in page and found.title in page
     tags = Tags(found.rendered.html)
     assert {tag for tag, _ in tags.found} <= ALLOWED
@@ -104,7 +105,7 @@ def test_every_link_and_anchor_leads_somewhere(looker, name):
 
 
 def test_links_between_documents():
-    start, models = help.document("start"), help.document("models")
+    start, models = documents.document("start"), documents.document("models")
     assert 'href="/help/api"' in start.rendered.html and 'href="/help/models"' in start.rendered.html
     assert 'href="/help/api#h-estimates"' in models.rendered.html
     assert "STATUS" not in start.rendered.html and ">status<" not in start.rendered.html
@@ -131,7 +132,7 @@ def test_who_may_look(db, looker):
 
 
 def html(source):
-    return render(source, lambda address: help.resolve(address, "docs/api.md")).html
+    return render(source, lambda address: documents.resolve(address, "docs/api.md")).html
 
 
 @pytest.mark.parametrize(
@@ -194,8 +195,8 @@ def test_a_document_that_has_changed_is_rendered_anew(looker, written):
 
     written("# First")
     assert "First" in text(looker, "/help/api")
-    before = help.document("api")
-    assert help.document("api") is before
+    before = documents.document("api")
+    assert documents.document("api") is before
     written("# Second")
     os.utime(settings.BASE_DIR / "docs/api.md", (1, 1))
     assert "Second" in text(looker, "/help/api")
@@ -271,7 +272,7 @@ def test_search(looker):
     page = text(looker, "/help/", q="CLEANUP")
     assert 'href="/help/models#h-removing"' in page and re.search(r"<mark>cleanup</mark>", page, re.I)
     assert "Nothing about" in text(looker, "/help/", q="cleanup xyzzy")
-    hits = help.search("estimates")
+    hits = documents.search("estimates")
     assert hits[0].heading.text == "Estimates", "what is in the heading comes first"
 
 

@@ -350,7 +350,7 @@ def test_who_looks_at_too_much_asks_every_few_seconds(vbs, cookie):
         async with aiohttp.ClientSession(headers=headers) as session:
             sockets = []
             for number in range(live.MOST_ROOMS_OF_ONE + 3):
-                socket = await session.ws_connect(f"{vbs.stack.url}/models/live?n={number}")
+                socket = await session.ws_connect(f"{vbs.run.stack.url}/models/live?n={number}")
                 await socket.send_str(json.dumps({"seen": []}))
                 sockets.append(socket)
             kinds = [(await socket.receive(30)).type for socket in sockets]

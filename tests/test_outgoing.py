@@ -9,8 +9,8 @@ import httpx2
 import pytest
 
 from tests.hostile import http, names
-from vbs import outgoing
-from vbs.outgoing import AddressError, AsyncTransport, Rule, SendError, Transport, send
+from vbs.outgoing import client as outgoing
+from vbs.outgoing.client import AddressError, AsyncTransport, Rule, SendError, Transport, send
 
 
 def test_one_request(hostile):

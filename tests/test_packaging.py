@@ -18,10 +18,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from vbs import leftovers, postgres
 from vbs.__main__ import OURS
+from vbs.run import leftovers, postgres
+from vbs.run.stack import free_port
 from vbs.settings import BASE_DIR
-from vbs.stack import free_port
 
 PROJECT = tomllib.loads((BASE_DIR / "pyproject.toml").read_text())["project"]
 DEPENDENCIES, EXTRAS = PROJECT["dependencies"], PROJECT["optional-dependencies"]

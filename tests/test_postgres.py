@@ -16,7 +16,7 @@ import psutil
 import psycopg
 import pytest
 
-from vbs import postgres
+from vbs.run import postgres
 
 ROOT = Path(__file__).resolve().parent.parent
 

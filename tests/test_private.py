@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vbs import private
 from vbs.checks import the_data_folder_is_closed
+from vbs.run import private
 
 NOBODY = 65534
 

@@ -6,8 +6,8 @@ import time
 import pytest
 from django.db import DatabaseError
 
-from batches.serializers import BatchCreate
-from models_registry import health
+from batches.api.serializers import BatchCreate
+from models_registry.gpu import health
 from vbs.configuration import runtime
 from vbs.configuration.limits import CHECKS, WHOLE
 from vbs.configuration.models import Override

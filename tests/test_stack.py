@@ -17,8 +17,8 @@ import psutil
 import psycopg
 import pytest
 
-from vbs import leftovers, postgres, stack, supervise
-from vbs.stack import Program, Stack, StackError
+from vbs.run import leftovers, postgres, stack, supervise
+from vbs.run.stack import Program, Stack, StackError
 
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")

@@ -10,15 +10,17 @@ import pytest
 from django.db import OperationalError, connection, transaction
 from django.test import Client
 
-from batches import commit, intake, outputs, submit
+from batches.finish import outputs
+from batches.intake import ingest, submit
 from batches.models import Batch
-from batches.outcomes import failure
+from batches.run import commit
+from batches.run.outcomes import failure
 from models_registry.models import Worker
 from tests.engines import CHAT, line
 from tests.people import superuser
 from tests.test_settings import load
-from vbs import outages, timeouts
 from vbs.accounts.models import ApiKey, Project
+from vbs.database import outages, timeouts
 from vbs.openai.errors import envelope
 from vbs.settings import _channel_layer
 
@@ -118,14 +120,14 @@ def test_each_process_has_those_of_its_role(environment, role, tmp_path):
 def test_a_batch_is_taken_in_within_the_longer_time(submitted, add_model, monkeypatch):
     add_model()
     times = []
-    real = intake._take_in
+    real = ingest._take_in
 
     def take_in(*given):
         times.append(shows("statement_timeout"))
         return real(*given)
 
-    monkeypatch.setattr(intake, "_take_in", take_in)
-    monkeypatch.setattr(intake, "most_seconds", lambda: 77)
+    monkeypatch.setattr(ingest, "_take_in", take_in)
+    monkeypatch.setattr(ingest, "most_seconds", lambda: 77)
     assert submitted([line("a")]).validated_at
     assert times == ["77s"]
 
@@ -172,8 +174,8 @@ def test_a_slow_statement_is_503(api, patience, monkeypatch):
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_sleep(5)")
 
-    monkeypatch.setattr("batches.wire.batch_object", slow)
-    monkeypatch.setattr("batches.api.find_batch", slow)
+    monkeypatch.setattr("batches.api.wire.batch_object", slow)
+    monkeypatch.setattr("batches.api.views.find_batch", slow)
     patience(statement="100ms")
     is_busy(api.get("/v1/batches/x"), "took too long")
 
@@ -191,7 +193,7 @@ def test_a_database_that_is_away_is_503_and_a_full_disk_507(api, monkeypatch):
         raise OperationalError("connection refused") from cause
 
     cause = psycopg.OperationalError("connection refused")
-    monkeypatch.setattr("batches.api.find_batch", refuse)
+    monkeypatch.setattr("batches.api.views.find_batch", refuse)
     is_busy(api.get("/v1/batches/x"), "out of reach")
     cause = psycopg.errors.DiskFull("no space left on device")
     assert api.get("/v1/batches/x").status_code == 507
@@ -277,9 +279,9 @@ def test_a_frozen_validation_is_ended_and_done_by_another(project, add_model, mo
     """It holds the batch's advisory lock, and is within a COPY, where no timeout of the database is in force."""
     add_model()
     batch = submit.create(project, submitted([line("x")]).input_file_id, CHAT, "24h")
-    monkeypatch.setattr(intake, "most_seconds", lambda: 1)
-    reached, errors, real = threading.Event(), [], intake.read
-    monkeypatch.setattr(intake, "read", lambda *given: stop())
+    monkeypatch.setattr(ingest, "most_seconds", lambda: 1)
+    reached, errors, real = threading.Event(), [], ingest.read
+    monkeypatch.setattr(ingest, "read", lambda *given: stop())
 
     def stop():
         reached.set()
@@ -288,7 +290,7 @@ def test_a_frozen_validation_is_ended_and_done_by_another(project, add_model, mo
 
     def first():
         try:
-            intake.validate(batch.pk)
+            ingest.validate(batch.pk)
         except outages.DATABASE_ERRORS as error:
             errors.append(error)
         finally:
@@ -297,10 +299,10 @@ def test_a_frozen_validation_is_ended_and_done_by_another(project, add_model, mo
     thread = threading.Thread(target=first)
     thread.start()
     assert reached.wait(10)
-    monkeypatch.setattr(intake, "read", real)
+    monkeypatch.setattr(ingest, "read", real)
     deadline = time.monotonic() + 10
     while batch.validated_at is None and time.monotonic() < deadline:
-        intake.validate(batch.pk)
+        ingest.validate(batch.pk)
         batch.refresh_from_db()
         time.sleep(0.05)
     assert batch.validated_at and thread.is_alive(), "before the other has thawed"

@@ -56,7 +56,7 @@ def run(name: str) -> None:
     from environs import EnvError
     from psycopg.errors import UndefinedColumn, UndefinedTable
 
-    from vbs.postgres import PostgresError
+    from vbs.run.postgres import PostgresError
 
     try:
         settings.configured or settings.INSTALLED_APPS  # noqa: B018 (read now, to say plainly what is wrong)
@@ -78,7 +78,7 @@ def database_for(words: list[str]) -> AbstractContextManager[object]:
     """The embedded server for the time of the command, unless there is no need: the supervisor runs it, for one."""
     from django.conf import settings
 
-    from vbs import postgres
+    from vbs.run import postgres
 
     idle = not words or words[0] in NEED_NO_DATABASE or not {"-h", "--help", "--version"}.isdisjoint(words)
     if idle or settings.DATABASE_URL or "VBS_INSTANCE" in os.environ:

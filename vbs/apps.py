@@ -13,4 +13,4 @@ class AdminConfig(admin_apps.AdminConfig):
     """Django's admin with our site; it is named in INSTALLED_APPS in the place of Django's."""
 
     default = False
-    default_site = "vbs.admin_site.Site"
+    default_site = "vbs.admin.site.Site"

@@ -16,7 +16,7 @@ from django_q.brokers.orm import ORM
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
-from vbs.outages import DATABASE_ERRORS, said
+from vbs.database.outages import DATABASE_ERRORS, said
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from django.conf import settings
 from django.contrib import admin
 from django.core.checks import CheckMessage, Error, Warning, register
 
-from vbs import private
 from vbs.accounts import roles
-from vbs.addresses import AddressError, split
+from vbs.outgoing.addresses import AddressError, split
+from vbs.run import private
 
 
 def is_loopback(host: str) -> bool:
@@ -105,7 +105,7 @@ def the_secret_key_is_secret(**options: Any) -> list[CheckMessage]:
 
 @register()
 def the_data_folder_is_closed(**options: Any) -> list[CheckMessage]:
-    """It is closed at every start (vbs/private.py), where it is ours to close."""
+    """It is closed at every start (vbs/run/private.py), where it is ours to close."""
     return [
         Warning(
             f"Other users of this machine can read {path}, which may hold prompts and answers.",
@@ -136,7 +136,7 @@ def nobody_schedules_functions(**options: Any) -> list[CheckMessage]:
             found.append(
                 Error(
                     f"The admin shows {model._meta.label}, whose rows name functions that a worker calls.",
-                    hint="Unregister it from the admin, as vbs/admin.py does.",
+                    hint="Unregister it from the admin, as vbs/admin/base.py does.",
                     id="vbs.E007",
                 )
             )

@@ -13,9 +13,11 @@ from environs import Env, EnvError, validate
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from vbs import logs, postgres, private, timeouts
+from vbs import logs
 from vbs.configuration.limits import WHOLE
+from vbs.database import timeouts
 from vbs.places import BASE_DIR, DATA_DIR
+from vbs.run import postgres, private
 
 env = Env()
 VBS_GIVEN = frozenset(name for name, value in os.environ.items() if value)  # for the page that says where one is from
@@ -213,7 +215,7 @@ MIDDLEWARE = [
     "vbs.logs.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "vbs.streams.StreamsMiddleware",
+    "vbs.http.streams.StreamsMiddleware",
     "vbs.pages.access.SqueezeMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -224,15 +226,15 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "vbs.pages.access.PolicyMiddleware",
     "vbs.openai.routes.ApiRoutesMiddleware",
-    "vbs.error_pages.ErrorPagesMiddleware",
-    "vbs.one_thread.OneThreadMiddleware",
+    "vbs.http.error_pages.ErrorPagesMiddleware",
+    "vbs.http.one_thread.OneThreadMiddleware",
 ]
 ROOT_URLCONF = "vbs.urls"
 ASGI_APPLICATION = "vbs.asgi.application"
 APPEND_SLASH = False
 LOGIN_URL = "/login"
 LOGIN_REDIRECT_URL = "/"
-CSRF_FAILURE_VIEW = "vbs.error_pages.csrf_failure"
+CSRF_FAILURE_VIEW = "vbs.http.error_pages.csrf_failure"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},

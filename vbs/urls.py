@@ -7,18 +7,17 @@ from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSpli
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from batches import api as batches
-from models_registry import api as models
-from models_registry import registry_api as registry
+from batches.api import views as batches
+from models_registry.api import models, registry
 from vbs import metrics
 from vbs.openai import routes
 from vbs.openai.errors import NotFound
 from vbs.pages.access import styled
 
-handler400 = "vbs.error_pages.bad_request"
-handler403 = "vbs.error_pages.forbidden"
-handler404 = "vbs.error_pages.not_found"
-handler500 = "vbs.error_pages.server_error"
+handler400 = "vbs.http.error_pages.bad_request"
+handler403 = "vbs.http.error_pages.forbidden"
+handler404 = "vbs.http.error_pages.not_found"
+handler500 = "vbs.http.error_pages.server_error"
 
 
 def health(request: HttpRequest) -> HttpResponse:
@@ -76,18 +75,18 @@ urlpatterns = [
     path("v1/registry/aliases/<path:name>", registry.AliasDetail.as_view()),
     path("v1/registry/paste", registry.Paste.as_view()),
     path("", include("vbs.pages.urls")),
-    path("", include("vbs.pages.help_urls")),
+    path("", include("vbs.pages.help.urls")),
     path("", include("vbs.accounts.page_urls")),
-    path("", include("models_registry.page_urls")),
+    path("", include("models_registry.pages.urls")),
     path("", include("batches.pages.urls")),
     path("", include("vbs.configuration.urls")),
-    path("", include("models_registry.system_urls")),
+    path("", include("models_registry.pages.system_urls")),
     path("health", health),
     path("ready", models.Ready.as_view()),
     path("metrics", metrics.Metrics.as_view()),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
     path("docs", styled(SpectacularSwaggerSplitView.as_view(url_name="openapi"))),
     path("admin/", admin.site.urls),
-    path("", include("vbs.redirects")),
+    path("", include("vbs.http.redirects")),
     re_path(r"^v1(/.*)?$", Unknown.as_view()),
 ]

@@ -2,18 +2,16 @@
 
 from django.urls import URLPattern, path
 
-from batches.pages import (
-    create_views,
-    detail,
-    detail_views,
-    history,
-    history_views,
-    overview,
-    overview_views,
-    queue,
-    queue_views,
-    request_views,
-)
+from batches.pages.batch import page as detail
+from batches.pages.batch import views as detail_views
+from batches.pages.history import page as history
+from batches.pages.history import views as history_views
+from batches.pages.new import views as create_views
+from batches.pages.overview import page as overview
+from batches.pages.overview import views as overview_views
+from batches.pages.queue import page as queue
+from batches.pages.queue import views as queue_views
+from batches.pages.request import views as request_views
 from vbs import live
 
 urlpatterns: list[URLPattern] = [

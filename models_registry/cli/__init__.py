@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core.management.base import OutputWrapper
 
-from models_registry import fit
-from models_registry.model_folder import ModelError
+from models_registry.catalog.folders import ModelError
+from models_registry.fit import formula
 from models_registry.models import Model
 
 
@@ -45,4 +45,4 @@ def as_json(content: Any) -> str:
 
 
 def size(number: int | None) -> str:
-    return "-" if number is None else fit.size(number)
+    return "-" if number is None else formula.size(number)

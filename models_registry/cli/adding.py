@@ -6,9 +6,12 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from models_registry import allowed, demo_models, fetch, importer
-from models_registry import paste as pasting
+from models_registry.catalog import add as importer
+from models_registry.catalog import demo as demo_models
+from models_registry.catalog import paste as pasting
+from models_registry.catalog import rules
 from models_registry.cli import Console, find, size
+from models_registry.hub import downloads
 from models_registry.models import HubToken, Model, Task
 from vbs.configuration import audit
 
@@ -92,7 +95,7 @@ def _add(
         _check(given, ("copy", "remote_name"), "is not for a model of the hub")
         token = _token(given["token"]) if given["token"] else None
         places |= _said(given)
-        model = fetch.add(name, hub, task=task, engine_args=options, base=base, token=token, **places)
+        model = downloads.add(name, hub, task=task, engine_args=options, base=base, token=token, **places)
         _keep(model, given)
         console.say(line(model))
         console.progress(f"its files are not here yet: fetch them with 'manage.py model fetch {model.name}'")
@@ -117,7 +120,7 @@ def _add(
 def _keep(model: Model, given: dict[str, Any]) -> None:
     """Who says that code of a model may run stands in the audit log, also when it is said here."""
     if given["trust_remote_code"] is not None:
-        audit.record_command("model.trust", model.name, allowed.told(model.trust_remote_code))
+        audit.record_command("model.trust", model.name, rules.told(model.trust_remote_code))
 
 
 def _check(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from models_registry import fetch, fitting, secrets
+from models_registry.catalog.folders import ModelError
 from models_registry.cli import Console, find, size
-from models_registry.model_folder import ModelError
+from models_registry.fit import judge
+from models_registry.hub import downloads, tokens
 from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubToken, Model, ModelState, Worker
+from vbs.database.outages import insist
 from vbs.logs import one_line
-from vbs.outages import insist
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0  # at least between plain lines
@@ -56,23 +57,23 @@ def _fetch(
 ) -> None:
     model = find(name)
     if pause:
-        fetch.pause(model)
+        downloads.pause(model)
         console.say(f"{name} is paused: --resume goes on")
         return
     if cancel:
-        fetch.cancel(model)
+        downloads.cancel(model)
         console.say(f"{name} is a draft again")
         return
     if plan:
         _say_plan(console.say, model)
         return
     if resume:
-        fetch.resume(model)
+        downloads.resume(model)
     elif model.state in (ModelState.DOWNLOADING, ModelState.READY):
-        fetch.start(model)  # says why not, if it cannot go on
+        downloads.start(model)  # says why not, if it cannot go on
     else:
         _say_plan(console.progress, model)
-        (fetch.retry if retry else fetch.start)(model)
+        (downloads.retry if retry else downloads.start)(model)
     _say_if_nobody_works(console)
     if detach:
         console.say(f"{name} is queued")
@@ -84,7 +85,7 @@ def _fetch(
 
 
 def _say_plan(say: Callable[[str], None], model: Model) -> None:
-    plan = fetch.plan(model)
+    plan = downloads.plan(model)
     for file in plan.files[:NAMED]:
         say(f"{size(file.size) if file.size else '0 bytes':>10}  {one_line(file.path)}")
     if (more := len(plan.files) - NAMED) > 0:
@@ -106,9 +107,9 @@ def _say_plan(say: Callable[[str], None], model: Model) -> None:
         say(f"the disk cannot hold it: {size(plan.disk_free)} are free")
 
 
-def _fit(model: Model, plan: fetch.Plan) -> str:
+def _fit(model: Model, plan: downloads.Plan) -> str:
     try:
-        return fitting.judge_hub(model, plan).text
+        return judge.judge_hub(model, plan).text
     except ModelError as error:
         return f"may fit or not: {error}"
 
@@ -154,7 +155,7 @@ def _bar(model: Model) -> Iterator[Show]:
         task = progress.add_task("queued", total=None)
 
         def show(download: Download) -> None:
-            words = fetch.doing(model, download) or download.state
+            words = downloads.doing(model, download) or download.state
             progress.update(task, description=words, total=download.bytes_total, completed=download.bytes_done)
 
         yield show
@@ -167,7 +168,7 @@ def _lines(console: Console, model: Model) -> Iterator[Show]:
     def show(download: Download) -> None:
         nonlocal said, due
         speed = f", {size(int(download.bytes_per_second))}/s" if download.bytes_per_second else ""
-        words = fetch.doing(model, download) or download.state
+        words = downloads.doing(model, download) or download.state
         line = f"{words}: {size(download.bytes_done)} of {size(download.bytes_total)}{speed}"
         now = time.monotonic()
         if line != said and now >= due:
@@ -186,5 +187,5 @@ def _token(console: Console, *, name: str, remove: bool, **_: Any) -> None:
         console.say(f"the token {name} is forgotten{without}")
         return
     given = getpass.getpass("Token: ") if sys.stdin.isatty() else sys.stdin.readline()
-    secrets.keep(name, given)
+    tokens.keep(name, given)
     console.say(f"the token {name} is kept")

@@ -4,9 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from models_registry import aliases, fit, fitting
+from models_registry.catalog import aliases
+from models_registry.catalog.folders import ModelError
 from models_registry.cli import Console, as_json, positive
-from models_registry.model_folder import ModelError
+from models_registry.fit import formula, judge
 
 
 def add_to(actions: Any) -> None:
@@ -39,13 +40,13 @@ def _fit(console: Console, *, name: str, context: int | None, sequences: int, js
         f"room ({found.room.kind.upper()})": found.room.total,
     }
     for title, number in sizes.items():
-        console.say(f"  {title:<21}{fit.size(number):>10}")
+        console.say(f"  {title:<21}{formula.size(number):>10}")
 
 
-def _judged(name: str, context: int | None, sequences: int) -> fit.Fit:
+def _judged(name: str, context: int | None, sequences: int) -> formula.Fit:
     """A registered model, or a folder. Raises ModelError."""
     if model := aliases.resolve(name):
-        return fitting.judge(model, context, sequences, ask_hub=True)
+        return judge.judge(model, context, sequences, ask_hub=True)
     if Path(name).is_dir():
-        return fitting.judge_folder(Path(name), context, sequences)
+        return judge.judge_folder(Path(name), context, sequences)
     raise ModelError(f"{name!r} is neither a model ('manage.py model list' names those there are) nor a folder")

@@ -6,12 +6,13 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from models_registry import aliases, operations
+from models_registry.catalog import aliases
+from models_registry.catalog.folders import ModelError
 from models_registry.cli import Console, as_json, positive, size
-from models_registry.model_folder import ModelError
+from models_registry.gpu import operations
 from models_registry.models import OPEN_OPERATIONS, Measurement, Model, Operation, OperationKind, OperationState, Worker
+from vbs.database.outages import insist
 from vbs.logs import one_line
-from vbs.outages import insist
 
 POLL_SECONDS = 0.4
 SHOWN = 20  # rows of a table

@@ -4,11 +4,12 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from models_registry import aliases, removal
+from models_registry.api.registry_wire import has_own_code
+from models_registry.catalog import aliases
+from models_registry.catalog import remove as removal
 from models_registry.cli import Console, adding, as_json, find, size
 from models_registry.cli.adding import line
 from models_registry.models import Model
-from models_registry.registry_wire import has_own_code
 
 
 def add_to(actions: Any) -> None:

@@ -18,7 +18,7 @@ from models_registry.engine.control import answers
 from models_registry.engine.reasons import of_request
 from models_registry.engine.refusals import PATIENCE, clean
 from models_registry.engine.server import Engine
-from vbs import outgoing
+from vbs.outgoing import client
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Client:
         if address.socket:
             connector = aiohttp.UnixConnector(address.socket, limit=window)
         else:
-            connector = outgoing.connector(self.engine.spec.private, limit=window)
+            connector = client.connector(self.engine.spec.private, limit=window)
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if address.key:
             headers["Authorization"] = f"Bearer {address.key}"
@@ -225,7 +225,7 @@ class Client:
             return none("response_too_large", f"The answer has more than {most:,} bytes (VBS_MAX_ANSWER_MB).")
         except TimeoutError:
             return none("request_timeout", f"No answer within {self.limits.seconds:.0f} s (VBS_REQUEST_SECONDS).")
-        except outgoing.AddressError as error:
+        except client.AddressError as error:
             log.warning("Request %s was not sent: %s", call.request_id, error)
             return none("address_refused", f"The request was not sent: {where} is at what is not a public address.")
         except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from models_registry.engine import gpus, main_memory
+from models_registry.engine.machine import gpus, main_memory
 
 GIB = 2**30
 

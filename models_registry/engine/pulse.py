@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from models_registry.engine import processes
 from models_registry.engine.control import answers
+from models_registry.engine.machine import processes
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import EngineKind
 

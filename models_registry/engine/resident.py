@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from models_registry.engine import control, processes, retry, server
+from models_registry.engine import control, retry, server
+from models_registry.engine.machine import processes
 from models_registry.engine.reasons import Lack, LoadError
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.sleepers import Sleepers

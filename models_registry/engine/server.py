@@ -22,19 +22,20 @@ from typing import Any
 
 import psutil
 
-from models_registry.engine import defaults, endings, main_memory
+from models_registry.engine import defaults, endings
 from models_registry.engine.control import answers
 from models_registry.engine.environment import minimal
-from models_registry.engine.processes import MARK, end, end_leftovers, family
+from models_registry.engine.machine import main_memory
+from models_registry.engine.machine.processes import MARK, end, end_leftovers, family
 from models_registry.engine.reasons import Lack, LoadError, Shortage, explain
 from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
 from models_registry.engine.stages import Stages
-from vbs.outgoing import AddressError, SendError, UnknownHost, origin, send
+from vbs.outgoing.client import AddressError, SendError, UnknownHost, origin, send
 
 CODE = Path(__file__).resolve().parents[2]
 MODULES = {
     EngineKind.VLLM: "vllm.entrypoints.openai.api_server",
-    EngineKind.SCRIPTED: "models_registry.engine.scripted",
+    EngineKind.SCRIPTED: "models_registry.engine.scripted.server",
 }
 SERVE = ("vllm.entrypoints.cli.main", "serve")
 POLL_SECONDS = 0.1

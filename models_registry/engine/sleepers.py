@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from models_registry.engine import control, defaults, main_memory, server
+from models_registry.engine import control, defaults, server
+from models_registry.engine.machine import main_memory
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.spec import EngineSpec
 

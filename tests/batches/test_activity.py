@@ -5,9 +5,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from batches import activity, commit, submit, sweep
+from batches import activity, sweep
+from batches.intake import submit
 from batches.models import Activity, Batch, BatchStatus, RequestState
-from batches.outcomes import Outcome
+from batches.run import commit
+from batches.run.outcomes import Outcome
 from models_registry.models import Worker
 from tests.engines import line
 

@@ -7,9 +7,10 @@ import signal
 import pytest
 
 from batches.models import BatchStatus
-from models_registry import aliases, importer
-from models_registry.model_folder import ModelError
-from models_registry.wire import model_object
+from models_registry.api.wire import model_object
+from models_registry.catalog import add as importer
+from models_registry.catalog import aliases
+from models_registry.catalog.folders import ModelError
 from tests.adapters import adapter_folder
 from tests.engines import line
 

@@ -3,8 +3,8 @@
 import pytest
 
 from batches.models import Batch, BatchStatus
-from models_registry import aliases, importer
-from models_registry.model_folder import ModelError
+from models_registry.catalog import add, aliases
+from models_registry.catalog.folders import ModelError
 from models_registry.models import Model
 from tests.engines import line
 
@@ -71,13 +71,13 @@ def test_what_a_live_batch_needs_stays(add_model, submitted, gpu, close):
     aliases.point("best", model)
     batch = submitted(asked("best"))
     with pytest.raises(ModelError, match=rf"first is still needed: alias best; batch {batch.pk}"):
-        importer.remove(model)
+        add.remove(model)
     with pytest.raises(ModelError, match=rf"best is still needed: batch {batch.pk}"):
         aliases.remove("best")
     gpu.serve()
     close(batch)
     aliases.remove("best")
-    importer.remove(model)
+    add.remove(model)
     assert not Model.objects.exists()
 
 
@@ -88,7 +88,7 @@ def test_what_a_started_batch_stands_on_stays_when_the_alias_has_moved(add_model
     Batch.objects.claim(batch.pk, gpu.worker.pk).start(gpu.worker.pk, "best", first)
     aliases.point("best", add_model("second"))
     with pytest.raises(ModelError, match=f"first is still needed: batch {batch.pk}"):
-        importer.remove(first)
+        add.remove(first)
 
 
 @pytest.mark.parametrize("name", ["", "@", "a b", "../x", "a..b", "@@a", "x" * 201, "näme", "a\n"])
@@ -103,4 +103,4 @@ def test_a_name_is_taken_by_one_of_both_kinds(add_model):
         aliases.point("first", model)
     aliases.point("best", model)
     with pytest.raises(ModelError, match="best is an alias of first"):
-        importer.add("best", "scripted:")
+        add.add("best", "scripted:")

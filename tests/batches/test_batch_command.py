@@ -16,14 +16,14 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.core.management.base import OutputWrapper
 
-from batches.management import report
+from batches.cli import report
+from batches.cli.remote import Remote, RemoteError
+from batches.cli.terminal import JsonLines, aligned
+from batches.cli.watch import watch
+from batches.cli.whole_file import NotAFile, whole_file
 from batches.management.commands.batch import first_url
-from batches.management.terminal import JsonLines, aligned
-from batches.management.watch import watch
-from batches.management.whole_file import NotAFile, whole_file
-from batches.remote import Remote, RemoteError
 from tests.live import Live, line, live
-from vbs.stack import BASE_DIR, free_port
+from vbs.run.stack import BASE_DIR, free_port
 
 STEERING = "\x1b[31m\x9b2J\u202e\x7f"
 
@@ -269,11 +269,11 @@ class Script:
 
 @pytest.fixture
 def fast(monkeypatch):
-    monkeypatch.setattr("batches.management.watch.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("batches.cli.watch.POLL_SECONDS", 0.01)
 
 
 def test_a_restart_of_the_server_is_waited_for(fast, monkeypatch):
-    monkeypatch.setattr("batches.management.watch.LINE_SECONDS", 0)
+    monkeypatch.setattr("batches.cli.watch.LINE_SECONDS", 0)
     out = StringIO()
     done = a_batch(status="completed")
     server = Script(a_batch(), RemoteError("refused"), RemoteError("bad gateway", 502), a_batch(), done)
@@ -281,7 +281,7 @@ def test_a_restart_of_the_server_is_waited_for(fast, monkeypatch):
     assert "trying again" in out.getvalue()
     with pytest.raises(RemoteError, match="key"):
         watch(Script(RemoteError("key", 401)), a_batch(), out)
-    monkeypatch.setattr("batches.management.watch.PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("batches.cli.watch.PATIENCE_SECONDS", 0.05)
     with pytest.raises(RemoteError, match="refused"):
         watch(Script(*[RemoteError("refused")] * 100), a_batch(), out)
 

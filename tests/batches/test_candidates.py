@@ -8,10 +8,11 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from batches import forecast, models
+from batches import models
 from batches.models import Batch
-from batches.runner import BatchSource
-from models_registry.gpu import choose, patience
+from batches.queue import forecast
+from batches.run.runner import BatchSource
+from models_registry.gpu.arbiter import choose, patience
 from models_registry.models import Model
 from vbs.accounts.models import Project
 

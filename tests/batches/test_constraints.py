@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from batches import constraints, intake
-from batches.constraints import Constraints
-from batches.parameters import Serving
-from batches.validate import Report, Rules, read
+from batches.intake import constraints, ingest
+from batches.intake.constraints import Constraints
+from batches.intake.parameters import Serving
+from batches.intake.validate import Report, Rules, read
 from models_registry.models import Model
 from tests.engines import CHAT, line
 
@@ -94,7 +94,7 @@ def test_other_backends_are_not_asked_for(monkeypatch):
 )
 def test_which_engines_hold_answers_so(fields, by_guidance):
     model = Model(name="m", **fields)
-    assert intake._serving({"m": model}, "m").by_guidance is by_guidance
+    assert ingest._serving({"m": model}, "m").by_guidance is by_guidance
 
 
 @pytest.fixture

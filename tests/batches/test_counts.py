@@ -6,12 +6,13 @@ import pytest
 from django.utils import timezone
 from openai.types import Batch as OpenAIBatch
 
-from batches import pace, wire
+from batches.api import wire
+from batches.cli import report
 from batches.counts import Counts
-from batches.management import report
 from batches.models import Batch
-from batches.pages import detail
-from models_registry import speeds
+from batches.pages.batch import page as detail
+from batches.run import pace
+from models_registry.speed import speeds
 from tests.engines import CHAT
 from vbs.pages.words import number
 

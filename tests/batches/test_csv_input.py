@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batches import csv_input
-from batches.csv_input import CsvError
-from batches.validate import Report
+from batches.intake import csv_file
+from batches.intake.csv_file import CsvError
+from batches.intake.validate import Report
 
 CHAT, EMBED, COMPLETE, RESPOND = "/v1/chat/completions", "/v1/embeddings", "/v1/completions", "/v1/responses"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
@@ -19,7 +19,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 def convert(content, endpoint=CHAT, model="m", row_bytes=2**20, most_bytes=2**24, most_rows=10_000):
     content = content.encode() if isinstance(content, str) else content
     target, report = io.BytesIO(), Report()
-    csv_input.convert(
+    csv_file.convert(
         io.BytesIO(content),
         target,
         endpoint=endpoint,
@@ -41,7 +41,7 @@ def table(rows, delimiter=",", **options):
 
 @given(
     st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5),
-    st.sampled_from(csv_input.DELIMITERS),
+    st.sampled_from(csv_file.DELIMITERS),
     st.sampled_from(["\n", "\r\n"]),
     st.booleans(),
 )
@@ -68,7 +68,7 @@ def test_any_bytes_are_rows_or_a_clear_error(content):
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5))
 def test_the_bytes_of_the_rows_are_those_of_the_file(pairs):
     content = table([("prompt", "system"), *pairs]).encode()
-    assert b"".join(row.raw for row in csv_input.rows(io.BytesIO(content), 2**20)) == content
+    assert b"".join(row.raw for row in csv_file.rows(io.BytesIO(content), 2**20)) == content
 
 
 @pytest.mark.parametrize(

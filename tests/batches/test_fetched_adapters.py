@@ -3,7 +3,7 @@
 import uuid
 
 from batches.models import TERMINAL
-from models_registry import fetch
+from models_registry.hub import downloads
 from tests.batches.test_adapters import said
 from tests.engines import line
 from tests.models_registry.hubs import running
@@ -14,14 +14,14 @@ def test_it_waits_and_is_served_as_a_local_one(add_model, submitted, gpu, close,
     with running(tmp_path, settings, monkeypatch) as served:
         on_hub(served)
         base = add_model("base")
-        tuned = fetch.add("tuned", "org/lora", base=base)
-        fetch.start(tuned)
+        tuned = downloads.add("tuned", "org/lora", base=base)
+        downloads.start(tuned)
         batches = [submitted([line(name, "hello", model=name)]) for name in ("tuned", "base")]
         gpu.serve()
         assert said(close(batches[1])[0]) == {"hello"}
         batches[0].refresh_from_db()
         assert batches[0].status not in TERMINAL, "it waits"
-        fetch.run(tuned.pk, uuid.uuid4())
+        downloads.run(tuned.pk, uuid.uuid4())
         gpu.serve()
         assert said(close(batches[0])[0]) == {"hello (as tuned says it)"}
         tuned.refresh_from_db()

@@ -13,7 +13,8 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from batches import blobs, downloads, files
+from batches.files import blobs, store
+from batches.finish import downloads
 from batches.models import File, Upload, UploadPart, UploadStatus
 from vbs.accounts.models import ApiKey, Project
 from vbs.openai.errors import Conflict, InvalidRequest
@@ -48,14 +49,14 @@ def take(project, content, filename="a.jsonl", purpose="user_data"):
     with blobs.scratch() as scratch:
         scratch.write(content)
         scratch.flush()
-        return files.store(project, Path(scratch.name), filename, purpose, None)
+        return store.store(project, Path(scratch.name), filename, purpose, None)
 
 
 def add(upload, content):
     with blobs.scratch() as scratch:
         scratch.write(content)
         scratch.flush()
-        return files.add_part(upload, Path(scratch.name))
+        return store.add_part(upload, Path(scratch.name))
 
 
 def content_of(file):
@@ -117,10 +118,10 @@ def test_the_first_line_must_be_json(project, tmp_path, purpose, content, fine):
     path = tmp_path / "a"
     path.write_bytes(content)
     if fine:
-        files.check_content(path, len(content), purpose)
+        store.check_content(path, len(content), purpose)
         return
     with pytest.raises(InvalidRequest) as refused:
-        files.check_content(path, len(content), purpose)
+        store.check_content(path, len(content), purpose)
     assert (refused.value.code, refused.value.param) == ("invalid_file_format", "file")
     assert "Invalid file format" in refused.value.message and "JSONL" in refused.value.message
 
@@ -128,9 +129,9 @@ def test_the_first_line_must_be_json(project, tmp_path, purpose, content, fine):
 def test_other_purposes_take_anything_but_nothing(project, tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"\xff")
-    files.check_content(path, 1, "user_data")
+    store.check_content(path, 1, "user_data")
     with pytest.raises(InvalidRequest, match="empty"):
-        files.check_content(path, 0, "user_data")
+        store.check_content(path, 0, "user_data")
 
 
 def test_batch_files_expire_and_others_do_not(project):
@@ -179,7 +180,7 @@ def test_an_upload_for_which_no_descriptor_is_left(api, project, monkeypatch, ca
     def none_left(*args, **options):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    for where in ("django.core.files.uploadedfile.TemporaryUploadedFile.__init__", "batches.blobs.put"):
+    for where in ("django.core.files.uploadedfile.TemporaryUploadedFile.__init__", "batches.files.blobs.put"):
         with monkeypatch.context() as patch:
             patch.setattr(where, none_left)
             answer = api.post("/v1/files", {"file": io.BytesIO(b"x" * 10), "purpose": "user_data"})
@@ -196,7 +197,7 @@ def test_a_full_disk_does_not_use_up_an_uploads_parts(open_upload, monkeypatch):
         with pytest.raises(OSError):
             add(upload, b"abcd")
     assert not UploadPart.objects.exists()
-    assert files.complete(upload, [add(upload, b"abcd").pk], None).file.bytes == 4
+    assert store.complete(upload, [add(upload, b"abcd").pk], None).file.bytes == 4
 
 
 def test_a_full_disk_at_the_end_leaves_the_upload_open(open_upload, project, monkeypatch):
@@ -205,10 +206,10 @@ def test_a_full_disk_at_the_end_leaves_the_upload_open(open_upload, project, mon
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.replace", full)
         with pytest.raises(OSError):
-            files.complete(upload, [part.pk], None)
+            store.complete(upload, [part.pk], None)
     upload.refresh_from_db()
     assert upload.status == UploadStatus.PENDING and not File.objects.visible(project).exists()
-    assert content_of(files.complete(upload, [part.pk], None).file) == b"abcd"
+    assert content_of(store.complete(upload, [part.pk], None).file) == b"abcd"
 
 
 # Uploads.
@@ -217,7 +218,7 @@ def test_a_full_disk_at_the_end_leaves_the_upload_open(open_upload, project, mon
 def test_parts_go_together_in_the_order_given(open_upload, project):
     upload = open_upload(6, file_seconds=3600)
     first, second, _unused = add(upload, b"abc"), add(upload, b"def"), add(upload, b"xyz")
-    done = files.complete(upload, [second.pk, first.pk], hashlib.md5(b"defabc").hexdigest().upper())
+    done = store.complete(upload, [second.pk, first.pk], hashlib.md5(b"defabc").hexdigest().upper())
     assert done.status == UploadStatus.COMPLETED and content_of(done.file) == b"defabc"
     assert done.file.expires_at and File.objects.visible(project).get() == done.file
 
@@ -239,17 +240,17 @@ def test_a_wrong_end_is_refused_and_the_upload_stays_open(open_upload, project, 
     parts = {name: add(upload, name.encode() * 3).pk for name in "abc"}
     parts["foreign"] = add(open_upload(6), b"zzz").pk
     with pytest.raises(InvalidRequest, match=words) as refused:
-        files.complete(upload, [parts.get(one, one) for one in ids], md5)
+        store.complete(upload, [parts.get(one, one) for one in ids], md5)
     assert refused.value.param == param and not File.objects.visible(project).exists()
     upload.refresh_from_db()
     assert upload.status == UploadStatus.PENDING
-    assert files.complete(upload, [parts["a"], parts["b"]], None).file
+    assert store.complete(upload, [parts["a"], parts["b"]], None).file
 
 
 def test_an_upload_is_checked_as_a_file_is(open_upload):
     upload = open_upload(3, purpose="batch")
     with pytest.raises(InvalidRequest, match="JSONL"):
-        files.complete(upload, [add(upload, b"abc").pk], None)
+        store.complete(upload, [add(upload, b"abc").pk], None)
 
 
 def test_an_expired_upload_takes_nothing(open_upload):
@@ -257,7 +258,7 @@ def test_an_expired_upload_takes_nothing(open_upload):
     part = add(upload, b"abc")
     Upload.objects.update(expires_at=timezone.now())
     upload.refresh_from_db()
-    for act in (lambda: add(upload, b"abc"), lambda: files.complete(upload, [part.pk], None)):
+    for act in (lambda: add(upload, b"abc"), lambda: store.complete(upload, [part.pk], None)):
         with pytest.raises(Conflict, match="'expired'"):
             act()
 
@@ -265,9 +266,9 @@ def test_an_expired_upload_takes_nothing(open_upload):
 def test_cancel(open_upload):
     upload = open_upload(3)
     part = add(upload, b"abc")
-    assert files.cancel(upload).status == files.cancel(upload).status == UploadStatus.CANCELLED
+    assert store.cancel(upload).status == store.cancel(upload).status == UploadStatus.CANCELLED
     upload.refresh_from_db()
-    for act in (lambda: add(upload, b"abc"), lambda: files.complete(upload, [part.pk], None)):
+    for act in (lambda: add(upload, b"abc"), lambda: store.complete(upload, [part.pk], None)):
         with pytest.raises(Conflict, match="'cancelled'"):
             act()
 
@@ -275,11 +276,11 @@ def test_cancel(open_upload):
 def test_cancel_after_it_was_completed(open_upload, project):
     upload = open_upload(3)
     part = add(upload, b"abc")
-    done = files.complete(upload, [part.pk], None)
+    done = store.complete(upload, [part.pk], None)
     with pytest.raises(Conflict, match="'completed'"):
-        files.cancel(done)
+        store.cancel(done)
     with pytest.raises(Conflict, match="'completed'"):
-        files.complete(done, [part.pk], None)
+        store.complete(done, [part.pk], None)
     assert File.objects.visible(project).count() == 1
 
 
@@ -300,7 +301,7 @@ def test_two_completes_at_once_make_one_file(open_upload, project):
     def complete():
         start.wait(10)
         try:
-            outcomes.append(files.complete(Upload.objects.get(pk=upload.pk), parts, None).status)
+            outcomes.append(store.complete(Upload.objects.get(pk=upload.pk), parts, None).status)
         except Conflict:
             outcomes.append("conflict")
         finally:
@@ -321,7 +322,7 @@ def test_parts_that_the_sweep_took_meanwhile(open_upload):
     part = add(upload, b"abc")
     blobs.remove(part.blob)
     with pytest.raises(Conflict, match="not open"):
-        files.complete(upload, [part.pk], None)
+        store.complete(upload, [part.pk], None)
 
 
 def test_a_name_cannot_leave_its_header():

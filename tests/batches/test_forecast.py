@@ -16,16 +16,23 @@ from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from batches import blobs, commit, files, forecast, intake, outputs, pauses, sample, submit, wire
+from batches.api import wire
+from batches.files import blobs
+from batches.files import store as files
+from batches.finish import outputs
+from batches.intake import ingest, sample, submit
 from batches.management.commands.batch import expected
 from batches.models import Batch, BatchRequest, BatchStatus, File, RequestState
-from batches.outcomes import Outcome, failure
-from batches.pace import Pace
-from batches.runner import BatchSource
-from batches.simulation import Job, Part, Slot, simulate
-from models_registry import operations, speeds
-from models_registry.gpu import Work, choose
+from batches.queue import forecast, pauses
+from batches.queue.simulation import Job, Part, Slot, simulate
+from batches.run import commit
+from batches.run.outcomes import Outcome, failure
+from batches.run.pace import Pace
+from batches.run.runner import BatchSource
+from models_registry.gpu import operations
+from models_registry.gpu.arbiter import Work, choose
 from models_registry.models import Alias, Measurement, Model, Worker
+from models_registry.speed import speeds
 from tests.engines import CHAT, line
 from vbs.accounts.models import Project
 
@@ -383,7 +390,7 @@ def test_a_retry_has_as_many_without_a_limit_as_the_batch_before(add_model, subm
     outputs.finalize(before.pk)
     before.refresh_from_db()
     retry = before.retry()
-    intake.validate(retry.pk)
+    ingest.validate(retry.pk)
     retry.refresh_from_db()
     assert (before.unlimited, retry.total, retry.unlimited) == (3, 3, 3)
 
@@ -688,7 +695,7 @@ def test_from_creation_to_the_end(project, stored, worker):
     assert shown["estimated_completion_at"] == pytest.approx(time.time() + 20, abs=2)
     shown = wire.batch_object(batch)  # in a list, nobody reads files
     assert shown["estimate"]["reason"] and shown["estimate"]["seconds"] is None
-    intake.validate(batch.pk)
+    ingest.validate(batch.pk)
     batch.refresh_from_db()
     forecast.forget()
     shown = wire.batch_object(batch)

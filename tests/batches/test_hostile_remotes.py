@@ -7,8 +7,9 @@ import orjson
 import pytest
 
 from batches.models import BatchRequest
-from models_registry import importer, operations
+from models_registry.catalog import add
 from models_registry.engine import client, server
+from models_registry.gpu import operations
 from models_registry.models import Measurement, OperationKind
 from tests.engines import line
 from tests.hostile import http
@@ -32,13 +33,13 @@ def far(transactional_db, hostile, monkeypatch, settings):
     settings.VBS_MAX_ANSWER_MB, settings.VBS_REQUEST_SECONDS, settings.VBS_REQUEST_ATTEMPTS = 1, 30, 3
     monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(client, "LARGE", 100_000)
-    return importer.add("far", hostile.url)
+    return add.add("far", hostile.url)
 
 
 def test_who_made_a_batch_is_not_told_where_its_model_is(transactional_db, submitted, gpu, close, monkeypatch, caplog):
     """Nor by its log. The worker's log, which is its operators', says it."""
     monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
-    importer.add("far", "http://localhost:9/v1")
+    add.add("far", "http://localhost:9/v1")
     batch = submitted([line("a", model="far")])
     gpu.serve()
     batch.refresh_from_db()

@@ -217,8 +217,8 @@ def test_an_estimate_that_fails_is_null_and_the_batch_is_made(api, monkeypatch, 
     def fail(*given):
         raise RuntimeError("a bug in the estimate")
 
-    monkeypatch.setattr("batches.forecast._situation", fail)
-    monkeypatch.setattr("batches.sample.look", fail)
+    monkeypatch.setattr("batches.queue.forecast._situation", fail)
+    monkeypatch.setattr("batches.intake.sample.look", fail)
     answer = post(api, "/batches", CREATE, key=None)
     assert answer.status_code == 200 and answer.json()["estimate"]["seconds"] is None
     assert Batch.objects.count() == 1 and "a bug in the estimate" in caplog.text

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from django.db import connection, transaction
 
-from batches import blobs, commit, files, intake, outputs, submit, tasks
+from batches import tasks
+from batches.files import blobs, store
+from batches.finish import outputs
+from batches.intake import ingest, submit
 from batches.models import Batch, BatchRequest, BatchStatus, File, RequestState
-from batches.outcomes import failure
+from batches.run import commit
+from batches.run.outcomes import failure
 from models_registry.models import Model, Task, Worker
 from tests.engines import CHAT, line
 from vbs.accounts.models import Project
@@ -38,7 +42,7 @@ def created(project, add_model):
         with blobs.scratch() as scratch:
             scratch.write(content)
             scratch.flush()
-            file = files.store(project, Path(scratch.name), "in.jsonl", "user_data", None)
+            file = store.store(project, Path(scratch.name), "in.jsonl", "user_data", None)
         File.objects.filter(pk=file.pk).update(purpose="batch")  # also what an upload would have refused
         return submit.create(project, file.pk, CHAT, "24h", **options)
 
@@ -46,7 +50,7 @@ def created(project, add_model):
 
 
 def validated(batch):
-    intake.validate(batch.pk)
+    ingest.validate(batch.pk)
     batch.refresh_from_db()
     return batch
 
@@ -99,7 +103,7 @@ def test_twice_is_harmless(created):
 @committed
 def test_at_the_same_time_is_harmless(created):
     batch = created([line(f"{n}", max_tokens=5) for n in range(2000)])
-    assert in_threads(lambda: intake.validate(batch.pk)) == []
+    assert in_threads(lambda: ingest.validate(batch.pk)) == []
     batch.refresh_from_db()
     assert batch.total == batch.requests.count() == 2000
     assert [event.message for event in batch.events.all() if "Validated" in event.message] != []
@@ -107,7 +111,7 @@ def test_at_the_same_time_is_harmless(created):
 
 
 def test_an_unknown_batch_is_nothing(db):
-    intake.validate("batch_nope")
+    ingest.validate("batch_nope")
 
 
 def test_cancelled_before_it_was_read(created):
@@ -123,7 +127,7 @@ def test_cancelled_before_it_was_read(created):
 @committed
 def test_cancelled_while_it_is_read_leaves_no_rows(created, monkeypatch):
     batch = created([line("a"), line("b")])
-    read = intake.read
+    read = ingest.read
 
     def read_and_cancel(*arguments):
         for number, one in enumerate(read(*arguments)):
@@ -131,7 +135,7 @@ def test_cancelled_while_it_is_read_leaves_no_rows(created, monkeypatch):
                 assert in_threads(lambda: Batch.objects.get(pk=batch.pk).request_cancel(), 1) == []
             yield one
 
-    monkeypatch.setattr(intake, "read", read_and_cancel)
+    monkeypatch.setattr(ingest, "read", read_and_cancel)
     validated(batch)
     assert batch.status == BatchStatus.CANCELLING and not batch.requests.exists() and batch.errors is None
 
@@ -139,7 +143,7 @@ def test_cancelled_while_it_is_read_leaves_no_rows(created, monkeypatch):
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt, OSError])
 def test_killed_in_the_middle_leaves_nothing_and_the_next_one_does_it(created, monkeypatch, error):
     batch = created([line("a"), line("b")])
-    row = intake._row
+    row = ingest._row
 
     def die(batch_id, one, index):
         if one.number == 2:
@@ -147,9 +151,9 @@ def test_killed_in_the_middle_leaves_nothing_and_the_next_one_does_it(created, m
         return row(batch_id, one, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(intake, "_row", die)
+        patch.setattr(ingest, "_row", die)
         with pytest.raises(error):
-            intake.validate(batch.pk)
+            ingest.validate(batch.pk)
     batch.refresh_from_db()
     assert (batch.status, batch.validated_at, batch.requests.count()) == (BatchStatus.VALIDATING, None, 0)
     assert validated(batch).total == 2
@@ -159,7 +163,7 @@ def test_killed_in_the_middle_leaves_nothing_and_the_next_one_does_it(created, m
 def test_a_connection_that_breaks_while_rows_are_copied(created, monkeypatch):
     """PostgreSQL is killed: an error of the database, and nothing is kept."""
     batch = created([line("a"), line("b")])
-    read = intake.read
+    read = ingest.read
 
     def read_and_break(*arguments):
         for one in read(*arguments):
@@ -168,9 +172,9 @@ def test_a_connection_that_breaks_while_rows_are_copied(created, monkeypatch):
                 connection.connection.close()
 
     with monkeypatch.context() as patch:
-        patch.setattr(intake, "read", read_and_break)
+        patch.setattr(ingest, "read", read_and_break)
         with pytest.raises(Exception, match="clos"):
-            intake.validate(batch.pk)
+            ingest.validate(batch.pk)
     connection.close()
     assert BatchRequest.objects.filter(batch=batch).count() == 0
     assert validated(batch).total == 2
@@ -319,7 +323,7 @@ def test_a_retry_of_what_never_ran_because_its_model_could_not_be_loaded(created
 @committed
 def test_a_retry_twice_and_at_the_same_time(half_failed):
     again = half_failed.retry()
-    assert in_threads(lambda: intake.validate(again.pk)) == []
+    assert in_threads(lambda: ingest.validate(again.pk)) == []
     assert again.requests.count() == 2
 
 

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from batches import check_input, files, kinds
-from batches.check_input import BadLines
+from batches.files import store
+from batches.intake import kinds, repair
+from batches.intake.repair import BadLines
 from models_registry.models import Model
 from tests.engines import line
 from vbs.openai.errors import InvalidRequest
@@ -34,7 +35,7 @@ def test_what_is_no_text_in_utf_8_is_named(tmp_path, content, said):
     path = tmp_path / "in.jsonl"
     path.write_bytes(content)
     with pytest.raises(InvalidRequest) as refused:
-        files.check_content(path, len(content), "batch")
+        store.check_content(path, len(content), "batch")
     assert said in refused.value.message and "must be JSONL" in refused.value.message
     assert refused.value.code == "invalid_file_format"
 
@@ -64,12 +65,12 @@ def test_bad_lines_are_those_that_a_batch_would_have(project, submitted, tmp_pat
     path = tmp_path / "in.jsonl"
     path.write_bytes(content)
     with pytest.raises(BadLines) as refused:
-        check_input.check_lines(path)
+        repair.check_lines(path)
     error = refused.value.body()["error"]
     assert error["errors"]["data"] == submitted(content).errors and len(error["errors"]["data"]) == 2
     assert "line 2" in error["message"] and (error["code"], error["param"]) == ("invalid_json_line", "file")
     path.write_bytes(LINE)
-    check_input.check_lines(path)
+    repair.check_lines(path)
 
 
 def test_a_line_that_is_no_utf_8_cannot_be_mended_by_typing(project, tmp_path):
@@ -77,7 +78,7 @@ def test_a_line_that_is_no_utf_8_cannot_be_mended_by_typing(project, tmp_path):
     Model.objects.create(name="scripted", kind="scripted")
     path = tmp_path / "in.jsonl"
     path.write_bytes(LINE + b"\n" + ROW.encode("latin-1"))
-    checked = check_input.check(check_input.keep(project, path, "in.jsonl"), "/v1/chat/completions", "")
+    checked = repair.check(repair.keep(project, path, "in.jsonl"), "/v1/chat/completions", "")
     (problem,) = checked.problems
     assert problem.line == 2 and problem.whole is None and checked.mendable == []
     assert "Save the whole file as UTF-8" in problem.remedy

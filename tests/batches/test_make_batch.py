@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
-from batches.management import synthetic
-from batches.management.template import Template, TemplateError
-from batches.validate import Report, Rules, read
+from batches.cli import synthetic
+from batches.cli.template import Template, TemplateError
+from batches.intake.validate import Report, Rules, read
 
 CHAT = "/v1/chat/completions"
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from batches.models import RequestState
-from batches.outcomes import outcome
+from batches.run.outcomes import outcome
 from models_registry.engine.client import Answer
 
 

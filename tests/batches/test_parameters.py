@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
-from batches import intake, parameters, raw_json
+from batches.intake import ingest, parameters
+from batches.intake.parameters import Serving
+from batches.intake.validate import MAX_IGNORED, Report, Rules, read
 from batches.models import BatchStatus
-from batches.parameters import Serving
-from batches.validate import MAX_IGNORED, Report, Rules, read
-from models_registry import tool_calls
+from batches.run import raw_json
+from models_registry.catalog import tool_calls
 from models_registry.models import Model
 from tests.engines import CHAT, line, lines_of
 
@@ -147,4 +148,4 @@ def test_nothing_is_told_of_what_is_right(add_model, submitted):
     add_model()
     batch = submitted([line("a", max_tokens=5)])
     assert not batch.events.filter(level="warning").exists() and lines_of(batch.input_file)
-    assert list(intake.told(Report(), CHAT)) == []
+    assert list(ingest.told(Report(), CHAT)) == []

@@ -8,10 +8,11 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
 
-from batches import pauses, runner
 from batches.models import Batch, BatchStatus, Pause
-from batches.runner import BatchSource
-from models_registry import operations
+from batches.queue import pauses
+from batches.run import runner
+from batches.run.runner import BatchSource
+from models_registry.gpu import operations
 from models_registry.models import OperationState
 from tests.batches.test_runner import fresh, sent, text_of, until
 from tests.engines import line

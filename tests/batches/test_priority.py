@@ -5,8 +5,8 @@ import threading
 import pytest
 from django.db import connection
 
-from batches import runner
 from batches.models import TERMINAL, Batch, BatchStatus
+from batches.run import runner
 from tests.batches.test_runner import fresh, until
 from tests.engines import line
 from vbs.accounts.models import Project

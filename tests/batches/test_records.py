@@ -5,11 +5,11 @@ import json
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batches.csv_input import convert
+from batches.finish.outputs import output_line
+from batches.intake.csv_file import convert
+from batches.intake.records import one_line, record
+from batches.intake.validate import Report
 from batches.models import BatchRequest, RequestState
-from batches.outputs import output_line
-from batches.records import one_line, record
-from batches.validate import Report
 
 ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # all that str.splitlines ends a line at
 JSON = st.recursive(

@@ -6,9 +6,9 @@ import statistics
 
 import pytest
 
-from batches import remaining
-from models_registry.measure import percentile
-from models_registry.speeds import Answers
+from batches.queue import remaining
+from models_registry.speed.measure import percentile
+from models_registry.speed.speeds import Answers
 
 LENGTHS = {
     "short": lambda chance: chance.uniform(0.8, 1.2),

@@ -18,17 +18,22 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from batches import blobs, commit, deaths, expiry, intake, outputs, pauses, raw_json, runner
+from batches.files import blobs
+from batches.finish import outputs
+from batches.intake import ingest
 from batches.models import Batch, BatchStatus, LeaseLost
-from batches.outcomes import failure
-from batches.runner import BatchSource
-from models_registry import importer, window
+from batches.queue import pauses
+from batches.run import commit, deaths, expiry, raw_json, runner
+from batches.run.outcomes import failure
+from batches.run.runner import BatchSource
+from models_registry.catalog import add
 from models_registry.engine.client import Answer, Client
-from models_registry.gpu import Work
+from models_registry.gpu import window
+from models_registry.gpu.arbiter import Work
 from models_registry.models import Measurement, MeasurementKind, Model, Worker
 from tests.engines import CHAT, line, status_of
-from vbs import outages
-from vbs.stack import free_port
+from vbs.database import outages
+from vbs.run.stack import free_port
 
 
 def text_of(one):
@@ -330,7 +335,7 @@ def test_what_a_dead_worker_has_run_through_ends_at_once(add_model, submitted, g
 
 
 def test_no_more_run_at_once_than_connections_may_be_open(add_model, submitted, gpu, close, monkeypatch):
-    monkeypatch.setattr("vbs.descriptors.left", lambda: window.SPARE + 3)
+    monkeypatch.setattr("vbs.run.descriptors.left", lambda: window.SPARE + 3)
     add_model(**{"max-num-seqs": 16, "latency-ms": 20})
     batch = submitted([line(f"{n}") for n in range(30)])
     began = time.monotonic()
@@ -372,7 +377,7 @@ def test_cancel_stops_what_runs_and_keeps_what_is_done(add_model, submitted, gpu
 
 def validated_again(batch):
     again = batch.retry()
-    intake.validate(again.pk)
+    ingest.validate(again.pk)
     return fresh(again)
 
 
@@ -543,12 +548,12 @@ def test_who_gave_a_batch_back_is_not_said_to_have_been_silent(add_model, submit
 def test_a_model_on_a_remote_server(project, submitted, gpu, close):
     """Any OpenAI-compatible URL, with its key and its own name for the model; nothing is started or stopped here."""
     port = free_port()
-    command = [sys.executable, "-m", "models_registry.engine.scripted", "--port", str(port)]
+    command = [sys.executable, "-m", "models_registry.engine.scripted.server", "--port", str(port)]
     environment = os.environ | {"VLLM_API_KEY": "its-key"}
     with subprocess.Popen([*command, "--served-model-name", "theirs"], env=environment) as server:
         try:
             until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
-            importer.add("ours", f"http://127.0.0.1:{port}/v1", remote_name="theirs")
+            add.add("ours", f"http://127.0.0.1:{port}/v1", remote_name="theirs")
             gpu.resident.remote_keys = {f"http://127.0.0.1:{port}": "its-key"}
             batch = submitted([line(f"{n}", f"text {n}", model="ours") for n in range(50)])
             gpu.serve()
@@ -563,7 +568,7 @@ def test_a_model_on_a_remote_server(project, submitted, gpu, close):
 def test_an_unforeseen_error_is_noted_and_tried_again_later(add_model, submitted, gpu, monkeypatch):
     model = add_model()
     batch = submitted([line("a")])
-    monkeypatch.setattr("batches.blobs.local", lambda blob: 1 / 0)
+    monkeypatch.setattr("batches.files.blobs.local", lambda blob: 1 / 0)
     BatchSource().run(Work(BatchSource(), batch.pk, model.name, 0, timezone.now()), gpu)
     assert "ZeroDivisionError" in batch.events.last().message
     assert fresh(batch).leased_by is None and not Batch.objects.waiting().exists()
@@ -573,7 +578,7 @@ def test_an_unforeseen_error_does_not_come_for_ever(add_model, submitted, gpu, m
     """Each line of the batch is accounted for in the end."""
     model = add_model()
     batch = submitted([line("a"), line("b")])
-    monkeypatch.setattr("batches.runner.outcome", lambda *_: 1 / 0)
+    monkeypatch.setattr("batches.run.runner.outcome", lambda *_: 1 / 0)
     waits = []
     monkeypatch.setattr(Batch, "postpone", lambda self, worker, seconds: waits.append(seconds) or self.release(worker))
     for _ in range(20):

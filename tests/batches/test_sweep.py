@@ -11,10 +11,16 @@ from django.test import RequestFactory
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from batches import blobs, commit, downloads, files, forecast, outputs, pauses, submit, sweep
+from batches import sweep
+from batches.files import blobs, store
+from batches.finish import downloads, outputs
+from batches.intake import submit
 from batches.models import Batch, BatchStatus, File, RequestState, Upload, UploadPart
-from batches.outcomes import failure
-from models_registry import aliases, gpu
+from batches.queue import forecast, pauses
+from batches.run import commit
+from batches.run.outcomes import failure
+from models_registry.catalog import aliases
+from models_registry.gpu import arbiter
 from models_registry.models import Model, Worker
 from tests.engines import CHAT, line
 from vbs.accounts.models import Project
@@ -45,7 +51,7 @@ def stored(project, content=b'{"a": 1}\n', **fields):
     with blobs.scratch() as scratch:
         scratch.write(content)
         scratch.flush()
-        file = files.store(project, Path(scratch.name), "a.jsonl", "batch", None)
+        file = store.store(project, Path(scratch.name), "a.jsonl", "batch", None)
     File.objects.filter(pk=file.pk).update(**fields)
     file.refresh_from_db()
     return file
@@ -269,7 +275,7 @@ def test_bytes_stay_while_a_live_batch_needs_them(project, add_model, submitted)
 
 def test_a_file_that_died_while_it_was_taken_in_is_cleaned_up(project, monkeypatch):
     """Killed between the bytes and their being shown."""
-    monkeypatch.setattr(files, "reveal", lambda file: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(store, "reveal", lambda file: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         stored(project)
     file = File.objects.get()
@@ -288,7 +294,7 @@ def test_uploads_expire_and_their_parts_go(project, tmp_path):
         )  # fmt: skip
         for name in "ab":
             (tmp_path / name).write_text(name)
-            files.add_part(upload, tmp_path / name)
+            store.add_part(upload, tmp_path / name)
         Upload.objects.filter(pk=upload.pk).update(
             status=status, expires_at=timezone.now() + timedelta(seconds=seconds)
         )
@@ -375,7 +381,7 @@ def test_one_file_that_cannot_be_removed_does_not_stop_the_others(project, tmp_p
     )  # fmt: skip
     for name in "abc":
         (tmp_path / name).write_text(name)
-        files.add_part(upload, tmp_path / name)
+        store.add_part(upload, tmp_path / name)
     Upload.objects.update(status="cancelled")
     gone = [stored(project, expires_at=timezone.now() - DAY) for _ in range(3)]
     part = upload.parts.first()
@@ -415,13 +421,13 @@ def test_the_eldest_io_worker_that_lives_has_it_run(db):
     )
     woken()
     for worker, expected in ((younger, []), (eldest, [("sweep",)])):
-        gpu.sweep_again(worker)
+        arbiter.sweep_again(worker)
         assert woken() == expected
     Worker.objects.filter(pk=eldest.pk).delete()
-    gpu.sweep_again(younger)
+    arbiter.sweep_again(younger)
     assert woken() == [("sweep",)]
     Worker.objects.filter(pk=younger.pk).delete()  # its row was swept: it still is the only one there
-    gpu.sweep_again(younger)
+    arbiter.sweep_again(younger)
     assert woken() == [("sweep",)]
 
 
@@ -433,15 +439,15 @@ def test_it_runs_again_with_the_heartbeats(db, monkeypatch):
         if next(beats) == 30:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(gpu.time, "sleep", beat)
-    monkeypatch.setattr(gpu.time, "monotonic", lambda: next(clock) * 5.0)
+    monkeypatch.setattr(arbiter.time, "sleep", beat)
+    monkeypatch.setattr(arbiter.time, "monotonic", lambda: next(clock) * 5.0)
     clock = iter(range(1000))
     woke: list[str] = []
-    monkeypatch.setattr(gpu, "wake", woke.append)  # the queue would keep one of several
+    monkeypatch.setattr(arbiter, "wake", woke.append)  # the queue would keep one of several
     for cluster in ("io", "gpu"):
         worker = Worker.objects.create(cluster=cluster, hostname="here", pid=1)
         woke.clear()
         beats, clock = iter(range(1000)), iter(range(1000))
         with pytest.raises(KeyboardInterrupt):
-            gpu._beat(worker)
+            arbiter._beat(worker)
         assert woke == (["sweep"] * 2 if cluster == "io" else [])

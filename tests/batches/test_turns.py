@@ -8,16 +8,18 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from batches import commit
 from batches.models import Batch, BatchStatus, LeaseLost
-from batches.runner import BatchSource, Runner
-from models_registry import aliases, health, measure, operations
+from batches.run import commit
+from batches.run.runner import BatchSource, Runner
+from models_registry.catalog import aliases
 from models_registry.engine.reasons import LoadError
-from models_registry.gpu import Work, look_for_work
+from models_registry.gpu import health, operations
+from models_registry.gpu.arbiter import Work, look_for_work
 from models_registry.models import Measurement, MeasurementKind, Model, ModelState, Worker
+from models_registry.speed import measure
 from tests.batches.test_runner import fresh, until
 from tests.engines import line, status_of
-from vbs import outages
+from vbs.database import outages
 
 
 def asked(model, count=3, text=""):
@@ -191,11 +193,11 @@ def test_a_turn_in_which_nothing_was_answered_tells_nothing(add_model, submitted
 
 
 def test_an_adapters_turns_are_its_own_and_the_load_its_bases(add_model, submitted, gpu, tmp_path):
-    from models_registry import importer
+    from models_registry.catalog import add
     from tests.adapters import adapter_folder
 
     base = add_model("base")
-    tuned = importer.add("tuned", str(adapter_folder(tmp_path / "tuned")), base=base)
+    tuned = add.add("tuned", str(adapter_folder(tmp_path / "tuned")), base=base)
     submitted(asked("tuned"))
     gpu.serve()
     assert measured(MeasurementKind.BATCH).get().model == tuned
@@ -207,7 +209,7 @@ def test_what_cannot_be_measured_stops_nothing(add_model, submitted, gpu, close,
     def fail(*_, **__):
         raise RuntimeError("no such sensor")
 
-    monkeypatch.setattr(f"models_registry.measure.{part}", fail)
+    monkeypatch.setattr(f"models_registry.speed.measure.{part}", fail)
     add_model()
     batch = submitted([line("a")])
     gpu.serve()
@@ -320,7 +322,7 @@ def test_a_model_without_files_fails_the_batch_and_says_what_to_do(add_model, su
 
 def test_while_the_gpu_is_too_hot_nothing_new_begins_and_it_says_why(add_model, submitted, gpu, close, monkeypatch):
     celsius = [99]
-    monkeypatch.setattr("models_registry.gpu.HEALTH_SECONDS", 0.05)
+    monkeypatch.setattr("models_registry.gpu.arbiter.HEALTH_SECONDS", 0.05)
     monkeypatch.setattr(health, "read", lambda: {"celsius": celsius[0]})
     monkeypatch.setattr(health, "why_wait", lambda reading, **_: "it is too hot" if reading["celsius"] > 90 else "")
     add_model()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batches.validate import MAX_ERRORS, Report, Rules, read
+from batches.intake.validate import MAX_ERRORS, Report, Rules, read
 
 CHAT = "/v1/chat/completions"
 GOOD = {

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from batches import intake, values
-from batches.parameters import Serving
-from batches.validate import Report, Rules, read
+from batches.intake import ingest, values
+from batches.intake.parameters import Serving
+from batches.intake.validate import Report, Rules, read
 from tests.engines import CHAT, line
 
 RESPONSES, COMPLETIONS, EMBEDDINGS = "/v1/responses", "/v1/completions", "/v1/embeddings"
@@ -109,7 +109,7 @@ def test_a_value_that_vllm_refuses(endpoint, body, said):
         assert not good and error["code"] == "invalid_request" and said in error["message"]
         assert error["param"] == f"body.{next(iter(body))}"
     else:
-        (told,) = intake.told(report, endpoint) if report.unlimited is None else list(intake.told(report, endpoint))[:1]
+        (told,) = ingest.told(report, endpoint) if report.unlimited is None else list(ingest.told(report, endpoint))[:1]
         assert good and not report.errors and said in told and "1 requests, the first on line 1" in told
         assert f"'{next(iter(body))}'" in told
 

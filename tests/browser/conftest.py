@@ -9,7 +9,7 @@ import shutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from models_registry.scripted_hub import Hub, serving
+from models_registry.hub.scripted import Hub, serving
 from tests.live import live
 from tests.models_registry.hubs import repository
 

@@ -6,8 +6,9 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from models_registry import fetching, hub, transfer
-from models_registry.scripted_hub import Hub, serving
+from models_registry.hub import client as hub
+from models_registry.hub import fetching, transfer
+from models_registry.hub.scripted import Hub, serving
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096}
 

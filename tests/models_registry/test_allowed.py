@@ -7,10 +7,12 @@ import sys
 import pytest
 from django.core.management import CommandError, call_command
 
-from models_registry import aliases, fetch, importer, operations
-from models_registry.engine import scripted, scripted_start
+from models_registry.catalog import add, aliases
+from models_registry.catalog.folders import ModelError
 from models_registry.engine.reasons import LoadError
-from models_registry.model_folder import ModelError
+from models_registry.engine.scripted import server, start
+from models_registry.gpu import operations
+from models_registry.hub import downloads
 from models_registry.models import Alias, Model, OperationKind
 from tests.models_registry.test_importer import model_folder
 from tests.models_registry.test_registry_api import MODELS, Api
@@ -63,8 +65,8 @@ def test_nobody_changes_points_at_or_runs_one(left, off, gpu):
     with pytest.raises(ModelError, match=OFF):
         aliases.point("other", left)
     with pytest.raises(ModelError, match=OFF):
-        importer.edit(left, engine_args={"latency-ms": 1})
-    assert importer.edit(left, notes="it may be described").notes
+        add.edit(left, engine_args={"latency-ms": 1})
+    assert add.edit(left, notes="it may be described").notes
     assert not Alias.objects.exists()
 
 
@@ -93,18 +95,18 @@ def test_no_option_that_reaches_files_is_forgotten():
     """Who adds one to the engine names it here too."""
     reach = {
         action.option_strings[-1].removeprefix("--")
-        for action in scripted_start.parser()._actions
+        for action in start.parser()._actions
         if any(word in f"{action.metavar} {action.help}".lower() for word in ("path", "file", "folder", "socket"))
     }
-    assert reach - {"uds"} == scripted_start.FILE_OPTIONS
-    assert {"uds", "host", "port", "served-model-name"} <= importer.engine_options.OURS
+    assert reach - {"uds"} == start.FILE_OPTIONS
+    assert {"uds", "host", "port", "served-model-name"} <= add.engine_options.OURS
 
 
 @pytest.mark.parametrize("word", ["--jour", "--journa", "--u", "--ud", "--por", "--hos", "--count", "--fits-w"])
 def test_half_an_option_is_none(word, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["scripted", f"{word}={tmp_path / 'x'}"])
     with pytest.raises(SystemExit):
-        scripted_start.read_options(scripted.__doc__)
+        start.read_options(server.__doc__)
     assert "unrecognized arguments" in capsys.readouterr().err
 
 
@@ -135,14 +137,14 @@ def folder(tmp_path, settings):
 
 @pytest.fixture
 def model(db, folder):
-    return importer.add("m", folder)
+    return add.add("m", folder)
 
 
 def test_nobody_has_it_run_where_the_setting_is_off(model, folder, gpu):
     for act in (
-        lambda: importer.add("n", folder, trust_remote_code=True),
-        lambda: fetch.add("n", "o/n", trust_remote_code=True),
-        lambda: importer.edit(model, trust_remote_code=True),
+        lambda: add.add("n", folder, trust_remote_code=True),
+        lambda: downloads.add("n", "o/n", trust_remote_code=True),
+        lambda: add.edit(model, trust_remote_code=True),
     ):
         with pytest.raises(ModelError, match=TRUST):
             act()
@@ -157,8 +159,8 @@ def test_nobody_has_it_run_where_the_setting_is_off(model, folder, gpu):
     model.refresh_from_db()
     with pytest.raises(LoadError, match=TRUST):
         gpu.load(model, lambda step: None)
-    assert importer.edit(model, notes="it may be described").notes
-    assert not importer.edit(model, trust_remote_code=False).trust_remote_code
+    assert add.edit(model, notes="it may be described").notes
+    assert not add.edit(model, trust_remote_code=False).trust_remote_code
 
 
 @pytest.mark.parametrize("auth", ["required", "open"])

@@ -11,8 +11,12 @@ from django.db.models.functions import Now
 from django.test import Client
 from django_q.models import OrmQ
 
-from models_registry import fetch, fetching, fitting, importer, made_folders, model_folder, removal, tasks
-from models_registry.model_folder import ModelError, Needed
+from models_registry import tasks
+from models_registry.catalog import add as importer
+from models_registry.catalog import folders, made_folders, remove
+from models_registry.catalog.folders import ModelError, Needed
+from models_registry.fit import judge
+from models_registry.hub import downloads, fetching
 from models_registry.models import Download, DownloadState, Model, ModelState
 from tests.amount import few
 from tests.models_registry import test_importer
@@ -81,7 +85,7 @@ def test_it_is_registered_at_once_and_ready_later(gguf, content):
     ]
     assert not made_folders.path_of("m").exists()
     with pytest.raises(ModelError, match="not here yet"):
-        fitting.judge(model)
+        judge.judge(model)
     tasks.fetch(str(model.pk))
     model.refresh_from_db()
     is_whole(model, content)
@@ -163,7 +167,7 @@ def test_what_cannot_be_converted_is_not_registered(gguf, content, monkeypatch):
     os.mkfifo(gguf.with_name("pipe.gguf"))
     with pytest.raises(ModelError, match=r"pipe\.gguf"):
         importer.add("pipe", str(gguf.with_name("pipe.gguf")), on_server=True)
-    monkeypatch.setattr(fetch, "_disk_free", lambda: fetch.RESERVE + 15_999)
+    monkeypatch.setattr(downloads, "_disk_free", lambda: downloads.RESERVE + 15_999)
     with pytest.raises(ModelError, match="cannot hold m2"):
         importer.add("m2", str(gguf), on_server=True)
     assert Model.objects.get() == other
@@ -178,9 +182,9 @@ def test_a_file_that_is_no_model_fails_with_the_reason_and_can_be_retried(gguf, 
     assert "could not be converted: ValueError: what is this" in model.reason
     assert (model.source, made_folders.path_of("m").exists()) == (str(gguf), False)
     with pytest.raises(ModelError, match="not here yet"):
-        fitting.judge(model)
+        judge.judge(model)
     converter.write_text(making(tmp_path / "made"))
-    fetch.retry(model)
+    downloads.retry(model)
     turn(model)
     is_whole(model, content)
 
@@ -202,15 +206,15 @@ def test_the_file_has_gone_meanwhile(gguf, content, tmp_path):
     turn(model)
     assert model.state == ModelState.FAILED and "is not there any more" in model.reason
     with pytest.raises(ModelError, match="cannot be read"):
-        fetch.retry(model)
+        downloads.retry(model)
     (tmp_path / "secret.gguf").write_bytes(data)
     gguf.symlink_to(tmp_path / "secret.gguf")
-    fetch.retry(model)
+    downloads.retry(model)
     turn(model)
     assert model.state == ModelState.FAILED and "not in a folder that models may come from" in model.reason
     gguf.unlink()
     gguf.write_bytes(data)
-    fetch.retry(model)
+    downloads.retry(model)
     turn(model)
     is_whole(model, content)
 
@@ -218,12 +222,12 @@ def test_the_file_has_gone_meanwhile(gguf, content, tmp_path):
 def test_cancelled_before_it_begins(gguf, content):
     model = add(gguf)
     with pytest.raises(Needed, match="cancel it first"):
-        removal.remove(model)
-    fetch.cancel(model)
+        remove.remove(model)
+    downloads.cancel(model)
     assert (model.state, model.source, Download.objects.get().state) == ("draft", str(gguf), "cancelled")
     tasks.fetch(str(model.pk))
     assert not made_folders.path_of("m").exists()
-    removal.remove(model)
+    remove.remove(model)
     assert gguf.exists() and not Model.objects.exists()
 
 
@@ -232,7 +236,7 @@ def test_cancelled_while_it_converts(gguf, content, monkeypatch):
     finish = fetching._Turn._finish
 
     def too_late(self, found):
-        fetch.cancel(model)
+        downloads.cancel(model)
         finish(self, found)
 
     monkeypatch.setattr(fetching._Turn, "_finish", too_late)
@@ -249,7 +253,7 @@ def test_cancelled_while_it_converts(gguf, content, monkeypatch):
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(made_folders, "make"), (made_folders, "converted"), (model_folder, "examine"), (fetching._Turn, "_finish")],
+    [(made_folders, "make"), (made_folders, "converted"), (folders, "examine"), (fetching._Turn, "_finish")],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_killed_at_each_step(gguf, content, monkeypatch, owner, name, after):
@@ -260,7 +264,7 @@ def test_killed_at_each_step(gguf, content, monkeypatch, owner, name, after):
     if (name, after) != ("_finish", True):
         assert (model.state, model.source) == ("downloading", str(gguf))
         turn(model)
-    fetch.sweep()
+    downloads.sweep()
     is_whole(model, content)
 
 
@@ -269,8 +273,8 @@ def test_made_but_not_registered_and_then_cancelled(gguf, content, monkeypatch):
     with killed_in(monkeypatch, made_folders, "make"):
         turn(model)
     assert made_folders.path_of("m").exists()
-    assert not removal.leftovers(), "somebody goes on with it"
-    fetch.cancel(model)
+    assert not remove.leftovers(), "somebody goes on with it"
+    downloads.cancel(model)
     assert not made_folders.path_of("m").exists()
 
 

@@ -3,7 +3,8 @@
 import psutil
 import pytest
 
-from models_registry.engine import defaults, gpus
+from models_registry.engine import defaults
+from models_registry.engine.machine import gpus
 from tests.models_registry.nvml import FakeGpu, FakeNvml
 
 PROBES = (defaults.gpu_memory, defaults.computes_in_16_bits)

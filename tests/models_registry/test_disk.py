@@ -10,9 +10,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from batches import blobs, files
+from batches.files import blobs, store
 from batches.models import File
-from models_registry import disk
+from models_registry.catalog import disk
 from vbs.accounts import roles
 from vbs.accounts.models import Project
 from vbs.configuration.models import AuditEntry
@@ -54,7 +54,7 @@ def stored(**fields):
     with blobs.scratch() as scratch:
         scratch.write(b"12345")
         scratch.flush()
-        file = files.store(project, Path(scratch.name), "a.jsonl", "batch", None)
+        file = store.store(project, Path(scratch.name), "a.jsonl", "batch", None)
     File.objects.filter(pk=file.pk).update(**fields)
     file.refresh_from_db()
     return file

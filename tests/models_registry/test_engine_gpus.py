@@ -2,7 +2,7 @@
 
 import pytest
 
-from models_registry.engine import gpus
+from models_registry.engine.machine import gpus
 from tests.models_registry.nvml import GIB, FakeGpu, FakeNvml
 
 

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from models_registry.engine import defaults, gpus, memory, processes, server
+from models_registry.engine import defaults, server
+from models_registry.engine.machine import gpus, memory, processes
 from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
 
 MIB = 2**20

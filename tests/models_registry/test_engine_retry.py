@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models_registry.engine import control, defaults, processes, retry, server
+from models_registry.engine import control, defaults, retry, server
+from models_registry.engine.machine import processes
 from models_registry.engine.reasons import Lack, LoadError, Shortage
 from models_registry.engine.resident import Resident
 from models_registry.engine.spec import EngineKind, EngineSpec, Start

@@ -19,13 +19,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from models_registry.engine import control, endings, processes, pulse, server
+from models_registry.engine import control, endings, pulse, server
 from models_registry.engine.client import Answer, Call, Client, EngineDied, Limits
+from models_registry.engine.machine import processes
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
 from models_registry.models import Model
-from vbs.addresses import origin
+from vbs.outgoing.addresses import origin
 
 
 def spec(name="one", **args):

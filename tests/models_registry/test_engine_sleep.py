@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from models_registry.engine import control, defaults, processes, server, sleepers
+from models_registry.engine import control, defaults, server, sleepers
+from models_registry.engine.machine import processes
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.spec import Adapter, Address, EngineKind, EngineSpec

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from models_registry import made_folders
+from models_registry.catalog import made_folders
 from models_registry.engine import environment, server
 from models_registry.engine.spec import EngineKind, EngineSpec
 

@@ -15,12 +15,15 @@ from django.db import connection
 from django.db.models.functions import Now
 from django_q.models import OrmQ
 
-from models_registry import fetch, fetching, importer, made_folders, model_folder, secrets, tasks, transfer
-from models_registry.model_folder import ModelError
+from models_registry import tasks
+from models_registry.catalog import add, folders, made_folders
+from models_registry.catalog.folders import ModelError
+from models_registry.hub import downloads as fetch
+from models_registry.hub import fetching, tokens, transfer
+from models_registry.hub.scripted import Fault
 from models_registry.models import Download, DownloadState, Model, ModelState
-from models_registry.scripted_hub import Fault
 from tests.models_registry.hubs import CONFIG, repository, running, weights
-from vbs import outages
+from vbs.database import outages
 
 pytestmark = pytest.mark.django_db
 TOKEN = "hf_0123456789"
@@ -161,7 +164,7 @@ def test_what_is_there_twice_is_fetched_once(served):
 
 
 def test_a_model_that_is_not_of_a_hub():
-    model = importer.add("m", "scripted:")
+    model = add.add("m", "scripted:")
     for act in (fetch.plan, fetch.start):
         with pytest.raises(ModelError, match="not from a hub"):
             act(model)
@@ -219,7 +222,7 @@ def test_access_that_is_withdrawn_meanwhile(served, settings):
 
 def test_a_token_that_cannot_be_read_any_more(served, settings):
     repository(served)
-    model = fetch.add("m", "org/tiny", token=secrets.keep("mine", TOKEN))
+    model = fetch.add("m", "org/tiny", token=tokens.keep("mine", TOKEN))
     served.tokens = {TOKEN}
     fetch.start(model)
     settings.SECRET_KEY = "another"
@@ -265,7 +268,7 @@ def test_a_model_is_fetched_and_ready(served):
     assert (download.leased_by, download.leased_until) == (None, None)
     assert download.finished_at >= download.started_at
     assert {one.func() for one in OrmQ.objects.all()} >= {"models_registry.tasks.work"}, "batches may wait for it"
-    importer.remove(model, files=True)
+    add.remove(model, files=True)
     assert [path.name for path in (made_folders.path_of("m").parent).iterdir() if path.name[0] != "."] == []
 
 
@@ -426,7 +429,7 @@ def test_a_half_file_that_is_too_long(served):
 
 
 def test_a_server_that_knows_no_ranges(served, monkeypatch):
-    from models_registry.scripted_hub import Handler
+    from models_registry.hub.scripted import Handler
 
     content = repository(served)
     served.faults = [Fault("cut", "model.safetensors", after=100_000)]
@@ -479,7 +482,7 @@ def test_a_model_that_no_engine_could_load(served):
 
 def test_an_error_of_ours_ends_in_the_row(served, monkeypatch):
     repository(served)
-    monkeypatch.setattr(model_folder, "examine", lambda *_: 1 / 0)
+    monkeypatch.setattr(folders, "examine", lambda *_: 1 / 0)
     model = fetch.add("m", "org/tiny")
     assert "an error of this server (ZeroDivisionError)" in fetched(model).reason
 
@@ -565,10 +568,10 @@ def test_paused_and_resumed(served, monkeypatch):
 
 
 def test_paused_while_nothing_comes(served, monkeypatch):
-    from models_registry import hub
+    from models_registry.hub import client
 
     repository(served)
-    monkeypatch.setattr(hub, "SILENT_SECONDS", 60)
+    monkeypatch.setattr(client, "SILENT_SECONDS", 60)
     served.faults = [Fault("stall", "model.safetensors", after=100_000, times=-1)]
     model = fetch.add("m", "org/tiny")
     during(monkeypatch, lambda: fetch.pause(model))
@@ -830,7 +833,7 @@ def killed_in(monkeypatch, owner, name, after=True):
         (fetching, "_claim"),
         (transfer._Part, "settle"),
         (made_folders, "make"),
-        (model_folder, "examine"),
+        (folders, "examine"),
         (fetching._Turn, "_finish"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

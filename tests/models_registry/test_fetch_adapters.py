@@ -11,10 +11,12 @@ from django.contrib.auth.models import User
 from django.db.models.functions import Now
 from django.test import Client
 
-from models_registry import fetch, fetching, fitting, importer, made_folders, removal
-from models_registry.model_folder import ModelError, Needed
+from models_registry.catalog import add, made_folders, remove
+from models_registry.catalog.folders import ModelError, Needed
+from models_registry.fit import judge
+from models_registry.hub import downloads, fetching
+from models_registry.hub.scripted import Fault
 from models_registry.models import Download, DownloadState, Model, ModelState
-from models_registry.scripted_hub import Fault
 from tests.adapters import adapter_folder
 from tests.amount import few
 from tests.models_registry.hubs import repository, running
@@ -40,7 +42,7 @@ def base(tmp_path):
     """With one weight of 64 × 8, which an adapter can be told to fit or not."""
     made = adapter_folder(tmp_path / "shapes", names=SHAPES) / "adapter_model.safetensors"
     folder = model_folder(tmp_path / "base", **{"model.safetensors": made.read_bytes()})
-    return importer.add("base", str(folder), engine_args={"max-lora-rank": 16})
+    return add.add("base", str(folder), engine_args={"max-lora-rank": 16})
 
 
 def on_hub(served, name="org/lora", files=(), without=(), **adapter):
@@ -58,7 +60,7 @@ def on_hub(served, name="org/lora", files=(), without=(), **adapter):
 
 
 def fetched(model):
-    fetch.start(model)
+    downloads.start(model)
     return turn(model)
 
 
@@ -66,12 +68,12 @@ def fetched(model):
 
 
 def test_a_draft_has_what_its_base_has(base):
-    model = fetch.add("a", "org/lora", base=base, revision="v1", notes="n")
+    model = downloads.add("a", "org/lora", base=base, revision="v1", notes="n")
     model.refresh_from_db()
     assert (model.state, model.base, model.kind, model.task) == (ModelState.DRAFT, base, "vllm", "chat")
     assert (model.hub_id, model.hub_revision, model.engine_args, model.lora_rank) == ("org/lora", "v1", {}, None)
     with pytest.raises(Needed, match="adapter a"):
-        removal.remove(base)
+        remove.remove(base)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_a_draft_has_what_its_base_has(base):
 )
 def test_what_an_adapter_has_from_its_base_cannot_be_given(base, given, words):
     with pytest.raises(ModelError, match=words):
-        fetch.add("a", "org/lora", base=base, **given)
+        downloads.add("a", "org/lora", base=base, **given)
     assert Model.objects.get() == base
 
 
@@ -104,22 +106,22 @@ def test_what_cannot_be_a_base(served, fields, words):
     on_hub(served)
     other = Model.objects.create(name="other", **fields)
     with pytest.raises(ModelError, match=words):
-        fetch.add("a", "org/lora", base=other)
+        downloads.add("a", "org/lora", base=other)
     with pytest.raises(ModelError, match=words):
-        fetch.plan(Model(name="a", hub_id="org/lora", base=other))
+        downloads.plan(Model(name="a", hub_id="org/lora", base=other))
 
 
 def test_an_adapter_of_an_adapter(base):
-    adapter = fetch.add("a", "org/lora", base=base)
+    adapter = downloads.add("a", "org/lora", base=base)
     with pytest.raises(ModelError, match="a is an adapter"):
-        fetch.add("b", "org/lora", base=adapter)
+        downloads.add("b", "org/lora", base=adapter)
 
 
 def test_an_adapter_that_is_not_here_changes_nothing_for_its_base(served):
     """Its engine would be started anew for nothing."""
     on_hub(served)
-    base = importer.add("base", "scripted:")
-    model = fetch.add("a", "org/lora", base=base)
+    base = add.add("base", "scripted:")
+    model = downloads.add("a", "org/lora", base=base)
     before = base.spec()
     assert "enable-lora" not in dict(before.args)
     fetched(model)
@@ -131,7 +133,7 @@ def test_an_adapter_that_is_not_here_changes_nothing_for_its_base(served):
 
 def test_a_plan_takes_the_adapter_alone_and_says_what_it_was_made_for(served, base):
     wanted = on_hub(served, base_model_name_or_path="their/base")
-    plan = fetch.plan(fetch.add("a", "org/lora", base=base))
+    plan = downloads.plan(downloads.add("a", "org/lora", base=base))
     assert {file.path: file.size for file in plan.files} == {path: len(data) for path, data in wanted.items()}
     assert plan.bytes == sum(map(len, wanted.values()))
     assert plan.made_for == "their/base"
@@ -140,13 +142,13 @@ def test_a_plan_takes_the_adapter_alone_and_says_what_it_was_made_for(served, ba
 @pytest.mark.parametrize(("named", "said"), [(5, ""), (None, ""), ("", ""), ("a\nb", "a\\nb"), ("x" * 999, "x" * 200)])
 def test_what_an_adapter_says_of_its_base_may_be_anything(served, base, named, said):
     on_hub(served, base_model_name_or_path=named)
-    assert fetch.plan(Model(name="a", hub_id="org/lora", base=base)).made_for == said
+    assert downloads.plan(Model(name="a", hub_id="org/lora", base=base)).made_for == said
 
 
 def test_a_plan_does_not_need_the_config(served, base):
     on_hub(served, base_model_name_or_path="their/base")
     served.faults = [Fault("status", "adapter_config.json", times=-1, status=403)]
-    plan = fetch.plan(Model(name="a", hub_id="org/lora", base=base))
+    plan = downloads.plan(Model(name="a", hub_id="org/lora", base=base))
     assert (plan.made_for, len(plan.files)) == ("", 4)
 
 
@@ -160,8 +162,8 @@ def test_a_plan_does_not_need_the_config(served, base):
 )
 def test_a_repository_without_an_adapter_that_could_be_used(served, base, without, files, words):
     on_hub(served, without=without, files=files)
-    model = fetch.add("a", "org/lora", base=base)
-    for act in (fetch.plan, fetch.start):
+    model = downloads.add("a", "org/lora", base=base)
+    for act in (downloads.plan, downloads.start):
         with pytest.raises(ModelError, match=words):
             act(model)
     assert Model.objects.get(name="a").state == ModelState.DRAFT
@@ -170,7 +172,7 @@ def test_a_repository_without_an_adapter_that_could_be_used(served, base, withou
 def test_a_whole_model_with_a_base(served, base):
     repository(served)
     with pytest.raises(ModelError, match="no LoRA adapter: leave out its base"):
-        fetch.start(fetch.add("a", "org/tiny", base=base))
+        downloads.start(downloads.add("a", "org/tiny", base=base))
 
 
 @pytest.mark.parametrize("files", [[], ["config.json"], ["config.json", "training_args.bin"]])
@@ -179,13 +181,13 @@ def test_an_adapter_without_a_base(served, weights, files):
     """Some trainers leave the config.json of the base beside it."""
     on_hub(served, without=["adapter_model.safetensors"], files=[weights, *files])
     with pytest.raises(ModelError, match="is a LoRA adapter, not a whole model: add it with its base"):
-        fetch.start(fetch.add("a", "org/lora"))
+        downloads.start(downloads.add("a", "org/lora"))
 
 
 def test_whether_it_fits_is_asked_of_the_base(served, base):
     on_hub(served)
     with pytest.raises(ModelError, match="a is an adapter of base: ask for that one"):
-        fitting.judge(fetch.add("a", "org/lora", base=base), ask_hub=True)
+        judge.judge(downloads.add("a", "org/lora", base=base), ask_hub=True)
 
 
 # Fetching
@@ -193,7 +195,7 @@ def test_whether_it_fits_is_asked_of_the_base(served, base):
 
 def test_an_adapter_is_fetched_and_ready(served, base):
     wanted = on_hub(served)
-    model = fetch.add("org/a", "org/lora", base=base)
+    model = downloads.add("org/a", "org/lora", base=base)
     assert fetched(model).state == DownloadState.DONE
     is_whole(model, wanted)
     assert (model.lora_rank, model.size_bytes) == (8, len(wanted["adapter_model.safetensors"]))
@@ -202,7 +204,7 @@ def test_an_adapter_is_fetched_and_ready(served, base):
     assert model.spec() == base.spec()
     assert model.adapter().path == model.source
     folder = Path(model.source)
-    importer.remove(model, files=True)
+    add.remove(model, files=True)
     assert not folder.exists() and Path(base.source).exists()
 
 
@@ -218,22 +220,22 @@ def test_an_adapter_is_fetched_and_ready(served, base):
 )
 def test_an_adapter_that_cannot_be_served_fails_with_its_reason(served, base, adapter, words):
     on_hub(served, **adapter)
-    model = fetch.add("a", "org/lora", base=base)
+    model = downloads.add("a", "org/lora", base=base)
     download = fetched(model)
     assert (download.state, model.state) == (DownloadState.FAILED, ModelState.FAILED)
     assert words in model.reason == download.reason
     is_nowhere(model)
-    removal.remove(model)
-    assert not fetch.folder_of("a").exists()
+    remove.remove(model)
+    assert not downloads.folder_of("a").exists()
 
 
 def test_an_adapter_that_failed_for_an_option_of_its_base_is_ready_when_that_is_gone(served, base):
     wanted = on_hub(served, rank=32)
-    model = fetch.add("a", "org/lora", base=base)
+    model = downloads.add("a", "org/lora", base=base)
     fetched(model)
-    importer.edit(base, engine_args={})
+    add.edit(base, engine_args={})
     asked = len(served.asked)
-    fetch.retry(model)
+    downloads.retry(model)
     turn(model)
     is_whole(model, wanted)
     assert not [one for one in served.asked[asked:] if one.path.endswith("safetensors")], "what had come was kept"
@@ -242,11 +244,11 @@ def test_an_adapter_that_failed_for_an_option_of_its_base_is_ready_when_that_is_
 def test_the_base_is_changed_at_the_last_moment(served, base, monkeypatch):
     """Between the look at the adapter and its being ready."""
     on_hub(served, rank=16)
-    model = fetch.add("a", "org/lora", base=base)
+    model = downloads.add("a", "org/lora", base=base)
     finish = fetching._Turn._finish
 
     def change(self, found):
-        importer.edit(base, engine_args={"max-lora-rank": 8})
+        add.edit(base, engine_args={"max-lora-rank": 8})
         finish(self, found)
 
     monkeypatch.setattr(fetching._Turn, "_finish", change)
@@ -257,18 +259,18 @@ def test_the_base_is_changed_at_the_last_moment(served, base, monkeypatch):
 
 def test_what_the_base_is_when_the_adapter_is_ready_counts(served, base):
     on_hub(served)
-    model = fetch.add("a", "org/lora", base=base)
-    fetch.start(model)
-    importer.edit(base, task="completion", engine_args={"max-model-len": 100})
+    model = downloads.add("a", "org/lora", base=base)
+    downloads.start(model)
+    add.edit(base, task="completion", engine_args={"max-model-len": 100})
     turn(model)
     assert (model.state, model.task, model.context_length) == (ModelState.READY, "completion", 100)
 
 
 def test_cancelled_and_fetched_again(served, base):
     wanted = on_hub(served)
-    model = fetch.add("a", "org/lora", base=base)
-    fetch.start(model)
-    fetch.cancel(model)
+    model = downloads.add("a", "org/lora", base=base)
+    downloads.start(model)
+    downloads.cancel(model)
     assert (model.state, model.base) == (ModelState.DRAFT, base)
     fetched(model)
     is_whole(model, wanted)
@@ -277,20 +279,20 @@ def test_cancelled_and_fetched_again(served, base):
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(made_folders, "make"), (importer, "examine_adapter"), (fetching._Turn, "_finish")],
+    [(made_folders, "make"), (add, "examine_adapter"), (fetching._Turn, "_finish")],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_killed_at_each_step(served, base, monkeypatch, owner, name, after):
     wanted = on_hub(served)
-    model = fetch.add("a", "org/lora", base=base)
-    fetch.start(model)
+    model = downloads.add("a", "org/lora", base=base)
+    downloads.start(model)
     with killed_in(monkeypatch, owner, name, after):
         turn(model)
     model.refresh_from_db()
     if (name, after) != ("_finish", True):
         assert (model.state, model.source) == ("downloading", "")
         turn(model)
-    fetch.sweep()
+    downloads.sweep()
     is_whole(model, wanted)
 
 
@@ -299,8 +301,8 @@ def test_killed_at_each_step(served, base, monkeypatch, owner, name, after):
 def test_killed_again_and_again(served, base, tmp_path, seed):
     generator = random.Random(seed)
     wanted = on_hub(served, names={f"base_model.model.m{n}.lora_A.weight": [8, 20_000] for n in range(3)})
-    model = fetch.add("a", "org/lora", base=importer.add("scripted", "scripted:"))
-    fetch.start(model)
+    model = downloads.add("a", "org/lora", base=add.add("scripted", "scripted:"))
+    downloads.start(model)
     served.rate = 1_000_000
     for _ in range(3):
         with worker(model, served, tmp_path) as process:
@@ -310,8 +312,8 @@ def test_killed_again_and_again(served, base, tmp_path, seed):
         print(f"kill -9 after {instant:.2f} s: {Download.objects.get().bytes_done:,} bytes")
         Download.objects.filter(state="running").update(leased_until=Now())
     served.rate = 0
-    fetch.run(model.pk, uuid.uuid4())
-    fetch.sweep()
+    downloads.run(model.pk, uuid.uuid4())
+    downloads.sweep()
     model.refresh_from_db()
     is_whole(model, wanted)
     assert model.lora_rank == 8
@@ -354,7 +356,7 @@ def test_what_is_wrong_is_said_over_the_api(served, base):
 
 def test_a_plan_over_the_api(served, base):
     on_hub(served, base_model_name_or_path="their/base")
-    fetch.add("a", "org/lora", base=base)
+    downloads.add("a", "org/lora", base=base)
     assert Api(operator=True)("GET", f"{MODELS}/a/plan")["made_for"] == "their/base"
 
 
@@ -363,7 +365,7 @@ def test_added_on_the_page(served, base, settings):
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     }
     on_hub(served, base_model_name_or_path="<b>their/base")
-    importer.add("far", "http://far/v1")
+    add.add("far", "http://far/v1")
     client = Client()
     client.force_login(User.objects.create_superuser("root"))
     form = client.post("/models/read", {"text": "org/lora"}, headers=HTMX).content.decode()

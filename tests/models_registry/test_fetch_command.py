@@ -9,10 +9,10 @@ import pytest
 from django.core.management import CommandError
 from django.db import connection
 
-from models_registry import fetch, secrets
 from models_registry.cli import fetching as cli
+from models_registry.hub import downloads, tokens
+from models_registry.hub.scripted import Fault
 from models_registry.models import Download, HubToken, Model, Worker
-from models_registry.scripted_hub import Fault
 from tests.models_registry.hubs import repository, running
 from tests.models_registry.test_model_command import run
 
@@ -31,7 +31,7 @@ def served(tmp_path, settings, monkeypatch):
 @pytest.fixture
 def model(served):
     repository(served)
-    return fetch.add("m", "org/tiny")
+    return downloads.add("m", "org/tiny")
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def worker(monkeypatch):
 
     def work(seconds):
         for download in Download.objects.filter(state="queued"):
-            fetch.run(download.model_id, uuid.uuid4())
+            downloads.run(download.model_id, uuid.uuid4())
 
     monkeypatch.setattr(cli.time, "sleep", work)
 
@@ -91,7 +91,7 @@ def test_paused_resumed_cancelled(model, worker):
 
 
 def test_paused_by_somebody_else_while_it_is_followed(model, monkeypatch):
-    monkeypatch.setattr(cli.time, "sleep", lambda seconds: fetch.pause(model))
+    monkeypatch.setattr(cli.time, "sleep", lambda seconds: downloads.pause(model))
     assert "is paused: 'manage.py model fetch m --resume' goes on" in run("fetch", "m")[0]
 
 
@@ -106,7 +106,7 @@ def test_interrupted_it_goes_on(model, monkeypatch):
 
 
 def test_the_disk_is_too_small(model, monkeypatch):
-    monkeypatch.setattr(fetch, "_disk_free", lambda: 10)
+    monkeypatch.setattr(downloads, "_disk_free", lambda: 10)
     assert "the disk cannot hold it" in run("fetch", "m", "--plan")[0]
     with pytest.raises(CommandError, match="cannot hold m: it needs"):
         run("fetch", "m")
@@ -131,13 +131,13 @@ def test_a_bar_on_a_terminal(served, monkeypatch):
 
     repository(served)
     served.rate = 400_000
-    model = fetch.add("m", "org/tiny")
-    fetch.start(model)
+    model = downloads.add("m", "org/tiny")
+    downloads.start(model)
     shown = Terminal()
     monkeypatch.setattr(sys, "stderr", shown)
 
     def work():
-        fetch.run(model.pk, uuid.uuid4())
+        downloads.run(model.pk, uuid.uuid4())
         connection.close()
 
     thread = threading.Thread(target=work)
@@ -157,11 +157,11 @@ def test_a_token_is_read_and_kept(monkeypatch):
     out, err = run("token", "mine")
     assert "mine is kept" in out
     assert TOKEN not in out + err
-    assert secrets.reveal(HubToken.objects.get()) == TOKEN
+    assert tokens.reveal(HubToken.objects.get()) == TOKEN
 
 
 def test_a_token_is_forgotten():
-    fetch.add("m", "org/tiny", token=secrets.keep("mine", TOKEN))
+    downloads.add("m", "org/tiny", token=tokens.keep("mine", TOKEN))
     assert run("token", "mine", "--remove")[0] == "the token mine is forgotten; without it now: m\n"
     assert Model.objects.get().hub_token is None
     with pytest.raises(CommandError, match="no token 'mine'"):
@@ -175,14 +175,14 @@ def test_nothing_is_no_token(monkeypatch):
 
 
 def test_the_hub_alone_can_be_run(tmp_path):
-    """As documented: `python -m models_registry.scripted_hub FOLDER`."""
+    """As documented: `python -m models_registry.hub.scripted FOLDER`."""
     import subprocess
 
     import httpx
 
     (tmp_path / "org" / "m").mkdir(parents=True)
     (tmp_path / "org" / "m" / "config.json").write_text("{}")
-    command = [sys.executable, "-m", "models_registry.scripted_hub", "--port", "0", "--fault", "cut:*.json:1", tmp_path]
+    command = [sys.executable, "-m", "models_registry.hub.scripted", "--port", "0", "--fault", "cut:*.json:1", tmp_path]
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().split()[-1]
         found = httpx.get(f"{url}/api/models/org/m/revision/main", trust_env=False).json()

@@ -17,7 +17,8 @@ from django.conf import settings as django_settings
 from django.db import connection
 from django.db.models.functions import Now
 
-from models_registry import fetch, made_folders
+from models_registry.catalog import made_folders
+from models_registry.hub import downloads
 from models_registry.models import Download, Model
 from tests.amount import few
 from tests.batches.test_runner import until
@@ -68,8 +69,8 @@ def test_killed_again_and_again(served, tmp_path, seed):
     generator = random.Random(seed)
     content = repository(served, size=4_000_000, **{"1_Pooling/config.json": b'{"a": 1}', "a.json": b"[]"})
     served.rate = 1_500_000
-    model = fetch.add("org/tiny", "org/tiny")
-    fetch.start(model)
+    model = downloads.add("org/tiny", "org/tiny")
+    downloads.start(model)
     total = sum(map(len, content.values()))
     for kill in range(KILLS):
         with worker(model, served, tmp_path) as process:
@@ -77,7 +78,9 @@ def test_killed_again_and_again(served, tmp_path, seed):
             instant = generator.uniform(0.05, 1.2)
             if kill == 0:  # each of the others may come before the first byte
                 until(
-                    lambda: any(part.stat().st_size > 100_000 for part in fetch.folder_of("org/tiny").rglob("*.part"))
+                    lambda: any(
+                        part.stat().st_size > 100_000 for part in downloads.folder_of("org/tiny").rglob("*.part")
+                    )
                 )
             time.sleep(instant)
             process.send_signal(signal.SIGKILL)
@@ -89,8 +92,8 @@ def test_killed_again_and_again(served, tmp_path, seed):
         assert model.source == ""
         Download.objects.update(leased_until=Now())  # as half a minute later
     served.rate = 0
-    fetch.run(model.pk, uuid.uuid4())
-    fetch.sweep()
+    downloads.run(model.pk, uuid.uuid4())
+    downloads.sweep()
     model.refresh_from_db()
     is_whole(model, content)
     left = [path.name for path in (made_folders.path_of("x").parent / ".import").iterdir()]
@@ -112,8 +115,8 @@ def test_killed_while_it_converts(served, tmp_path, settings):
         "pathlib.Path(sys.argv[2], 'half').touch()\n"
         "time.sleep(60)\n"
     )
-    model = fetch.add("m", "org/gguf", file="m-Q4.gguf")
-    fetch.start(model)
+    model = downloads.add("m", "org/gguf", file="m-Q4.gguf")
+    downloads.start(model)
     with worker(model, served, tmp_path, tmp_path / "base") as process:
         deadline = time.monotonic() + 20
         while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
@@ -122,7 +125,7 @@ def test_killed_while_it_converts(served, tmp_path, settings):
         process.send_signal(signal.SIGKILL)
         child = int((tmp_path / "child").read_text())
     Download.objects.update(leased_until=Now())
-    fetch.run(model.pk, uuid.uuid4())
+    downloads.run(model.pk, uuid.uuid4())
     assert Download.objects.get().state == "running", "the lock is still held: it waits"
     os.kill(child, signal.SIGKILL)
     settings.BASE_DIR = tmp_path / "base"
@@ -133,7 +136,7 @@ def test_killed_while_it_converts(served, tmp_path, settings):
     while Model.objects.get().state != "ready":
         assert time.monotonic() < deadline
         Download.objects.update(leased_until=Now())
-        fetch.run(model.pk, uuid.uuid4())
+        downloads.run(model.pk, uuid.uuid4())
     model.refresh_from_db()
     is_whole(model, content)
     assert not (Path(model.source) / "half").exists()

@@ -13,9 +13,11 @@ from django.core.management import CommandError, call_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models_registry import importer, model_folder
-from models_registry.engine import defaults, gpus
-from models_registry.fit import (
+from models_registry.catalog import add, folders
+from models_registry.catalog.folders import ModelError
+from models_registry.engine import defaults
+from models_registry.engine.machine import gpus
+from models_registry.fit.formula import (
     GIB,
     PER_WORD,
     PROCESS,
@@ -30,7 +32,6 @@ from models_registry.fit import (
     shape,
     size,
 )
-from models_registry.model_folder import ModelError
 from models_registry.models import Measurement, Model
 from tests.models_registry.test_importer import model_folder as make_folder
 
@@ -359,9 +360,9 @@ def weights(*tensors: tuple[str, list[int]]) -> bytes:
 def test_parameters_are_counted_over_all_files(tmp_path: Path) -> None:
     first, second = weights(("BF16", [4, 8]), ("F16", [2, 2])), weights(("BF16", [1, 3]))
     folder = make_folder(tmp_path / "m", model__safetensors=first, other__safetensors=second)
-    assert model_folder.parameters(folder) == {"BF16": 35, "F16": 4}
+    assert folders.parameters(folder) == {"BF16": 35, "F16": 4}
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"0": "model.safetensors"}}')
-    assert model_folder.parameters(folder) == {"BF16": 32, "F16": 4}
+    assert folders.parameters(folder) == {"BF16": 32, "F16": 4}
 
 
 @pytest.mark.parametrize(
@@ -375,7 +376,7 @@ def test_parameters_are_counted_over_all_files(tmp_path: Path) -> None:
 )
 def test_parameters_of_damaged_folders(tmp_path: Path, files: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelError, match=said):
-        model_folder.parameters(make_folder(tmp_path / "m", **files))
+        folders.parameters(make_folder(tmp_path / "m", **files))
 
 
 @pytest.fixture
@@ -412,7 +413,7 @@ def test_a_folder_that_fits(folder: Path) -> None:
 
 @pytest.mark.django_db
 def test_a_registered_model_as_it_is_set(folder: Path) -> None:
-    importer.add("tiny", str(folder), engine_args={"max-model-len": 1024, "dtype": "bfloat16"})
+    add.add("tiny", str(folder), engine_args={"max-model-len": 1024, "dtype": "bfloat16"})
     found = json.loads(run("tiny", "--json"))
     assert (found["model"], found["verdict"], found["context"]) == ("tiny", "fits", 1024)
     assert found["need"]["weights"] == 2**20
@@ -427,8 +428,8 @@ def test_a_registered_model_as_it_is_set(folder: Path) -> None:
 
 @pytest.mark.django_db
 def test_measured_loads_correct_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models_registry.machine.name", lambda: "here")
-    model = importer.add("tiny", str(folder))
+    monkeypatch.setattr("models_registry.speed.machine.name", lambda: "here")
+    model = add.add("tiny", str(folder))
     for taken in (2 * GIB, 2 * GIB + 2**20):
         Measurement.objects.create(
             model=model, kind="load", machine="here", memory_bytes=taken, predicted_bytes=5 * GIB // 2

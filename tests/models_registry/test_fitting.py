@@ -9,11 +9,13 @@ import psutil
 import pytest
 from django.utils import timezone
 
-from models_registry import fitting, machine
-from models_registry.engine import defaults, gpus
-from models_registry.fit import GIB, PER_WORD, PROCESS, Verdict
-from models_registry.model_folder import ModelError
+from models_registry.catalog.folders import ModelError
+from models_registry.engine import defaults
+from models_registry.engine.machine import gpus
+from models_registry.fit import judge
+from models_registry.fit.formula import GIB, PER_WORD, PROCESS, Verdict
 from models_registry.models import Measurement, Model
+from models_registry.speed import machine
 from tests.models_registry.test_fit import MINILM, SMOLLM2, weights
 from tests.models_registry.test_importer import model_folder as make_folder
 
@@ -60,7 +62,7 @@ def load(model: Model, beyond: int, minutes_ago: int = 0, **fields: Any) -> Meas
 
 
 def corrected(model: Model) -> tuple[int, int]:
-    found = fitting.judge(model)
+    found = judge.judge(model)
     return found.need.correction, found.loads
 
 
@@ -68,17 +70,17 @@ def corrected(model: Model) -> tuple[int, int]:
 
 
 def test_a_model_and_its_folder_are_judged_alike(model: Model, folder: Path) -> None:
-    found = fitting.judge(model)
+    found = judge.judge(model)
     assert (found.verdict, found.need.weights, found.context) == (Verdict.FITS, MIB, 8192)
-    assert fitting.judge_folder(folder) == found
-    assert fitting.judge(model, context=1000, sequences=3).context == 1000
-    assert fitting.judge_folder(folder, 1000, 10**6).verdict is Verdict.DOES_NOT
+    assert judge.judge_folder(folder) == found
+    assert judge.judge(model, context=1000, sequences=3).context == 1000
+    assert judge.judge_folder(folder, 1000, 10**6).verdict is Verdict.DOES_NOT
 
 
 def test_adapters_take_room_beside_their_base(model: Model) -> None:
-    assert fitting.judge(model).need.lora == 0
+    assert judge.judge(model).need.lora == 0
     Model.objects.create(name="adapter", base=model, source="/nowhere", lora_rank=8)
-    assert fitting.judge(model).need.lora > 0
+    assert judge.judge(model).need.lora > 0
 
 
 @pytest.mark.parametrize(
@@ -95,13 +97,13 @@ def test_adapters_take_room_beside_their_base(model: Model) -> None:
 def test_what_cannot_be_judged(model: Model, fields: dict[str, Any], said: str) -> None:
     odd = Model.objects.create(name="odd", **{"source": model.source} | fields)
     with pytest.raises(ModelError, match=said):
-        fitting.judge(odd)
+        judge.judge(odd)
 
 
 def test_an_adapter_is_asked_for_by_its_base(model: Model) -> None:
     adapter = Model.objects.create(name="adapter", base=model, source=model.source)
     with pytest.raises(ModelError, match="adapter is an adapter of tiny: ask for that one"):
-        fitting.judge(adapter)
+        judge.judge(adapter)
 
 
 # The correction
@@ -109,24 +111,24 @@ def test_an_adapter_is_asked_for_by_its_base(model: Model) -> None:
 
 def test_without_loads_there_is_none(model: Model) -> None:
     assert corrected(model) == (0, 0)
-    assert "corrected" not in fitting.judge(model).text
+    assert "corrected" not in judge.judge(model).text
 
 
 def test_the_median_of_its_own_loads(model: Model) -> None:
-    before = fitting.judge(model).need.total
+    before = judge.judge(model).need.total
     for beyond in (100 * MIB, 300 * MIB, 5000 * MIB):  # one of them an accident
         load(model, beyond)
-    found = fitting.judge(model)
+    found = judge.judge(model)
     assert (found.need.correction, found.loads) == (300 * MIB, 3)
     assert found.need.total == before + 300 * MIB
     assert found.text.endswith("; corrected by 3 measured loads")
 
 
 def test_recent_loads_count(model: Model) -> None:
-    for number in range(fitting.RECENT):
+    for number in range(judge.RECENT):
         load(model, 200 * MIB, minutes_ago=number)
         load(model, 900 * MIB, minutes_ago=100 + number)
-    assert corrected(model) == (200 * MIB, fitting.RECENT)
+    assert corrected(model) == (200 * MIB, judge.RECENT)
 
 
 def test_loads_with_the_same_options_count_first(model: Model) -> None:
@@ -154,7 +156,7 @@ def test_else_the_last_load_of_each_model(model: Model) -> None:
 
 def test_a_folder_is_corrected_by_the_models(model: Model, folder: Path) -> None:
     load(model, 100 * MIB)
-    assert fitting.judge_folder(folder).need.correction == 100 * MIB
+    assert judge.judge_folder(folder).need.correction == 100 * MIB
 
 
 @pytest.mark.parametrize(
@@ -174,14 +176,14 @@ def test_measurements_that_say_nothing(model: Model, fields: dict[str, Any]) -> 
 
 
 def test_less_than_was_said_makes_room(model: Model) -> None:
-    before = fitting.judge(model).need.total
+    before = judge.judge(model).need.total
     load(model, -500 * MIB)
-    assert fitting.judge(model).need.total == before - 500 * MIB
+    assert judge.judge(model).need.total == before - 500 * MIB
 
 
 def test_a_correction_decides(model: Model) -> None:
     load(model, 6 * GIB)
-    found = fitting.judge(model)
+    found = judge.judge(model)
     assert found.verdict is Verdict.DOES_NOT
     assert found.text.endswith("GiB there; corrected by 1 measured load")
 
@@ -190,38 +192,38 @@ def test_a_correction_decides(model: Model) -> None:
 
 
 def test_predicted_is_what_is_there_right_after_a_load(model: Model) -> None:
-    assert fitting.predicted(model, {}) == MIB + GIB + process(SMOLLM2)  # all of the cache, no step yet
-    assert fitting.predicted(model, {"dtype": "float32"}) == 2 * MIB + GIB + process(SMOLLM2)
+    assert judge.predicted(model, {}) == MIB + GIB + process(SMOLLM2)  # all of the cache, no step yet
+    assert judge.predicted(model, {"dtype": "float32"}) == 2 * MIB + GIB + process(SMOLLM2)
     load(model, 100 * MIB)
-    assert fitting.predicted(model, {}) == MIB + GIB + process(SMOLLM2), "corrections are not corrected"
+    assert judge.predicted(model, {}) == MIB + GIB + process(SMOLLM2), "corrections are not corrected"
 
 
 def test_predicted_does_not_depend_on_what_is_free_by_now(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = fitting.predicted(model, {})
+    before = judge.predicted(model, {})
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * GIB, available=GIB))
-    assert fitting.predicted(model, {}) == before
+    assert judge.predicted(model, {}) == before
 
 
 def test_an_encoder_keeps_no_cache(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "e", config__json=MINILM, model__safetensors=weights(("F16", [512, 512])))
     encoder = Model.objects.create(name="encoder", source=str(folder), task="embedding")
-    assert fitting.predicted(encoder, {}) == 512 * 1024 + process(MINILM)
+    assert judge.predicted(encoder, {}) == 512 * 1024 + process(MINILM)
 
 
 def test_on_a_gpu_the_engine_says_how_much_it_took(model: Model, gpu: None, tmp_path: Path) -> None:
     log = tmp_path / "engine.log"
-    assert fitting.predicted(model, {}) is None, "it takes its share, whatever the model"
-    assert fitting.predicted(model, {}, log) is None
+    assert judge.predicted(model, {}) is None, "it takes its share, whatever the model"
+    assert judge.predicted(model, {}, log) is None
     log.write_bytes(b"Loading \xff\nAvailable KV cache memory: nan GiB\n")
-    assert fitting.predicted(model, {}, log) is None
+    assert judge.predicted(model, {}, log) is None
     log.write_bytes(b"INFO 11-21 [gpu_worker.py:760] Available KV cache memory: 70.5 GiB\nINFO ready\n")
-    assert fitting.predicted(model, {}, log) == MIB + PROCESS["gpu"] + int(70.5 * GIB)
-    assert fitting.predicted(model, {"kv-cache-memory-bytes": 2 * GIB}) == MIB + PROCESS["gpu"] + 2 * GIB
+    assert judge.predicted(model, {}, log) == MIB + PROCESS["gpu"] + int(70.5 * GIB)
+    assert judge.predicted(model, {"kv-cache-memory-bytes": 2 * GIB}) == MIB + PROCESS["gpu"] + 2 * GIB
 
 
 def test_gpus_that_share_a_model_are_measured_together(model: Model, gpu: None) -> None:
     options = {"kv-cache-memory-bytes": 2 * GIB, "tensor-parallel-size": 2}
-    assert fitting.predicted(model, options) == 2 * (MIB // 2 + PROCESS["gpu"] + 2 * GIB)
+    assert judge.predicted(model, options) == 2 * (MIB // 2 + PROCESS["gpu"] + 2 * GIB)
     load(model, 600 * MIB, options=options)
     model.engine_args = options
     assert corrected(model) == (300 * MIB, 1), "what is needed is said of each"
@@ -229,4 +231,4 @@ def test_gpus_that_share_a_model_are_measured_together(model: Model, gpu: None) 
 
 def test_a_remote_model_is_not_predicted() -> None:
     with pytest.raises(ModelError, match="nothing of it runs here"):
-        fitting.predicted(Model.objects.create(name="far", kind="remote", source="http://pool/v1"), {})
+        judge.predicted(Model.objects.create(name="far", kind="remote", source="http://pool/v1"), {})

@@ -5,11 +5,12 @@ import struct
 
 import pytest
 
-from models_registry import fetch, fitting
+from models_registry.catalog.folders import ModelError
 from models_registry.engine import defaults
-from models_registry.fit import GIB, Verdict
-from models_registry.model_folder import ModelError
-from models_registry.scripted_hub import Fault
+from models_registry.fit import judge
+from models_registry.fit.formula import GIB, Verdict
+from models_registry.hub import downloads
+from models_registry.hub.scripted import Fault
 from tests.models_registry.hubs import repository, running
 from tests.models_registry.test_fit import SMOLLM2
 
@@ -50,8 +51,8 @@ def shards(hub, **more):
 
 def test_the_headers_of_all_shards_count(served, settings):
     shards(served)
-    draft = fetch.add("m", "org/tiny")
-    found = fitting.judge(draft, ask_hub=True)
+    draft = downloads.add("m", "org/tiny")
+    found = judge.judge(draft, ask_hub=True)
     assert found.verdict == Verdict.FITS
     assert found.need.weights == 512 * 1024 * 2
     assert not (settings.MODELS_DIR / ".fetch").exists(), "nothing was kept of it"
@@ -63,14 +64,14 @@ def test_it_is_what_is_said_once_it_is_fetched(served, tmp_path):
     folder.mkdir()
     for name, data in content.items():
         (folder / name).write_bytes(data)
-    draft = fetch.add("m", "org/tiny")
-    assert fitting.judge(draft, 2048, ask_hub=True).need == fitting.judge_folder(folder, 2048).need
+    draft = downloads.add("m", "org/tiny")
+    assert judge.judge(draft, 2048, ask_hub=True).need == judge.judge_folder(folder, 2048).need
 
 
 def test_without_asking_the_hub_a_draft_is_not_judged(served):
     shards(served)
     with pytest.raises(ModelError, match="fetch it first"):
-        fitting.judge(fetch.add("m", "org/tiny"))
+        judge.judge(downloads.add("m", "org/tiny"))
 
 
 @pytest.mark.parametrize(
@@ -85,13 +86,13 @@ def test_without_asking_the_hub_a_draft_is_not_judged(served):
 def test_damaged_files(served, files, said):
     shards(served, **files)
     with pytest.raises(ModelError, match=said):
-        fitting.judge(fetch.add("m", "org/tiny"), ask_hub=True)
+        judge.judge(downloads.add("m", "org/tiny"), ask_hub=True)
 
 
 def test_a_hub_that_cannot_be_reached(served):
     shards(served)
-    draft = fetch.add("m", "org/tiny")
-    planned = fetch.plan(draft)
+    draft = downloads.add("m", "org/tiny")
+    planned = downloads.plan(draft)
     served.faults = [Fault("cut", "config.json", times=-1)]
     with pytest.raises(ModelError, match="Try again later"):
-        fitting.judge_hub(draft, planned)
+        judge.judge_hub(draft, planned)

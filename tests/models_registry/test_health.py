@@ -8,8 +8,9 @@ from typing import Any
 import psutil
 import pytest
 
-from models_registry import health
-from models_registry.engine import defaults, gpus
+from models_registry.engine import defaults
+from models_registry.engine.machine import gpus
+from models_registry.gpu import health
 from tests.models_registry.nvml import GIB, FakeGpu, FakeNvml
 
 

@@ -9,15 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx2
 import pytest
 
-from models_registry import fetch, hub, secrets
-from models_registry.hub import Passing, Place
-from models_registry.model_folder import ModelError
+from models_registry.catalog.folders import ModelError
+from models_registry.hub import client as hub
+from models_registry.hub import downloads, tokens
+from models_registry.hub.client import Passing, Place
+from models_registry.hub.scripted import Fault
 from models_registry.models import HubToken
-from models_registry.scripted_hub import Fault
 from tests import hostile
 from tests.hostile import http
 from tests.models_registry.hubs import repository, running
-from vbs import outgoing
+from vbs.outgoing import client as outgoing
 
 TOKEN = "hf_0123456789abcdefABCDEF"
 
@@ -283,34 +284,34 @@ def test_a_token_that_no_header_can_carry_is_not_shown(served, token):
 
 @pytest.mark.django_db
 def test_a_kept_token_is_encrypted_and_comes_back():
-    token = secrets.keep("mine", f" {TOKEN}\n")
+    token = tokens.keep("mine", f" {TOKEN}\n")
     assert TOKEN not in HubToken.objects.get().secret
     assert TOKEN not in repr(token)
-    assert secrets.reveal(HubToken.objects.get()) == TOKEN
-    secrets.keep("mine", "hf_other")
-    assert secrets.reveal(HubToken.objects.get()) == "hf_other"
+    assert tokens.reveal(HubToken.objects.get()) == TOKEN
+    tokens.keep("mine", "hf_other")
+    assert tokens.reveal(HubToken.objects.get()) == "hf_other"
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(("name", "token"), [("", TOKEN), ("a b", TOKEN), ("x" * 101, TOKEN), ("m", ""), ("m", "a b")])
 def test_what_cannot_be_kept(name, token):
     with pytest.raises(ModelError):
-        secrets.keep(name, token)
+        tokens.keep(name, token)
     assert not HubToken.objects.exists()
 
 
 @pytest.mark.django_db
 def test_another_secret_key(settings):
-    token = secrets.keep("mine", TOKEN)
+    token = tokens.keep("mine", TOKEN)
     settings.SECRET_KEY = "another"
     with pytest.raises(ModelError, match=r"mine cannot be read.*model token mine"):
-        secrets.reveal(token)
+        tokens.reveal(token)
 
 
 @pytest.mark.django_db
 def test_the_models_own_token_is_used_before_that_of_the_settings(settings):
     settings.HF_TOKEN = "hf_of_all"
-    model = fetch.add("m", "org/tiny")
-    assert fetch.place(model).token == "hf_of_all"
-    model.hub_token = secrets.keep("mine", TOKEN)
-    assert fetch.place(model).token == TOKEN
+    model = downloads.add("m", "org/tiny")
+    assert downloads.place(model).token == "hf_of_all"
+    model.hub_token = tokens.keep("mine", TOKEN)
+    assert downloads.place(model).token == TOKEN

@@ -2,9 +2,9 @@
 
 import pytest
 
-from models_registry import hub_files
-from models_registry.hub_files import File
-from models_registry.model_folder import ModelError
+from models_registry.catalog.folders import ModelError
+from models_registry.hub import files as hub_files
+from models_registry.hub.files import File
 
 SUM = "0" * 40
 CORE = ["config.json", "tokenizer.json"]

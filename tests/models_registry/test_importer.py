@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from models_registry import importer, made_folders, removal
+from models_registry.catalog import add as importer
+from models_registry.catalog import made_folders, remove
+from models_registry.catalog.add import ModelError
+from models_registry.catalog.folders import Taken
 from models_registry.engine.spec import EngineKind
-from models_registry.importer import ModelError
-from models_registry.model_folder import Taken
 from models_registry.models import Model
 from tests.adapters import adapter_folder
 
@@ -353,7 +354,7 @@ def test_a_folder_that_two_models_share_stays(tmp_path: Path) -> None:
 
 def test_a_model_that_is_needed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     model = importer.add("m", "scripted:")
-    monkeypatch.setattr(removal, "BLOCKERS", [lambda names: [f"batch_1 waits for {names[0]}"], lambda names: []])
+    monkeypatch.setattr(remove, "BLOCKERS", [lambda names: [f"batch_1 waits for {names[0]}"], lambda names: []])
     with pytest.raises(ModelError, match="m is still needed: batch_1 waits for m"):
         importer.remove(model)
     assert Model.objects.exists()
@@ -468,11 +469,11 @@ def test_killed_while_it_converts(tmp_path: Path, models_dir: Path) -> None:
 @pytest.mark.e2e
 def test_smollm2_is_converted_and_speaks(tmp_path: Path, settings: Any) -> None:
     """The real package, the real conversion; transformers loads what came of it."""
-    from models_registry import demo_models
+    from models_registry.catalog import demo
 
     settings.VBS_DATA_DIR = tmp_path
     steps: list[str] = []
-    model, new = demo_models.add("smollm2", steps.append)
+    model, new = demo.add("smollm2", steps.append)
     assert new
     assert any("dequantizing" in step for step in steps)
     assert (model.task, model.context_length, model.size_bytes) == ("chat", 2048, 269_060_552)
@@ -489,5 +490,5 @@ def test_smollm2_is_converted_and_speaks(tmp_path: Path, settings: Any) -> None:
         said = loaded.generate(tokens, max_new_tokens=12, do_sample=False)[0, tokens.shape[1] :]
     assert "Paris" in tokenizer.decode(said)
 
-    again, new = demo_models.add("smollm2", steps.append)
+    again, new = demo.add("smollm2", steps.append)
     assert (again.pk, new) == (model.pk, False)

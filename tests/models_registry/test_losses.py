@@ -8,7 +8,7 @@ import pytest
 
 from models_registry.engine import endings, server
 from models_registry.models import Worker, WorkerState
-from models_registry.pages import machine_of
+from models_registry.pages.rows import machine_of
 from tests.models_registry.test_metrics import scrape
 from vbs.pages.viewer import Viewer
 

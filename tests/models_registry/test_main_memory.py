@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from models_registry.engine import defaults, main_memory, server
+from models_registry.engine import defaults, server
+from models_registry.engine.machine import main_memory
 from models_registry.engine.reasons import Lack, LoadError
 from models_registry.engine.spec import EngineSpec
 

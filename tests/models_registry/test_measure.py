@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from models_registry import benchmarking, fitting, machine, measure
 from models_registry.engine.client import Answer
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import Address, Start
+from models_registry.fit import judge
+from models_registry.gpu import benchmark
 from models_registry.models import Measurement, Model
+from models_registry.speed import machine, measure
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def model(db):
 def test_a_load_stands_beside_what_had_been_said_of_it(model, monkeypatch):
     asked = []
     monkeypatch.setattr(measure.memory, "taken", lambda engine: 5 * 2**30)
-    monkeypatch.setattr(fitting, "predicted", lambda *about: asked.append(about) or 4 * 2**30)
+    monkeypatch.setattr(judge, "predicted", lambda *about: asked.append(about) or 4 * 2**30)
     engine = engine_of(model, **{"max-model-len": 4096})
     measure.load(model, engine)
     one = Measurement.objects.get()
@@ -150,7 +152,7 @@ def test_the_machine_has_a_name_and_versions_without_loading_anything():
     ],
 )
 def test_what_an_answer_says_when_it_is_none(answer, words):
-    said = benchmarking.failure(answer)
+    said = benchmark.failure(answer)
     assert words in said and bool(said) == bool(words)
 
 
@@ -166,14 +168,12 @@ def test_what_an_answer_says_when_it_is_none(answer, words):
     ],
 )
 def test_tokens_are_as_the_engine_counts_them(usage, counts):
-    assert benchmarking.tokens(Answer(0, 200, f'{{"usage": {usage}}}'.encode())) == counts
+    assert benchmark.tokens(Answer(0, 200, f'{{"usage": {usage}}}'.encode())) == counts
 
 
 def test_an_engine_of_ours_is_made_to_write_as_much_as_was_asked():
     options = {"requests": 50, "prompt_tokens": 3, "seed": 0, "max_tokens": 9}
     for kind, exactly in (("vllm", True), ("remote", None)):
-        bodies = [
-            json.loads(call.body) for call in benchmarking.calls(Model(name="m", kind=kind, task="chat"), options)
-        ]
+        bodies = [json.loads(call.body) for call in benchmark.calls(Model(name="m", kind=kind, task="chat"), options)]
         assert {body["max_tokens"] for body in bodies} == {5, 6, 7, 8, 9}
         assert all(body.get("ignore_eos") == exactly for body in bodies)

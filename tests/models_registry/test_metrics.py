@@ -8,7 +8,7 @@ from django.utils import timezone
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from models_registry import health
+from models_registry.gpu import health
 from models_registry.metrics import RegistryCollector
 from models_registry.models import Download, Measurement, Model, Operation, Worker
 from tests.models_registry.nvml import GIB, FakeGpu, FakeNvml

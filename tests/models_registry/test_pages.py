@@ -9,7 +9,6 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
-from models_registry import parts
 from models_registry.models import (
     Alias,
     Download,
@@ -22,10 +21,11 @@ from models_registry.models import (
     OperationState,
     Worker,
 )
+from models_registry.pages import parts
 from tests.models_registry.test_fit import SMOLLM2, weights
 from tests.models_registry.test_importer import model_folder
 from vbs.configuration.models import AuditEntry
-from vbs.pages import plots
+from vbs.pages.charts import plots
 from vbs.pages.parts import Pulse, unseen
 
 BAD = "<script>alert('x')</script>"
@@ -305,7 +305,7 @@ def server(**given):
 
 
 def test_adding_a_server(root, monkeypatch):
-    monkeypatch.setattr("models_registry.sources.check", lambda url, private: None)
+    monkeypatch.setattr("models_registry.catalog.sources.check", lambda url, private: None)
     answer = root.post("/models/add", server(notes=BAD, task="chat"))
     model = Model.objects.get()
     assert answer.status_code == 302 and answer.url == f"/models/{model.pk}/"
@@ -341,7 +341,7 @@ def test_what_cannot_be_added_is_said_in_place_and_kept(root, scripted, given, s
 
 def test_who_may_only_add_chooses_nothing_that_runs_code(db, monkeypatch, settings):
     settings.VBS_TRUST_REMOTE_CODE = True
-    monkeypatch.setattr("models_registry.sources.check", lambda url, private: None)
+    monkeypatch.setattr("models_registry.catalog.sources.check", lambda url, private: None)
     adder = user("add_model")
     page = text(adder.post("/models/read", {"text": "org/model"}, headers=HTMX))
     assert "trust_remote_code" not in page and "allow_pickle" not in page
@@ -381,12 +381,12 @@ def test_an_adapter_has_the_options_of_its_base(root):
 
 
 def test_what_the_hub_says_is_asked_before_anything_is_added(root, monkeypatch):
-    from models_registry.model_folder import ModelError
+    from models_registry.catalog.folders import ModelError
 
     def gated(model):
         raise ModelError(f"{model.hub_id} is gated: ask for access")
 
-    monkeypatch.setattr("models_registry.fetch.plan", gated)
+    monkeypatch.setattr("models_registry.hub.downloads.plan", gated)
     given = {"on_hub": "True", "name": "m", "source": "org/m", "engine_args": ""}
     assert "org/m is gated: ask for access" in text(root.post("/models/plan", given, headers=HTMX))
     answer = root.post("/models/add", given, headers=HTMX)

@@ -7,7 +7,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from models_registry import fetch, removal, secrets
+from models_registry.catalog import remove
+from models_registry.hub import downloads, tokens
 from models_registry.models import Alias, Download, Measurement, Model, Operation, Worker
 from tests.adapters import adapter_folder
 from tests.models_registry.test_importer import model_folder
@@ -74,7 +75,7 @@ def test_an_adapter_a_server_and_a_scripted_model(api, folders):
 
 
 def test_a_model_of_the_hub_is_a_draft(api):
-    secrets.keep("mine", "hf_secret")
+    tokens.keep("mine", "hf_secret")
     given = {"name": "m", "hub_id": "o/n", "revision": "v1", "file": "x.gguf", "token": "mine"}
     made = api("POST", MODELS, given)
     assert (made["state"], made["hub_id"], made["hub_revision"], made["hub_file"]) == ("draft", "o/n", "v1", "x.gguf")
@@ -214,7 +215,7 @@ def test_edit(api):
 
 
 def test_a_token_is_given_and_taken_back(api):
-    secrets.keep("mine", "hf_secret")
+    tokens.keep("mine", "hf_secret")
     api("POST", MODELS, {"name": "m", "hub_id": "o/n"})
     assert api("PATCH", f"{MODELS}/m", {"token": "mine"})["hub_token"] == "mine"
     assert api("PATCH", f"{MODELS}/m", {"token": ""})["hub_token"] is None
@@ -247,14 +248,14 @@ def test_remove_looks_first(api, monkeypatch):
 
 
 def test_remove_with_files(api, tmp_path, settings):
-    from models_registry import importer
+    from models_registry.catalog import add
 
     settings.VBS_MODEL_ROOTS = []
-    model = importer.add("m", str(model_folder(tmp_path / "m")), copy=True)
+    model = add.add("m", str(model_folder(tmp_path / "m")), copy=True)
     would = api("DELETE", f"{MODELS}/m?dry_run=true&files=true")
     assert would["folder"] == model.source and would["bytes"] > 0 and would["files"] == 5
     assert api("DELETE", f"{MODELS}/m?files=true") == would | {"deleted": True}
-    assert not removal.leftovers() and not (settings.MODELS_DIR / "m").exists()
+    assert not remove.leftovers() and not (settings.MODELS_DIR / "m").exists()
 
 
 def test_an_adapter_is_deleted_as_at_openai(api, folders, monkeypatch):
@@ -262,9 +263,9 @@ def test_an_adapter_is_deleted_as_at_openai(api, folders, monkeypatch):
     api("POST", MODELS, {"name": "o/a", "source": str(adapter_folder(folders / "a")), "base": "base"})
     error = api("DELETE", "/v1/models/base", status=400)
     assert "DELETE /v1/registry/models/base" in error["message"]
-    monkeypatch.setattr(removal, "BLOCKERS", [lambda names: [f"batch_1 waits for {names[0]}"]])
+    monkeypatch.setattr(remove, "BLOCKERS", [lambda names: [f"batch_1 waits for {names[0]}"]])
     assert "batch_1 waits for o/a" in api("DELETE", "/v1/models/o/a", status=409)["message"]
-    monkeypatch.setattr(removal, "BLOCKERS", [])
+    monkeypatch.setattr(remove, "BLOCKERS", [])
     assert api("DELETE", "/v1/models/o/a") == {"id": "o/a", "object": "model", "deleted": True}
     assert api("DELETE", "/v1/models/o/a", status=404)["code"] == "model_not_found"
     assert Model.objects.get().name == "base"
@@ -328,9 +329,9 @@ def test_a_download_is_steered(api):
 
 def test_a_plan(api, monkeypatch):
     api("POST", MODELS, {"name": "m", "hub_id": "o/n"})
-    file = fetch.File("model.safetensors", 100, sha256="0" * 64)
-    plan = fetch.Plan("abc", [file], 100, 20, 0, 5, 2**40, "mit", True)
-    monkeypatch.setattr(fetch, "plan", lambda model: plan)
+    file = downloads.File("model.safetensors", 100, sha256="0" * 64)
+    plan = downloads.Plan("abc", [file], 100, 20, 0, 5, 2**40, "mit", True)
+    monkeypatch.setattr(downloads, "plan", lambda model: plan)
     found = api("GET", f"{MODELS}/m/plan")
     assert found["files"] == [{"path": "model.safetensors", "size": 100}] and found["gated"] and found["fits"]
     assert (found["bytes"], found["present"], found["need"], found["promised"]) == (100, 20, 80, 5)
@@ -458,7 +459,7 @@ def test_more_models_need_no_more_queries(api, django_assert_max_num_queries):
     numbers = itertools.count()
 
     def more():
-        model = Model.objects.create(name=f"m{next(numbers)}", kind="scripted", hub_token=secrets.keep("t", "hf_x"))
+        model = Model.objects.create(name=f"m{next(numbers)}", kind="scripted", hub_token=tokens.keep("t", "hf_x"))
         Model.objects.create(name=f"{model.name}-a", kind="scripted", base=model)
         Alias.objects.create(name=f"{model.name}-alias", model=model)
         Download.objects.create(model=model, finished_at=timezone.now())

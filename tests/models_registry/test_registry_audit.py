@@ -3,7 +3,7 @@
 import pytest
 from django.urls import get_resolver
 
-from models_registry import registry_api
+from models_registry.api import registry
 from models_registry.models import Download, Model, Operation
 from tests.models_registry.test_registry_api import MODELS, Api
 from vbs.accounts.models import ApiKey
@@ -35,44 +35,44 @@ def queued():
 
 def test_every_change_is_kept(api, settings, monkeypatch):
     """All routes of the registry that change something: who adds one adds it here."""
-    monkeypatch.setattr("models_registry.removal.BLOCKERS", [])
-    monkeypatch.setattr(registry_api.ModelFetch, "act", staticmethod(lambda model: drafted("queued")))
+    monkeypatch.setattr("models_registry.catalog.remove.BLOCKERS", [])
+    monkeypatch.setattr(registry.ModelFetch, "act", staticmethod(lambda model: drafted("queued")))
     tried, expected = set(), []
 
     def call(method, path, body, view, *entry):
-        api(method, path, body, 202 if issubclass(view, registry_api._Asking) else 200)
+        api(method, path, body, 202 if issubclass(view, registry._Asking) else 200)
         tried.add((view, method.lower()))
         expected.append(entry)
 
     one = f"{MODELS}/m"
     given = {"name": "m", "source": "scripted:"}
-    call("POST", MODELS, given, registry_api.RegistryModels, "model.add", "m")
-    call("PATCH", one, {"notes": "n"}, registry_api.RegistryModelDetail, "model.edit", "m")
-    call("PUT", "/v1/registry/aliases/a", {"model": "m"}, registry_api.AliasDetail, "model.alias", "a → m")
-    call("DELETE", "/v1/registry/aliases/a", None, registry_api.AliasDetail, "model.unalias", "a")
+    call("POST", MODELS, given, registry.RegistryModels, "model.add", "m")
+    call("PATCH", one, {"notes": "n"}, registry.RegistryModelDetail, "model.edit", "m")
+    call("PUT", "/v1/registry/aliases/a", {"model": "m"}, registry.AliasDetail, "model.alias", "a → m")
+    call("DELETE", "/v1/registry/aliases/a", None, registry.AliasDetail, "model.unalias", "a")
     for view, verb in (
-        (registry_api.ModelLoad, "load"), (registry_api.ModelUnload, "unload"),
-        (registry_api.ModelTest, "test"), (registry_api.ModelBenchmark, "benchmark"),
+        (registry.ModelLoad, "load"), (registry.ModelUnload, "unload"),
+        (registry.ModelTest, "test"), (registry.ModelBenchmark, "benchmark"),
     ):  # fmt: skip
         call("POST", f"{one}/{verb}", {}, view, f"model.{verb}", "m")
     operation = queued()
     path = f"/v1/registry/operations/{operation}/cancel"
-    call("POST", path, None, registry_api.OperationCancellation, "operation.cancel", operation)
+    call("POST", path, None, registry.OperationCancellation, "operation.cancel", operation)
     for view, verb, state in (
-        (registry_api.ModelFetch, "fetch", "failed"), (registry_api.ModelPause, "pause", "queued"),
-        (registry_api.ModelResume, "resume", "paused"), (registry_api.ModelRetry, "retry", "failed"),
-        (registry_api.ModelCancel, "cancel", "queued"),
+        (registry.ModelFetch, "fetch", "failed"), (registry.ModelPause, "pause", "queued"),
+        (registry.ModelResume, "resume", "paused"), (registry.ModelRetry, "retry", "failed"),
+        (registry.ModelCancel, "cancel", "queued"),
     ):  # fmt: skip
         drafted(state)
         call("POST", f"{MODELS}/d/{verb}", None, view, f"model.{verb}", "d")
     Operation.objects.all().delete()  # which need it
-    call("DELETE", one, None, registry_api.RegistryModelDetail, "model.remove", "m")
+    call("DELETE", one, None, registry.RegistryModelDetail, "model.remove", "m")
     assert kept() == expected
     key = ApiKey.objects.get()
     assert set(AuditEntry.objects.values_list("username", flat=True)) == {f"key {key.prefix}… (laptop)"}
     assert all("project “project”" in row.detail for row in AuditEntry.objects.all())
     views = {getattr(one.callback, "cls", None) for one in get_resolver().url_patterns if hasattr(one, "callback")}
-    views = {view for view in views if view and issubclass(view, registry_api.RegistryView)} - {registry_api.Paste}
+    views = {view for view in views if view and issubclass(view, registry.RegistryView)} - {registry.Paste}
     assert tried == {(view, method) for view in views for method in UNSAFE if hasattr(view, method)}
 
 

@@ -6,17 +6,17 @@ import time
 
 import pytest
 
-from batches.outcomes import outcome
-from models_registry import importer, sources
+from batches.run.outcomes import outcome
+from models_registry.catalog import add, sources
+from models_registry.catalog.folders import ModelError
 from models_registry.engine import server
 from models_registry.engine.client import Answer, Call, Client, Limits
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
-from models_registry.model_folder import ModelError
 from models_registry.models import Model
 from tests.hostile import http, names
-from vbs.addresses import origin
+from vbs.outgoing.addresses import origin
 
 AWAY = ("Location: http://127.0.0.1:9/secret",)
 
@@ -97,8 +97,8 @@ def test_a_remote_has_no_cookies_of_ours(hostile):
 
 @pytest.mark.django_db
 def test_who_adds_a_model_decides_where_its_server_may_be(settings):
-    assert importer.add("ours", "http://127.0.0.1:9/v1").spec().private
-    theirs = importer.add("theirs", "http://8.8.8.8/v1", on_server=True)
+    assert add.add("ours", "http://127.0.0.1:9/v1").spec().private
+    theirs = add.add("theirs", "http://8.8.8.8/v1", on_server=True)
     assert not theirs.spec().private
     settings.VBS_PRIVATE_URLS = True
     assert Model.objects.get(name="theirs").spec().private
@@ -111,7 +111,7 @@ def test_who_adds_a_model_decides_where_its_server_may_be(settings):
                                  "http://8.8.8.8/x"])  # fmt: skip
 def test_urls_that_are_none(url, on_server):
     with pytest.raises(ModelError, match="cannot be a remote server"):
-        importer.add("m", url, on_server=on_server)
+        add.add("m", url, on_server=on_server)
 
 
 def test_the_key_goes_to_the_servers_that_it_is_for(hostile):

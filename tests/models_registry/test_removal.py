@@ -7,8 +7,10 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from models_registry import fetch, importer, made_folders, operations, removal
-from models_registry.model_folder import ModelError, Needed
+from models_registry.catalog import add, made_folders, remove
+from models_registry.catalog.folders import ModelError, Needed
+from models_registry.gpu import operations
+from models_registry.hub import downloads
 from models_registry.models import Alias, Download, Model, Operation
 from tests.models_registry.test_importer import model_folder
 
@@ -24,7 +26,7 @@ def data(tmp_path, settings):
 
 def copied(tmp_path, name="m"):
     """A model in a folder of ours, and the bytes and number of its files."""
-    model = importer.add(name, str(model_folder(tmp_path / f"source of {name}")), copy=True)
+    model = add.add(name, str(model_folder(tmp_path / f"source of {name}")), copy=True)
     files = [path for path in made_folders.path_of(name).rglob("*") if path.is_file()]
     return model, sum(path.stat().st_size for path in files), len(files)
 
@@ -39,12 +41,12 @@ def run(*words):
 
 
 def test_all_that_need_a_model_are_named(monkeypatch):
-    model = importer.add("m", "scripted:")
+    model = add.add("m", "scripted:")
     Model.objects.create(name="a", kind="scripted", base=model)
     Alias.objects.create(name="@production", model=model)
     operation = operations.ask("load", model)
-    monkeypatch.setattr(removal, "BLOCKERS", [lambda names: [f"batch_1 waits for {', '.join(names)}"]])
-    needed = removal.needed_by(model)
+    monkeypatch.setattr(remove, "BLOCKERS", [lambda names: [f"batch_1 waits for {', '.join(names)}"]])
+    needed = remove.needed_by(model)
     assert needed == [
         "adapter a",
         "alias @production",
@@ -52,7 +54,7 @@ def test_all_that_need_a_model_are_named(monkeypatch):
         "batch_1 waits for m, @production",
     ]
     with pytest.raises(Needed) as error:
-        importer.remove(model)
+        add.remove(model)
     assert all(reason in str(error.value) for reason in needed)
     assert Operation.objects.exists() and Model.objects.count() == 2
 
@@ -62,37 +64,37 @@ def test_an_open_download_is_cancelled_first(state):
     model = Model.objects.create(name="m", hub_id="o/n", state="downloading")
     Download.objects.create(model=model, state=state)
     with pytest.raises(Needed, match=f"its download, which is {state} .cancel it first."):
-        importer.remove(model)
-    fetch.cancel(model)
-    importer.remove(model)
+        add.remove(model)
+    downloads.cancel(model)
+    add.remove(model)
     assert not Model.objects.exists() and not Download.objects.exists()
 
 
 def test_what_has_ended_needs_nothing():
-    model = importer.add("m", "scripted:")
+    model = add.add("m", "scripted:")
     Operation.objects.create(model=model, kind="load", state="failed")
-    importer.remove(model)
+    add.remove(model)
     assert not Operation.objects.exists()
 
 
 def test_a_crowd_of_operations_is_not_a_page_of_text():
-    model = importer.add("m", "scripted:")
+    model = add.add("m", "scripted:")
     Operation.objects.bulk_create(Operation(model=model, kind="test", options={"seed": n}) for n in range(50))
-    assert len(removal.needed_by(model)) == 21
+    assert len(remove.needed_by(model)) == 21
 
 
 def test_removed_twice():
-    model = importer.add("m", "scripted:")
+    model = add.add("m", "scripted:")
     same = Model.objects.get()
-    importer.remove(model)
+    add.remove(model)
     with pytest.raises(ModelError, match="has been removed already"):
-        importer.remove(same)
+        add.remove(same)
 
 
 @pytest.mark.django_db(transaction=True)
 def test_who_comes_to_need_it_at_the_same_instant_is_seen_or_is_refused(monkeypatch):
     """An operation that is asked for while the model goes: it is never lost with the model."""
-    model = importer.add("m", "scripted:")
+    model = add.add("m", "scripted:")
     looking, asked = threading.Event(), threading.Event()
 
     def slow(names):
@@ -113,10 +115,10 @@ def test_who_comes_to_need_it_at_the_same_instant_is_seen_or_is_refused(monkeypa
             asked.set()
             connection.close()
 
-    monkeypatch.setattr(removal, "BLOCKERS", [slow])
+    monkeypatch.setattr(remove, "BLOCKERS", [slow])
     other = threading.Thread(target=ask)
     other.start()
-    importer.remove(model)
+    add.remove(model)
     other.join(10)
     assert said == ["the model m is not registered any more"] and not Operation.objects.exists()
 
@@ -127,25 +129,25 @@ def test_who_comes_to_need_it_at_the_same_instant_is_seen_or_is_refused(monkeypa
 def test_what_would_be_freed_and_is(tmp_path):
     model, size, files = copied(tmp_path)
     folder = made_folders.path_of("m")
-    assert removal.preview(model) == removal.Preview(folder, size, files)
-    importer.remove(model, files=True)
+    assert remove.preview(model) == remove.Preview(folder, size, files)
+    add.remove(model, files=True)
     assert not folder.exists()
 
 
 def test_what_is_not_ours_frees_nothing(tmp_path):
-    model = importer.add("m", str(model_folder(tmp_path / "m")))
-    assert removal.preview(model) == removal.NOTHING
-    assert removal.preview(importer.add("s", "scripted:")) == removal.NOTHING
+    model = add.add("m", str(model_folder(tmp_path / "m")))
+    assert remove.preview(model) == remove.NOTHING
+    assert remove.preview(add.add("s", "scripted:")) == remove.NOTHING
     with pytest.raises(ModelError, match="leave out --files"):
-        importer.remove(model, files=True)
+        add.remove(model, files=True)
 
 
 def test_what_two_models_use_stays(tmp_path):
     model, *_ = copied(tmp_path)
-    importer.add("same", model.source)
-    assert removal.preview(model) == removal.NOTHING
+    add.add("same", model.source)
+    assert remove.preview(model) == remove.NOTHING
     with pytest.raises(ModelError, match="also the folder of same"):
-        importer.remove(model, files=True)
+        add.remove(model, files=True)
     assert made_folders.path_of("m").exists() and Model.objects.count() == 2
 
 
@@ -153,7 +155,7 @@ def test_the_files_of_a_needed_model_stay(tmp_path):
     model, *_ = copied(tmp_path)
     Alias.objects.create(name="a", model=model)
     with pytest.raises(Needed):
-        importer.remove(model, files=True)
+        add.remove(model, files=True)
     assert (made_folders.path_of("m") / "config.json").exists()
 
 
@@ -161,18 +163,18 @@ def test_the_files_of_a_needed_model_stay(tmp_path):
 def test_parts_of_a_download_that_failed_go_with_their_model(files):
     model = Model.objects.create(name="o/m", hub_id="o/n", state="failed")
     Download.objects.create(model=model, state="failed")
-    parts = fetch.folder_of("o/m")
+    parts = downloads.folder_of("o/m")
     parts.mkdir(parents=True)
     (parts / "x").write_bytes(b"x" * 1000)
-    assert removal.preview(model) == removal.Preview(parts, 1000, 1)
-    importer.remove(model, files)
+    assert remove.preview(model) == remove.Preview(parts, 1000, 1)
+    add.remove(model, files)
     assert not parts.exists() and not Model.objects.exists()
 
 
 def test_a_draft_has_no_files():
     model = Model.objects.create(name="m", hub_id="o/n", state="draft")
-    assert removal.preview(model) == removal.NOTHING
-    importer.remove(model, files=True)
+    assert remove.preview(model) == remove.NOTHING
+    add.remove(model, files=True)
     assert not Model.objects.exists()
 
 
@@ -197,7 +199,7 @@ def test_only_what_we_made_and_nobody_uses_is_left_over(tmp_path, data, cache):
     Model.objects.filter(pk=soon.pk).update(source="", hub_id="o/n")
     model_folder(data / "models" / "by hand")
     (data / "models" / ".fetch" / "x").mkdir(parents=True)
-    found = {one.folder: (one.bytes, one.files) for one in removal.leftovers()}
+    found = {one.folder: (one.bytes, one.files) for one in remove.leftovers()}
     assert found == {data / "models" / "gone": (size, files), cache: (500, 1)}
 
 
@@ -227,19 +229,19 @@ def test_cleanup_looks_asks_and_deletes(tmp_path, data, cache, monkeypatch):
 def test_what_has_come_to_be_used_stays(tmp_path):
     copied(tmp_path, "gone")
     Model.objects.all().delete()
-    (left,) = removal.leftovers()
-    importer.add("new", str(left.folder))
+    (left,) = remove.leftovers()
+    add.add("new", str(left.folder))
     with pytest.raises(ModelError, match="is now the folder of new"):
-        removal.clean(left)
+        remove.clean(left)
     assert left.folder.exists()
 
 
 def test_a_folder_that_somebody_makes_just_now_stays(tmp_path):
     copied(tmp_path, "gone")
     Model.objects.all().delete()
-    (left,) = removal.leftovers()
+    (left,) = remove.leftovers()
     with made_folders.lock(left.folder), pytest.raises(ModelError, match="another process"):
-        removal.clean(left)
+        remove.clean(left)
     assert left.folder.exists()
 
 

@@ -8,11 +8,11 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from models_registry import gpu, workers
-from models_registry.model_folder import ModelError
+from models_registry.catalog.folders import ModelError
+from models_registry.gpu import arbiter, control
 from models_registry.models import Worker
 from tests.live import line, live
-from vbs import outages
+from vbs.database import outages
 
 
 def worker(**fields):
@@ -22,15 +22,15 @@ def worker(**fields):
 def test_only_who_lives_can_be_asked(db):
     there, dead = worker(), worker(heartbeat_at=timezone.now() - timedelta(minutes=1))
     assert not there.restart_asked()
-    workers.restart(there)
+    control.restart(there)
     assert there.restart_asked()
     with pytest.raises(ModelError, match="gives no sign of life"):
-        workers.restart(dead)
+        control.restart(dead)
     assert not dead.restart_asked()
     Worker.objects.filter(pk=there.pk).delete()
     assert not there.restart_asked()
     with pytest.raises(ModelError):
-        workers.restart(there)
+        control.restart(there)
 
 
 def test_what_was_asked_before_it_started_is_not_for_it(db):
@@ -46,17 +46,17 @@ def test_a_heartbeat_sees_it_and_ends_the_cluster_once(db, monkeypatch):
         if next(beats, None) is None:
             raise SystemExit
 
-    monkeypatch.setattr(gpu.time, "sleep", beat)
+    monkeypatch.setattr(arbiter.time, "sleep", beat)
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
     monkeypatch.setattr(outages, "cluster_pid", 4711)
     try:
         with pytest.raises(SystemExit):
-            gpu._beat(there)
+            arbiter._beat(there)
         assert sent == []
         beats = iter(range(4))
-        workers.restart(there)
+        control.restart(there)
         with pytest.raises(SystemExit):
-            gpu._beat(there)
+            arbiter._beat(there)
     finally:
         outages.restarting.clear()
     assert sent == [(4711, signal.SIGTERM)]

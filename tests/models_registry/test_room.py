@@ -6,9 +6,9 @@ from typing import Any
 import psutil
 import pytest
 
-from models_registry import room
 from models_registry.engine import defaults
-from models_registry.fit import GIB, FitError, Load, Room
+from models_registry.fit import machine as room
+from models_registry.fit.formula import GIB, FitError, Load, Room
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,14 @@ KEY = "a-key-of-its-own"
 @contextmanager
 def engine(folder: Path, *options: str, wait: bool = True) -> Iterator[subprocess.Popen[str]]:
     """A scripted engine that serves `model` on `folder/socket`."""
-    command = [sys.executable, "-m", "models_registry.engine.scripted", "--uds", str(folder / "socket"), "--counters"]
+    command = [
+        sys.executable,
+        "-m",
+        "models_registry.engine.scripted.server",
+        "--uds",
+        str(folder / "socket"),
+        "--counters",
+    ]
     process = subprocess.Popen(
         [*command, "--served-model-name", "model", *options],
         env=os.environ | {"VLLM_API_KEY": KEY},

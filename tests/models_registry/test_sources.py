@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from models_registry import importer
-from models_registry.model_folder import ModelError
+from models_registry.catalog import add as importer
+from models_registry.catalog.folders import ModelError
 from models_registry.models import Model
 from tests.models_registry.test_importer import model_folder, safetensors
 from vbs.checks import model_roots_are_folders

@@ -7,9 +7,9 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from models_registry import speeds
+from models_registry.api.wire import model_object
 from models_registry.models import Measurement, Model
-from models_registry.wire import model_object
+from models_registry.speed import speeds
 
 pytestmark = pytest.mark.django_db
 NOW = timezone.now()

@@ -13,8 +13,9 @@ from django.test import Client
 from django.utils import timezone
 
 from batches.models import Batch
-from models_registry import logfiles, readiness
+from models_registry import readiness
 from models_registry.models import Model, Operation, OperationKind, OperationState, Worker
+from models_registry.pages import logfiles
 from vbs import __version__
 from vbs.accounts import roles
 from vbs.accounts.models import Project
@@ -110,7 +111,7 @@ def test_a_dead_worker_says_what_to_do(operator):
 
 def test_a_storage_that_cannot_be_written(viewer, monkeypatch):
     monkeypatch.setattr(readiness, "storage", lambda: "not writable: OSError")
-    from models_registry import system
+    from models_registry.pages import system
 
     monkeypatch.setattr(system, "STORAGE", readiness.Storage())
     page = text(viewer.get("/system/"))

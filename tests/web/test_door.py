@@ -13,7 +13,7 @@ from django.test import Client
 
 from batches.models import File
 from vbs.accounts.models import ApiKey
-from vbs.admission import admit
+from vbs.http.admission import admit
 from vbs.web.refusal import Head
 
 MB = 2**20

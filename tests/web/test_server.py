@@ -189,7 +189,7 @@ def test_an_address_that_is_taken(server, tmp_path):
 
 def test_the_page_of_a_new_batch_takes_the_file_of_a_batch():
     code = """
-from vbs.body_limits import limits
+from vbs.http.body_limits import limits
 limit, form = limits(512, 300), "multipart/form-data; boundary=x"
 for path in ("/batches/new", "/batches/new/check"):
     assert 300 * 2**20 < limit("POST", path, form).bytes < 310 * 2**20

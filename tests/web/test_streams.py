@@ -16,8 +16,8 @@ from django.utils import timezone
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
 from tests.web.test_door import MB, assert_ok, form
 from tests.web.tiny import until
-from vbs import streams
 from vbs.accounts.models import ApiKey, Project
+from vbs.http import streams
 
 POOL = 16  # connections of the web process
 

@@ -23,7 +23,7 @@ import httpx
 import psutil
 
 from vbs import logs
-from vbs.body_limits import limits
+from vbs.http.body_limits import limits
 from vbs.web.limits import Bounds
 from vbs.web.refusal import Refusal
 

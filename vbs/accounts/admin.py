@@ -9,8 +9,8 @@ from django.http import HttpRequest
 
 from vbs.accounts import people
 from vbs.accounts.models import ApiKey, KeptAnswer, Project
-from vbs.admin import ReadOnlyAdmin
-from vbs.admin_site import Audited
+from vbs.admin.base import ReadOnlyAdmin
+from vbs.admin.site import Audited
 
 admin.site.unregister([User, Group])
 

@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 
-from vbs.admin import ReadOnlyAdmin
+from vbs.admin.base import ReadOnlyAdmin
 from vbs.configuration.models import AuditEntry, Override
 
 

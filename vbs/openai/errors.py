@@ -15,9 +15,9 @@ from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from vbs import descriptors
+from vbs.database.outages import DATABASE_ERRORS, said
 from vbs.openai import ids
-from vbs.outages import DATABASE_ERRORS, said
+from vbs.run import descriptors
 from vbs.web.refusal import NO_SPACE
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from twisted.protocols.basic import LineReceiver
 from twisted.web.http import RESPONSES, HTTPChannel
 
-from vbs import descriptors
+from vbs.run import descriptors
 from vbs.web.guests import neighbourhood
 from vbs.web.limits import MB
 from vbs.web.refusal import Refusal, failure

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vbs import descriptors
+from vbs.run import descriptors
 
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

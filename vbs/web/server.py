@@ -20,7 +20,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import formatEvent, globalLogPublisher
 
-from vbs import descriptors, logs
+from vbs import logs
+from vbs.run import descriptors
 from vbs.web.channel import Channel
 from vbs.web.guests import Guests
 from vbs.web.limits import Bounds, Limits

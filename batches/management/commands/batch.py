@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from batches.cli import access, report
+from batches.cli.remote import Remote, RemoteError
+from batches.cli.terminal import JsonLines, reader_may_leave
+from batches.cli.watch import watch
+from batches.cli.whole_file import NotAFile, whole_file
 from batches.counts import Counts
-from batches.management import access, report
-from batches.management.terminal import JsonLines, reader_may_leave
-from batches.management.watch import watch
-from batches.management.whole_file import NotAFile, whole_file
-from batches.remote import Remote, RemoteError
 from vbs.logs import one_line
 from vbs.openai.schema import BatchObject
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, Protocol
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from batches.management import rows, synthetic
-from batches.management.rows import RowError
-from batches.management.template import Template, TemplateError, value
-from batches.management.terminal import JsonLines, reader_may_leave
-from batches.management.whole_file import NotAFile, whole_file
-from batches.records import record
-from batches.validate import MAX_CUSTOM_ID, REQUIRED
+from batches.cli import rows, synthetic
+from batches.cli.rows import RowError
+from batches.cli.template import Template, TemplateError, value
+from batches.cli.terminal import JsonLines, reader_may_leave
+from batches.cli.whole_file import NotAFile, whole_file
+from batches.intake.records import record
+from batches.intake.validate import MAX_CUSTOM_ID, REQUIRED
 from vbs.configuration import runtime
 from vbs.logs import one_line
 

@@ -7,11 +7,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
-from batches import pauses, wire
-from batches.management.report import duration
-from batches.management.terminal import aligned
+from batches.api import wire
+from batches.cli.report import duration
+from batches.cli.terminal import aligned
 from batches.models import PRIORITIES, Batch
-from batches.queue import Entry, entries
+from batches.queue import pauses
+from batches.queue.order import Entry, entries
 from vbs.logs import one_line
 from vbs.openai.errors import Conflict
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from models_registry.catalog.folders import ModelError
 from models_registry.cli import Console, fetching, fitting, operate, registry
-from models_registry.model_folder import ModelError
 
 GROUPS = (registry, fitting, fetching, operate)
 

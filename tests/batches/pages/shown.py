@@ -7,7 +7,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from batches import blobs, files
+from batches.files import blobs, store
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
 from vbs.accounts.models import Project
 
@@ -49,7 +49,7 @@ def made(project, requests, **fields):
     with blobs.scratch() as scratch:
         scratch.write(b"\n".join(lines) + b"\n")
         scratch.flush()
-        file = files.store(project, Path(scratch.name), "in.jsonl", "batch", None)
+        file = store.store(project, Path(scratch.name), "in.jsonl", "batch", None)
     now = timezone.now()
     batch = Batch.objects.create(
         **{

@@ -13,9 +13,13 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from batches import cost, forecast, outputs, submit
+from batches import cost
+from batches.finish import outputs
+from batches.intake import submit
 from batches.models import Activity, Batch, BatchEvent, BatchRequest, BatchStatus, File
-from batches.pages import detail, measured
+from batches.pages.batch import measured
+from batches.pages.batch import page as detail
+from batches.queue import forecast
 from models_registry.models import Alias, Model, Worker
 from tests.engines import CHAT, line
 from vbs.accounts import roles

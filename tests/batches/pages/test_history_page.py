@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from batches.models import Batch, BatchStatus
-from batches.pages import history_filters
+from batches.pages.history import filters
 from models_registry.models import Alias, Model
 from vbs.accounts.models import Project
 
@@ -106,11 +106,11 @@ def test_deleted_batches_are_not_shown(root, mine):
 
 
 def test_of_one_that_runs_it_is_said_when_it_will_end(root, mine, monkeypatch):
-    from batches import forecast
+    from batches.queue import forecast
 
     one = batch(mine, status="in_progress", completed=1, completed_at=None)
     expected = forecast.Forecast(completion_at=timezone.now() + timedelta(minutes=30))
-    monkeypatch.setattr("batches.forecast.plan", lambda: {one.pk: expected})
+    monkeypatch.setattr("batches.queue.forecast.plan", lambda: {one.pk: expected})
     assert "≈ 30 min left" in text(root.get("/batches/"))
 
 
@@ -229,7 +229,7 @@ def test_days_at_the_ends_of_time(root, mine, day):
 @pytest.fixture
 def many(mine, monkeypatch):
     """Pages of 5; of the same millisecond all, as after a burst. Every second one is asked for by `even`."""
-    monkeypatch.setattr(history_filters, "PAGE", 5)
+    monkeypatch.setattr(filters, "PAGE", 5)
     at = datetime(2026, 3, 1, tzinfo=UTC)
     made = [batch(mine, at, n, metadata={"word": ("even", "odd")[n % 2]}).pk for n in range(24)]
     return made[::-1]
@@ -238,7 +238,7 @@ def many(mine, monkeypatch):
 @pytest.mark.parametrize("near", [1, 3, 10, 500])
 @pytest.mark.parametrize("query", [{}, {"state": "completed"}, {"words": "even"}, {"words": "even", "state": "live"}])
 def test_pages_have_each_batch_once_forth_and_back(root, many, near, query, monkeypatch):
-    monkeypatch.setattr(history_filters, "NEAR", near)
+    monkeypatch.setattr(filters, "NEAR", near)
     wanted = [] if "live" in query.values() else many[1::2] if "words" in query else many
     page, pages = root.get("/batches/", query), []
     while True:
@@ -363,8 +363,8 @@ def test_only_what_changed_is_sent(root, mine):
 
 @pytest.mark.parametrize("query", [{}, {"words": "even"}, {"words": "absent", "model": "m"}, {"state": "live"}])
 def test_as_many_queries_for_many_as_for_few(root, mine, query, monkeypatch):
-    monkeypatch.setattr(history_filters, "NEAR", 2)
-    monkeypatch.setattr("batches.forecast.plan", dict)
+    monkeypatch.setattr(filters, "NEAR", 2)
+    monkeypatch.setattr("batches.queue.forecast.plan", dict)
 
     def queries():
         with CaptureQueriesContext(connection) as done:

@@ -13,7 +13,8 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from batches import blobs, files, intake
+from batches.files import blobs, store
+from batches.intake import ingest
 from batches.models import Batch, BatchStatus, File
 from batches.sweep import _purge_files
 from models_registry.models import Alias, Model
@@ -93,7 +94,7 @@ def create(client, response, **given):
 def made(response):
     assert response.status_code == 302, text(response)[:3000]
     batch = Batch.objects.get(pk=response.url.split("/")[2])
-    intake.validate(batch.pk)
+    ingest.validate(batch.pk)
     batch.refresh_from_db()
     return batch
 
@@ -430,7 +431,7 @@ def test_a_full_disk_is_said(ann, monkeypatch):
     def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.blobs, "put", full)
+    monkeypatch.setattr(store.blobs, "put", full)
     assert "storage is full" in text(check(ann, jsonl(line("a")), status=507))
 
 

@@ -13,9 +13,11 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from batches import activity_day, forecast
+from batches import activity_day
 from batches.models import Activity, Batch, BatchStatus, Pause
-from batches.pages import health, overview
+from batches.pages.overview import health
+from batches.pages.overview import page as overview
+from batches.queue import forecast
 from models_registry.models import Download, DownloadState, Model, ModelState, Worker, WorkerState
 from vbs.accounts import roles
 from vbs.accounts.models import ApiKey, Project

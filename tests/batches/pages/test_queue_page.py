@@ -11,9 +11,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from batches import forecast, pauses
 from batches.models import Batch, BatchStatus, Pause
-from models_registry import operations
+from batches.queue import forecast, pauses
+from models_registry.gpu import operations
 from models_registry.models import Measurement, Model, Worker
 from vbs.accounts.models import Project
 from vbs.configuration.models import AuditEntry
@@ -157,7 +157,7 @@ def test_a_batch_that_came_after_the_plan_was_made(root, queued, known, worker):
 
 
 def test_only_the_first_are_shown(root, queued, known, worker, monkeypatch):
-    monkeypatch.setattr("batches.pages.queue.MOST", 3)
+    monkeypatch.setattr("batches.pages.queue.page.MOST", 3)
     for number in range(8):
         queued(waited=number)
     page = look(root)

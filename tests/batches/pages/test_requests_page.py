@@ -10,8 +10,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
-from batches.pages import requests as many
-from batches.pages.beginning import beginning
+from batches.pages.new.beginning import beginning
+from batches.pages.request import table as many
 from tests.batches.pages.shown import HOSTILE, HTMX, answer, chat, made, member, other, request, text
 from vbs.accounts.models import Project
 from vbs.pages.viewer import Viewer

@@ -14,15 +14,15 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connection
 
-from batches.management import access, report
-from batches.management.terminal import aligned
-from batches.management.watch import Watched, watch
-from batches.management.whole_file import NotAFile, whole_file
-from batches.remote import Remote, RemoteError
-from models_registry import demo_models
-from models_registry.model_folder import ModelError
-from vbs import postgres, stack
+from batches.cli import access, report
+from batches.cli.remote import Remote, RemoteError
+from batches.cli.terminal import aligned
+from batches.cli.watch import Watched, watch
+from batches.cli.whole_file import NotAFile, whole_file
+from models_registry.catalog import demo
+from models_registry.catalog.folders import ModelError
 from vbs.logs import one_line
+from vbs.run import postgres, stack
 
 EXAMPLE = stack.BASE_DIR / "examples" / "demo_batch_10.jsonl"
 MODEL = "smollm2"  # of demo_models; the example names it
@@ -41,7 +41,7 @@ class Command(BaseCommand):
             signal.signal(number, signal.default_int_handler)
         try:
             with self.server():
-                model, new = demo_models.add(MODEL, self.say)
+                model, new = demo.add(MODEL, self.say)
                 self.say(f"the model {model.name} {'is added' if new else 'is there'}")
                 with access.connected(None, None, None, "manage.py demo") as remote:
                     self.show(remote, self.run(remote))

@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from vbs import postgres
+from vbs.run import postgres
 
 
 class Command(BaseCommand):

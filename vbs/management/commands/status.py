@@ -14,15 +14,16 @@ from django.db import DatabaseError, connection
 from django.db.models import Count, F
 from django.db.models.functions import Now
 
-from batches import pauses, wire
-from batches.management import access
-from batches.management.report import duration
-from batches.management.terminal import aligned
+from batches.api import wire
+from batches.cli import access
+from batches.cli.remote import Remote, RemoteError
+from batches.cli.report import duration
+from batches.cli.terminal import aligned
 from batches.models import Batch
-from batches.remote import Remote, RemoteError
+from batches.queue import pauses
 from models_registry.models import STALE, Worker
-from vbs import postgres, stack
 from vbs.logs import one_line
+from vbs.run import postgres, stack
 
 WEB_TIMEOUT = httpx.Timeout(10)
 DATABASE_SECONDS = 5

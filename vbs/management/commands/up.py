@@ -9,8 +9,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
-from vbs import postgres, stack
-from vbs.follow import Tail
+from vbs.run import postgres, stack
+from vbs.run.follow import Tail
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

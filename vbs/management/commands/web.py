@@ -6,7 +6,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from vbs import body_limits, descriptors
+from vbs.http import body_limits
+from vbs.run import descriptors
 from vbs.web.limits import MB, Bounds
 
 
@@ -27,8 +28,8 @@ class Command(BaseCommand):
         open_files = descriptors.raise_limit()
 
         # Here, because it chooses the event loop of the whole process.
-        from vbs.admission import admit
         from vbs.asgi import application
+        from vbs.http.admission import admit
         from vbs.web.server import serve
 
         limits = body_limits.limits(settings.VBS_MAX_FILE_MB, settings.VBS_MAX_BATCH_MB)

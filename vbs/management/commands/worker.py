@@ -38,7 +38,8 @@ class Command(BaseCommand):
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"Q_CLUSTER_NAME": cluster})  # noqa: S606
         from django_q import cluster as django_q
 
-        from vbs import descriptors, outages
+        from vbs.database import outages
+        from vbs.run import descriptors
 
         descriptors.raise_limit()  # which the engine inherits
         outages.stopping = multiprocessing.Event()

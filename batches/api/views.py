@@ -1,0 +1,341 @@
+"""The routes of files, uploads, batches and the queue. Each parses, makes one domain call and answers."""
+
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.files.uploadedfile import TemporaryUploadedFile
+from django.db.models import QuerySet
+from django.http import HttpResponse, HttpResponseBase
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.parsers import FormParser, MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from batches.api import wire
+from batches.api.serializers import (
+    MAX_PART,
+    BatchChange,
+    BatchCreate,
+    BatchSubmit,
+    FileCreate,
+    PartCreate,
+    UploadComplete,
+    UploadCreate,
+    expiry,
+    nested,
+)
+from batches.files import store
+from batches.finish import downloads
+from batches.intake import repair, submit
+from batches.models import Batch, BatchEvent, BatchStatus, File, Purpose, Upload
+from batches.queue import forecast, pauses
+from models_registry.api.wire import gpu_object, worker_object
+from models_registry.gpu.control import masked
+from models_registry.models import Worker
+from vbs.accounts.authentication import is_operator, project_of
+from vbs.configuration import runtime
+from vbs.openai import idempotency, schema
+from vbs.openai.checks import checked
+from vbs.openai.docs import BODY, ERRORS, PAGING, of
+from vbs.openai.errors import InvalidRequest, TooLarge, missing
+from vbs.openai.idempotency import Once
+from vbs.openai.pagination import choice, only, page
+from vbs.openai.parsers import StrictJSONParser
+
+UPLOAD_SECONDS = 3600
+LOG_LINES = 10_000
+QUEUE_LINES = 100
+
+
+def uploaded(data: Any) -> Path:
+    """Where an uploaded file is while the request lasts."""
+    assert isinstance(data, TemporaryUploadedFile)
+    return Path(data.temporary_file_path())
+
+
+def find(rows: QuerySet[Any], kind: str, object_id: str) -> Any:
+    """The row with this id among those that the project may see. Raises NotFound."""
+    row = None if "\0" in object_id else rows.filter(pk=object_id).first()
+    if row is None:
+        raise missing(kind, object_id)
+    return row
+
+
+class Files(APIView):
+    parser_classes = [MultiPartParser, FormParser]
+
+    @extend_schema(
+        parameters=[
+            idempotency.PARAMETER,
+            OpenApiParameter("validate", str, enum=("true", "false"), description="Check each line of a batch file"),
+        ],
+        request={"multipart/form-data": FileCreate},
+        responses={200: of(schema.FileObject), **ERRORS},
+    )
+    def post(self, request: Request) -> Response:
+        is_checked = choice(request.query_params, "validate", "false", ("true", "false")) == "true"
+        once = Once(request)
+        if before := once.answer():
+            return before
+        given = checked(FileCreate(data=nested(request.data, "expires_after")))
+        if given["file"].size > settings.VBS_MAX_FILE_MB * 2**20:
+            raise TooLarge(
+                f"The file has {given['file'].size:,} bytes; at most {settings.VBS_MAX_FILE_MB} MB are allowed.",
+                param="file",
+            )
+        path, name = uploaded(given["file"]), given["file"].name
+        if is_checked and given["purpose"] != Purpose.BATCH:
+            raise InvalidRequest(
+                f"'validate' is for files with purpose 'batch', not '{given['purpose']}': leave it out.",
+                param="validate",
+            )
+        if is_checked:
+            store.check_content(path, given["file"].size, given["purpose"])
+            repair.check_lines(path)
+        file = store.take_in(project_of(request), path, name, given["purpose"], expiry(given.get("expires_after")))
+        return once.make(lambda: Response(wire.file_object(store.reveal(file))))
+
+    @extend_schema(
+        parameters=[*PAGING, OpenApiParameter("purpose", str)], responses={200: of(schema.FileList), **ERRORS}
+    )
+    def get(self, request: Request) -> Response:
+        query = request.query_params
+        rows = File.objects.visible(project_of(request))
+        if "purpose" in query:
+            rows = rows.filter(purpose=choice(query, "purpose", "", tuple(Purpose.values)))
+        return Response(page(rows, query, wire.file_object, default=10_000, high=10_000, filters=["purpose"]))
+
+
+class FileDetail(APIView):
+    @extend_schema(responses={200: of(schema.FileObject), **ERRORS})
+    def get(self, request: Request, file_id: str) -> Response:
+        return Response(wire.file_object(find(File.objects.visible(project_of(request)), "file", file_id)))
+
+    @extend_schema(responses={200: of(schema.Deleted), **ERRORS})
+    def delete(self, request: Request, file_id: str) -> Response:
+        find(File.objects.visible(project_of(request)), "file", file_id).delete_softly()
+        return Response({"id": file_id, "object": "file", "deleted": True})
+
+
+class FileContent(APIView):
+    @extend_schema(
+        parameters=[OpenApiParameter("Range", str, OpenApiParameter.HEADER, description="E.g. bytes=0-1023")],
+        responses={
+            (200, "application/octet-stream"): bytes,
+            (206, "application/octet-stream"): bytes,
+            (416, "application/json"): of(schema.ErrorObject),
+            **ERRORS,
+        },
+    )
+    def get(self, request: Request, file_id: str) -> HttpResponseBase:
+        return downloads.content(request, find(File.objects.visible(project_of(request)), "file", file_id))
+
+
+class Uploads(APIView):
+    @extend_schema(
+        parameters=[idempotency.PARAMETER], request=UploadCreate, responses={200: of(schema.UploadObject), **ERRORS}
+    )
+    @idempotency.once
+    def post(self, request: Request) -> Response:
+        given = checked(UploadCreate(data=request.data))
+        after = given.pop("expires_after", None)
+        upload = Upload.objects.create(
+            project=project_of(request),
+            file_seconds=after["seconds"] if after else None,
+            expires_at=expiry({"seconds": UPLOAD_SECONDS}),
+            **given | {"filename": store.label(given["filename"])},
+        )
+        return Response(wire.upload_object(upload))
+
+
+def find_upload(request: Request, upload_id: str) -> Upload:
+    upload: Upload = find(Upload.objects.filter(project=project_of(request)), "upload", upload_id)
+    return upload
+
+
+class UploadParts(APIView):
+    parser_classes = [MultiPartParser]
+
+    @extend_schema(
+        parameters=[idempotency.PARAMETER],
+        request={"multipart/form-data": PartCreate},
+        responses={200: of(schema.PartObject), **ERRORS},
+    )
+    def post(self, request: Request, upload_id: str) -> Response:
+        upload = find_upload(request, upload_id)
+        once = Once(request)
+        if before := once.answer():
+            return before
+        data = checked(PartCreate(data=request.data))["data"]
+        if data.size > MAX_PART:
+            raise TooLarge(f"The part has {data.size:,} bytes; at most 64 MB are allowed.", param="data")
+        part = store.add_part(upload, uploaded(data))
+        return once.make(lambda: Response(wire.part_object(part)))  # one that nobody is told of is never joined
+
+
+class UploadCompletion(APIView):
+    @extend_schema(
+        parameters=[idempotency.PARAMETER], request=UploadComplete, responses={200: of(schema.UploadObject), **ERRORS}
+    )
+    def post(self, request: Request, upload_id: str) -> Response:
+        upload = find_upload(request, upload_id)
+        once = Once(request)
+        if before := once.answer():
+            return before
+        given = checked(UploadComplete(data=request.data))
+        file = store.join(upload, given["part_ids"], given.get("md5"))
+        return once.make(lambda: Response(wire.upload_object(store.end(upload, file))))
+
+
+class UploadCancellation(APIView):
+    @extend_schema(request=None, responses={200: of(schema.UploadObject), **ERRORS})
+    def post(self, request: Request, upload_id: str) -> Response:
+        return Response(wire.upload_object(store.cancel(find_upload(request, upload_id))))
+
+
+class Batches(APIView):
+    parser_classes = [StrictJSONParser, MultiPartParser]
+
+    @extend_schema(
+        parameters=[idempotency.PARAMETER],
+        request={"application/json": BatchCreate, "multipart/form-data": BatchSubmit},
+        responses={200: of(schema.BatchObject), **ERRORS},
+    )
+    def post(self, request: Request) -> Response:
+        once = Once(request)
+        if before := once.answer():
+            return before
+        if request.content_type.startswith("multipart/"):
+            return self._submit(request, once)
+        return self._made(submit.draft(project_of(request), **checked(BatchCreate(data=request.data))), once)
+
+    def _submit(self, request: Request, once: Once) -> Response:
+        """Upload and create in one call."""
+        given = checked(BatchSubmit(data=nested(nested(request.data, "metadata"), "output_expires_after")))
+        data = given.pop("file")
+        window = given.pop("completion_window", None) or runtime.value("VBS_COMPLETION_WINDOWS")[0]
+        given["default_model"] = given.pop("model", "")
+        project = project_of(request)
+        file = store.take_in(project, uploaded(data), data.name, Purpose.BATCH, None)
+        batch = submit.draft(project, file.pk, completion_window=window, **given)
+        batch.input_file = file
+        return self._made(batch, once, file)
+
+    def _made(self, batch: Batch, once: Once, hidden: File | None = None) -> Response:
+        """hidden: its file, shown with it. What may fail comes before the commit, or the client would send again."""
+        expected = forecast.of_new(batch)
+
+        def create() -> Response:
+            if hidden:
+                store.reveal(hidden)
+            return Response(wire.batch_object(submit.save(batch), expected=expected))
+
+        return once.make(create)
+
+    @extend_schema(
+        parameters=[*PAGING, OpenApiParameter("status", str, enum=BatchStatus.values)],
+        responses={200: of(schema.BatchList), **ERRORS},
+    )
+    def get(self, request: Request) -> Response:
+        query, places = request.query_params, Batch.objects.places()
+        rows = Batch.objects.visible(project_of(request))
+        if "status" in query:
+            rows = rows.filter(status=choice(query, "status", "", tuple(BatchStatus.values)))
+
+        def item(row: Batch) -> schema.BatchObject:
+            return wire.batch_object(row, places)
+
+        return Response(page(rows, query, item, default=20, high=100, filters=["status"]))
+
+
+def find_batch(request: Request, batch_id: str) -> Batch:
+    batch: Batch = find(Batch.objects.visible(project_of(request)), "batch", batch_id)
+    return batch
+
+
+class BatchDetail(APIView):
+    @extend_schema(responses={200: of(schema.BatchObject), **ERRORS})
+    def get(self, request: Request, batch_id: str) -> Response:
+        return Response(wire.batch_object(find_batch(request, batch_id)))
+
+    @extend_schema(request=BatchChange, responses={200: of(schema.BatchObject), **ERRORS})
+    def post(self, request: Request, batch_id: str) -> Response:
+        batch = find_batch(request, batch_id)
+        batch.set_priority(checked(BatchChange(data=request.data))["priority"])
+        forecast.forget()
+        return Response(wire.batch_object(batch))
+
+    @extend_schema(responses={200: of(schema.Deleted), **ERRORS})
+    def delete(self, request: Request, batch_id: str) -> Response:
+        find_batch(request, batch_id).hide()
+        return Response({"id": batch_id, "object": "batch", "deleted": True})
+
+
+class BatchCancellation(APIView):
+    @extend_schema(request=None, responses={200: of(schema.BatchObject), **ERRORS})
+    def post(self, request: Request, batch_id: str) -> Response:
+        batch = find_batch(request, batch_id)
+        batch.request_cancel()
+        return Response(wire.batch_object(batch))
+
+
+class BatchRetry(APIView):
+    @extend_schema(parameters=[idempotency.PARAMETER], request=None, responses={200: of(schema.BatchObject), **ERRORS})
+    @idempotency.once
+    def post(self, request: Request, batch_id: str) -> Response:
+        return Response(wire.batch_object(find_batch(request, batch_id).retry(), expected=forecast.UNCOUNTED))
+
+
+class BatchResults(APIView):
+    @extend_schema(responses={(200, BODY): OpenApiResponse(str, "Output lines, those committed so far"), **ERRORS})
+    def get(self, request: Request, batch_id: str) -> HttpResponseBase:
+        return downloads.output(request, find_batch(request, batch_id))
+
+
+class BatchErrorLines(APIView):
+    @extend_schema(responses={(200, BODY): OpenApiResponse(str, "Error lines, those committed so far"), **ERRORS})
+    def get(self, request: Request, batch_id: str) -> HttpResponseBase:
+        return downloads.errors(request, find_batch(request, batch_id))
+
+
+class BatchLogs(APIView):
+    @extend_schema(responses={(200, "text/plain"): str, **ERRORS})
+    def get(self, request: Request, batch_id: str) -> HttpResponse:
+        batch = find_batch(request, batch_id)
+        events = list(BatchEvent.objects.filter(batch=batch).order_by("-id")[:LOG_LINES])
+        return HttpResponse(
+            "".join(f"{event}\n" for event in reversed(events)), content_type="text/plain; charset=utf-8"
+        )
+
+
+class Queue(APIView):
+    @extend_schema(responses={200: of(schema.QueueObject), **ERRORS})
+    def get(self, request: Request) -> Response:
+        only(request.query_params)
+        found = list(Worker.objects.all())
+        waiting, running = Batch.objects.waiting(), list(Batch.objects.running()[:QUEUE_LINES])
+        own = {batch.pk for batch in running if batch.project_id == project_of(request).pk}
+        for worker in found:
+            worker.activity = masked(worker.activity, own)
+        workers = [worker_object(worker, is_operator(request)) for worker in found]
+
+        def item(batch: Batch, position: int) -> schema.QueueItem:
+            return wire.queue_item(batch, position, own=batch.project_id == project_of(request).pk)
+
+        body: schema.QueueObject = {
+            "object": "queue",
+            "workers": workers,
+            "gpu": [
+                gpu_object(one)
+                for one, shown in zip(found, workers, strict=True)
+                if shown["alive"] and one.cluster == "gpu"
+            ],
+            "loaded_model": next((one["model"] for one in workers if one["model"] and one["alive"]), None),
+            "running": [item(batch, 0) for batch in running],
+            "waiting": [item(batch, place) for place, batch in enumerate(waiting[:QUEUE_LINES], 1)],
+            "waiting_total": waiting.count(),
+            "paused": wire.pause_object(pauses.current()),
+        }
+        return Response(body)

@@ -1,0 +1,168 @@
+"""A batch in words: how far it is, how it ended, what was wrong. Tables are safe to show; other texts not yet."""
+
+from datetime import UTC, datetime, timedelta
+
+from batches.cli.terminal import aligned
+from batches.counts import Counts
+from vbs.openai.schema import BatchErrorItem, BatchObject, Progress, QueueObject, WorkerObject
+
+SHOWN_ERRORS = 20
+ROUGH = 10  # seconds below which a difference of whole seconds says little
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds < 100 else str(timedelta(seconds=round(seconds)))
+
+
+def moment(unix: int | None) -> str:
+    return "" if unix is None else f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def ended(batch: BatchObject) -> bool:
+    return batch["status"] in ("completed", "failed", "expired", "cancelled")
+
+
+def went_well(batch: BatchObject) -> bool:
+    return batch["status"] == "completed" and not batch["request_counts"]["failed"]
+
+
+# While it runs
+
+
+def doing(batch: BatchObject, queue: QueueObject | None) -> str:
+    """What happens to it now. `queue`: when there is reason to look closer, because it does not get on."""
+    status, position = batch["status"], batch["queue_position"]
+    if status not in ("validating", "in_progress"):
+        return {"finalizing": "writing the files"}.get(status, status)
+    if position is None and status == "in_progress":
+        return "waiting for its end, or to be taken up again"
+    if position is None:
+        return "validating" + _absent(queue, "io")
+    if position > 0:
+        held = (
+            ", which is paused" if queue and queue.get("paused") else ""
+        )  # a server of an earlier version says nothing
+        return f"waiting, number {position} in the queue{held}" + _absent(queue, "gpu")
+    if loader := loading(batch, queue):
+        return loader["activity"][:1].lower() + loader["activity"][1:]
+    return "running" if status == "in_progress" else "starting"
+
+
+def starting(batch: BatchObject) -> bool:
+    """A worker has it, and no request has been sent."""
+    return batch["queue_position"] == 0 and batch["status"] == "validating"
+
+
+def loading(batch: BatchObject, queue: QueueObject | None) -> WorkerObject | None:
+    """The worker that loads a model, when this batch is on a worker: of several the one with this batch's model."""
+    if queue is None or batch["queue_position"] != 0:
+        return None
+    found = [worker for worker in queue["workers"] if worker["alive"] and worker["state"] == "loading"]
+    return max(found, key=lambda worker: (batch["model"] or "") in worker["activity"], default=None)
+
+
+def _absent(queue: QueueObject | None, cluster: str) -> str:
+    if queue is None or any(worker["alive"] and worker["cluster"] == cluster for worker in queue["workers"]):
+        return ""
+    return f", but no {cluster} worker is there (see 'manage.py status')"
+
+
+def facts(batch: BatchObject) -> str:
+    """`120/500, 2 failed, 8.1 requests/s, 51 tokens/s, 45 s left`"""
+    counts, progress = Counts.read(batch), batch["progress"]
+    if not counts.total:
+        return ""
+    said = [
+        f"{counts.answered:,}/{counts.total:,}",
+        f"{counts.failures:,} failed" if counts.failures else "",
+        f"{counts.not_run:,} not run" if counts.not_run else "",
+        speed(progress),
+        "" if progress["eta_seconds"] is None else f"{duration(progress['eta_seconds'])} left",
+    ]
+    return ", ".join(filter(None, said))
+
+
+def speed(progress: Progress) -> str:
+    """`8.1 requests/s, 51 tokens/s`: of late while it runs, on the whole once nothing more of it is run."""
+    requests, tokens = progress["requests_per_second"], progress["tokens_per_second"]
+    if requests is None:
+        return ""
+    return f"{requests:,.1f} requests/s" + ("" if tokens is None else f", {tokens:,.0f} tokens/s")
+
+
+# When it has ended
+
+
+def running_seconds(batch: BatchObject) -> float | None:
+    """From the first request until nothing more of it is run. The timestamps are in whole seconds; within what they
+    allow, the server's own rate tells a short run more exactly."""
+    began = batch["in_progress_at"]
+    end = batch["finalizing_at"] or batch["cancelling_at"]
+    if began is None or end is None:
+        return None
+    rate, answered = batch["progress"]["requests_per_second"], Counts.read(batch).answered
+    if end - began < ROUGH and rate and answered:
+        return min(max(answered / rate, end - began - 1), end - began + 1)
+    return float(end - began)
+
+
+def summary(batch: BatchObject, loading_seconds: float = 0.0) -> str:
+    counts, usage, seconds = Counts.read(batch), batch["usage"], running_seconds(batch)
+    end = batch["completed_at"] or batch["failed_at"] or batch["expired_at"] or batch["cancelled_at"]
+    rows = [["status", batch["status"]]]
+    if end:
+        shares = [f"running {duration(seconds)}"] if seconds is not None else []
+        shares += [f"loading the model {duration(loading_seconds)}"] if loading_seconds else []
+        rows.append(["time", duration(end - batch["created_at"]) + (f" ({', '.join(shares)})" if shares else "")])
+    if counts.total:
+        rows.append(["requests", counts.words()])
+    if usage and usage["total_tokens"]:
+        rows.append(["tokens", f"{usage['input_tokens']:,} in, {usage['output_tokens']:,} out"])
+    rows += [
+        ["speed", speed(batch["progress"]) if ended(batch) else ""],
+        ["output", batch["output_file_id"] or ""],
+        ["errors", batch["error_file_id"] or ""],
+    ]
+    return aligned([row for row in rows if row[1]])
+
+
+def error_table(errors: list[BatchErrorItem]) -> str:
+    """Why a batch was refused."""
+    rows = [["line", "code", "param", "message"]]
+    rows += [
+        ["" if error["line"] is None else str(error["line"]), error["code"], error["param"] or "", error["message"]]
+        for error in errors[:SHOWN_ERRORS]
+    ]
+    more = len(errors) - SHOWN_ERRORS
+    return aligned(rows, right=frozenset({0})) + (f"\n… and {more:,} more" if more > 0 else "")
+
+
+# One, and many
+
+
+def details(batch: BatchObject) -> str:
+    model = batch["model"] or ""
+    metadata = ", ".join(f"{name}={value}" for name, value in (batch["metadata"] or {}).items())
+    position = batch["queue_position"]
+    rows = [
+        ["batch", batch["id"]],
+        ["endpoint", batch["endpoint"]],
+        ["model", model],
+        ["priority", str(batch["priority"]) if batch["priority"] else ""],
+        ["metadata", metadata],
+        ["input", batch["input_file_id"]],
+        ["created", moment(batch["created_at"])],
+        ["expires", "" if ended(batch) else moment(batch["expires_at"])],
+        ["queue", f"number {position}" if position else ""],
+        ["progress", "" if ended(batch) else facts(batch)],
+    ]
+    return aligned([row for row in rows if row[1]]) + "\n" + summary(batch)
+
+
+def listing(batches: list[BatchObject]) -> str:
+    rows = [["batch", "status", "done", "failed", "model", "created"]]
+    for batch in batches:
+        counts, made = Counts.read(batch), moment(batch["created_at"])
+        done = f"{counts.answered:,}/{counts.total:,}"
+        rows.append([batch["id"], batch["status"], done, f"{counts.failures:,}", batch["model"] or "", made])
+    return aligned(rows, right=frozenset({2, 3}))

@@ -1,0 +1,35 @@
+"""What files of batches take, and which of them nobody needs any more."""
+
+import time
+
+from django.db.models import Count, QuerySet, Sum
+
+from batches.models import File
+from batches.sweep import BATCHES, purge
+from models_registry.catalog.disk import Cleaner, Place, Use
+
+
+def files() -> Place:
+    return Place("Files of batches", _use(File.objects.filter(purged_at=None)))
+
+
+def _use(rows: QuerySet[File]) -> Use:
+    found = rows.aggregate(files=Count("pk"), bytes=Sum("bytes"))
+    return Use(found["files"], found["bytes"] or 0)
+
+
+def _look() -> Use:
+    return _use(File.objects.purgeable())
+
+
+def _clean(until: float) -> Use:
+    count = freed = 0
+    for file in File.objects.purgeable()[:BATCHES]:
+        if time.monotonic() > until:
+            break
+        if purge(file):
+            count, freed = count + 1, freed + file.bytes
+    return Use(count, freed, more=File.objects.purgeable().exists())
+
+
+CLEANER = Cleaner("files", "Files that were deleted or have expired, and that no batch needs", _look, _clean)

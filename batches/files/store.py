@@ -1,0 +1,202 @@
+"""Take files in, whole or in parts. The bytes are durable before anybody sees the file."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO
+
+import orjson
+from django.db import transaction
+from django.utils import timezone
+
+from batches.files import blobs
+from batches.intake.kinds import HEAD, not_utf8, unreadable
+from batches.models import File, Purpose, Upload, UploadPart, UploadStatus
+from vbs.accounts.models import Project
+from vbs.openai import ids
+from vbs.openai.errors import Conflict, InvalidRequest
+
+BATCH_FILE_DAYS = timedelta(days=30)
+LINE_BYTES = 16 * 2**20
+FIRST_LINES = 1000  # blank ones that may come before the first
+
+
+def store(project: Project, path: Path, filename: str, purpose: str, expires_at: datetime | None) -> File:
+    """Take a local file in, for everybody to see; the path is gone afterwards. Raises InvalidRequest, OSError."""
+    return reveal(take_in(project, path, filename, purpose, expires_at))
+
+
+def take_in(project: Project, path: Path, filename: str, purpose: str, expires_at: datetime | None) -> File:
+    """As `store`, but nobody sees the file yet. Not within a transaction: if we die before `reveal`, the row that was
+    made first is a deleted file, which the sweep cleans up."""
+    size = path.stat().st_size
+    check_content(path, size, purpose)
+    if expires_at is None and purpose == Purpose.BATCH:
+        expires_at = timezone.now() + BATCH_FILE_DAYS
+    file = File.objects.create(
+        project=project,
+        filename=label(filename),
+        purpose=purpose,
+        bytes=size,
+        expires_at=expires_at,
+        deleted_at=timezone.now(),
+    )
+    blobs.put(file.blob, path)
+    return file
+
+
+def reveal(file: File) -> File:
+    """Show a file that was taken in. Raises OSError."""
+    if not File.objects.filter(pk=file.pk, purged_at=None).update(deleted_at=None):
+        raise OSError(f"{file.pk} was cleaned up while it was taken in")
+    file.deleted_at = None
+    return file
+
+
+def adopt(file: File, project: Project) -> bool:
+    """Show a hidden file as the input file of a batch: once, so of two calls at once one gets False. So does who comes
+    when it has been cleaned up."""
+    hidden = File.objects.filter(pk=file.pk, purged_at=None, deleted_at__isnull=False)
+    shown = {"deleted_at": None, "project": project, "purpose": Purpose.BATCH}
+    return bool(hidden.update(**shown, expires_at=timezone.now() + BATCH_FILE_DAYS))
+
+
+def keep_hidden(file: File) -> bool:
+    """Another while until the sweep takes a hidden file. False when it has been cleaned up, or is not hidden."""
+    hidden = File.objects.filter(pk=file.pk, purged_at=None, deleted_at__isnull=False)
+    return bool(hidden.update(deleted_at=timezone.now()))
+
+
+def label(filename: str) -> str:
+    """A file's name as something to show: on one line, and what a database can hold."""
+    shown = "".join(one for one in filename if one.isprintable()).strip()
+    return shown[:500] or "unnamed"
+
+
+def check_content(path: Path, size: int, purpose: str) -> None:
+    """Raises InvalidRequest for an empty file, and for one of requests or examples that is not JSONL."""
+    jsonl = purpose in (Purpose.BATCH, Purpose.FINE_TUNE)
+    if size == 0:
+        raise InvalidRequest(
+            _format("the file is empty") if jsonl else "The file is empty.", param="file", code="invalid_file_format"
+        )
+    if not jsonl:
+        return
+    with path.open("rb") as lines:
+        if kind := unreadable(lines.read(HEAD)):
+            message = _format(f"the file is {kind}; unpack or convert it")
+            raise InvalidRequest(message, param="file", code="invalid_file_format")
+        lines.seek(0)
+        for _ in range(FIRST_LINES):
+            line = lines.readline(LINE_BYTES + 1).removeprefix(b"\xef\xbb\xbf")
+            if line.strip() or not line:
+                break
+    if len(line) > LINE_BYTES:
+        raise InvalidRequest(_format("the first line is longer than 16 MB"), param="file", code="invalid_file_format")
+    try:
+        if line.strip():
+            orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        shown = line[:60].decode(errors="replace").strip()
+        message = _format(f"the first line is not JSON ({not_utf8(line) or error}): {shown!r}")
+        raise InvalidRequest(message, param="file", code="invalid_file_format") from None
+
+
+def _format(reason: str) -> str:
+    return f"Invalid file format: {reason}. The file must be JSONL: one JSON object on each line."
+
+
+def add_part(upload: Upload, path: Path) -> UploadPart:
+    """Keep one part. Raises Conflict when the upload is not open, InvalidRequest when it would be too much."""
+    _open(upload)
+    size = path.stat().st_size
+    have = sum(upload.parts.values_list("bytes", flat=True))
+    if have + size > 2 * upload.bytes + 2**20:  # parts may be sent again, but not without end
+        raise InvalidRequest(
+            f"The parts have {have + size:,} bytes already, of an upload of {upload.bytes:,}.", param="data"
+        )
+    part = UploadPart.objects.create(upload=upload, bytes=size)
+    try:
+        blobs.put(part.blob, path)
+    except OSError:
+        part.delete()  # it would count as sent
+        raise
+    return part
+
+
+def complete(upload: Upload, part_ids: Sequence[str], md5: str | None) -> Upload:
+    """Put the parts together, in the order given. Raises InvalidRequest, Conflict, OSError; it stays open then.
+
+    Of two calls at once both do the work, and the first to end wins.
+    """
+    return end(upload, join(upload, part_ids, md5))
+
+
+def join(upload: Upload, part_ids: Sequence[str], md5: str | None) -> File:
+    """The parts as one file, which nobody sees before `end`. Not within a transaction. Raises as `complete`."""
+    _open(upload)
+    parts = {part.pk: part for part in upload.parts.all()}
+    for part_id in part_ids:
+        if part_id not in parts:
+            raise InvalidRequest(f"There is no part '{ids.shown(part_id)}' in this upload.", param="part_ids")
+    if len(set(part_ids)) != len(part_ids):
+        raise InvalidRequest("A part is named twice in 'part_ids'.", param="part_ids")
+    total = sum(parts[part_id].bytes for part_id in part_ids)
+    if total != upload.bytes:
+        message = f"The parts have {total:,} bytes together; the upload was announced with {upload.bytes:,}."
+        raise InvalidRequest(message, param="part_ids")
+    return _joined(upload, [parts[part_id] for part_id in part_ids], md5)
+
+
+def end(upload: Upload, file: File) -> Upload:
+    """Complete it with this file of its parts. Raises Conflict when it is not open any more, OSError."""
+    with transaction.atomic():
+        upload = Upload.objects.select_for_update().select_related("project").get(pk=upload.pk)
+        _open(upload)
+        upload.file, upload.status = reveal(file), UploadStatus.COMPLETED
+        upload.save(update_fields=["file", "status"])
+    return upload
+
+
+def _joined(upload: Upload, parts: Sequence[UploadPart], md5: str | None) -> File:
+    """The parts as one file, which nobody sees yet."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with blobs.scratch() as whole:
+        for part in parts:
+            with _bytes(part) as piece:
+                while data := piece.read(blobs.PIECE):
+                    digest.update(data)
+                    whole.write(data)
+        whole.flush()
+        if md5 and md5.lower() != digest.hexdigest():
+            message = f"The md5 of the parts is {digest.hexdigest()}, not '{md5}'."
+            raise InvalidRequest(message, param="md5")
+        expires_at = timezone.now() + timedelta(seconds=upload.file_seconds) if upload.file_seconds else None
+        return take_in(upload.project, Path(whole.name), upload.filename, upload.purpose, expires_at)
+
+
+def _bytes(part: UploadPart) -> IO[bytes]:
+    try:
+        return blobs.open_blob(part.blob)
+    except FileNotFoundError:  # a call at the same time was first, and the sweep has been here
+        raise Conflict("This upload is not open any more: its parts are gone.") from None
+
+
+def cancel(upload: Upload) -> Upload:
+    """Raises Conflict when it has been completed."""
+    with transaction.atomic():
+        upload = Upload.objects.select_for_update().get(pk=upload.pk)
+        if upload.status == UploadStatus.PENDING:
+            upload.status = UploadStatus.CANCELLED
+            upload.save(update_fields=["status"])
+        elif upload.status != UploadStatus.CANCELLED:
+            raise Conflict(f"Cannot cancel an upload with status '{upload.status}'.")
+    return upload
+
+
+def _open(upload: Upload) -> None:
+    if upload.status == UploadStatus.PENDING and upload.expires_at > timezone.now():
+        return
+    status = UploadStatus.EXPIRED.value if upload.status == UploadStatus.PENDING else upload.status
+    raise Conflict(f"This upload is not open any more: its status is '{status}'.")

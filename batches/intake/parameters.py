@@ -1,0 +1,123 @@
+"""Which parameters a request may have, as the protocol of the installed vLLM has them. Pure; no vLLM is imported.
+
+vLLM takes any other name too, and ignores it without a word: here each is told. A test compares the names with vLLM's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from batches.run.raw_json import Members, Raw
+
+_GENERATING = """
+    cache_salt ec_transfer_params frequency_penalty ignore_eos include_stop_str_in_output kv_transfer_params
+    logit_bias min_p mm_payload model presence_penalty priority repetition_penalty request_id return_mm_kwargs seed
+    session_id skip_special_tokens stop stop_token_ids stream structured_outputs temperature top_k top_p user
+    vllm_xargs watermarking
+"""
+_NAMES = {
+    "/v1/chat/completions": _GENERATING
+    + """
+    add_generation_prompt add_special_tokens allowed_token_ids bad_words chat_template chat_template_kwargs
+    continue_final_message documents echo include_reasoning length_penalty logprob_token_ids logprobs
+    max_completion_tokens max_tokens media_io_kwargs messages min_tokens mm_processor_kwargs n parallel_tool_calls
+    prompt_logprobs reasoning_effort repetition_detection response_format return_prompt_text return_token_ids
+    return_token_offsets return_tokens_as_token_ids routed_experts_prompt_start spaces_between_special_tokens
+    stream_interval stream_options thinking_token_budget tool_choice tools top_logprobs truncate_prompt_tokens
+    truncation_side use_beam_search
+""",
+    "/v1/completions": _GENERATING
+    + """
+    add_special_tokens allowed_token_ids bad_words echo length_penalty logprob_token_ids logprobs max_tokens
+    min_tokens n prompt prompt_embeds prompt_logprobs repetition_detection response_format return_token_ids
+    return_token_offsets return_tokens_as_token_ids routed_experts_prompt_start spaces_between_special_tokens
+    stream_interval stream_options suffix thinking_token_budget truncate_prompt_tokens truncation_side
+    use_beam_search
+""",
+    "/v1/responses": _GENERATING
+    + """
+    background chat_template_kwargs enable_response_messages include include_reasoning input instructions
+    max_output_tokens max_tool_calls media_io_kwargs metadata mm_processor_kwargs parallel_tool_calls
+    previous_input_messages previous_response_id prompt prompt_cache_key reasoning service_tier store text
+    tool_choice tools top_logprobs truncation
+""",
+    "/v1/embeddings": """
+    add_generation_prompt add_special_tokens cache_salt chat_template chat_template_kwargs continue_final_message
+    dimensions embed_dtype encoding_format endianness input media_io_kwargs messages mm_processor_kwargs model
+    padding priority request_id truncate_prompt_tokens truncation_side use_activation user
+""",
+}
+KNOWN = {endpoint: frozenset(names.split()) for endpoint, names in _NAMES.items()}
+
+# What earlier versions of vLLM knew, and what does the same now.
+_GIVEN_UP = {
+    "guided_json": 'write "structured_outputs": {"json": …}, or a "response_format" of type json_schema',
+    "guided_regex": 'write "structured_outputs": {"regex": …}',
+    "guided_choice": 'write "structured_outputs": {"choice": […]}',
+    "guided_grammar": 'write "structured_outputs": {"grammar": …}',
+    "guided_whitespace_pattern": 'write "whitespace_pattern" into "structured_outputs"',
+    "guided_decoding_backend": "leave it out: the engine's option structured-outputs-config has the backend",
+    "extra_body": "write what is in it into the body itself, as the official client does before it sends a request",
+}
+
+# Where tools may be given. To an engine without a parser vLLM refuses them in a chat; in a response the calls are then
+# plain text, whatever the choice.
+_CALLING = ("/v1/chat/completions", "/v1/responses")
+
+# What limits an answer, the first being the one to set, and whether an answer without any runs to the context's end.
+LENGTHS: dict[str, tuple[tuple[str, ...], bool]] = {
+    "/v1/chat/completions": (("max_tokens", "max_completion_tokens"), True),
+    "/v1/completions": (("max_tokens",), False),  # to 16 tokens, unless it is null
+    "/v1/responses": (("max_output_tokens",), True),
+}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What has to be known of the engine of a model. is_remote: somebody else's, which may know other parameters.
+    by_guidance: llguidance holds its answers to their form."""
+
+    is_remote: bool = False
+    reads_tool_calls: bool = True
+    by_guidance: bool = False
+
+
+def refusal(endpoint: str, body: Mapping[str, Any], serving: Serving) -> tuple[str, str] | None:
+    """The parameter that cannot be honoured, and why; None when all can."""
+    if serving.is_remote:
+        return None
+    for name in unknown(endpoint, body):
+        if name in _GIVEN_UP and body[name] is not None:
+            return name, f"The parameter '{name}' is not supported, the engine would ignore it: {_GIVEN_UP[name]}."
+    if endpoint in _CALLING and body.get("tools") and not serving.reads_tool_calls:
+        choice = body.get("tool_choice", "auto")
+        if choice not in (None, "none"):
+            return "tools", (
+                "The model's engine does not read tool calls: set its options enable-auto-tool-choice=true and "
+                'tool-call-parser (e.g. hermes, as it suits the model), or send "tool_choice": "none".'
+            )
+    return None
+
+
+def unknown(endpoint: str, body: Mapping[str, Any]) -> list[str]:
+    """The names that vLLM ignores."""
+    return sorted(body.keys() - KNOWN[endpoint])
+
+
+def is_unlimited(endpoint: str, body: Mapping[str, Any]) -> bool:
+    """May its answer run to the end of the context? The body's members may be as they came."""
+    if endpoint not in LENGTHS:
+        return False
+    names, without = LENGTHS[endpoint]
+    given = [name for name in names if name in body]
+    return without if not given else all(_is_null(body[name]) for name in given)
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, Raw) and bytes(value) == b"null")
+
+
+def limit(endpoint: str, body: Members, most: Raw) -> None:
+    """Give a body that has no limit this one."""
+    if is_unlimited(endpoint, body):
+        body[LENGTHS[endpoint][0][0]] = most

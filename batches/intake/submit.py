@@ -1,0 +1,72 @@
+"""Create a batch: the same for the API, the pages and the commands."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from batches.files import store
+from batches.models import Batch, File
+from vbs.accounts.models import Project
+from vbs.broker import wake
+from vbs.configuration.limits import seconds
+
+
+def create(project: Project, input_file_id: str, endpoint: str, completion_window: str, **options: Any) -> Batch:
+    """A new batch, which is read at once. A file that is missing is found then, as at OpenAI. Options as of `draft`."""
+    return save(draft(project, input_file_id, endpoint, completion_window, **options))
+
+
+def draft(project: Project, input_file_id: str, endpoint: str, completion_window: str, **options: Any) -> Batch:
+    """A batch that is not there yet.
+
+    options: metadata, priority, output_expires_after {seconds}, default_model, created_by: who
+    made it in the browser.
+    """
+    now = timezone.now()
+    return Batch(
+        project=project,
+        input_file_id_given=input_file_id,
+        input_file=File.objects.visible(project).filter(pk=input_file_id).first(),
+        endpoint=endpoint,
+        completion_window=completion_window,
+        metadata=options.get("metadata"),
+        priority=options.get("priority") or 0,
+        default_model=options.get("default_model") or "",
+        created_by=options.get("created_by") or "",
+        output_seconds=(options.get("output_expires_after") or {}).get("seconds"),
+        created_at=now,
+        expires_at=now + timedelta(seconds=seconds(completion_window)),
+    )
+
+
+def save(batch: Batch) -> Batch:
+    """Make a draft a batch, and have it read."""
+    with transaction.atomic():
+        batch.save(force_insert=True)
+        batch.note(f"Created for {batch.endpoint} with priority {batch.priority}.")
+        wake("validate", batch.pk)
+    return batch
+
+
+class NoFile(LookupError):
+    """The input file has been cleaned up, deleted, or is of another project."""
+
+
+def create_once(
+    project: Project, input_file_id: str, since: datetime, created_by: str, **options: Any
+) -> tuple[Batch, bool]:
+    """A new batch of a file that is still hidden, or can be seen; or the one that the same person has made of it since
+    then, and False: a form that is sent twice makes one batch. Raises NoFile."""
+    with transaction.atomic():
+        file = File.objects.select_for_update().filter(pk=input_file_id, purged_at=None).first()
+        if file is None:
+            raise NoFile(input_file_id)
+        if made := Batch.objects.filter(input_file=file, created_by=created_by, created_at__gte=since).first():
+            return made, False
+        if file.deleted_at and not store.adopt(file, project):
+            raise NoFile(input_file_id)
+        if not File.objects.visible(project).filter(pk=file.pk).exists():
+            raise NoFile(input_file_id)
+        return create(project, file.pk, created_by=created_by, **options), True

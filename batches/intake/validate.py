@@ -1,0 +1,286 @@
+"""Is every line of an input file a request that can run? Pure: bytes in, requests and errors out, no database.
+
+Memory does not grow with the length of lines or with the file, except for one small entry per custom_id.
+"""
+
+import hashlib
+import uuid
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, TypedDict
+
+import orjson
+
+from batches.intake import parameters, values
+from batches.intake.constraints import Constraints
+from batches.intake.kinds import not_utf8
+from batches.intake.parameters import Serving
+from batches.run import raw_json
+from batches.run.raw_json import NotAnObject
+
+MAX_ERRORS = 1000
+MAX_CUSTOM_ID = 512
+MAX_IGNORED = 20  # names of parameters
+BOM = b"\xef\xbb\xbf"
+
+# What the body must have besides the model.
+REQUIRED = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/embeddings": "input",
+    "/v1/responses": "input",
+}
+
+# How much of a prompt two requests must share to be neighbours: coarse first, then finer.
+_PREFIX_CUTS = (256, 1024, 4096, 16384)
+
+
+class LineError(TypedDict):
+    code: str
+    line: int | None
+    message: str
+    param: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A good line: where it is in the file, and what the runner has to know of it."""
+
+    number: int
+    offset: int
+    length: int
+    custom_id: str
+    model: str
+    prefix: uuid.UUID
+
+
+@dataclass
+class Rules:
+    """What holds for one batch.
+
+    refuse_model(name): why this model cannot be used at this endpoint as (code, message), or None.
+    serving(name): what has to be known of the engine of a model that can be used.
+    default_model: for lines that name none.
+    """
+
+    endpoint: str
+    refuse_model: Callable[[str], tuple[str, str] | None]
+    max_requests: int
+    max_line_bytes: int
+    default_model: str = ""
+    serving: Callable[[str], Serving] = lambda name: Serving()
+
+
+@dataclass
+class Told:
+    """Something that is no error: in how many requests, on which line first, and what it was there."""
+
+    count: int
+    line: int
+    words: str = ""
+
+
+@dataclass
+class Report:
+    """What was wrong. `count` goes on when the list is full.
+
+    ignored: parameters that vLLM does not know; those beyond MAX_IGNORED are together under "". unlimited: requests
+    whose answers may run to the end of the context. refused: parameters with values that vLLM will refuse, for which
+    their requests fail alone.
+    """
+
+    errors: list[LineError] = field(default_factory=list)
+    count: int = 0
+    ignored: dict[str, Told] = field(default_factory=dict)
+    unlimited: Told | None = None
+    refused: dict[str, Told] = field(default_factory=dict)
+
+    def tell(
+        self, line: int, ignored: Sequence[str], is_unlimited: bool, refused: tuple[str, str] | None = None
+    ) -> None:
+        for name in ignored:
+            key = name if name in self.ignored or len(self.ignored) < MAX_IGNORED else ""
+            self.ignored.setdefault(key, Told(0, line)).count += 1
+        if is_unlimited:
+            self.unlimited = self.unlimited or Told(0, line)
+            self.unlimited.count += 1
+        if refused:
+            name, why = refused
+            self.refused.setdefault(name, Told(0, line, why)).count += 1
+
+    def add(self, code: str, line: int | None, message: str, param: str | None = None) -> None:
+        self.count += 1
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append({"code": code, "line": line, "message": message, "param": param})
+
+    def all(self) -> list[LineError]:
+        more = self.count - len(self.errors)
+        if not more:
+            return self.errors
+        last: LineError = {
+            "code": "too_many_errors",
+            "line": None,
+            "message": f"{more:,} more lines have errors; the first {MAX_ERRORS:,} are listed.",
+            "param": None,
+        }
+        return [*self.errors, last]
+
+
+class _Bad(Exception):
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.param = code, message, param
+
+
+def read(file: IO[bytes], rules: Rules, report: Report) -> Iterator[Line]:
+    """The good lines, in order; the bad ones go to the report. Stops early only past the limit of requests."""
+    with Constraints() as constraints:
+        yield from _read(file, rules, report, constraints)
+
+
+def _read(file: IO[bytes], rules: Rules, report: Report, constraints: Constraints) -> Iterator[Line]:
+    seen: dict[bytes, int] = {}
+    models: dict[str, tuple[str, str] | Serving] = {}
+    count = 0
+    for number, offset, text in lines(file, rules.max_line_bytes):
+        if text is not None and not text.strip():
+            continue
+        count += 1
+        if count > rules.max_requests:
+            report.add(
+                "too_many_requests",
+                number,
+                f"The file has more than {rules.max_requests:,} requests, which is the limit of one batch.",
+            )
+            return
+        try:
+            if text is None:
+                limit = rules.max_line_bytes // 2**20
+                raise _Bad("line_too_large", f"This line is longer than {limit} MB, which is the limit of one request.")
+            custom_id, model, prefix, body = _check(text, number, rules, seen, models, constraints)
+        except _Bad as bad:
+            report.add(bad.code, number, bad.message, bad.param)
+        else:
+            endpoint = rules.endpoint
+            serving = models[model]
+            assert isinstance(serving, Serving)
+            refused = None if serving.is_remote else values.wrong(endpoint, body)
+            report.tell(number, parameters.unknown(endpoint, body), parameters.is_unlimited(endpoint, body), refused)
+            yield Line(number, offset, len(text), custom_id, model, prefix)
+    if not count:
+        report.add("empty_file", None, "The input file has no requests: every line is blank.")
+
+
+def lines(file: IO[bytes], limit: int) -> Iterator[tuple[int, int, bytes | None]]:
+    """Number, offset and text of each line, without its end; None for the text of a line that is too long."""
+    number, offset = 0, 0
+    if file.read(len(BOM)) == BOM:
+        offset = len(BOM)
+    file.seek(offset)
+    while raw := file.readline(limit + 2):
+        number += 1
+        start = offset
+        offset += len(raw)
+        if len(raw.rstrip(b"\r\n")) > limit:
+            while raw and not raw.endswith(b"\n"):
+                raw = file.readline(1 << 20)
+                offset += len(raw)
+            yield number, start, None
+        else:
+            yield number, start, raw.rstrip(b"\r\n")
+
+
+def _check(
+    text: bytes,
+    number: int,
+    rules: Rules,
+    seen: dict[bytes, int],
+    models: dict[str, tuple[str, str] | Serving],
+    constraints: Constraints,
+) -> tuple[str, str, uuid.UUID, dict[str, Any]]:
+    """custom_id, model, prefix and body."""
+    try:
+        request = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        why = not_utf8(text) or error
+        raise _Bad("invalid_json_line", f"This line is not parseable as valid JSON: {why}.") from None
+    if not isinstance(request, dict):
+        raise _Bad("invalid_json_line", "This line is not parseable as valid JSON: it is not an object.")
+    for name in ("custom_id", "method", "url", "body"):
+        if name not in request:
+            raise _Bad("missing_required_parameter", f"Missing required parameter: '{name}'.", name)
+    custom_id = _check_custom_id(request["custom_id"], number, seen)
+    if request["method"] != "POST":
+        raise _Bad("invalid_method", f"Invalid method: {_show(request['method'])}. Only 'POST' is supported.", "method")
+    if request["url"] != rules.endpoint:
+        message = f"The URL {_show(request['url'])} does not match the batch endpoint '{rules.endpoint}'."
+        raise _Bad("invalid_url", message, "url")
+    body = request["body"]
+    if not isinstance(body, dict):
+        raise _Bad("invalid_request", f"The body must be a JSON object, not {_show(body)}.", "body")
+    model = body.get("model") or rules.default_model
+    if not model:
+        raise _Bad("invalid_request", "The model is required: 'body.model' is missing.", "body.model")
+    needed = REQUIRED[rules.endpoint]
+    if body.get(needed) is None:
+        raise _Bad("invalid_request", f"The field 'body.{needed}' is required for {rules.endpoint}.", f"body.{needed}")
+    if not isinstance(model, str):
+        raise _Bad("model_not_found", f"The model {_show(model)} is not supported: it is not a name.", "body.model")
+    if model not in models:
+        if len(models) > 10_000:  # a hostile file; the good names are few
+            models.clear()
+        models[model] = rules.refuse_model(model) or rules.serving(model)
+    serving = models[model]
+    if isinstance(serving, tuple):
+        raise _Bad(*serving, "body.model")
+    if body.get("stream") not in (None, False):
+        raise _Bad("streaming_unsupported", "Streaming is not supported in a batch; leave 'stream' out.", "body.stream")
+    if refused := parameters.refusal(rules.endpoint, body, serving):
+        raise _Bad("unsupported_parameter", refused[1], f"body.{refused[0]}")
+    if not serving.is_remote and (why := values.CHECKS[rules.endpoint][needed](body[needed])):
+        raise _Bad("invalid_request", f"Invalid value for 'body.{needed}': {why}.", f"body.{needed}")
+    try:
+        raw_json.request_of(text)  # what the engine will be sent
+        prefix = _prefix(body, needed)
+    except (NotAnObject, orjson.JSONEncodeError):  # they read less deep nesting than what has read it here
+        raise _Bad("invalid_json_line", "This line is nested too deeply to be run.") from None
+    if serving.by_guidance and (wrong := constraints.wrong(body)):
+        raise _Bad("invalid_constraint", wrong[1], f"body.{wrong[0]}")
+    return custom_id, model, prefix, body
+
+
+def _check_custom_id(value: Any, number: int, seen: dict[bytes, int]) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_CUSTOM_ID or "\0" in value:
+        message = (
+            f"Invalid custom_id: {_show(value)}. It must be a string of 1 to {MAX_CUSTOM_ID} characters without NUL."
+        )
+        raise _Bad("invalid_custom_id", message, "custom_id")
+    key = hashlib.blake2b(value.encode(), digest_size=16).digest()
+    if earlier := seen.get(key):
+        message = f"Duplicate custom_id: {_show(value)} is also on line {earlier}."
+        raise _Bad("duplicate_custom_id", message, "custom_id")
+    seen[key] = number
+    return value
+
+
+def _prefix(body: dict[str, Any], needed: str) -> uuid.UUID:
+    """Four running checksums over ever longer beginnings of the prompt, so that sorting puts those together that
+    share the most of it, and the engine's prefix cache is hit while it is warm."""
+    orjson.dumps(body)  # only to see that it can be written
+    prompt = orjson.dumps([body.get("tools"), body.get("instructions"), body[needed]])
+    digest, start, parts = 0, 0, b""
+    for cut in _PREFIX_CUTS:
+        digest = zlib.crc32(prompt[start:cut], digest)
+        parts += digest.to_bytes(4)
+        start = cut
+    return uuid.UUID(bytes=parts)
+
+
+def _show(value: Any) -> str:
+    """A value in a message: short, on one line, and without what a database cannot hold."""
+    try:
+        text = orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        text = f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= 100 else text[:100] + "…"

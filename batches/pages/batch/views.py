@@ -1,0 +1,142 @@
+"""The page of one batch, what can be done with it, and what can be downloaded. Refusals are messages on the page."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import orjson
+from django.contrib import messages
+from django.db import transaction
+from django.http import Http404, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect, render, resolve_url
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django_htmx.http import HttpResponseClientRedirect
+
+from batches.finish import downloads
+from batches.models import Batch
+from batches.pages.batch import page as detail
+from vbs.configuration import audit
+from vbs.live import Gone, changes
+from vbs.logs import one_line
+from vbs.openai.errors import Conflict, NotFound
+from vbs.pages.access import Request, page
+from vbs.pages.confirm import confirm
+
+LOG_LINES = 10_000
+Answer = TypeVar("Answer", bound=HttpResponseBase)
+
+
+def _find(request: Request, pk: str) -> Batch:
+    try:
+        return detail.find(request.viewer, pk)
+    except Gone:
+        raise Http404 from None
+
+
+@require_GET
+@page()
+def batch(request: Request, pk: str) -> HttpResponse:
+    try:
+        parts = detail.build(request.viewer, request.GET, pk)
+    except Gone:
+        raise Http404 from None
+    return render(request, "batches/detail/index.html", {"pk": pk, **parts})
+
+
+# What can be done
+
+
+@require_http_methods(["GET", "POST"])
+@page("batches.change_batch")
+def cancel(request: Request, pk: str) -> HttpResponseBase:
+    """First how much that would leave undone."""
+    batch = _find(request, pk)
+    if request.method == "POST":
+        try:
+            with transaction.atomic():
+                batch.request_cancel()
+                audit.record(request, "batch.cancel", pk, f"{batch.pending:,} requests left undone", batch.project)
+        except Conflict as refusal:
+            messages.error(request, refusal.message)
+        else:
+            messages.success(request, f"{pk} is being cancelled. What was answered is kept.")
+        return redirect("batch", pk)
+    if batch.is_terminal:
+        messages.error(request, f"{pk} has ended already: it is {batch.status}.")
+        return HttpResponseClientRedirect(resolve_url("batch", pk)) if request.htmx else redirect("batch", pk)
+    if batch.validated_at is None:
+        left = "Its requests are not counted yet; none of them will be run."
+    else:
+        left = f"{batch.pending:,} of its {batch.total:,} requests are left undone."
+    words = [
+        left,
+        f"The {batch.answered:,} answers so far are kept; its error file names the requests that were not run.",
+    ]
+    back = resolve_url("batch", pk)
+    return confirm(request, title=f"Cancel {pk}?", words=words, button="Cancel the batch", back=back)
+
+
+@require_POST
+@page("batches.add_batch")
+def retry(request: Request, pk: str) -> HttpResponseBase:
+    """A new batch of what failed, or was not run; its page."""
+    batch = _find(request, pk)
+    try:
+        with transaction.atomic():
+            again = batch.retry(request.user.get_username())
+            audit.record(request, "batch.retry", pk, f"as {again.pk}", batch.project)
+    except Conflict as refusal:
+        messages.error(request, refusal.message)
+        if request.htmx:
+            return changes(request, detail.build(request.viewer, request.GET, pk), request.POST)
+        return redirect("batch", pk)
+    messages.success(request, f"This batch runs what has no good answer in {pk}.")
+    address = resolve_url("batch", again.pk)
+    return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
+
+
+# Downloads
+
+
+@require_GET
+@page()
+def output(request: Request, pk: str) -> HttpResponseBase:
+    return _download(request, pk, "output", downloads.output)
+
+
+@require_GET
+@page()
+def errors(request: Request, pk: str) -> HttpResponseBase:
+    return _download(request, pk, "errors", downloads.errors)
+
+
+def _download(
+    request: Request, pk: str, kind: str, stream: Callable[[Request, Batch], HttpResponseBase]
+) -> HttpResponseBase:
+    try:
+        return _named(stream(request, _find(request, pk)), f"{pk}_{kind}.jsonl")
+    except NotFound as refusal:
+        messages.error(request, refusal.message)
+        return redirect("batch", pk)
+
+
+@require_GET
+@page()
+def validation_errors(request: Request, pk: str) -> HttpResponse:
+    """All that are kept, as JSON."""
+    found = _find(request, pk).errors or []
+    body = orjson.dumps(found, option=orjson.OPT_INDENT_2)
+    return _named(HttpResponse(body, content_type="application/json"), f"{pk}_validation_errors.json")
+
+
+@require_GET
+@page()
+def log(request: Request, pk: str) -> HttpResponse:
+    events = list(_find(request, pk).events.order_by("-id")[:LOG_LINES])
+    text = "".join(f"{one_line(str(event))}\n" for event in reversed(events))
+    return _named(HttpResponse(text, content_type="text/plain; charset=utf-8"), f"{pk}_log.txt")
+
+
+def _named(answer: Answer, name: str) -> Answer:
+    for header, value in downloads.named(name).items():
+        answer.headers[header] = value
+    return answer

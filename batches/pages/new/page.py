@@ -1,0 +1,211 @@
+"""What the page of a new batch shows: the models to choose from, a checked file in words, samples."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.core import signing
+
+from batches.intake.records import record
+from batches.intake.repair import CLIPPED, Checked, endpoint_of, remedy
+from batches.intake.validate import LineError, Report
+from batches.models import File
+from models_registry.models import Alias, Model, ModelState, Task
+from vbs.pages.plain import visible
+from vbs.pages.words import size
+
+SALT = "batches.new"
+
+
+# Names
+
+
+def ready_names() -> dict[str, str]:
+    """Every name that a batch can use at once, and what its model is for; aliases first."""
+    models = Model.objects.filter(state=ModelState.READY).values_list("name", "task")
+    named = Alias.objects.filter(model__state=ModelState.READY).values_list("name", "model__task")
+    return dict(named) | dict(models)
+
+
+def model_choices() -> list[Any]:
+    models = list(Model.objects.filter(state=ModelState.READY).values_list("name", "task"))
+    named = Alias.objects.filter(model__state=ModelState.READY).values_list("name", "model__name")
+    groups: list[Any] = [("", "As each line says")]
+    if aliases := [(name, f"{name} → {model}") for name, model in named]:
+        groups.append(("Aliases", aliases))
+    if models:
+        groups.append(("Models", [(name, f"{name} ({task})") for name, task in models]))
+    return groups
+
+
+# What was checked
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A bad line in words."""
+
+    line: int | None
+    code: str
+    message: str
+    remedy: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Mend:
+    """A bad line to be typed anew."""
+
+    line: int
+    text: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found in a file."""
+
+    name: str
+    size: str
+    unit: str
+    requests: int
+    endpoint: str
+    models: tuple[tuple[str, int], ...]
+    fatal: str
+    bad: int
+    more: int
+    problems: tuple[Bad, ...]
+    mends: tuple[Mend, ...]
+    left: int
+    is_ready: bool
+
+
+def result(checked: Checked, typed: Mapping[int, str]) -> Result:
+    """`typed`: what has been typed for some lines already."""
+    left = len(checked.good)
+    return Result(
+        name=visible(checked.file.filename),
+        size=size(checked.file.bytes),
+        unit="row" if checked.is_csv else "line",
+        requests=checked.requests,
+        endpoint=checked.endpoint,
+        models=tuple((visible(name), count) for name, count in checked.models),
+        fatal=visible(checked.fatal),
+        bad=checked.bad,
+        more=checked.more,
+        problems=tuple(
+            Bad(one.line, one.code, visible(one.message), one.remedy, visible(one.text)) for one in checked.problems
+        ),
+        mends=tuple(
+            Mend(one.line, typed.get(one.line, one.whole or ""), visible(one.message))
+            for one in checked.mendable
+            if one.line is not None
+        ),
+        left=left,
+        is_ready=checked.ready is not None,
+    )
+
+
+class WholeReport(Report):
+    """Lists every error there is."""
+
+    def add(self, code: str, line: int | None, message: str, param: str | None = None) -> None:
+        self.count += 1
+        self.errors.append({"code": code, "line": line, "message": message, "param": param})
+
+
+def report_json(errors: list[LineError]) -> Iterator[bytes]:
+    for place, one in enumerate(errors):
+        yield (b"[\n" if not place else b",\n") + orjson.dumps({**one, "remedy": remedy(one)})
+    yield b"\n]\n" if errors else b"[]\n"
+
+
+def report_csv(errors: list[LineError]) -> Iterator[bytes]:
+    yield _csv("line", "code", "message", "remedy")
+    for one in errors:
+        message = visible(one["message"])[: 4 * CLIPPED]
+        yield _csv(str(one["line"] or ""), one["code"], message, remedy(one))
+
+
+def _csv(*fields: str) -> bytes:
+    """A line that a spreadsheet reads as text, whatever it begins with."""
+    out = io.StringIO()
+    csv.writer(out).writerow([f"'{one}" if one[:1] in ("=", "+", "-", "@", "\t", "\r") else one for one in fields])
+    return out.getvalue().encode()
+
+
+# What goes through the form: ids that only this page gives out, to this person
+
+
+def signed(user: int, **values: str) -> str:
+    return signing.dumps(values, salt=f"{SALT}.{user}")
+
+
+def opened(user: int, text: str) -> dict[str, str]:
+    """What was signed for this person, or nothing."""
+    try:
+        found: dict[str, str] = signing.loads(text, salt=f"{SALT}.{user}")
+    except signing.BadSignature:
+        return {}
+    return found
+
+
+def file_token(user: int, file: File) -> str:
+    """One that others see was not hidden by us: once its owner has deleted it, it stays so."""
+    return signed(user, file=file.pk) if file.deleted_at else signed(user, file=file.pk, shown="yes")
+
+
+def ready_token(user: int, file: File, endpoint: str, model: str) -> str:
+    """What a batch can be made of, what it was checked for, and since when."""
+    return signed(user, ready=file.pk, endpoint=endpoint, model=model, since=datetime.now(UTC).isoformat())
+
+
+# Samples
+
+QUESTIONS = ("Why is the sky blue?", "Name three rivers of Europe.", "What is a prime number?")
+
+
+def sample_model(chosen: str = "") -> tuple[str, str]:
+    """A name for samples, and what its model is for: the chosen one, else one for chat, else any that is ready."""
+    names = ready_names()
+    if chosen in names:
+        return chosen, names[chosen]
+    for name, task in names.items():
+        if task == Task.CHAT:
+            return name, task
+    return next(iter(names.items()), ("the-name-of-a-model", Task.CHAT.value))
+
+
+def sample_jsonl(model: str, task: str) -> bytes:
+    endpoint = endpoint_of(task)
+
+    def body(text: str) -> dict[str, Any]:
+        if endpoint == "/v1/embeddings":
+            return {"model": model, "input": text}
+        content: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
+        return {"model": model, **({"prompt": text} if endpoint == "/v1/completions" else content), "max_tokens": 100}
+
+    lines = (
+        {"custom_id": f"request-{number}", "method": "POST", "url": endpoint, "body": body(text)}
+        for number, text in enumerate(QUESTIONS, 1)
+    )
+    return b"".join(map(record, lines))
+
+
+def sample_csv(model: str, task: str) -> bytes:
+    out = io.StringIO()
+    writer = csv.writer(out)
+    embeds = task == Task.EMBEDDING
+    writer.writerow(["custom_id", "model", "input"] if embeds else ["custom_id", "model", "prompt", "max_tokens"])
+    for number, text in enumerate(QUESTIONS, 1):
+        writer.writerow([f"request-{number}", model, text] + ([] if embeds else ["100"]))
+    return out.getvalue().encode()
+
+
+def most_bytes() -> int:
+    return settings.VBS_MAX_BATCH_MB * 2**20

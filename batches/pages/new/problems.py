@@ -1,0 +1,73 @@
+"""Why a batch did not pass validation, with the text of each line that is wrong."""
+
+from functools import lru_cache
+
+from batches.files import blobs
+from batches.intake.validate import BOM
+from batches.models import Batch, File
+from batches.pages.batch.parts import Problem, Problems
+from vbs.logs import mask
+from vbs.pages.plain import brief, clip
+
+SHOWN = 100
+TEXT = 300  # characters of a line
+MESSAGE = 1000
+READ = 64 * 2**20  # bytes of the file that are read to find the lines
+
+
+def of(batch: Batch) -> Problems:
+    errors = batch.errors or []
+    shown = errors[:SHOWN]
+    numbers = tuple(sorted({one["line"] for one in shown if one.get("line")}))
+    texts, unread = _texts(batch.input_file, numbers)
+    return Problems(
+        pk=batch.pk,
+        count=len(errors),
+        shown=tuple(
+            Problem(
+                line=one.get("line"),
+                code=brief(one.get("code") or "", 100),
+                param=brief(one.get("param") or "", 200),
+                message=clip(mask(one.get("message") or ""), MESSAGE).shown,
+                text=clip(mask(texts.get(one.get("line"), "")), TEXT).shown,
+            )
+            for one in shown
+        ),
+        more=len(errors) - len(shown),
+        unread=unread,
+    )
+
+
+def _texts(file: File | None, numbers: tuple[int, ...]) -> tuple[dict[int, str], str]:
+    """By the line's number; and why some are not there."""
+    if not numbers:
+        return {}, ""
+    if file is None or file.purged_at or file.deleted_at:
+        return {}, "The lines themselves are not shown: the input file is no longer kept."
+    if blobs.folder() is None and file.bytes > READ:  # a distant storage gives it as a whole or not at all
+        return {}, "The lines themselves are not shown: the input file is large, and in a distant storage."
+    try:
+        found = _read(file.blob, numbers)
+    except OSError:
+        return {}, "The lines themselves are not shown: the input file cannot be read."
+    if len(found) < len(numbers):
+        return found, f"Lines beyond the first {READ // 2**20} MiB of the input file are not shown themselves."
+    return found, ""
+
+
+@lru_cache(maxsize=64)  # a file never changes
+def _read(blob: str, numbers: tuple[int, ...]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    wanted = set(numbers)
+    number = room = 0
+    with blobs.open_blob(blob) as file:
+        file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
+        while number < numbers[-1] and room < READ and (piece := file.readline(4 * (TEXT + 1))):
+            number += 1
+            if number in wanted:
+                found[number] = piece.decode(errors="replace").rstrip("\r\n")
+            room += len(piece)
+            while piece and not piece.endswith(b"\n") and room < READ:
+                piece = file.readline(1 << 20)
+                room += len(piece)
+    return found

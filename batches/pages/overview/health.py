@@ -1,0 +1,158 @@
+"""How each part of the server is, and what to do where it is not well. Asks nothing of the engine and writes nothing:
+/ready does."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from django.conf import settings
+from django.db.models import Count, Q
+from django.utils import timezone
+
+from models_registry.gpu.control import activity
+from models_registry.models import Download, DownloadState, Model, ModelState, Worker, WorkerState
+from models_registry.pages.system import OPERATES
+from vbs.pages.parts import Part
+from vbs.pages.viewer import Viewer
+from vbs.pages.words import duration, size
+
+OK, ATTENTION, BAD = "ok", "attention", "bad"
+LOW_PERCENT, LOW_BYTES = 10, 10 * 2**30  # of the disk that are free: attention when both are passed
+FULL_BYTES = 2**30  # with less, outputs and models do not fit
+NO_WORKER = {
+    "io": "Uploaded batches are not read, outputs are not written and models are not fetched.",
+    "gpu": "Nothing is loaded and no batch is run.",
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A part of the server. state: one of OK, ATTENTION, BAD. command, address: what puts it right, where needed."""
+
+    name: str
+    state: str
+    words: str
+    command: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health(Part):
+    template = "batches/overview/_health.html"
+    id: str = "health"
+    facts: tuple[Fact, ...]
+
+    @property
+    def worst(self) -> str:
+        states = {fact.state for fact in self.facts}
+        return next(state for state in (BAD, ATTENTION, OK) if state in states)
+
+    @property
+    def wrong(self) -> int:
+        return sum(fact.state != OK for fact in self.facts)
+
+
+def health(workers: Sequence[Worker], viewer: Viewer) -> Health:
+    """Two queries. workers: all rows, those of the dead too."""
+    return Health(
+        facts=(
+            Fact("Web", OK, "Answers: this page comes from it."),
+            Fact("Database", OK, _database()),
+            _storage(viewer),
+            _io(workers),
+            *_gpu(workers, viewer),
+            _models(),
+            _downloads(),
+        )
+    )
+
+
+def _database() -> str:
+    return "Answers." if settings.DATABASE_URL else "Answers; it is the one in the data folder."
+
+
+def _storage(viewer: Viewer) -> Fact:
+    """The folder of the files. Of a distant storage only /ready says how it is, by writing to it."""
+    folder = settings.VBS_DATA_DIR
+    look = f"ls -ld {folder}" if viewer.may(OPERATES) else ""
+    try:
+        disk = shutil.disk_usage(folder)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        return Fact("Storage", BAD, f"The data folder cannot be read: {error.strerror}.", look)
+    free = f"{_whole(disk.free)} of {_whole(disk.total)} are free"
+    where = " for models and scratch files; batches' files are in S3" if settings.VBS_STORAGE else ""
+    if not writable:
+        return Fact("Storage", BAD, "The data folder cannot be written to: give it to the server.", look)
+    if disk.free < FULL_BYTES:
+        words = f"{free}: outputs and models do not fit any more. Remove models, or make room."
+        return Fact("Storage", BAD, words, "manage.py model cleanup", "/models/")
+    if disk.free < LOW_BYTES and 100 * disk.free < LOW_PERCENT * disk.total:
+        return Fact("Storage", ATTENTION, f"{free}{where}: it may soon be full.", "manage.py model cleanup", "/models/")
+    return Fact("Storage", OK, f"{free}{where}.")
+
+
+def _whole(number: int) -> str:
+    """So rounded that it does not change with every file."""
+    return f"{number // 2**30:,} GiB" if number >= 10 * 2**30 else size(number)
+
+
+def _io(workers: Sequence[Worker]) -> Fact:
+    alive = sum(worker.alive for worker in workers if worker.cluster == "io")
+    if not alive:
+        return _dead("io", "io workers", workers)
+    return Fact("io workers", OK, f"{alive} {'runs' if alive == 1 else 'run'}.")
+
+
+def _gpu(workers: Sequence[Worker], viewer: Viewer) -> Iterator[Fact]:
+    """The workers of the GPU and their engines."""
+    alive = [worker for worker in workers if worker.cluster == "gpu" and worker.alive]
+    if not alive:
+        yield _dead("gpu", "gpu worker", workers)
+        yield Fact("Engine", ATTENTION, "Its worker does not run, so nothing is known of it.")
+        return
+    waits = next((activity(one, viewer) for one in alive if one.state == WorkerState.IDLE and one.activity), "")
+    busy = sum(one.state != WorkerState.IDLE for one in alive)
+    if waits:
+        yield Fact("gpu worker", ATTENTION, f"Takes nothing up: {waits}.")
+    else:
+        yield Fact("gpu worker", OK, "Works." if busy else "Runs, and has nothing to do.")
+    loading = next((activity(one, viewer) for one in alive if one.state == WorkerState.LOADING), "")
+    loaded = ", ".join(one.model_name for one in alive if one.model_name)
+    if loading:
+        yield Fact("Engine", OK, f"{loading}.")
+    else:
+        yield Fact("Engine", OK, f"Has {loaded} loaded." if loaded else "Loads a model with the next batch for it.")
+
+
+def _dead(cluster: str, name: str, workers: Sequence[Worker]) -> Fact:
+    last = max((worker.heartbeat_at for worker in workers if worker.cluster == cluster), default=None)
+    silent = (timezone.now() - last).total_seconds() if last else 0.0
+    ago = "less than a minute" if silent < 60 else duration(silent)
+    heard = f"The last was heard of {ago} ago. " if last else ""
+    words = f"None runs. {heard}{NO_WORKER[cluster]} manage.py up starts everything, this the worker alone:"
+    return Fact(name, BAD, words, f"manage.py worker {cluster}")
+
+
+def _models() -> Fact:
+    count = Model.objects.aggregate(
+        ready=Count("pk", filter=Q(state=ModelState.READY)), failed=Count("pk", filter=Q(state=ModelState.FAILED))
+    )
+    ready = f"{count['ready']} {'is' if count['ready'] == 1 else 'are'} ready"
+    if count["failed"]:
+        words = f"{count['failed']} cannot be used, {ready}: the page of models says why."
+        return Fact("Models", ATTENTION, words, "manage.py model list", "/models/")
+    if not count["ready"]:
+        return Fact("Models", ATTENTION, "There is none that batches can use.", "manage.py model add-demo", "/models/")
+    return Fact("Models", OK, f"{ready}.".capitalize())
+
+
+def _downloads() -> Fact:
+    states = dict(Download.objects.order_by().values_list("state").annotate(count=Count("pk")))
+    if failed := states.get(DownloadState.FAILED, 0):
+        words = f"{failed} {'has' if failed == 1 else 'have'} failed: the page of models says why and tries again."
+        return Fact("Downloads", ATTENTION, words, "manage.py model fetch NAME", "/models/")
+    shown = (DownloadState.RUNNING, DownloadState.QUEUED, DownloadState.PAUSED)
+    said = ", ".join(f"{states[state]} {state.label}" for state in shown if states.get(state))
+    return Fact("Downloads", OK, f"{said}." if said else "None is under way.", address="/models/" if said else "")

@@ -1,0 +1,147 @@
+"""The page of the queue, and what is done there: hold it, let it go on, say what goes first."""
+
+from django import forms
+from django.contrib import messages
+from django.db import transaction
+from django.http import Http404, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from batches.models import PRIORITIES, Batch, Pause
+from batches.pages.queue.page import build
+from batches.queue import forecast, pauses
+from vbs.configuration import audit
+from vbs.live import changes
+from vbs.openai.errors import Conflict
+from vbs.pages.access import Request, page, way_back
+from vbs.pages.words import number
+
+WRONG = 422  # what was typed cannot be taken
+LOWEST, HIGHEST = PRIORITIES[0], PRIORITIES[-1]
+
+
+class PauseForm(forms.Form):
+    reason = forms.CharField(
+        required=False,
+        max_length=Pause._meta.get_field("reason").max_length,
+        label="Why",
+        help_text="Everybody who looks at the queue reads it.",
+        widget=forms.TextInput(attrs={"dir": "auto", "autofocus": True}),
+    )
+
+
+class PriorityForm(forms.Form):
+    """A number, or how much more or less than now."""
+
+    priority = forms.IntegerField(
+        required=False,
+        min_value=LOWEST,
+        max_value=HIGHEST,
+        label=f"From {LOWEST} to {HIGHEST}",
+        help_text="Of what waits a higher one goes first; what runs makes way for it within seconds.",
+    )
+    by = forms.IntegerField(
+        required=False,
+        min_value=LOWEST - HIGHEST,
+        max_value=HIGHEST - LOWEST,
+        widget=forms.HiddenInput,
+    )
+
+    def wanted(self, now: int) -> int | None:
+        """None when what was typed is no priority."""
+        if not self.is_valid():
+            return None
+        if (step := self.cleaned_data["by"]) is not None:
+            return int(min(HIGHEST, max(LOWEST, now + step)))
+        wanted: int | None = self.cleaned_data["priority"]
+        return wanted
+
+
+@require_GET
+@page()
+def queue(request: Request) -> HttpResponse:
+    return _queue(request)
+
+
+def _queue(request: Request, status: int = 200) -> HttpResponse:
+    return render(request, "batches/queue/index.html", build(request.viewer), status=status)
+
+
+@require_http_methods(["GET", "POST"])
+@page("batches.change_pause")
+def pause(request: Request) -> HttpResponseBase:
+    """First what that interrupts."""
+    form = PauseForm(request.POST if request.method == "POST" else None)
+    if form.is_valid():
+        with transaction.atomic():
+            held = pauses.current()
+            if held is None:
+                held = pauses.pause(request.user.get_username(), form.cleaned_data["reason"])
+                audit.record(request, "queue.pause", detail=held.reason)
+                messages.success(request, "The queue is paused. Nothing is lost.")
+            else:
+                messages.info(request, f"The queue is paused already, since {held.began_at:%Y-%m-%d %H:%M} UTC.")
+        forecast.forget()
+        return redirect("queue")
+    template = "batches/queue/_pause.html" if request.htmx else "batches/queue/pause.html"
+    context = {"form": form, "running": Batch.objects.running().count()}
+    return render(request, template, context, status=WRONG if form.errors else 200)
+
+
+@require_POST
+@page("batches.change_pause")
+def resume(request: Request) -> HttpResponseBase:
+    with transaction.atomic():
+        if pauses.resume(request.user.get_username()):
+            audit.record(request, "queue.resume")
+            messages.success(request, "Batches run again.")
+        else:
+            messages.info(request, "The queue was not paused.")
+    forecast.forget()
+    return _done(request)
+
+
+@require_http_methods(["GET", "POST"])
+@page("batches.change_batch")
+def priority(request: Request, pk: str) -> HttpResponseBase:
+    """With `priority` that number, with `by` so much more than now. next: the page to go back to. A GET asks for it."""
+    if "\0" in pk:
+        raise Http404
+    rows = request.viewer.all_own(Batch.objects.filter(hidden=False))
+    if request.method == "GET":
+        batch: Batch = get_object_or_404(rows, pk=pk)
+        template = "batches/queue/_priority.html" if request.htmx else "batches/queue/priority.html"
+        form = PriorityForm(initial={"priority": batch.priority})
+        return render(request, template, {"batch": batch, "form": form})
+    with transaction.atomic():
+        batch = get_object_or_404(rows.select_for_update(), pk=pk)
+        before = batch.priority
+        wanted = PriorityForm(request.POST).wanted(before)
+        if wanted is None:
+            given = request.POST.get("priority") or request.POST.get("by") or ""
+            words = f"'{given[:50]}' is no priority: it must be a whole number from {LOWEST} to {HIGHEST}."
+            messages.error(request, words)
+            return _done(request, WRONG)
+        try:
+            batch.set_priority(wanted)
+        except Conflict as conflict:
+            messages.error(request, conflict.message)
+        else:
+            if wanted != before:
+                audit.record(request, "batch.priority", pk, f"{before} → {wanted}", project=batch.project_id)
+            messages.success(request, f"{pk} has priority {number(wanted)}.")
+    forecast.forget()
+    return _done(request)
+
+
+def _done(request: Request, status: int = 200) -> HttpResponseBase:
+    """Back, or for htmx what has changed; on another page than the queue's that tells of its changes by itself."""
+    elsewhere = way_back(request, request.POST.get("next", ""))
+    if request.htmx:
+        response = changes(request, {} if elsewhere else build(request.viewer), request.POST)
+        response.status_code = status
+        return response
+    if elsewhere:
+        return HttpResponseRedirect(elsewhere)
+    return _queue(request, status) if status != 200 else redirect("queue")

@@ -1,0 +1,271 @@
+"""What a request asked and what was answered, in pieces that people can read. Pure: JSON in, texts out.
+
+The JSON is whatever somebody sent: nothing here takes for granted that a field has the type it should have.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from batches.run.raw_json import Members
+from vbs.pages.plain import brief
+from vbs.pages.words import size
+
+MOST_PIECES = 200
+FIRST_VALUES = 8  # of an embedding
+PROMPTS = ("messages", "prompt", "input", "instructions")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Something that somebody said. who: a role, or what it is. notes: in a few words, beside it."""
+
+    who: str
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tool:
+    name: str
+    description: str
+    schema: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two. more: pieces that are not among those shown. facts: name and value of everything else."""
+
+    pieces: tuple[Piece, ...] = ()
+    more: int = 0
+    tools: tuple[Tool, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+
+
+def asked(body: Any, sent: Members | None = None) -> Side:
+    """The body of a request. sent: its members as they came, by which numbers are shown digit by digit."""
+    if not isinstance(body, dict):
+        return Side((Piece("body", pretty(body)),))
+    pieces = list(_asked(body))
+    known = sent or {}
+    facts = tuple(
+        (name, bytes(known[name]).decode() if isinstance(value, int | float) and name in known else _text(value))
+        for name, value in body.items()
+        if name not in (*PROMPTS, "tools")
+    )
+    tools = tuple(map(_tool, islice(_list(body.get("tools")), MOST_PIECES)))
+    return Side(tuple(pieces[:MOST_PIECES]), max(0, len(pieces) - MOST_PIECES), tools, facts)
+
+
+def answered(body: Any) -> Side:
+    """The body of an answer, of any endpoint."""
+    if not isinstance(body, dict):
+        return Side((Piece("answer", _text(body)),))
+    pieces = list(_answered(body))
+    facts = [(name, _text(body[name])) for name in ("id", "model", "system_fingerprint", "status") if body.get(name)]
+    facts += [(f"usage: {name}", text) for name, text in _flat(body.get("usage"))]
+    return Side(tuple(pieces[:MOST_PIECES]), max(0, len(pieces) - MOST_PIECES), facts=tuple(facts))
+
+
+# What was asked
+
+
+def _asked(body: dict[str, Any]) -> Iterator[Piece]:
+    if body.get("instructions") is not None:
+        yield Piece("instructions", _text(body["instructions"]))
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else [] if messages is None else [messages]:
+        yield from _message(message)
+    for name in ("prompt", "input"):
+        given = body.get(name)
+        if given is None:
+            continue
+        if not isinstance(given, list) or all(isinstance(one, int) for one in given):
+            yield Piece(name, _text(given), _tokens(given))
+            continue
+        for place, one in enumerate(given, 1):
+            if isinstance(one, dict):
+                yield from _item(one)
+            else:
+                yield Piece(f"{name} {place}", _text(one), _tokens(one))
+
+
+def _tokens(given: Any) -> tuple[str, ...]:
+    return (f"{len(given):,} tokens",) if isinstance(given, list) else ()
+
+
+def _message(message: Any) -> Iterator[Piece]:
+    """A message of a chat: who said it, and what; a part of another kind than text is a piece of its own."""
+    if not isinstance(message, dict):
+        yield Piece("message", pretty(message))
+        return
+    who = _text(message.get("role") or "message")[:40]
+    notes = tuple(f"{name} {_text(message[key])}" for key, name in _NAMED if message.get(key))
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str) and message[name]:
+            yield Piece(f"{who}, reasoning", message[name])
+            break
+    content = message.get("content")
+    if isinstance(content, list):
+        for part in content:
+            yield _part(part, who, notes)
+    elif content is not None:
+        yield Piece(who, _text(content), notes)
+    if message.get("refusal"):
+        yield Piece(f"{who}, refusal", _text(message["refusal"]))
+    for call in _list(message.get("tool_calls")):
+        yield _call(call)
+    if isinstance(message.get("function_call"), dict):
+        yield _call(message["function_call"])
+
+
+_NAMED = (("name", "named"), ("tool_call_id", "answers the call"))
+
+
+def _part(part: Any, who: str, notes: tuple[str, ...]) -> Piece:
+    if isinstance(part, str):
+        return Piece(who, part, notes)
+    if not isinstance(part, dict):
+        return Piece(who, pretty(part), notes)
+    kind = _text(part.get("type"))
+    for name in ("text", "refusal"):
+        if isinstance(part.get(name), str):
+            return Piece(who, part[name], notes if name == "text" else (*notes, name))
+    for name in ("image_url", "video_url", "audio_url", "file_url"):
+        given = part.get(name)
+        url = given.get("url") if isinstance(given, dict) else given
+        if isinstance(url, str):
+            return Piece(who, *_media(url, name.removesuffix("_url"), notes))
+    for name in ("input_audio", "file"):
+        given = part.get(name)
+        data = given.get("data") or given.get("file_data") if isinstance(given, dict) else None
+        if isinstance(given, dict) and isinstance(data, str):
+            what = _text(given.get("format") or given.get("filename") or name)
+            return Piece(who, "", (*notes, f"{name.removeprefix('input_')}: {what}, {size(len(data) * 3 // 4)}"))
+    return Piece(who, pretty(part), (*notes, kind) if kind else notes)
+
+
+def _media(url: str, kind: str, notes: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """What a link is: named with its type and its size where it carries its bytes, else the link. Never loaded."""
+    if not url.startswith("data:"):
+        return url, (*notes, f"{kind}, by its address")
+    head, _, data = url[5:].partition(",")
+    bytes_ = len(data) * 3 // 4 - data[-2:].count("=") if head.endswith(";base64") else len(data)
+    return "", (*notes, f"{kind}: {head.partition(';')[0] or 'no type given'}, {size(bytes_)}")
+
+
+def _tool(tool: Any) -> Tool:
+    if not isinstance(tool, dict):
+        return Tool("", pretty(tool), "")
+    function = tool["function"] if isinstance(tool.get("function"), dict) else tool
+    name = _text(function.get("name") or tool.get("type") or "")
+    schema = function.get("parameters")
+    return Tool(name, _text(function.get("description") or ""), pretty(schema) if schema else "")
+
+
+def _call(call: Any) -> Piece:
+    """A tool that is asked for, with its arguments."""
+    if not isinstance(call, dict):
+        return Piece("tool call", pretty(call))
+    function = call["function"] if isinstance(call.get("function"), dict) else call
+    notes = tuple(_text(call[key]) for key in ("call_id", "id") if call.get(key))[:1]
+    return Piece(f"tool call {_text(function.get('name') or '')[:100]}", _text(function.get("arguments") or ""), notes)
+
+
+# What was answered
+
+
+def _answered(body: dict[str, Any]) -> Iterator[Piece]:
+    if isinstance(error := body.get("error"), dict | str):
+        yield Piece("error", _text(error.get("message") or error) if isinstance(error, dict) else error)
+    choices = _list(body.get("choices"))
+    for place, choice in enumerate(choices):
+        yield from _choice(choice, place if len(choices) > 1 else None)
+    for place, one in enumerate(_list(body.get("data"))):
+        yield _vector(one, place)
+    for item in _list(body.get("output")):
+        yield from _item(item)
+
+
+def _choice(choice: Any, place: int | None) -> Iterator[Piece]:
+    if not isinstance(choice, dict):
+        yield Piece("choice", pretty(choice))
+        return
+    name = "" if place is None else f"choice {place + 1}"
+    pieces = list(_message(choice["message"])) if isinstance(choice.get("message"), dict) else []
+    if isinstance(choice.get("text"), str):
+        pieces.append(Piece("completion", choice["text"]))
+    ended = (f"finish reason {_text(choice['finish_reason'])}",) if choice.get("finish_reason") else ()
+    last = len(pieces) - 1
+    for at, piece in enumerate(pieces or [Piece("answer", "")]):
+        who = f"{name}: {piece.who}" if name else piece.who
+        yield Piece(who, piece.text, piece.notes + (ended if at >= last else ()))
+
+
+def _vector(one: Any, place: int) -> Piece:
+    vector = one.get("embedding") if isinstance(one, dict) else None
+    if isinstance(vector, list):
+        first = ", ".join(f"{value:.6g}" if isinstance(value, int | float) else "?" for value in vector[:FIRST_VALUES])
+        more = ", …" if len(vector) > FIRST_VALUES else ""
+        return Piece(f"embedding {place + 1}", first + more, (f"{len(vector):,} dimensions",))
+    if isinstance(vector, str):  # base64 of 32-bit floats
+        return Piece(f"embedding {place + 1}", brief(vector, 80), (f"{dimensions(vector):,} dimensions, base64",))
+    return Piece(f"item {place + 1}", pretty(one))
+
+
+def dimensions(encoded: str) -> int:
+    return (len(encoded) * 3 // 4 - encoded[-2:].count("=")) // 4
+
+
+def _item(item: Any) -> Iterator[Piece]:
+    """An item of the Responses API, asked or answered."""
+    if not isinstance(item, dict):
+        yield Piece("item", _text(item))
+        return
+    kind = item.get("type")
+    if kind == "function_call":
+        yield _call(item)
+    elif kind == "function_call_output":
+        yield Piece("tool", _text(item.get("output")), (f"answers the call {_text(item.get('call_id'))}",))
+    elif kind == "reasoning":
+        said = [*_list(item.get("summary")), *_list(item.get("content"))]
+        for part in said:
+            yield _part(part, "reasoning", ())
+    elif "role" in item or kind == "message":
+        yield from _message(item)
+    else:
+        yield Piece(_text(kind or "item")[:40], pretty(item))
+
+
+# Any JSON as text
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else _dump(value, 0)
+
+
+def pretty(value: Any) -> str:
+    return _dump(value, orjson.OPT_INDENT_2)
+
+
+def _dump(value: Any, option: int) -> str:
+    try:
+        return orjson.dumps(value, option=option).decode()
+    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        return f"a deeply nested {type(value).__name__}"
+
+
+def _flat(value: Any, name: str = "", deep: int = 3) -> Iterator[tuple[str, str]]:
+    """{"a": {"b": 1}} as ("a b", "1")."""
+    if isinstance(value, dict) and deep:
+        for key, inner in islice(value.items(), 50):
+            yield from _flat(inner, f"{name} {key}".strip().replace("_", " "), deep - 1)
+    elif value is not None and name:
+        yield name, _text(value)

@@ -1,0 +1,167 @@
+"""One request: what it asked and what was answered, and what is next to it. Never reads more than MOST of either."""
+
+import logging
+from dataclasses import dataclass
+
+import orjson
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from batches.files import blobs
+from batches.finish.outputs import NOT_RUN
+from batches.models import Batch, BatchRequest, RequestState
+from batches.pages.request.exchange import Piece, Side, answered, asked, pretty
+from batches.pages.request.table import SIZE, TooSlow, limited, response
+from batches.run import raw_json
+from batches.run.raw_json import Members, NotAnObject
+from vbs.live import Gone
+from vbs.pages.plain import MOST as MOST_CHARACTERS
+from vbs.pages.plain import Clip, clip
+from vbs.pages.words import size
+
+log = logging.getLogger(__name__)
+
+MOST = 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One of the two sides. why: what stands in the way of showing it, or all of it. raw: the JSON, indented."""
+
+    name: str
+    side: Side
+    clips: tuple[tuple[Piece, Clip], ...]
+    raw: str
+    why: str
+    bytes: int
+    there: bool
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Lines; None where there is none."""
+
+    before: int | None = None
+    after: int | None = None
+    failed_before: int | None = None
+    failed_after: int | None = None
+
+
+def find(batch: Batch, line: int) -> BatchRequest:
+    """The row, with `size` of its answer in bytes; of an answer that is too large, the beginning. Raises Gone."""
+    rows = BatchRequest.objects.filter(batch=batch, line=line).defer("response")
+    rows = rows.annotate(size=SIZE, read=response(MOST, MOST_CHARACTERS))
+    if batch.purged_at or (row := rows.first()) is None:
+        raise Gone(f"{batch.pk}:{line}")
+    return row
+
+
+def neighbours(batch: Batch, line: int) -> Neighbours:
+    """Along the index on (batch, line). The next failed one may be far: it is not looked for longer than `limited`."""
+    rows = BatchRequest.objects.filter(batch=batch)
+    before, after = _beside(rows, line)
+    failed: tuple[int | None, int | None] = (None, None)
+    if batch.failed:
+        try:
+            with limited(1):
+                failed = _beside(rows.filter(state__in=RequestState.in_error_file()), line)
+        except TooSlow:
+            log.warning("The failed requests next to %s:%s were not found in time", batch.pk, line)
+    return Neighbours(before, after, *failed)
+
+
+def _beside(rows: QuerySet[BatchRequest], line: int) -> tuple[int | None, int | None]:
+    lines = rows.values_list("line", flat=True)
+    before = lines.filter(line__lt=line).order_by("-line").first()
+    return before, lines.filter(line__gt=line).order_by("line").first()
+
+
+# What was asked
+
+
+def prompt(batch: Batch, row: BatchRequest) -> Shown:
+    if why := gone(batch):
+        return _unread("prompt", why, 0)
+    try:
+        line = read(batch, row)
+    except Exception as error:  # a storage fails in many ways
+        log.warning("The line of %s cannot be read: %r", row, error)
+        return _unread("prompt", f"The input file cannot be read now ({type(error).__name__}).", row.length)
+    if row.length > MOST:
+        return _too_large("prompt", line.decode(errors="replace"), row.length)
+    try:
+        request = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        request = line.decode(errors="replace")
+    side = asked(request.get("body") if isinstance(request, dict) else request, _sent(line))
+    return _shown("prompt", side, _indented(line, request), row.length)
+
+
+def _sent(line: bytes) -> Members | None:
+    try:
+        return raw_json.request_of(line)[1]
+    except NotAnObject:
+        return None
+
+
+def gone(batch: Batch) -> str:
+    """Why its input file cannot be looked at any more; empty when it can."""
+    file = batch.input_file
+    if file is None or file.deleted_at or file.purged_at:
+        return "The input file was deleted."
+    if file.expires_at and file.expires_at <= timezone.now():
+        return "The input file has expired."
+    return ""
+
+
+def read(batch: Batch, row: BatchRequest) -> bytes:
+    """The line in the input file, at most MOST of it. Raises what the storage raises."""
+    assert batch.input_file is not None
+    return blobs.part(batch.input_file.blob, row.offset, min(row.length, MOST))
+
+
+# What was answered
+
+
+def answer(batch: Batch, row: BatchRequest) -> Shown:
+    """`row` as `find` has it."""
+    text: str | None = vars(row)["read"]
+    length: int = vars(row)["size"] or 0
+    if text is None:
+        return _unread("answer", _why_unanswered(batch, row), 0)
+    if length > MOST:
+        return _too_large("answer", text, length)
+    try:
+        body = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        body = text
+    return _shown("answer", answered(body), _indented(text.encode(), body), length)
+
+
+def _why_unanswered(batch: Batch, row: BatchRequest) -> str:
+    if row.state in NOT_RUN:
+        return "It was not run."
+    if row.state != RequestState.PENDING:
+        return "The engine gave no answer."
+    return "It was not run: the batch had ended before." if batch.is_terminal else "It was not answered yet."
+
+
+def _indented(text: bytes, value: object) -> str:
+    """As it came; of what is no JSON the beginning of what could be read."""
+    try:
+        return raw_json.indented(text)
+    except NotAnObject:
+        return pretty(value)
+
+
+def _shown(name: str, side: Side, raw: str, length: int) -> Shown:
+    return Shown(name, side, tuple((piece, clip(piece.text)) for piece in side.pieces), raw, "", length, True)
+
+
+def _too_large(name: str, text: str, length: int) -> Shown:
+    why = f"The {name} has {size(length)}; what is larger than {size(MOST)} is not taken apart. It begins:"
+    return Shown(name, Side(), (), text[:MOST_CHARACTERS], why, length, True)
+
+
+def _unread(name: str, why: str, length: int) -> Shown:
+    return Shown(name, Side(), (), "", why, length, False)

@@ -1,0 +1,221 @@
+"""The requests of a batch as a table: a page of them by their lines, of a state, with something in their custom_id.
+
+Nothing is counted here: the batch counts its own requests. A page is found along the index on (batch, line) from the
+line at which it begins, so the last one costs what the first one does.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlencode
+
+import psycopg
+from django.db import OperationalError, connection, transaction
+from django.db.models import Case, F, Func, IntegerField, TextField, When
+from django.db.models.functions import Left
+from django.urls import reverse
+
+from batches.finish.outputs import NOT_RUN
+from batches.models import Batch, BatchRequest, BatchStatus, RequestState
+from batches.pages.new.beginning import beginning
+from vbs.live import Gone
+from vbs.pages.parts import Part
+from vbs.pages.plain import brief
+from vbs.pages.viewer import Viewer
+
+PAGE = 50
+WHOLE = 100_000  # bytes of an answer that are read to say how it begins; of a longer one, so many characters:
+CUT = 2000
+MOST_SECONDS = 5  # that looking for requests may take
+MOST_LINE = 2**31 - 1
+STATES = {state.name.lower(): state for state in RequestState}
+SIZE = Func(F("response"), function="octet_length", output_field=IntegerField())  # known without reading it
+
+
+def response(most: int, characters: int) -> Case:
+    """In rows with SIZE as `size`: all of an answer of at most so many bytes, else its first characters."""
+    cut = Left("response", characters)
+    return Case(When(size__lte=most, then=F("response")), default=cut, output_field=TextField())
+
+
+@dataclass(frozen=True)
+class Row:
+    line: int
+    custom_id: str
+    state: str
+    status_code: int | None
+    input_tokens: int | None
+    output_tokens: int | None
+    finished_at: datetime | None
+    answer: str
+    wrong: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A state to choose."""
+
+    name: str
+    count: int
+    url: str
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests(Part):
+    """The table with what can be chosen. why: instead of rows, or what is missing from them."""
+
+    template = "batches/requests/_table.html"
+    id: str = "requests"
+    batch: str
+    url: str
+    here: str
+    state: str
+    search: str
+    choices: tuple[Choice, ...]
+    rows: tuple[Row, ...]
+    before: str
+    after: str
+    why: str
+    purged_at: datetime | None
+    has_output: bool
+
+
+class TooSlow(Exception):
+    """It was given up."""
+
+
+def batch_of(viewer: Viewer, pk: str) -> Batch:
+    """What they may see of this id. Raises Gone."""
+    rows = viewer.all_own(Batch.objects.filter(hidden=False)).select_related("input_file")
+    if "\0" in pk or (batch := rows.filter(pk=pk).first()) is None:
+        raise Gone(pk)
+    return batch
+
+
+@contextmanager
+def limited(seconds: int = MOST_SECONDS) -> Iterator[None]:
+    """A statement within that takes longer is ended. Raises TooSlow."""
+    try:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds}s"])
+            yield
+    except OperationalError as error:
+        if isinstance(error.__cause__, psycopg.errors.QueryCanceled):
+            raise TooSlow from error
+        raise
+
+
+def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Part]:
+    """query: state, q, and after or before: a line. What cannot be understood is as if it were not there."""
+    batch = batch_of(viewer, pk)
+    state = query.get("state", "") if query.get("state") in STATES else ""
+    search = query.get("q", "").replace("\0", "").strip()[:512]
+    after, before = _line(query.get("after")), _line(query.get("before"))
+    url = reverse("batch-requests", args=[batch.pk])
+    chosen = {name: value for name, value in (("state", state), ("q", search)) if value}
+
+    def to(**more: object) -> str:
+        given = chosen | more
+        return f"{url}?{urlencode({name: value for name, value in given.items() if value != ''})}".rstrip("?")
+
+    counts = _counts(batch)
+    lines: list[int] = []
+    has_before = has_after = False
+    why = ""
+    if not batch.purged_at and counts[state] != 0:
+        try:
+            lines, has_before, has_after = _lines(batch, state, search, after, before)
+        except TooSlow:
+            why = f"The search was given up after {MOST_SECONDS} seconds. The output file has every custom_id."
+    if not lines and not why and not batch.purged_at:
+        why = _why_none(batch, bool(chosen or after or before))
+    at = {"before": before} if before else {"after": after} if after else {}
+    return {
+        "requests": Requests(
+            batch=batch.pk,
+            url=url,
+            here=to(**at),
+            state=state,
+            search=search,
+            choices=tuple(Choice(name or "all", counts[name], to(state=name), name == state) for name in ("", *STATES)),
+            rows=tuple(_rows(batch, lines)),
+            before=to(before=lines[0]) if has_before else "",
+            after=to(after=lines[-1]) if has_after else "",
+            why=why,
+            purged_at=batch.purged_at,
+            has_output=batch.output_file_id is not None,
+        )
+    }
+
+
+def _line(given: str | None) -> int:
+    return min(int(given[:20]), MOST_LINE) if given and given.isascii() and given.isdigit() else 0
+
+
+def _counts(batch: Batch) -> dict[str, int]:
+    """By state."""
+    expired = batch.outcome == BatchStatus.EXPIRED
+    return {
+        "": batch.total,
+        "pending": batch.pending,
+        "completed": batch.completed,
+        "failed": batch.counts.failures,
+        "expired": batch.not_run if expired else 0,
+        "cancelled": 0 if expired else batch.not_run,
+    }
+
+
+def _lines(batch: Batch, state: str, search: str, after: int, before: int) -> tuple[list[int], bool, bool]:
+    """The lines of a page, and whether there are more before and after them. Raises TooSlow.
+
+    A state or a search walks along the index until it has found a page, and reads each row that it passes (not its
+    answer, which is stored apart when it is long). At worst that is every row of this one batch: for 50,000 some
+    50 ms, for millions seconds, which is why it is limited. An index for every part of every custom_id would cost
+    each batch more than the few searches do.
+    """
+    rows = BatchRequest.objects.filter(batch=batch)
+    if state:
+        rows = rows.filter(state=STATES[state])
+    if search:
+        rows = rows.filter(custom_id__contains=search)
+    backwards = before > 0
+    rows = rows.filter(line__lt=before).order_by("-line") if backwards else rows.filter(line__gt=after).order_by("line")
+    with limited():
+        found = list(rows.values_list("line", flat=True)[: PAGE + 1])
+    more, lines = len(found) > PAGE, found[:PAGE]
+    if backwards:
+        return lines[::-1], more, bool(lines)
+    return lines, after > 0 and bool(lines), more
+
+
+def _rows(batch: Batch, lines: list[int]) -> Iterator[Row]:
+    """In a second step, so that no answer is read that is not shown."""
+    if not lines:
+        return
+    found = BatchRequest.objects.filter(batch=batch, line__in=lines).order_by("line")
+    columns = found.annotate(size=SIZE, read=response(WHOLE, CUT), said=Left("error_message", CUT)).values_list(
+        "line", "custom_id", "state", "status_code", "input_tokens", "output_tokens", "finished_at",
+        "size", "read", "error_code", "said",
+    )  # fmt: skip
+    for line, custom_id, number, status, tokens_in, tokens_out, finished_at, size, read, code, said in columns:
+        state = RequestState(number)
+        if wrong := state in RequestState.in_error_file():
+            words = (code, said) if state == RequestState.FAILED else NOT_RUN[state][1:]
+            answer = brief(": ".join(word for word in words if word))
+        else:
+            answer = beginning(read, (size or 0) <= WHOLE)
+        name = "not run" if state == RequestState.PENDING and batch.is_terminal else state.name.lower()
+        yield Row(line, custom_id, name, status, tokens_in, tokens_out, finished_at, answer, wrong)
+
+
+def _why_none(batch: Batch, chosen: bool) -> str:
+    if chosen and batch.total:
+        return "No request matches."
+    if batch.status == BatchStatus.FAILED:
+        return "No request was taken over: the input file was refused. The batch's page says why."
+    if batch.validated_at is None and not batch.is_terminal:
+        return "The input file is still being read; its requests are listed as soon as it has been."
+    return "This batch has no requests."

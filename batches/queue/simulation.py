@@ -1,0 +1,254 @@
+"""What the arbiter will do with a queue, played through. Pure, without a database or a clock.
+
+The choice is the arbiter's own (`choose`), asked about the few that it can be between: of all, of those that have
+requests for the loaded model, and of those whose deadline is near, the first of the queue each; and for the reason, who
+came first of all. So ageing is as it will be, but for since when the workers have had what is loaded now. Nothing new
+arrives, and nothing fails.
+"""
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import cast
+
+from models_registry.gpu.arbiter import Reason, Source, Work, choose, is_near, why
+
+
+@dataclass(frozen=True)
+class Part:
+    """The requests of a job for one model. engine: the model whose engine they need. seconds: how long they take, or
+    None, and then `why` says why it is not known."""
+
+    engine: str
+    seconds: float | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch with work left, in parts, which are run in this order unless the engine of a later one is loaded.
+
+    uncounted: an operation, of whose time nothing is known; it is played as if it took only that of loading its model,
+    where that is known.
+    """
+
+    id: str
+    priority: int
+    since: datetime
+    deadline: datetime | None
+    parts: tuple[Part, ...]
+    uncounted: bool = False
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A worker: whose engine it has, or empty, and the id of the job that it is running, if any."""
+
+    loaded: str = ""
+    running: str | None = None
+
+
+@dataclass(frozen=True)
+class Times:
+    """When the first request of a job is sent and when the last is answered, or why one of them is not known."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A job at its place in the order, and why it is there. passed: by others that came later, with a higher
+    priority."""
+
+    id: str
+    reason: Reason
+    passed: bool = False
+
+
+@dataclass(frozen=True)
+class Played:
+    """order: every job that waits, each once, as the workers take them up for the first time."""
+
+    times: dict[str, Times]
+    order: tuple[Turn, ...]
+
+
+def simulate(
+    jobs: Iterable[Job],
+    slots: Iterable[Slot],
+    loads: Mapping[str, float | None],
+    now: datetime,
+    patience: timedelta,
+    blocked: str = "No GPU worker is running.",
+    loaded: str = "",
+) -> Played:
+    """Order and times of every job. loads: seconds to load each engine, or None. blocked: why nothing starts without
+    slots. loaded: what the worker has that will start then.
+
+    A worker that meets something that takes an unknown time is not counted on any more. When none is left, of the rest
+    no more is known than what stands in its way, and the order in which one worker takes them.
+    """
+    queue = _Queue(jobs, patience)
+    running = queue.running(slots := list(slots))
+    # When each worker is free: that time, its number, its engine and since when, and the place of the job that it has
+    # made room in.
+    free = [(now, number, slot.loaded, now, -1) for number, slot in enumerate(slots)]
+    stuck = now, loaded, now
+    times: dict[str, Times] = {}
+    while free:
+        clock, number, loaded, loaded_at, before = heapq.heappop(free)
+        if before >= 0:
+            queue.put(before)
+        place = running.pop(number) if number in running else queue.next(loaded, loaded_at, clock)
+        if place is None:
+            stuck = clock, loaded, loaded_at
+            continue
+        job, part = queue.jobs[place], queue.take(place, loaded)
+        start = times[job.id].start if job.id in times else None
+        load = 0.0 if part.engine == loaded else loads.get(part.engine)
+        if job.uncounted:
+            load = load or 0.0
+        if load is not None:
+            begin = clock + timedelta(seconds=load)
+            start = start or begin
+        if load is None or part.seconds is None:
+            reason = part.why or f"How long {part.engine} takes to load has never been measured."
+            times[job.id] = Times(start, None, reason)
+            blocked = f"What runs before it cannot be estimated. {reason}"
+            stuck = clock, part.engine, clock
+            continue
+        end = begin + timedelta(seconds=part.seconds)
+        times[job.id] = Times(start, end)
+        since = loaded_at if part.engine == loaded else begin
+        heapq.heappush(free, (end, number, part.engine, since, place if queue.left[place] else -1))
+    for place, job in enumerate(queue.jobs):
+        told = times.get(job.id, Times())
+        if queue.left[place] and not told.why:
+            reason = next((part.why for part in queue.left[place] if part.seconds is None), blocked)
+            times[job.id] = Times(told.start, None, reason)
+    queue.rest(*stuck)
+    return Played(times, tuple(queue.turns.values()))
+
+
+class _Queue:
+    """The jobs in the order in which the queue is read, and what is left of each. A place is a job's number in it."""
+
+    def __init__(self, jobs: Iterable[Job], patience: timedelta) -> None:
+        self.jobs = sorted(jobs, key=lambda job: (-job.priority, job.since, job.id))
+        self.places = {job.id: place for place, job in enumerate(self.jobs)}
+        self.left = [list(job.parts) for job in self.jobs]
+        self.turns: dict[str, Turn] = {}
+        self._patience = patience
+        # Those that wait, by heaps that may also hold some that do not any more.
+        self._here = [True] * len(self.jobs)
+        self._all = list(range(len(self.jobs)))
+        self._needing: dict[str, list[int]] = defaultdict(list)
+        for place, parts in enumerate(self.left):
+            for part in parts:
+                self._needing[part.engine].append(place)
+        # Those whose deadline is near, as these, and the others by their deadlines.
+        self._near: list[int] = []
+        self._near_needing: dict[str, list[int]] = defaultdict(list)
+        self._is_near: set[int] = set()
+        self._due = [(job.deadline, place) for place, job in enumerate(self.jobs) if job.deadline]
+        heapq.heapify(self._due)
+        # For the reasons: by when they came, and of those that had their turn the last that came, by priority.
+        self._came = [(job.since, place) for place, job in enumerate(self.jobs)]
+        heapq.heapify(self._came)
+        self._latest: dict[int, datetime] = {}
+        self._had: set[str] = set()
+
+    def running(self, slots: list[Slot]) -> dict[int, int]:
+        """What each worker goes on with, by its number: it makes way at once for what has a higher priority."""
+        found = {number: self.places[slot.running] for number, slot in enumerate(slots) if slot.running in self.places}
+        waiting = [job.priority for place, job in enumerate(self.jobs) if place not in found.values()]
+        kept = {
+            number: place for number, place in found.items() if self.jobs[place].priority >= max(waiting, default=-999)
+        }
+        for place in kept.values():
+            self._here[place] = False
+        for place in found.values():  # they have had their turn
+            self._latest[self.jobs[place].priority] = self.jobs[place].since
+        self._had = {self.jobs[place].id for place in found.values()}
+        return kept
+
+    def next(self, loaded: str, loaded_at: datetime, clock: datetime) -> int | None:
+        """The place of the job that the arbiter chooses, or None when nothing waits."""
+        while self._due and is_near(self._due[0][0], clock, self._patience):
+            self._comes_near(heapq.heappop(self._due)[1])
+        firsts = {
+            self._first(self._all),
+            self._first(self._needing[loaded], loaded),
+            self._first(self._near),
+            self._first(self._near_needing[loaded], loaded),
+            self._earliest(),
+        }
+        works = [self._work(place, loaded) for place in firsts if place is not None]
+        chosen = choose(works, loaded, loaded_at, clock, self._patience)
+        if chosen is None:
+            return None
+        place = self.places[chosen.id]
+        if chosen.id not in self.turns and chosen.id not in self._had:
+            reason = why(chosen, works, loaded, loaded_at, clock, self._patience)
+            self.turns[chosen.id] = Turn(chosen.id, reason, self._passed(self.jobs[place]))
+        return place
+
+    def rest(self, clock: datetime, loaded: str, loaded_at: datetime) -> None:
+        """Let the others have their turns, as if those took no time."""
+        while (place := self.next(loaded, loaded_at, clock)) is not None:
+            loaded = self.take(place, loaded).engine
+            if self.left[place]:
+                self.put(place)
+
+    def _passed(self, job: Job) -> bool:
+        """Have some had their turn that came later, with a higher priority? And so has this one now."""
+        latest = max((since for priority, since in self._latest.items() if priority > job.priority), default=job.since)
+        self._latest[job.priority] = max(self._latest.get(job.priority, job.since), job.since)
+        return latest > job.since
+
+    def _comes_near(self, place: int) -> None:
+        self._is_near.add(place)
+        heapq.heappush(self._near, place)
+        for part in self.left[place]:
+            heapq.heappush(self._near_needing[part.engine], place)
+
+    def _first(self, heap: list[int], engine: str | None = None) -> int | None:
+        while heap:
+            place = heap[0]
+            if self._here[place] and any(engine in (None, part.engine) for part in self.left[place]):
+                return place
+            heapq.heappop(heap)
+        return None
+
+    def _earliest(self) -> int | None:
+        while self._came:
+            place = self._came[0][1]
+            if self._here[place] and self.left[place]:
+                return place
+            heapq.heappop(self._came)
+        return None
+
+    def _part(self, place: int, loaded: str) -> int:
+        return next((index for index, part in enumerate(self.left[place]) if part.engine == loaded), 0)
+
+    def _work(self, place: int, loaded: str) -> Work:
+        job, part = self.jobs[place], self.left[place][self._part(place, loaded)]
+        return Work(cast(Source, self), job.id, part.engine, job.priority, job.since, job.deadline)
+
+    def take(self, place: int, loaded: str) -> Part:
+        """The part of the job that is run now; the job is away until it is put back."""
+        self._here[place] = False
+        return self.left[place].pop(self._part(place, loaded))
+
+    def put(self, place: int) -> None:
+        self._here[place] = True
+        heapq.heappush(self._all, place)
+        heapq.heappush(self._came, (self.jobs[place].since, place))
+        for part in self.left[place]:
+            heapq.heappush(self._needing[part.engine], place)
+        if place in self._is_near:
+            self._comes_near(place)

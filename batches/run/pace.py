@@ -1,0 +1,66 @@
+"""How fast a batch runs: requests, and tokens as `speeds.counted` counts them, a second."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from batches.models import RUNNABLE, Batch, BatchStatus
+from batches.run.outcomes import Outcome
+from models_registry.speed.speeds import counted
+
+RATE_SECONDS = 30.0  # over which the rates are measured
+
+
+@dataclass(frozen=True)
+class Pace:
+    """oldest: seconds since the oldest of the requests in flight was sent. in_flight: how many these are, with those
+    whose answers are not committed yet. Each is None where it is not known."""
+
+    requests_per_second: float | None = None
+    tokens_per_second: float | None = None
+    oldest: float | None = None
+    in_flight: int | None = None
+
+
+UNKNOWN = Pace()
+
+
+def of(batch: Batch) -> Pace:
+    """Of late while it runs. Once nothing more of it is run, on the whole: from its first request on, the times in
+    which it had to wait for others included. Unknown before, and while it waits."""
+    if batch.status in RUNNABLE:
+        runs = batch.status == BatchStatus.IN_PROGRESS and batch.leased_by is not None
+        return Pace(batch.requests_per_second, batch.tokens_per_second) if runs else UNKNOWN
+    if not (seconds := ran_seconds(batch)):
+        return UNKNOWN
+    return Pace(batch.answered / seconds, counted(batch.input_tokens, batch.output_tokens) / seconds)
+
+
+def ran_seconds(batch: Batch) -> float | None:
+    """From its first request until nothing more of it was run; None before that."""
+    stop = batch.finalizing_at or batch.cancelling_at
+    return (stop - batch.in_progress_at).total_seconds() if batch.in_progress_at and stop else None
+
+
+class Rates:
+    """Requests and tokens per second, over the last half minute; of requests once there are `least`."""
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+        self._requests = self._read = self._written = 0
+        self._marks = deque([(time.monotonic(), 0, 0, 0)])
+
+    def add(self, made: Outcome) -> None:
+        self._requests += 1
+        self._read += made.input_tokens
+        self._written += made.output_tokens
+
+    def read(self, oldest: float | None, in_flight: int) -> Pace:
+        now = time.monotonic()
+        self._marks.append((now, self._requests, self._read, self._written))
+        while len(self._marks) > 2 and now - self._marks[1][0] > RATE_SECONDS:
+            self._marks.popleft()
+        then, requests, read, written = self._marks[0]
+        elapsed = max(now - then, 1e-3)
+        rate = (self._requests - requests) / elapsed if self._requests >= self._least else None
+        return Pace(rate, counted(self._read - read, self._written - written) / elapsed, oldest, in_flight)

@@ -1,0 +1,75 @@
+"""The routes of models, and whether the server is ready."""
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from models_registry import readiness
+from models_registry.api.wire import model_object
+from models_registry.catalog import aliases, remove
+from models_registry.catalog.folders import Needed
+from models_registry.models import Model, Worker
+from models_registry.speed import speeds
+from vbs.accounts.authentication import IsOperator, is_operator
+from vbs.openai import ids, schema
+from vbs.openai.docs import ERRORS, of
+from vbs.openai.errors import RETRY_SECONDS, Conflict, InvalidRequest, NotFound
+
+
+class Models(APIView):
+    @extend_schema(responses={200: of(schema.ModelList), **ERRORS})
+    def get(self, request: Request) -> Response:
+        """Every client asks for it, and with what it likes: no parameter is read, none is refused."""
+        here, fast = Worker.objects.loaded(), speeds.all()
+        trusted = is_operator(request)
+        data = [
+            model_object(model, here, fast.get(model.pk, speeds.UNKNOWN), trusted)
+            for model in Model.objects.described()
+        ]
+        return Response({"object": "list", "data": data})
+
+
+class ModelDetail(APIView):
+    permission_classes = [IsOperator]
+
+    @extend_schema(responses={200: of(schema.ModelObject), **ERRORS})
+    def get(self, request: Request, name: str) -> Response:
+        model = None if "\0" in name else aliases.resolve(name)
+        if model is None:
+            raise NotFound(f"The model '{ids.shown(name)}' does not exist.", param="model", code="model_not_found")
+        return Response(model_object(model, Worker.objects.loaded(), for_operator=is_operator(request)))
+
+    @extend_schema(responses={200: of(schema.Deleted), **ERRORS, (403, "application/json"): of(schema.ErrorObject)})
+    def delete(self, request: Request, name: str) -> Response:
+        """As OpenAI deletes a fine-tuned model: an adapter, and by its own name only."""
+        model = None if "\0" in name else Model.objects.select_related("base").filter(name=name).first()
+        if model is None:
+            raise NotFound(f"The model '{ids.shown(name)}' does not exist.", param="model", code="model_not_found")
+        if not model.base:
+            raise InvalidRequest(
+                f"'{model.name}' is not an adapter: DELETE /v1/registry/models/{model.name} removes whole models, "
+                "and says first what would go with ?dry_run=true.",
+                param="model",
+            )
+        try:
+            remove.remove(model)
+        except Needed as error:
+            raise Conflict(str(error), param="model", code="model_needed") from error
+        return Response({"id": model.name, "object": "model", "deleted": True})
+
+
+class Ready(APIView):
+    """Each part with its state; 503 when one is not there."""
+
+    authentication_classes = []
+    permission_classes = []
+
+    @extend_schema(operation_id="ready", responses={200: {"type": "object"}, 503: {"type": "object"}})
+    def get(self, request: Request) -> Response:
+        parts = readiness.parts()
+        ready = all(state == "ok" for state in parts.values())
+        if ready:
+            return Response({"status": "ready", "parts": parts})
+        again = {"Retry-After": str(RETRY_SECONDS)}
+        return Response({"status": "not ready", "parts": parts}, status=503, headers=again)

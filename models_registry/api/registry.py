@@ -1,0 +1,434 @@
+"""The routes of the registry: models and what is done with them, operations, aliases. Looking is for every key.
+
+Each parses, makes one domain call and answers. Who may change something, and how an error of the domain goes over the
+wire, is said once, in RegistryView.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from models_registry.api import registry_wire as wire
+from models_registry.api.serializers import AliasPut, ModelChange, ModelCreate, OperationAsk, PasteRead
+from models_registry.catalog import add, aliases, paste, remove
+from models_registry.catalog.folders import ModelError, Needed, Taken
+from models_registry.catalog.paste import PasteError, Proposal
+from models_registry.fit import judge
+from models_registry.gpu import operations
+from models_registry.hub import downloads
+from models_registry.models import (
+    OPEN_OPERATIONS,
+    Alias,
+    Download,
+    HubToken,
+    Measurement,
+    MeasurementKind,
+    Model,
+    Operation,
+    OperationKind,
+    Worker,
+)
+from models_registry.speed import speeds
+from vbs.accounts.authentication import HasProject, IsOperator, is_operator, project_of
+from vbs.accounts.models import ApiKey
+from vbs.configuration import audit
+from vbs.database import timeouts
+from vbs.openai import idempotency, ids
+from vbs.openai.checks import checked
+from vbs.openai.docs import ERRORS, PAGING, of
+from vbs.openai.errors import Conflict, Forbidden, InvalidRequest, NotFound, missing
+from vbs.openai.idempotency import Once
+from vbs.openai.pagination import choice, only, page, unknown_after, whole_number
+from vbs.openai.schema import Deleted, ErrorObject
+from vbs.unplaced import unplaced
+
+CHANGES = {**ERRORS, (403, "application/json"): of(ErrorObject)}
+MOST_CONTEXT = 2**31 - 1
+HUB_SECONDS = 120
+
+
+def as_api_error(error: Exception, for_operator: bool = True) -> Exception:
+    """What a user got wrong about models, as an answer; any other error as it is. The words name folders and addresses
+    of the server, which are for its operators."""
+    if isinstance(error, Taken):
+        return Conflict(str(error), code="model_exists")
+    if isinstance(error, Needed):
+        return Conflict(str(error), code="model_needed")
+    if isinstance(error, ModelError | PasteError):
+        return InvalidRequest(str(error) if for_operator else unplaced(str(error)))
+    return error
+
+
+class RegistryView(APIView):
+    permission_classes = [IsOperator]
+
+    def handle_exception(self, exc: Exception) -> Response:
+        return super().handle_exception(as_api_error(exc, is_operator(self.request)))
+
+    def keep(self, action: str, target: str, detail: str = "") -> None:
+        """In the audit log, as the pages do: what changes what this server has and does."""
+        key = self.request.auth
+        audit.record_key(key if isinstance(key, ApiKey) else None, action, target, detail)
+
+
+def described() -> QuerySet[Model]:
+    """With all that is said of a model, in a fixed number of queries."""
+    rows = Model.objects.described().select_related("base", "hub_token", "download")
+    return rows.defer("download__files").prefetch_related("adapters")
+
+
+def find(name: str) -> Model:
+    """The model of this name; aliases do not count here. Raises NotFound."""
+    model = None if "\0" in name else described().filter(name=name).first()
+    if model is None:
+        alias = None if "\0" in name else Alias.objects.select_related("model").filter(name=name).first()
+        hint = f" It is an alias of '{alias.model.name}'." if alias else ""
+        raise NotFound(f"The model '{ids.shown(name)}' does not exist.{hint}", param="model", code="model_not_found")
+    return model
+
+
+def model_object(model: Model, for_operator: bool = True) -> wire.RegistryModel:
+    return wire.registry_model(find(model.name), Worker.objects.loaded(), speeds.of(model), for_operator=for_operator)
+
+
+def switch(request: Request, name: str) -> bool:
+    return choice(request.query_params, name, "false", ("true", "false")) == "true"
+
+
+class RegistryModels(RegistryView):
+    @extend_schema(responses={200: of(wire.RegistryModelList), **ERRORS})
+    def get(self, request: Request) -> Response:
+        only(request.query_params)
+        here, fast = Worker.objects.loaded(), speeds.all()
+        trusted = is_operator(request)
+        data = [
+            wire.registry_model(model, here, fast.get(model.pk, speeds.UNKNOWN), for_operator=trusted)
+            for model in described()
+        ]
+        return Response({"object": "list", "data": data})
+
+    @extend_schema(
+        parameters=[idempotency.PARAMETER], request=ModelCreate, responses={200: of(wire.CreatedModel), **CHANGES}
+    )
+    def post(self, request: Request) -> Response:
+        once = Once(request)
+        if before := once.answer():
+            return before
+        given = checked(ModelCreate(data=request.data))
+        _check_trust(given)
+        found = paste.read(given["paste"]) if "paste" in given else None
+
+        def create() -> Response:
+            with timeouts.longer(HUB_SECONDS):  # what is asked of hubs and of other servers
+                model = _add(_with(found, given))
+                if given["fetch"] and model.hub_id:
+                    downloads.start(model)  # whoever asked for both gets both or nothing
+                self.keep("model.add", model.name, model.hub_id or model.source)
+                return Response({**model_object(model), "refused": wire.refused_options(found)})
+
+        return once.make(create)
+
+
+def _check_trust(given: dict[str, Any]) -> None:
+    """Code that comes with a model runs with all that this server may do, so it takes a person who answers for it."""
+    if given.get("trust_remote_code"):
+        raise Forbidden(
+            "No key may have code run that comes with a model. An admin can, on the model's page or with "
+            "'manage.py model edit NAME --trust-remote-code', where VBS_TRUST_REMOTE_CODE allows it.",
+            param="trust_remote_code",
+        )
+
+
+def _with(found: Proposal | None, given: dict[str, Any]) -> dict[str, Any]:
+    """What was given, and from a pasted text what was not."""
+    if found is None:
+        return given
+    place = {"hub_id": found.source} if found.on_hub else {"source": found.source}
+    read = {"name": found.name, "task": found.task, "revision": found.revision, "file": found.file, **place}
+    options = found.engine_args | given.get("engine_args", {})
+    return {name: value for name, value in read.items() if value} | given | {"engine_args": options}
+
+
+def _add(given: dict[str, Any]) -> Model:
+    about = {name: given[name] for name in add.EDITABLE if name in given}
+    base = find(given["base"]) if given.get("base") else None
+    if "hub_id" in given:
+        if given.get("remote_name"):
+            raise ModelError("remote_name is not for a model of the hub: leave it out")
+        places = {name: given[name] for name in ("revision", "file") if given.get(name)}
+        token = _find_token(given["token"]) if given.get("token") else None
+        return downloads.add(given["name"], given["hub_id"], base=base, token=token, **places, **about)
+    if odd := [name for name in ("revision", "file", "token") if given.get(name)]:
+        raise ModelError(f"{odd[0]} is only for a model of the hub: leave it out, or give hub_id instead of source")
+    remote_name = given.get("remote_name", "")
+    return add.add(given["name"], given["source"], remote_name=remote_name, base=base, on_server=True, **about)
+
+
+def _find_token(name: str) -> HubToken:
+    if (token := HubToken.objects.filter(name=name).first()) is None:
+        raise ModelError(f"there is no token {name!r}: 'manage.py model token NAME', or the admin, keeps one")
+    return token
+
+
+class RegistryModelDetail(RegistryView):
+    @extend_schema(responses={200: of(wire.RegistryModel), **ERRORS})
+    def get(self, request: Request, name: str) -> Response:
+        return Response(model_object(find(name), is_operator(request)))
+
+    @extend_schema(request=ModelChange, responses={200: of(wire.RegistryModel), **CHANGES})
+    def patch(self, request: Request, name: str) -> Response:
+        model = find(name)
+        changes = checked(ModelChange(data=request.data))
+        _check_trust(changes)
+        if "token" in changes:
+            name = changes.pop("token")
+            changes["hub_token"] = _find_token(name) if name else None
+        edited = add.edit(model, **changes)
+        self.keep("model.edit", model.name, ", ".join(sorted(changes)))
+        return Response(model_object(edited))
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("files", bool, description="Delete its folder too, if this server has made it"),
+            OpenApiParameter("dry_run", bool, description="Only say what would go, and what needs it"),
+        ],
+        responses={200: of(wire.RemovalObject), **CHANGES},
+    )
+    def delete(self, request: Request, name: str) -> Response:
+        files, dry_run = switch(request, "files"), switch(request, "dry_run")
+        model = find(name)
+        going = remove.preview(model) if files else remove.NOTHING
+        if dry_run:
+            return Response(wire.removal_object(model, going, remove.needed_by(model), deleted=False))
+        remove.remove(model, files)
+        self.keep("model.remove", model.name, "with its files" if files else "")
+        return Response(wire.removal_object(model, going, [], deleted=True))
+
+
+def asker(request: Request) -> str:
+    key = f" ({request.auth.name})" if isinstance(request.auth, ApiKey) else ""
+    return f"{project_of(request)}{key}"
+
+
+class _Fetching(RegistryView):
+    """One thing that is done with a download."""
+
+    verb: str
+    act: Callable[[Model], Download | None]
+
+    @extend_schema(request=None, responses={200: of(wire.DownloadObject), **CHANGES})
+    def post(self, request: Request, name: str) -> Response:
+        model = find(name)
+        type(self).act(model)
+        self.keep(f"model.{self.verb}", model.name)
+        return Response(wire.download_object(find_download(model), for_operator=True))
+
+
+class ModelFetch(_Fetching):
+    verb = "fetch"
+    act = staticmethod(downloads.start)
+
+
+class ModelPause(_Fetching):
+    verb = "pause"
+    act = staticmethod(downloads.pause)
+
+
+class ModelResume(_Fetching):
+    verb = "resume"
+    act = staticmethod(downloads.resume)
+
+
+class ModelCancel(_Fetching):
+    verb = "cancel"
+    act = staticmethod(downloads.cancel)
+
+
+class ModelRetry(_Fetching):
+    verb = "retry"
+    act = staticmethod(downloads.retry)
+
+
+def find_download(model: Model) -> Download:
+    download = Download.objects.select_related("model").defer("files").filter(model=model).first()
+    if download is None:
+        raise NotFound(f"The model '{model.name}' has no download.", param="model", code="download_not_found")
+    return download
+
+
+class _Asking(RegistryView):
+    """One kind of operation, which is queued."""
+
+    kind: OperationKind
+
+    @extend_schema(
+        parameters=[idempotency.PARAMETER], request=OperationAsk, responses={202: of(wire.OperationObject), **CHANGES}
+    )
+    @idempotency.once
+    def post(self, request: Request, name: str) -> Response:
+        model = find(name)
+        given = checked(OperationAsk(data=request.data))
+        operation = operations.ask(
+            self.kind,
+            model,
+            given.get("options"),
+            priority=given.get("priority", 0),
+            now=given["now"],
+            asked_by=asker(request),
+        )
+        self.keep(f"model.{self.kind}", model.name)
+        return Response(wire.operation_object(operation, for_operator=True), status=202)
+
+
+class ModelLoad(_Asking):
+    kind = OperationKind.LOAD
+
+
+class ModelUnload(_Asking):
+    kind = OperationKind.UNLOAD
+
+
+class ModelTest(_Asking):
+    kind = OperationKind.TEST
+
+
+class ModelBenchmark(_Asking):
+    kind = OperationKind.BENCHMARK
+
+
+class ModelPlan(RegistryView):
+    """What fetching it takes. Asks the hub."""
+
+    @extend_schema(responses={200: of(wire.PlanObject), **ERRORS})
+    def get(self, request: Request, name: str) -> Response:
+        model = find(name)
+        return Response(wire.plan_object(model, downloads.plan(model)))
+
+
+class ModelFit(RegistryView):
+    @extend_schema(
+        parameters=[OpenApiParameter("context", int), OpenApiParameter("sequences", int)],
+        responses={200: of(wire.FitObject), **ERRORS},
+    )
+    def get(self, request: Request, name: str) -> Response:
+        query = request.query_params
+        context = whole_number(query, "context", 0, 1, MOST_CONTEXT) or None
+        sequences = whole_number(query, "sequences", 1, 1, 1_000_000)
+        model = find(name)
+        return Response(wire.fit_object(model, judge.judge(model, context, sequences, ask_hub=True)))
+
+
+class ModelMeasurements(RegistryView):
+    @extend_schema(parameters=PAGING, responses={200: of(wire.MeasurementList), **ERRORS})
+    def get(self, request: Request, name: str) -> Response:
+        after = request.query_params.get("after", "")
+        if after and not (after.isascii() and after.isdigit() and len(after) < 19):
+            raise unknown_after(after)
+        rows = Measurement.objects.select_related("model").filter(model=find(name))
+        trusted = is_operator(request)
+        if not trusted:  # those of batches tell what other projects do, and when
+            rows = rows.exclude(kind=MeasurementKind.BATCH)
+        return Response(
+            page(
+                rows,
+                request.query_params,
+                lambda row: wire.measurement_object(row, trusted),
+                default=20,
+                high=100,
+            )
+        )
+
+
+class Operations(RegistryView):
+    """Of all models; `state=open` are those that wait or run."""
+
+    @extend_schema(
+        parameters=[*PAGING, OpenApiParameter("model", str), OpenApiParameter("state", str, enum=["all", "open"])],
+        responses={200: of(wire.OperationList), **ERRORS},
+    )
+    def get(self, request: Request) -> Response:
+        query = request.query_params
+        rows = Operation.objects.select_related("model").defer("log")
+        if "model" in query:
+            rows = rows.filter(model=find(query["model"]))
+        if choice(query, "state", "all", ("all", "open")) == "open":
+            rows = rows.filter(state__in=OPEN_OPERATIONS)
+        trusted = is_operator(request)
+
+        def item(row: Operation) -> wire.OperationObject:
+            return wire.operation_object(row, trusted, with_log=False)
+
+        return Response(page(rows, query, item, default=20, high=100, filters=["model", "state"]))
+
+
+def find_operation(operation_id: str) -> Operation:
+    rows = Operation.objects.select_related("model")
+    operation = None if "\0" in operation_id else rows.filter(pk=operation_id).first()
+    if operation is None:
+        raise missing("operation", operation_id)
+    return operation
+
+
+class OperationDetail(RegistryView):
+    @extend_schema(responses={200: of(wire.OperationObject), **ERRORS})
+    def get(self, request: Request, operation_id: str) -> Response:
+        return Response(wire.operation_object(find_operation(operation_id), is_operator(request)))
+
+
+class OperationCancellation(RegistryView):
+    @extend_schema(request=None, responses={200: of(wire.OperationObject), **CHANGES})
+    def post(self, request: Request, operation_id: str) -> Response:
+        operation = find_operation(operation_id)
+        if not operations.cancel(operation):
+            raise Conflict(f"The operation '{operation.pk}' has ended already: it is {operation.state}.", param="id")
+        self.keep("operation.cancel", operation.pk, str(operation))
+        return Response(wire.operation_object(operation, for_operator=True))
+
+
+class Aliases(RegistryView):
+    @extend_schema(responses={200: of(wire.AliasList), **ERRORS})
+    def get(self, request: Request) -> Response:
+        only(request.query_params)
+        rows = Alias.objects.select_related("model")
+        return Response({"object": "list", "data": [wire.alias_object(alias) for alias in rows]})
+
+
+def find_alias(name: str) -> Alias:
+    alias = None if "\0" in name else Alias.objects.select_related("model").filter(name=name).first()
+    if alias is None:
+        raise NotFound(f"The alias '{ids.shown(name)}' does not exist.", param="alias", code="alias_not_found")
+    return alias
+
+
+class AliasDetail(RegistryView):
+    @extend_schema(responses={200: of(wire.AliasObject), **ERRORS})
+    def get(self, request: Request, name: str) -> Response:
+        return Response(wire.alias_object(find_alias(name)))
+
+    @extend_schema(request=AliasPut, responses={200: of(wire.AliasObject), **CHANGES})
+    def put(self, request: Request, name: str) -> Response:
+        model = find(checked(AliasPut(data=request.data))["model"])
+        aliases.point(name, model)
+        self.keep("model.alias", f"{name} → {model.name}")
+        return Response(wire.alias_object(find_alias(name)))
+
+    @extend_schema(responses={200: of(Deleted), **CHANGES})
+    def delete(self, request: Request, name: str) -> Response:
+        aliases.remove(find_alias(name).name)
+        self.keep("model.unalias", name)
+        return Response({"id": name, "object": "registry.alias", "deleted": True})
+
+
+class Paste(RegistryView):
+    """Changes nothing, so it is for every key."""
+
+    permission_classes = [HasProject]
+
+    @extend_schema(request=PasteRead, responses={200: of(wire.ProposalObject), **ERRORS})
+    def post(self, request: Request) -> Response:
+        return Response(wire.proposal_object(paste.read(checked(PasteRead(data=request.data))["text"])))

@@ -1,0 +1,415 @@
+"""The registry's rows as they go over the wire. Every field is always there; what has no value is null.
+
+Times are Unix seconds. What tells of another project's work (who asked, which batch) is for operators only.
+"""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from django.conf import settings
+
+from models_registry.api.wire import model_object, reason
+from models_registry.catalog import folders, remove
+from models_registry.catalog.paste import Proposal
+from models_registry.engine.spec import EngineKind
+from models_registry.fit.formula import Fit
+from models_registry.hub import downloads
+from models_registry.hub.downloads import Plan
+from models_registry.models import Alias, Download, Measurement, Model, Operation
+from models_registry.speed import speeds
+from vbs.openai.schema import ModelObject, unix
+
+
+class DownloadObject(TypedDict):
+    object: Literal["registry.download"]
+    model: str
+    state: str
+    reason: str | None
+    doing: str | None
+    commit: str | None
+    bytes_total: int
+    bytes_done: int
+    bytes_per_second: float | None
+    attempts: int
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+
+
+class RegistryModel(ModelObject):
+    """What /v1/models says of it, and what an operator wants to know."""
+
+    kind: str
+    source: str | None
+    remote_name: str | None
+    hub_id: str | None
+    hub_revision: str | None
+    hub_file: str | None
+    hub_token: str | None
+    engine_args: dict[str, Any]
+    notes: str | None
+    input_price: float | None
+    output_price: float | None
+    currency: str
+    allow_pickle: bool
+    own_code: bool
+    lora_rank: int | None
+    adapters: list[str]
+    download: DownloadObject | None
+
+
+class RegistryModelList(TypedDict):
+    object: Literal["list"]
+    data: list[RegistryModel]
+
+
+class RefusedOption(TypedDict):
+    option: str
+    reason: str
+
+
+class CreatedModel(RegistryModel):
+    """refused: options of a pasted command that a model may not set, and that it has not got."""
+
+    refused: list[RefusedOption]
+
+
+class RemovalObject(TypedDict):
+    """What went, or with dry_run would go. needed_by: why it would not."""
+
+    id: str
+    object: Literal["registry.removal"]
+    deleted: bool
+    folder: str | None
+    files: int
+    bytes: int
+    needed_by: list[str]
+
+
+class NeedObject(TypedDict):
+    """Bytes, on each GPU when several share the model."""
+
+    weights: int
+    cache: int
+    lora: int
+    process: int
+    working: int
+    correction: int
+    total: int
+
+
+class PlannedFile(TypedDict):
+    path: str
+    size: int
+
+
+class PlanObject(TypedDict):
+    """What fetching takes, in bytes. present: of `bytes`, those that are here. need: what it takes of the disk still.
+
+    promised: what other downloads will take. fits: whether the disk holds all that, and some stays free. made_for: the
+    base that an adapter names itself.
+    """
+
+    object: Literal["registry.plan"]
+    model: str
+    commit: str
+    files: list[PlannedFile]
+    bytes: int
+    present: int
+    need: int
+    promised: int
+    disk_free: int
+    fits: bool
+    license: str | None
+    gated: bool
+    made_for: str | None
+
+
+class FitObject(TypedDict):
+    """verdict: in words. change: engine options that make it fit. loads: measured ones, behind the correction."""
+
+    object: Literal["registry.fit"]
+    model: str
+    verdict: str
+    text: str
+    context: int
+    sequences: int
+    change: dict[str, Any]
+    need: NeedObject
+    room_bytes: int
+    room_kind: str
+    loads: int
+
+
+class MeasurementObject(TypedDict):
+    id: str
+    object: Literal["registry.measurement"]
+    model: str
+    kind: str
+    at: int
+    machine: str
+    versions: dict[str, Any]
+    options: dict[str, Any]
+    batch_id: str | None
+    endpoint: str | None
+    requests: int
+    failed: int
+    input_tokens: int
+    output_tokens: int
+    seconds: float | None
+    latency_p50: float | None
+    latency_p99: float | None
+    load_seconds: float | None
+    first_token_seconds: float | None
+    memory_bytes: int | None
+    predicted_bytes: int | None
+
+
+class MeasurementList(TypedDict):
+    object: Literal["list"]
+    data: list[MeasurementObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class OperationObject(TypedDict):
+    """log: null in lists. asked_by: null unless an operator asks."""
+
+    id: str
+    object: Literal["registry.operation"]
+    kind: str
+    model: str
+    state: str
+    priority: int
+    options: dict[str, Any]
+    result: dict[str, Any] | None
+    error: str | None
+    log: str | None
+    asked_by: str | None
+    attempts: int
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+
+
+class OperationList(TypedDict):
+    object: Literal["list"]
+    data: list[OperationObject]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class AliasObject(TypedDict):
+    id: str
+    object: Literal["registry.alias"]
+    model: str
+    changed_at: int
+
+
+class AliasList(TypedDict):
+    object: Literal["list"]
+    data: list[AliasObject]
+
+
+class ProposalObject(TypedDict):
+    """What POST /v1/registry/models would take; `source` or `hub_id` is null."""
+
+    object: Literal["registry.proposal"]
+    name: str
+    source: str | None
+    hub_id: str | None
+    revision: str | None
+    file: str | None
+    task: str | None
+    engine_args: dict[str, Any]
+    refused: list[RefusedOption]
+
+
+def registry_model(
+    model: Model, loaded: set[str], speed: speeds.Speed | None = None, *, for_operator: bool
+) -> RegistryModel:
+    """Where its files are, on which server it runs and how that is reached is for those who may change it."""
+    download: Download | None = getattr(model, "download", None)
+    return {
+        **model_object(model, loaded, speed, for_operator),
+        "kind": model.kind,
+        "source": (model.source or None) if for_operator else None,
+        "remote_name": (model.remote_name or None) if for_operator else None,
+        "hub_id": model.hub_id or None,
+        "hub_revision": model.hub_revision or None,
+        "hub_file": model.hub_file or None,
+        "hub_token": model.hub_token.name if model.hub_token and for_operator else None,
+        "engine_args": model.engine_args if for_operator or model.kind == EngineKind.VLLM else {},
+        "notes": model.notes or None,
+        "input_price": _price(model.input_price),
+        "output_price": _price(model.output_price),
+        "currency": settings.VBS_CURRENCY,
+        "allow_pickle": model.allow_pickle,
+        "own_code": has_own_code(model),
+        "lora_rank": model.lora_rank,
+        "adapters": [adapter.name for adapter in model.adapters.all()],
+        "download": download_object(download, for_operator) if download else None,
+    }
+
+
+def _price(value: Decimal | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def has_own_code(model: Model) -> bool:
+    """Whether Python files come with it, which the engine runs only where trust_remote_code says so."""
+    if model.kind != EngineKind.VLLM or model.base or not model.source:
+        return False
+    try:
+        return folders.own_code(folders.config(Path(model.source)))
+    except folders.ModelError:  # its files are gone or damaged, which the engine will say when it starts
+        return False
+
+
+def download_object(download: Download, for_operator: bool) -> DownloadObject:
+    return {
+        "object": "registry.download",
+        "model": download.model.name,
+        "state": download.state,
+        "reason": reason(download.reason, for_operator),
+        "doing": downloads.doing(download.model, download) or None,
+        "commit": download.commit or None,
+        "bytes_total": download.bytes_total,
+        "bytes_done": download.bytes_done,
+        "bytes_per_second": download.bytes_per_second,
+        "attempts": download.attempts,
+        "created_at": int(download.created_at.timestamp()),
+        "started_at": unix(download.started_at),
+        "finished_at": unix(download.finished_at),
+    }
+
+
+def plan_object(model: Model, plan: Plan) -> PlanObject:
+    return {
+        "object": "registry.plan",
+        "model": model.name,
+        "commit": plan.commit,
+        "files": [{"path": file.path, "size": file.size} for file in plan.files],
+        "bytes": plan.bytes,
+        "present": plan.present,
+        "need": plan.need,
+        "promised": plan.promised,
+        "disk_free": plan.disk_free,
+        "fits": plan.fits,
+        "license": plan.license or None,
+        "gated": plan.gated,
+        "made_for": plan.made_for or None,
+    }
+
+
+def removal_object(model: Model, going: remove.Preview, needed_by: list[str], deleted: bool) -> RemovalObject:
+    return {
+        "id": model.name,
+        "object": "registry.removal",
+        "deleted": deleted,
+        "folder": str(going.folder) if going.folder else None,
+        "files": going.files,
+        "bytes": going.bytes,
+        "needed_by": needed_by,
+    }
+
+
+def fit_object(model: Model, found: Fit) -> FitObject:
+    need = found.need
+    return {
+        "object": "registry.fit",
+        "model": model.name,
+        "verdict": found.verdict.value,
+        "text": found.text,
+        "context": found.context,
+        "sequences": found.sequences,
+        "change": dict(found.change),
+        "need": {
+            "weights": need.weights,
+            "cache": need.cache,
+            "lora": need.lora,
+            "process": need.process,
+            "working": need.working,
+            "correction": need.correction,
+            "total": need.total,
+        },
+        "room_bytes": found.room.total,
+        "room_kind": found.room.kind,
+        "loads": found.loads,
+    }
+
+
+def measurement_object(row: Measurement, for_operator: bool) -> MeasurementObject:
+    return {
+        "id": str(row.pk),
+        "object": "registry.measurement",
+        "model": row.model.name,
+        "kind": row.kind,
+        "at": int(row.at.timestamp()),
+        "machine": row.machine,
+        "versions": row.versions,
+        "options": row.options,
+        "batch_id": (row.batch_id or None) if for_operator else None,
+        "endpoint": row.endpoint or None,
+        "requests": row.requests,
+        "failed": row.failed,
+        "input_tokens": row.input_tokens,
+        "output_tokens": row.output_tokens,
+        "seconds": row.seconds,
+        "latency_p50": row.latency_p50,
+        "latency_p99": row.latency_p99,
+        "load_seconds": row.load_seconds,
+        "first_token_seconds": row.first_token_seconds,
+        "memory_bytes": row.memory_bytes,
+        "predicted_bytes": row.predicted_bytes,
+    }
+
+
+def operation_object(row: Operation, for_operator: bool, with_log: bool = True) -> OperationObject:
+    return {
+        "id": row.pk,
+        "object": "registry.operation",
+        "kind": row.kind,
+        "model": row.model.name,
+        "state": row.state,
+        "priority": row.priority,
+        "options": row.options if for_operator else {},
+        "result": row.result if for_operator else None,
+        "error": reason(row.error, for_operator),
+        "log": row.log if with_log and for_operator else None,
+        "asked_by": (row.asked_by or None) if for_operator else None,
+        "attempts": row.attempts,
+        "created_at": int(row.created_at.timestamp()),
+        "started_at": unix(row.started_at),
+        "finished_at": unix(row.finished_at),
+    }
+
+
+def alias_object(alias: Alias) -> AliasObject:
+    return {
+        "id": alias.name,
+        "object": "registry.alias",
+        "model": alias.model.name,
+        "changed_at": int(alias.changed_at.timestamp()),
+    }
+
+
+def refused_options(found: Proposal | None) -> list[RefusedOption]:
+    return [{"option": option, "reason": reason} for option, reason in found.refused] if found else []
+
+
+def proposal_object(found: Proposal) -> ProposalObject:
+    return {
+        "object": "registry.proposal",
+        "name": found.name,
+        "source": None if found.on_hub else found.source,
+        "hub_id": found.source if found.on_hub else None,
+        "revision": found.revision or None,
+        "file": found.file or None,
+        "task": found.task,
+        "engine_args": found.engine_args,
+        "refused": refused_options(found),
+    }

@@ -1,0 +1,92 @@
+"""What may come in on the registry's routes: the parameters of each call, checked. What goes out is in registry_wire.
+
+Here only types and sizes are looked at; what a model can be is for the importer to say.
+"""
+
+from typing import Any
+
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, ValidationError
+
+from models_registry.catalog.add import MOST_NOTES, MOST_SOURCE
+from models_registry.catalog.paste import MOST_TEXT
+from vbs.openai.fields import Flag, PlainObject, PlainText
+
+PLACES = ("source", "hub_id", "paste")
+
+
+class _Strict(serializers.Serializer[Any]):
+    """A field that nobody knows is a mistake of whoever sent it: a switch that is misspelt must not be a switch off."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict) and (unknown := sorted(set(map(str, data)) - set(self.fields))):
+            name = unknown[0][:100]
+            message = f"Unknown parameter: '{name}'. There are {', '.join(self.fields)}."
+            raise ValidationError({name: [ErrorDetail(message, "unknown_parameter")]})
+        return super().to_internal_value(data)
+
+
+class Price(serializers.DecimalField):
+    """What a million tokens cost, in VBS_CURRENCY."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(max_digits=12, decimal_places=4, min_value=0, **options)
+
+
+class ModelAbout(_Strict):
+    """What can be said of any model."""
+
+    task = PlainText(required=False, max_length=16)
+    engine_args = PlainObject(required=False)
+    license = PlainText(required=False, allow_blank=True, max_length=100)
+    notes = PlainText(required=False, allow_blank=True, max_length=MOST_NOTES)
+    trust_remote_code = Flag(required=False)
+    allow_pickle = Flag(required=False)
+
+
+class ModelChange(ModelAbout):
+    token = PlainText(required=False, allow_blank=True, max_length=100, help_text="Name of a token of the hub")
+    input_price = Price(required=False, allow_null=True, help_text="Of a million tokens that it reads")
+    output_price = Price(required=False, allow_null=True, help_text="Of a million tokens that it writes")
+
+
+class ModelCreate(ModelAbout):
+    """One of PLACES says where the model is. base: it is an adapter of that one. fetch: begin at once."""
+
+    name = PlainText(required=False, max_length=200)
+    source = PlainText(required=False, max_length=MOST_SOURCE)  # type: ignore[assignment]  # DRF has one of its own
+    hub_id = PlainText(required=False, max_length=200)
+    revision = PlainText(required=False, allow_blank=True, max_length=200)
+    file = PlainText(required=False, allow_blank=True, max_length=500)
+    token = PlainText(required=False, max_length=100, help_text="Name of a token that the admin keeps")
+    paste = PlainText(required=False, max_length=MOST_TEXT)
+    base = PlainText(required=False, max_length=200)
+    remote_name = PlainText(required=False, allow_blank=True, max_length=200)
+    fetch = Flag(required=False, default=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        given = [place for place in PLACES if attrs.get(place)]
+        if len(given) != 1:
+            raise ValidationError(
+                f"Give one of {', '.join(PLACES)}: where the model is. Given: {', '.join(given) or 'none'}.",
+                "invalid_value",
+            )
+        if not attrs.get("name") and given != ["paste"]:
+            raise ValidationError({"name": [ErrorDetail("This field is required.", "required")]})
+        return attrs
+
+
+class AliasPut(_Strict):
+    model = PlainText(max_length=200)
+
+
+class PasteRead(_Strict):
+    text = PlainText(max_length=MOST_TEXT)
+
+
+class OperationAsk(_Strict):
+    """options: of what is asked for. now: before everything else, also before what runs."""
+
+    options = PlainObject(required=False)
+    priority = serializers.IntegerField(min_value=-100, max_value=100, required=False)
+    now = Flag(required=False, default=False)

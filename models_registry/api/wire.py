@@ -1,0 +1,69 @@
+"""Rows of this app as wire objects."""
+
+from typing import Any
+
+from models_registry.models import Model, Worker, WorkerState
+from models_registry.speed import speeds
+from models_registry.speed.speeds import Speed
+from vbs.openai.schema import ModelObject, WorkerObject, unix
+
+
+def reason(words: str, for_operator: bool) -> str | None:
+    """Why something failed. The words name folders and addresses of the server."""
+    return (words if for_operator else "It failed. The operators of this server see why.") if words else None
+
+
+def model_object(model: Model, loaded: set[str], speed: Speed | None = None, for_operator: bool = False) -> ModelObject:
+    """`speed`: how fast it is; without it, it is asked for this one."""
+    speed = speed or speeds.of(model)
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": int(model.created_at.timestamp()),
+        "owned_by": "vbs",
+        "state": model.state,
+        "task": model.task,
+        "context_length": model.context_length,
+        "size_bytes": model.size_bytes,
+        "loaded": (model.served_name if model.base else model.name) in loaded,
+        "aliases": [alias.name for alias in model.aliases.all()],
+        "parent": model.base.name if model.base else None,
+        "reason": reason(model.reason, for_operator),
+        "license": model.license or None,
+        "revision": model.revision or None,
+        "quantization": model.engine_args.get("quantization"),
+        "trust_remote_code": model.trust_remote_code,
+        "tokens_per_second": _rounded(speed.tokens_per_second),
+        "input_tokens_per_second": _rounded(speed.input_tokens_per_second),
+        "requests_per_second": _rounded(speed.requests_per_second),
+        "load_seconds": _rounded(speed.load_seconds),
+        "measurements": speed.measurements,
+        "measured_at": unix(speed.measured_at),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def worker_object(worker: Worker, for_operator: bool = False) -> WorkerObject:
+    """On which machine it is, and on which server a remote model runs, is for those who may change that."""
+    address = worker.engine_url if for_operator and worker.engine_url.startswith("http") else None
+    return {
+        "cluster": worker.cluster,
+        "hostname": worker.hostname if for_operator else None,
+        "pid": worker.pid,
+        "state": worker.state,
+        "activity": worker.activity,
+        "alive": worker.alive,
+        "heartbeat_at": int(worker.heartbeat_at.timestamp()),
+        "model": worker.model_name or None,
+        "engine_pid": worker.engine_pid,
+        "engine_url": address,
+    }
+
+
+def gpu_object(worker: Worker) -> dict[str, Any]:
+    """What a worker has read of its GPU, as it wrote it down, and why it takes nothing up though it is idle."""
+    idle = worker.state == WorkerState.IDLE
+    return {**worker.health, "waiting_because": (worker.activity or None) if idle else None}

@@ -1,0 +1,191 @@
+"""What the disk holds of ours, and what of it can go now. Apps above add their own places and cleaners.
+
+Everything here is bounded in time: a folder with millions of files is said to hold at least so much, and what was not
+cleaned within one request is cleaned with the next.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+from django.db import connection
+
+from models_registry.catalog import remove
+from models_registry.catalog.folders import ModelError
+
+STALE_SECONDS = 24 * 3600  # after so long nobody writes to a temporary file any more
+LOOK_SECONDS, CLEAN_SECONDS = 2.0, 10.0
+
+
+@dataclass(frozen=True)
+class Use:
+    """files: how many there are. more: that there is more of it than could be counted, or cleaned, in time."""
+
+    files: int = 0
+    bytes: int = 0
+    more: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    name: str
+    use: Use
+
+
+@dataclass(frozen=True)
+class Cleaner:
+    """look: what can go. clean: let it go, until a time on the monotonic clock; gives what has gone. usual: whether it
+    is ticked on the page. permission: what it takes beside being let at the disk at all."""
+
+    name: str
+    words: str
+    look: Callable[[], Use]
+    clean: Callable[[float], Use]
+    usual: bool = True
+    permission: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    free: int
+    total: int
+    places: tuple[Place, ...]
+    cleaners: tuple[tuple[Cleaner, Use], ...]
+
+
+def report() -> Report:
+    disk = shutil.disk_usage(settings.VBS_DATA_DIR)
+    return Report(
+        free=disk.free,
+        total=disk.total,
+        places=tuple(place() for place in PLACES),
+        cleaners=tuple((cleaner, cleaner.look()) for cleaner in CLEANERS),
+    )
+
+
+def clean(names: Collection[str]) -> dict[str, Use]:
+    """Let go what these cleaners find; what each has freed."""
+    until = time.monotonic() + CLEAN_SECONDS
+    return {cleaner.name: cleaner.clean(until) for cleaner in CLEANERS if cleaner.name in names}
+
+
+# What there is
+
+
+def measure(folder: Path) -> Use:
+    """All files below it. Follows no links."""
+    until = time.monotonic() + LOOK_SECONDS
+    files = size = 0
+    for path in _walk(folder):
+        with contextlib.suppress(OSError):
+            files, size = files + 1, size + path.stat(follow_symlinks=False).st_size
+        if time.monotonic() > until:
+            return Use(files, size, more=True)
+    return Use(files, size)
+
+
+def _walk(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    waiting = [str(folder)]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:
+                    yield entry
+
+
+def _database() -> Use:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_database_size(current_database())")
+        return Use(bytes=cursor.fetchone()[0])
+
+
+# What can go
+
+
+def _files(found: Callable[[], Iterable[Path]]) -> tuple[Callable[[], Use], Callable[[float], Use]]:
+    """To look at and to delete these files, none of which is a folder or a link."""
+
+    def look() -> Use:
+        sizes = [size for _, size in _sized(found())]
+        return Use(len(sizes), sum(sizes))
+
+    def clean(until: float) -> Use:
+        files = freed = 0
+        for path, size in _sized(found()):
+            if time.monotonic() > until:
+                return Use(files, freed, more=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
+                files, freed = files + 1, freed + size
+        return Use(files, freed)
+
+    return look, clean
+
+
+def _sized(paths: Iterable[Path]) -> Iterator[tuple[Path, int]]:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                yield path, path.stat().st_size
+
+
+def _stale() -> Iterator[Path]:
+    for path in Path(settings.TMP_DIR).glob("*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime > STALE_SECONDS:
+                yield path
+
+
+def _rotated() -> Iterator[Path]:
+    return (path for path in Path(settings.LOG_DIR).glob("*.log.*") if re.fullmatch(r"[\w-]+\.log\.\d+", path.name))
+
+
+def _ended_engines() -> Iterator[Path]:
+    for home in Path(settings.RUN_DIR).glob("*/"):
+        yield from sorted(home.glob("engine-*.log"))[:-1]
+
+
+def _leftovers() -> Use:
+    found = remove.leftovers()
+    return Use(sum(one.files for one in found), sum(one.bytes for one in found))
+
+
+def _clean_leftovers(until: float) -> Use:
+    files = freed = 0
+    for one in remove.leftovers():
+        if time.monotonic() > until:
+            return Use(files, freed, more=True)
+        with contextlib.suppress(ModelError):  # somebody has come to use it
+            remove.clean(one)
+            files, freed = files + one.files, freed + one.bytes
+    return Use(files, freed)
+
+
+PLACES: list[Callable[[], Place]] = [
+    lambda: Place("Models", measure(Path(settings.MODELS_DIR))),
+    lambda: Place("Database", _database()),
+    lambda: Place("Logs of programs", measure(Path(settings.LOG_DIR))),
+    lambda: Place("Engines: logs and sockets", measure(Path(settings.RUN_DIR))),
+    lambda: Place("Temporary files", measure(Path(settings.TMP_DIR))),
+]
+CLEANERS: list[Cleaner] = [
+    Cleaner("temporary", "Temporary files that are older than a day", *_files(_stale)),
+    Cleaner("logs", "Rotated logs of programs", *_files(_rotated)),
+    Cleaner("engines", "Logs of engines that have ended", *_files(_ended_engines), usual=False),
+    Cleaner(
+        "models",
+        "Folders of models that no model uses, and what demo models were made of",
+        _leftovers,
+        _clean_leftovers,
+        usual=False,
+        permission="models_registry.delete_model",
+    ),
+]

@@ -1,0 +1,192 @@
+"""Takes models out of the registry: who still needs one, what its files take, and what nobody uses any more.
+
+Knows nothing of batches: apps above say through BLOCKERS who still needs a model.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import ProtectedError, Q
+
+from models_registry.catalog import made_folders
+from models_registry.catalog.folders import ModelError, Needed
+from models_registry.models import OPEN_DOWNLOADS, OPEN_OPERATIONS, Download, Model, ModelState
+from vbs.broker import wake
+
+# Apps above register here what may still need a model: each is given its names, and returns reasons, in words.
+BLOCKERS: list[Callable[[Sequence[str]], list[str]]] = []
+MOST_NAMED = 20  # of the operations that need a model
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What would go with a model. folder: None when there is nothing that is ours to delete."""
+
+    folder: Path | None
+    bytes: int
+    files: int
+
+
+NOTHING = Preview(None, 0, 0)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A folder that no model uses. what: why it is there, in words."""
+
+    folder: Path
+    what: str
+    bytes: int
+    files: int
+
+
+def blocked(names: Sequence[str]) -> list[str]:
+    """What needs one of these names of a model, according to the apps above."""
+    return [reason for blocker in BLOCKERS for reason in blocker(names)]
+
+
+def needed_by(model: Model) -> list[str]:
+    """What stands on the model, in words, and what to do about it where that is not plain."""
+    pointing = list(model.aliases.values_list("name", flat=True))
+    reasons = [f"adapter {name}" for name in model.adapters.values_list("name", flat=True)]
+    reasons += [f"alias {name}" for name in pointing]
+    if download := Download.objects.filter(model=model, state__in=OPEN_DOWNLOADS).first():
+        reasons.append(f"its download, which is {download.state} (cancel it first)")
+    waiting = list(model.operations.filter(state__in=OPEN_OPERATIONS)[: MOST_NAMED + 1])
+    reasons += [f"operation {one.pk} ({one.kind}, {one.state}; cancel it first)" for one in waiting[:MOST_NAMED]]
+    if len(waiting) > MOST_NAMED:
+        reasons.append("more operations")
+    return reasons + blocked([model.name, *pointing])
+
+
+def preview(model: Model) -> Preview:
+    """What removing the model with its files would free, parts of a download too. Not whether it may be removed."""
+    places = [place for place in (_own_folder(model), _parts(model)) if place]
+    sizes = [_size(place) for place in places]
+    return Preview(places[0], sum(size for size, _ in sizes), sum(count for _, count in sizes)) if places else NOTHING
+
+
+def remove(model: Model, files: bool = False) -> None:
+    """Take a model out of the registry; with `files` also its folder, which must be one that we made.
+
+    What had come of a download that failed goes in any case: nobody else could use it.
+    """
+    from models_registry.hub import downloads  # which imports us
+
+    folder = _deletable(model) if files else None
+    if folder is None:
+        _delete(model)
+    else:
+        with made_folders.lock(folder):
+            _delete(model)
+            made_folders.discard(folder)
+    if model.hub_id:
+        downloads.clean(model.name)
+
+
+def leftovers() -> list[Leftover]:
+    """What we have made and no model uses: folders of models, and what was fetched to make demo models."""
+    found = []
+    for folder in _folders(Path(settings.MODELS_DIR)):
+        if made_folders.is_ours(folder) and not _users(folder):
+            found.append(Leftover(folder, "no model uses it", *_size(folder)))
+    for folder in _folders(_cache()):
+        found.append(Leftover(folder, "fetched to make a demo model; it would be fetched again", *_size(folder)))
+    return found
+
+
+def clean(leftover: Leftover) -> None:
+    """Delete it, unless somebody has come to use it. Raises ModelError."""
+    folder = leftover.folder
+    with made_folders.lock(folder):
+        if folder.parent == _cache():
+            shutil.rmtree(folder)
+            return
+        if users := _users(folder):
+            raise ModelError(f"{folder} is now the folder of {users[0]}: it stays")
+        made_folders.discard(folder)
+
+
+def _delete(model: Model) -> None:
+    """Its row, which nobody can come to need meanwhile: whoever refers to it waits for our lock, and finds it gone."""
+    with transaction.atomic():
+        if not Model.objects.select_for_update().filter(pk=model.pk).exists():
+            raise ModelError(f"the model {model.name} has been removed already")
+        if reasons := needed_by(model):
+            raise Needed(f"{model.name} is still needed: {'; '.join(reasons)}")
+        try:
+            Model.objects.filter(pk=model.pk).delete()
+        except ProtectedError as error:
+            raise Needed(f"{model.name} is still needed: {', '.join(map(str, error.protected_objects))}") from None
+        if model.base:
+            wake("gpu")  # whose engine may have it
+
+
+def _own_folder(model: Model) -> Path | None:
+    """Where its files are, or parts of them, if we have put them there and no other model uses them."""
+    folder = Path(model.source) if model.source else made_folders.path_of(model.name)
+    ours = made_folders.is_ours(folder) and not [user for user in _users(folder) if user != model.name]
+    return folder if ours else None
+
+
+def _parts(model: Model) -> Path | None:
+    """What has come of a download that is not done."""
+    from models_registry.hub import downloads  # which imports us
+
+    folder = downloads.folder_of(model.name)
+    return folder if model.hub_id and folder.is_dir() else None
+
+
+def _deletable(model: Model) -> Path | None:
+    """As above, with the reason why not. None: it has no files yet."""
+    if (folder := _own_folder(model)) is not None:
+        return folder
+    if not model.source and model.hub_id:
+        return None
+    folder = Path(model.source)
+    if not made_folders.is_ours(folder):
+        raise ModelError(
+            f"the files of {model.name} ({model.source or 'none'}) are not ours to delete: leave out --files"
+        )
+    other = next(user for user in _users(folder) if user != model.name)
+    raise ModelError(f"{folder} is also the folder of {other}: leave out --files")
+
+
+def _users(folder: Path) -> list[str]:
+    """Names of the models whose files are in the folder, or are to be."""
+    used = [name for name, source in Model.objects.values_list("name", "source") if _is_in(source, folder)]
+    unfinished = Model.objects.filter(Q(source="") | ~Q(state=ModelState.READY)).values_list("name", flat=True)
+    return used + [name for name in unfinished if made_folders.path_of(name) == folder]
+
+
+def _is_in(source: str, folder: Path) -> bool:
+    return source.startswith("/") and Path(source).is_relative_to(folder)
+
+
+def _cache() -> Path:
+    return Path(settings.VBS_DATA_DIR) / "cache" / "demo"
+
+
+def _folders(place: Path) -> list[Path]:
+    try:
+        return sorted(one for one in place.iterdir() if one.is_dir() and not one.name.startswith("."))
+    except FileNotFoundError:
+        return []
+
+
+def _size(folder: Path) -> tuple[int, int]:
+    """Bytes and number of the files in it. What it links to is not in it."""
+    total = count = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(place) / name).lstat().st_size
+            except FileNotFoundError:  # somebody removes it just now
+                continue
+            count += 1
+    return total, count

@@ -1,0 +1,47 @@
+"""How much memory an engine has taken. Bytes."""
+
+import contextlib
+from typing import Any
+
+import psutil
+
+from models_registry.engine import defaults
+from models_registry.engine.machine import gpus
+from models_registry.engine.machine.processes import family
+from models_registry.engine.server import Engine
+from models_registry.engine.spec import EngineKind
+
+
+def taken(engine: Engine, nvml: Any = None) -> int | None:
+    """By the engine and all that it started: of the GPU where it has one, else of the machine. None where unknown.
+
+    Memory that several of its processes share counts once; of several GPUs that share a model, the fullest counts. In
+    a container the driver may not say which process has what; then it is all that is used of a GPU, also by others.
+    nvml: the module pynvml, or what stands for it.
+    """
+    if engine.pid is None:
+        return None
+    processes = family(engine.pid)
+    if engine.spec.kind is EngineKind.VLLM and defaults.gpu_memory():
+        return _of_gpu(nvml, {process.pid for process in processes}, engine.started.options)
+    return sum(map(_of, processes)) or None
+
+
+def _of(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        memory = process.memory_full_info()
+        return int(getattr(memory, "pss", 0) or memory.uss)
+    return 0
+
+
+def _of_gpu(nvml: Any, pids: set[int], options: dict[str, Any]) -> int | None:
+    with gpus.usable(nvml) as (library, handles):
+        several = handles[: int(options.get("tensor-parallel-size", 1))]
+        if not several:
+            return None
+        try:
+            running = [library.nvmlDeviceGetComputeRunningProcesses(handle) for handle in handles]
+            own = max(sum(one.usedGpuMemory or 0 for one in some if one.pid in pids) for some in running)
+            return int(own or max(gpus.memory_of(library, handle).used for handle in several))
+        except library.NVMLError:
+            return None

@@ -1,0 +1,85 @@
+"""The directives in a request's text that make the scripted engine misbehave, each described in `scripted`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from models_registry.engine.scripted.answers import Refused
+
+FOREVER = float("inf")
+_DIRECTIVE = re.compile(r"\[\[([a-z-]+)((?: [^\s\]]+)*)\]\]")
+
+
+@dataclass(slots=True)
+class Reply:
+    status: int
+    body: bytes
+    extra_headers: str = ""
+
+
+@dataclass(slots=True)
+class Script:
+    """What a request's directives demand."""
+
+    crash: bool = False
+    drop: bool = False
+    extra_ms: float = 0
+    size: int | None = None
+    reply: Reply | None = None
+
+
+def read_script(text: str, counters: bool) -> Script:
+    """What the directives in a text demand this time. One that makes no sense is answered with a 400 that says so.
+
+    counters: whether they may have us count in files.
+    """
+    script = Script()
+    for match in _DIRECTIVE.finditer(text):
+        name, arguments = match[1], match[2].split()
+        try:
+            if name.endswith("-times"):
+                if not counters:
+                    raise ValueError("this engine counts in no files, for it was started without --counters")
+                name = name.removesuffix("-times")
+                *arguments, most, counter = arguments
+                if not _once_more(Path(counter), int(most)):
+                    continue
+            _add(script, name, arguments)
+        except (ValueError, OSError) as error:
+            script.reply = _demanded(400, f"{match[0]}: {error}")
+    return script
+
+
+def _once_more(counter: Path, most: int) -> bool:
+    with counter.open("ab") as file:
+        if file.tell() >= most:
+            return False
+        file.write(b".")
+        return True
+
+
+def _add(script: Script, name: str, arguments: list[str]) -> None:
+    match name, arguments:
+        case "crash", []:
+            script.crash = True
+        case "drop", []:
+            script.drop = True
+        case "hang", []:
+            script.extra_ms = FOREVER
+        case "garbage", []:
+            script.reply = Reply(200, b'{"id": "chatcmpl-')
+        case "delay-ms", [milliseconds] if 0 <= float(milliseconds) < 1e9:
+            script.extra_ms += float(milliseconds)
+        case "bytes", [size] if 0 <= int(size) <= 2**30:
+            script.size = int(size)
+        case "status", [status] if 200 <= int(status) <= 599:
+            script.reply = _demanded(int(status), f"Status {status}, as the request's text demands.")
+        case "retry-after", [seconds]:
+            script.reply = _demanded(429, "Too many requests, as the request's text demands.")
+            script.reply.extra_headers = f"retry-after: {seconds}\r\n"
+        case _:
+            raise ValueError("no such directive of the scripted engine")
+
+
+def _demanded(status: int, message: str) -> Reply:
+    return Reply(status, Refused(status, message, kind="ScriptedError").body)

@@ -1,0 +1,324 @@
+"""The scripted engine: an OpenAI-shaped HTTP server without a model, for tests, demos and the pipeline benchmark.
+
+    python -m models_registry.engine.scripted.server --uds PATH --served-model-name NAME [--latency-ms 20] …
+
+It answers as vLLM does (routes, fields, error bodies, a key from VLLM_API_KEY, at most `--max-num-seqs` requests at
+once while the others wait), but each answer repeats what it was asked: the last user message, the prompt or the
+input. Words count as tokens. It refuses `stream`, does not know pipelined requests (a second request on a busy
+connection closes it), and knows nothing of vbs.
+
+Directives in that text make it misbehave, when the request's turn has come. THEY LET WHOEVER SENDS A REQUEST STOP
+THIS PROCESS, and with `--counters` WRITE FILES AS ITS USER: run it only where all requests are your own.
+
+    [[crash]]            the process ends at once
+    [[status 500]]       this status, with an error body
+    [[retry-after 1]]    429 with this Retry-After (seconds)
+    [[drop]]             the connection is closed without an answer
+    [[garbage]]          200 with a body that is not JSON
+    [[hang]]             never answered; it keeps its place among the running ones
+    [[delay-ms 500]]     takes this much longer
+    [[bytes 1000000]]    the answer's text has this many bytes
+
+With `--counters`, `-times` and two more arguments a directive acts only the first so many times, counted in a file so
+that it survives a restart: [[crash-times 2 /tmp/count]], [[status-times 503 2 /tmp/count]].
+
+`--journal PATH` appends one line for each POST received, also by later processes: {"at": unix seconds, "pid": int,
+"path": "/v1/…", "text": "the text that the answer repeats", "body": sha1 of the body}.
+With VLLM_SERVER_DEV_MODE=1 in the environment it has POST /sleep, POST /wake_up and GET /is_sleeping, as vLLM.
+GET /stats says {"received", "queued", "running", "answered", "aborted"} of this process: received counts the POSTs
+that came whole, answered every response to one of them, aborted those whose client went away before.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import os
+import signal
+import time
+import traceback
+from collections import deque
+from http import HTTPStatus
+from pathlib import Path
+from typing import cast
+
+import httptools
+import orjson
+
+from models_registry.engine.scripted.answers import NOT_FOUND, Body, Refused, Respond, check, parse, route
+from models_registry.engine.scripted.directives import FOREVER, Reply, Script, read_script
+from models_registry.engine.scripted.start import load, read_options
+
+CRASHED = 134  # as if by SIGABRT
+DEV_MODE = os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
+SLEEP_ROUTES = {"/sleep": True, "/wake_up": False}
+LORA_ROUTES = {"/v1/load_lora_adapter": True, "/v1/unload_lora_adapter": False}
+_PHRASES: dict[int, str] = {status.value: status.phrase for status in HTTPStatus}
+_PLAIN = Script()
+
+
+class Job:
+    """One request from the moment it is whole until it is answered or its client has gone."""
+
+    __slots__ = ("body", "connection", "respond", "running", "text", "timer")
+
+    def __init__(self, connection: "Connection", body: Body, text: str, respond: Respond) -> None:
+        self.connection, self.body, self.text, self.respond = connection, body, text, respond
+        self.running = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Server:
+    """What all connections share: the places for running requests, the queue before them, and the counters."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.loop = asyncio.get_running_loop()
+        self.token = f"Bearer {key}".encode() if (key := os.environ.get("VLLM_API_KEY")) else None
+        self.queue: deque[Job] = deque()
+        self.received = self.running = self.answered = self.aborted = 0
+        self.adapters: dict[str, str] = {}
+        self.asleep = False
+        self.slept = 0  # times
+        self.journal: int | None = None
+        if options.journal:
+            self.journal = os.open(options.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def receive(self, connection: "Connection", path: str, content: bytes) -> None:
+        self.received += 1
+        text = ""
+        refusal = None
+        try:
+            if self.options.enable_lora and path in LORA_ROUTES:
+                self.answer(connection, self._lora(LORA_ROUTES[path], parse(content)))
+                return
+            if path in SLEEP_ROUTES and DEV_MODE:
+                self.answer(connection, self._sleep(SLEEP_ROUTES[path]))
+                return
+            if self.asleep:
+                raise Refused(503, "The engine is sleeping.", kind="ServiceUnavailableError")
+            if not (found := route(path, self.options.task)):
+                self.answer(connection, Reply(404, NOT_FOUND))
+                return
+            read, respond = found
+            body = parse(content)
+            text = read(body)
+            check(body, {self.options.served_model_name, *self.adapters})
+            if adapter := self.adapters.get(str(body.get("model"))):
+                text = f"{text} (as {Path(adapter).name} says it)"
+        except Refused as error:
+            refusal = error
+        if self.journal is not None:
+            self._note(self.journal, path, text, content)
+        if refusal:
+            self.answer(connection, Reply(refusal.status, refusal.body))
+            return
+        connection.job = job = Job(connection, body, text, respond)
+        if self.options.crash_above is not None and self.running + len(self.queue) >= self.options.crash_above:
+            os._exit(CRASHED)
+        if self.running < self.options.max_num_seqs:
+            self._run(job)
+        else:
+            self.queue.append(job)
+
+    def _run(self, job: Job) -> None:
+        script = read_script(job.text, self.options.counters) if "[[" in job.text else _PLAIN
+        if script.crash:
+            os._exit(CRASHED)
+        if script.drop:
+            job.connection.job = None
+            job.connection.transport.abort()
+            return
+        reply, tokens = script.reply, 0
+        if reply is None:
+            said = job.text if script.size is None else "x" * script.size
+            if self.slept and self.options.after_sleep == "nonsense":
+                said = said[::-1]
+            answer, tokens = job.respond(job.body, said)
+            reply = Reply(200, orjson.dumps(answer))
+        seconds = (self.options.latency_ms + tokens * self.options.token_ms + script.extra_ms) / 1000
+        if not seconds:
+            self._finish(job, reply)
+            return
+        self.running += 1
+        job.running = True
+        if seconds != FOREVER:
+            job.timer = self.loop.call_later(seconds, self._finish, job, reply)
+
+    def _finish(self, job: Job, reply: Reply) -> None:
+        job.connection.job = None
+        self.answer(job.connection, reply)
+        if job.running:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.running -= 1
+        while self.queue and self.running < self.options.max_num_seqs:
+            self._run(self.queue.popleft())
+
+    def abort(self, job: Job) -> None:
+        """Its client has gone."""
+        self.aborted += 1
+        if job.timer:
+            job.timer.cancel()
+        if job.running:
+            self._leave()
+        else:
+            self.queue.remove(job)
+
+    def answer(self, connection: "Connection", reply: Reply) -> None:
+        if self.answered == self.options.crash_after:
+            return  # the last answers are on their way out, and so is the process
+        self.answered += 1
+        connection.send(reply)
+        if self.answered == self.options.crash_after:
+            self.loop.call_later(0.01, os._exit, CRASHED)
+
+    def get(self, path: str) -> Reply:
+        if path == "/health":
+            return Reply(200, b"")
+        if path == "/is_sleeping" and DEV_MODE:
+            return Reply(200, orjson.dumps({"is_sleeping": self.asleep}))
+        if path == "/stats":
+            names = ("received", "running", "answered", "aborted")
+            stats = {name: getattr(self, name) for name in names} | {"queued": len(self.queue)}
+            return Reply(200, orjson.dumps(stats))
+        if path == "/v1/models":
+            common = {"object": "model", "created": int(time.time()), "owned_by": "scripted"}
+            base = self.options.served_model_name
+            models = [{"id": base, "parent": None, "max_model_len": self.options.max_model_len}]
+            models += [{"id": name, "parent": base, "root": path} for name, path in self.adapters.items()]
+            return Reply(200, orjson.dumps({"object": "list", "data": [model | common for model in models]}))
+        return Reply(404, NOT_FOUND)
+
+    def _lora(self, load: bool, body: Body) -> Reply:
+        """Load or unload an adapter: a folder, whose name it then puts behind each answer."""
+        name, path = str(body.get("lora_name", "")), str(body.get("lora_path", ""))
+        if load and (not name or name in self.adapters):
+            raise Refused(400, f"The lora adapter '{name}' has already been loaded.", "lora_name")
+        if load and not (Path(path) / "adapter_config.json").exists():
+            raise Refused(404, f"Loading lora {name} failed: No adapter found for {path}")
+        if not load and name not in self.adapters:
+            raise Refused(404, f"The lora adapter '{name}' cannot be found.", kind="NotFoundError")
+        if load:
+            self.adapters[name] = path
+        else:
+            del self.adapters[name]
+        return Reply(200, f"Success: LoRA adapter '{name}' {'added' if load else 'removed'} successfully.".encode())
+
+    def _sleep(self, sleep: bool) -> Reply:
+        if sleep and not self.options.enable_sleep_mode:
+            raise Refused(500, "Sleep mode is not enabled", kind="InternalServerError")
+        if not sleep and self.options.after_sleep == "die":
+            os._exit(CRASHED)
+        if not sleep and self.options.after_sleep == "refuse":
+            raise Refused(500, "CUDA out of memory while waking up", kind="InternalServerError")
+        self.asleep = sleep
+        self.slept += sleep
+        return Reply(
+            200, orjson.dumps({"status": "sleeping", "level": 1} if sleep else {"status": "awake", "tags": None})
+        )
+
+    @staticmethod
+    def _note(journal: int, path: str, text: str, content: bytes) -> None:
+        digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+        entry = {"at": time.time(), "pid": os.getpid(), "path": path, "text": text, "body": digest}
+        os.write(journal, orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection: bytes to requests, replies to bytes."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.job: Job | None = None
+        self.parser = httptools.HttpRequestParser(self)
+        self.url = b""
+        self.authorization: bytes | None = None
+        self.body: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.job:
+            self.server.abort(self.job)
+            self.job = None
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if isinstance(error, httptools.HttpParserCallbackError):  # a mistake of ours, not of the client
+                traceback.print_exc()
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        if self.job:
+            self.transport.abort()
+        self.url, self.authorization, self.body = b"", None, []
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) == 13 and name.lower() == b"authorization":
+            self.authorization = value
+
+    def on_body(self, body: bytes) -> None:
+        self.body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self.transport.is_closing():
+            return
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        if path.startswith("/v1/") and self.server.token not in (None, self.authorization):
+            self.send(Reply(401, b'{"error":"Unauthorized"}'))
+        elif self.parser.get_method() == b"POST":
+            self.server.receive(self, path, b"".join(self.body))
+        else:
+            self.send(self.server.get(path))
+
+    def send(self, reply: Reply) -> None:
+        keep = self.parser.should_keep_alive()
+        last = "\r\n" if keep else "connection: close\r\n\r\n"
+        head = (
+            f"HTTP/1.1 {reply.status} {_PHRASES.get(reply.status, '')}\r\ncontent-type: application/json\r\n"
+            f"{reply.extra_headers}content-length: {len(reply.body)}\r\n{last}"
+        )
+        self.transport.write(head.encode() + reply.body)
+        if not keep:
+            self.transport.close()
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    loop = asyncio.get_running_loop()
+    server = Server(options)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    listening: asyncio.Server
+    if options.uds:
+        listening = await loop.create_unix_server(lambda: Connection(server), options.uds, backlog=2048)
+    else:
+        listening = await loop.create_server(lambda: Connection(server), options.host, options.port, backlog=2048)
+    print(f"Listening on {listening.sockets[0].getsockname()}", flush=True)
+    print(f"INFO:     Started server process [{os.getpid()}]\nINFO:     Application startup complete.", flush=True)
+    await stop.wait()
+
+
+def main() -> None:
+    options = read_options(__doc__)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # also while it is loading
+    load(options)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(_serve(options))
+    else:
+        uvloop.run(_serve(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What somebody has a worker do: start anew, load its engine anew, free the GPU. Nothing that runs is lost by it."""
+
+import re
+from collections.abc import Callable, Collection, Iterable
+
+from django.db import transaction
+
+from models_registry.catalog.folders import ModelError
+from models_registry.gpu import operations
+from models_registry.models import Model, Operation, OperationKind, OperationState, Worker, WorkerState
+from vbs.pages.plain import visible
+from vbs.pages.viewer import Viewer
+
+# Apps above register here what they have a worker do, in sentences for this viewer.
+RUNNING: list[Callable[[Worker, Viewer], Iterable[str]]] = []
+
+_BATCH = re.compile(r"\bbatch_\w+")
+
+
+def doing(worker: Worker, viewer: Viewer) -> list[str]:
+    """What it does now, and what would be interrupted."""
+    found = [f"It runs {row.kind} of {row.model.name}, which begins anew." for row in _operations(worker)]
+    for running in RUNNING:
+        found += running(worker, viewer)
+    if not found and worker.activity and worker.state != WorkerState.IDLE:
+        found.append(f"It is at: {activity(worker, viewer)}")
+    return found or ["It is idle: nothing is interrupted."]
+
+
+def activity(worker: Worker, viewer: Viewer) -> str:
+    """In its own words, made visible; who does not see every project is not told which batch."""
+    return visible(worker.activity if viewer.projects is None else masked(worker.activity))
+
+
+def masked(words: str, known: Collection[str] = ()) -> str:
+    """Without the ids of batches, but those that are known to whoever reads it."""
+    return _BATCH.sub(lambda found: found[0] if found[0] in known else "a batch", words)
+
+
+def restart(worker: Worker) -> None:
+    """Have its process end and start anew, within a heartbeat. Raises ModelError."""
+    if not worker.ask_restart():
+        raise ModelError(
+            f"{worker} gives no sign of life, so it hears of nothing: see the log of {worker.cluster} on "
+            f"{worker.hostname}, and start 'manage.py up' there again"
+        )
+
+
+def free(worker: Worker, asked_by: str) -> Operation:
+    """Unload what it has loaded, before every batch. Raises ModelError."""
+    return operations.ask(OperationKind.UNLOAD, _loaded(worker), now=True, asked_by=asked_by, worker=worker.pk)
+
+
+def restart_engine(worker: Worker, asked_by: str) -> Operation:
+    """Unload what it has loaded, and load it anew. Raises ModelError."""
+    model = _loaded(worker)
+    with transaction.atomic():
+        older = model.operations.filter(kind=OperationKind.LOAD, state=OperationState.QUEUED, worker=worker.pk)
+        for load in older:
+            operations.cancel(load)  # it would be taken for ours, and come before the other
+        operations.ask(OperationKind.UNLOAD, model, now=True, asked_by=asked_by, worker=worker.pk)
+        return operations.ask(OperationKind.LOAD, model, now=True, asked_by=asked_by, worker=worker.pk)
+
+
+def _loaded(worker: Worker) -> Model:
+    if not worker.alive or not worker.model_name:
+        raise ModelError(f"{worker} has no model loaded, so there is nothing to do")
+    if (model := Model.objects.filter(name=worker.model_name, base=None).first()) is None:
+        raise ModelError(f"the model {worker.model_name} is not registered any more: restart the worker instead")
+    return model
+
+
+def _operations(worker: Worker) -> Iterable[Operation]:
+    return Operation.objects.filter(leased_by=worker.pk, state=OperationState.RUNNING).select_related("model")

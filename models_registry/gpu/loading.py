@@ -1,0 +1,61 @@
+"""A load that goes on: it belongs to the engine, not to whoever asked for it first."""
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from django.db import connection
+
+from models_registry.engine.server import Progress
+from models_registry.models import Model, WorkerState
+from vbs.database.outages import DATABASE_ERRORS, PAUSE_SECONDS
+
+if TYPE_CHECKING:
+    from models_registry.gpu.arbiter import Gpu
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0  # between looks whether anybody else wants the model
+
+
+class Loading:
+    """`on_progress` for the engine's start. gone: what the asker's own raised when it wanted the model no more.
+
+    From then on it is for those that wait, as long as one of them needs this engine next. A database that is away ends
+    no load: whoever asked hears of a lost lease when it is back.
+    """
+
+    def __init__(self, gpu: "Gpu", model: Model, asker: Progress) -> None:
+        self._gpu, self._model, self._asker = gpu, model, asker
+        self._engine = (model.base or model).name
+        self._looked = 0.0
+        self.gone: Exception | None = None
+
+    def on_progress(self, doing: str) -> None:
+        try:
+            if self.gone is None:
+                try:
+                    return self._asker(doing)
+                except DATABASE_ERRORS:
+                    raise
+                except Exception as error:
+                    self.gone = error
+            if self._gpu.stopping():
+                raise self.gone
+            if time.monotonic() - self._looked > LOOK_SECONDS:
+                self._go_on(doing)
+                self._looked = time.monotonic()
+        except DATABASE_ERRORS as error:
+            connection.close()
+            if self._gpu.stopping():
+                raise
+            log.warning("The database is out of reach: %s", str(error).strip().partition("\n")[0])
+            time.sleep(PAUSE_SECONDS)
+
+    def _go_on(self, doing: str) -> None:
+        assert self.gone is not None
+        if not self._gpu.wants(self._engine):
+            raise self.gone
+        if not self._looked:
+            log.info("%s is loaded all the same, for what waits for it", self._model)
+        self._gpu.show(WorkerState.LOADING, f"Loading {self._model.name}: {doing}")

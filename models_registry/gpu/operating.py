@@ -1,0 +1,154 @@
+"""Operations as the arbiter sees them, and what each does when its turn has come: load, unload, test, benchmark."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from models_registry.gpu import benchmark, operations
+from models_registry.gpu.arbiter import Gpu, Work
+from models_registry.gpu.turn import Failed, Turn
+from models_registry.gpu.window import few, in_flight, limits
+from models_registry.models import Operation, OperationKind, Worker
+from models_registry.speed import measure
+from vbs.logs import bind
+
+MOST_ANSWER = 2**20  # bytes of a test's
+SHOWN_VALUES = 8  # of an embedding
+
+
+class OperationSource:
+    """Operations, as the arbiter sees them."""
+
+    def waiting(self, loaded: str) -> list[Work]:
+        rows = list(operations.runnable().select_related("model__base").defer("log", "result")[: operations.MOST_OPEN])
+        elsewhere = _loaded_elsewhere(loaded) if any(row.kind == OperationKind.UNLOAD for row in rows) else set()
+        works = map(self._work, rows)
+        return [work for work in works if work.model not in elsewhere or not work.frees or work.only]
+
+    def _work(self, row: Operation) -> Work:
+        engine = row.model.base or row.model
+        frees = row.kind == OperationKind.UNLOAD
+        return Work(self, row.pk, engine.name, row.priority, row.created_at, frees=frees, only=row.worker)
+
+    def run(self, work: Work, gpu: Gpu) -> None:
+        operation = operations.claim(work.id, gpu.worker.pk)
+        if operation is None:
+            return
+        with bind(operation_id=operation.pk):
+            Turn(operation, work, gpu).run(KINDS[OperationKind(operation.kind)])
+
+
+def _loaded_elsewhere(loaded: str) -> set[str]:
+    """What other workers have loaded, and this one has not: it is theirs to unload."""
+    alive = Worker.objects.alive().filter(cluster="gpu")
+    return set(alive.values_list("model_name", flat=True)) - {loaded, ""}
+
+
+# What each kind does. Returns the result; raises LoadError, Failed, Stopped.
+
+
+def _load(turn: Turn) -> dict[str, Any]:
+    before = turn.gpu.resident.engine
+    engine = turn.load()
+    start, new = engine.started, engine is not before
+    return {
+        "seconds": start.seconds if new else 0.0,
+        "memory_bytes": measure.taken(engine),
+        "less": start.less,
+        "woken": new and start.woken,
+    }
+
+
+def _unload(turn: Turn) -> dict[str, Any]:
+    unloaded = turn.gpu.unload(turn.model)
+    turn.say(f"{turn.model.name} is unloaded." if unloaded else f"{turn.model.name} was not loaded.")
+    return {"unloaded": unloaded}
+
+
+def _test(turn: Turn) -> dict[str, Any]:
+    model = turn.model
+    path, given = benchmark.body(model, **turn.options)
+    engine = turn.load()
+    began = time.monotonic()
+    call = benchmark.call(0, model, path, given)
+    answer = turn.drive(benchmark.one(engine, call, limits()))
+    seconds = time.monotonic() - began
+    turn.say(f"Answered in {seconds:.2f} s.")
+    if len(answer.body) > MOST_ANSWER:
+        raise Failed(f"the answer has {len(answer.body):,} bytes, of which none are kept: ask for fewer tokens")
+    if error := benchmark.failure(answer):
+        raise Failed(error)
+    response = _shown(benchmark.parsed(answer)) | {"model": model.name}
+    answers = {"question": turn.options["prompt"], "answer": _said(response)}
+    return {"request": given, "response": response, "seconds": seconds} | answers
+
+
+def _benchmark(turn: Turn) -> dict[str, Any]:
+    turn.makes_room = True
+    model, options, gpu = turn.model, turn.options, turn.gpu
+    began = time.monotonic()
+    if options["cold"] and gpu.unload(model.base or model):
+        turn.say(f"Unloaded {(model.base or model).name}, to load it cold.")
+    before = gpu.resident.engine
+    engine = turn.load()
+    # An answer of one token is there with its first token: there is nothing to be streamed.
+    path, given = benchmark.body(model, "Hello")
+    first = turn.drive(benchmark.one(engine, benchmark.call(0, model, path, given), limits()))
+    if error := benchmark.failure(first):
+        raise Failed(error)
+    loading: dict[str, Any] = {"load_seconds": None, "first_token_seconds": None}
+    if engine is not before and engine.pid is not None:
+        loading = {"load_seconds": engine.started.seconds, "first_token_seconds": time.monotonic() - began}
+    tally, errors = measure.Tally(), list[str]()
+    count = options["requests"]
+
+    def report() -> None:
+        seconds = max(tally.seconds, 1e-6)
+        speeds = f"{tally.requests / seconds:.1f}/s, {tally.output_tokens / seconds:,.0f} output tokens/s"
+        turn.say(f"{tally.requests + tally.failed:,} of {count:,} requests, {speeds}")
+
+    window = in_flight(engine)
+    if words := few(engine, window):
+        turn.say(words)
+    sending = benchmark.many(engine, benchmark.calls(model, options), limits(), window, tally, errors)
+    turn.drive(sending, report)
+    report()
+    if not tally.requests:
+        raise Failed(f"every request failed: {errors[0]}")
+    measure.benchmark(model, engine, tally, **loading)
+    fields = tally.fields()
+    rates = {
+        f"{name}_per_second": fields[name] / tally.seconds for name in ("requests", "input_tokens", "output_tokens")
+    }
+    return fields | rates | loading | {"memory_bytes": measure.taken(engine), "errors": errors}
+
+
+def _shown(value: Any) -> Any:
+    """As the database can hold it, vectors shortened: their first values, and how many there are."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, list):
+        return [_shown(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    made = {_shown(name): _shown(one) for name, one in value.items() if name != "embedding"}
+    if isinstance(vector := value.get("embedding"), list):
+        made |= {"embedding": vector[:SHOWN_VALUES], "dimensions": len(vector)}
+    return made
+
+
+def _said(response: dict[str, Any]) -> str | None:
+    """The text of the first answer, where there is one."""
+    try:
+        choice = response["choices"][0]
+        return str(choice["text"] if "text" in choice else choice["message"]["content"])
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+KINDS: dict[OperationKind, Callable[[Turn], dict[str, Any]]] = {
+    OperationKind.LOAD: _load,
+    OperationKind.UNLOAD: _unload,
+    OperationKind.TEST: _test,
+    OperationKind.BENCHMARK: _benchmark,
+}

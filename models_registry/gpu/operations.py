@@ -1,0 +1,259 @@
+"""What somebody asks the GPU's worker to do with a model: asked, taken up, ended. Each step is a conditional update.
+
+Knows the rows alone; what an operation does when its turn has come is `models_registry.gpu.operating`'s.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import F, Q, QuerySet, Value
+from django.db.models.functions import Concat, Now, Right
+from django.utils import timezone
+
+from models_registry.catalog.folders import ModelError
+from models_registry.gpu.arbiter import not_ready
+from models_registry.models import OPEN_OPERATIONS, Model, Operation, OperationKind, OperationState, Task, Worker
+from vbs.broker import wake
+from vbs.configuration import runtime
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 101  # above every batch, so that what runs makes room
+PRIORITIES = range(-100, AT_ONCE)
+MOST_OPEN = 100  # of all models, so that a client that has run wild cannot fill the queue
+MOST_LOG = 20_000  # characters; the last ones are kept
+ATTEMPTS = 3
+
+Check = Callable[[Any], Any]  # gives the value back, or raises ValueError with what it must be
+
+
+def _whole(least: int, most: int) -> Check:
+    def check(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise ValueError(f"a whole number from {least:,} to {most:,}")
+        return value
+
+    return check
+
+
+def _temperature(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 2:
+        raise ValueError("a number from 0 to 2")
+    return value
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def _prompt(value: Any) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= 10_000 or "\0" in value or not _is_unicode(value):
+        raise ValueError("a text of 1 to 10,000 characters, without NUL")
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a character
+        return False
+    return True
+
+
+# By kind, what can be asked for: the default, and the check.
+OPTIONS: dict[str, dict[str, tuple[Any, Check]]] = {
+    OperationKind.LOAD: {},
+    OperationKind.UNLOAD: {},
+    OperationKind.TEST: {
+        "prompt": ("What is the capital of France?", _prompt),
+        "max_tokens": (64, _whole(1, 1024)),
+        "temperature": (0, _temperature),
+    },
+    OperationKind.BENCHMARK: {
+        "requests": (100, _whole(1, 10_000)),
+        "max_tokens": (64, _whole(1, 4096)),
+        "prompt_tokens": (64, _whole(1, 32_768)),
+        "seed": (0, _whole(0, 2**31 - 1)),
+        "cold": (False, _switch),
+    },
+}
+NOT_OF_EMBEDDINGS = ("max_tokens", "temperature")
+
+
+def ask(
+    kind: str,
+    model: Model,
+    options: dict[str, Any] | None = None,
+    *,
+    priority: int = 0,
+    now: bool = False,
+    asked_by: str = "",
+    worker: uuid.UUID | None = None,
+) -> Operation:
+    """Queue an operation. The same one that is still queued is given back instead. Raises ModelError.
+
+    priority: as of batches. now: before every batch; one that runs makes room. worker: the one that is to do it, where
+    not any may.
+    """
+    if kind not in OperationKind.values:
+        raise ModelError(f"unknown operation {kind!r}: it must be one of {', '.join(OperationKind.values)}")
+    if not isinstance(priority, int) or isinstance(priority, bool) or priority not in PRIORITIES:
+        raise ModelError(f"priority is {priority!r}: it must be a whole number from -100 to 100")
+    given = _checked(kind, model, options or {})
+    priority = AT_ONCE if now else priority
+    with transaction.atomic():
+        locked = Model.objects.select_for_update(of=("self",), no_key=True).select_related("base")
+        if (found := locked.filter(pk=model.pk).first()) is None:
+            raise ModelError(f"the model {model.name} is not registered any more")
+        if kind != OperationKind.UNLOAD and (why := not_ready(found)):
+            raise ModelError(why)
+        queued = Operation.objects.filter(
+            kind=kind, model=found, options=given, worker=worker, state=OperationState.QUEUED
+        )
+        if same := queued.select_related("model__base").first():
+            if queued.filter(pk=same.pk, priority__lt=priority).update(priority=priority):
+                same.priority = priority
+        elif Operation.objects.filter(state__in=OPEN_OPERATIONS).count() >= MOST_OPEN:
+            raise ModelError(f"{MOST_OPEN} operations are waiting already: cancel some, or wait until they have run")
+        else:
+            same = Operation.objects.create(
+                kind=kind, model=found, options=given, priority=priority, asked_by=asked_by[:150], worker=worker
+            )
+        wake("gpu")
+    return same
+
+
+def _checked(kind: str, model: Model, options: dict[str, Any]) -> dict[str, Any]:
+    """All options of this kind, with the defaults for what is not given."""
+    known = dict(OPTIONS[kind])
+    if model.task == Task.EMBEDDING:
+        known = {name: option for name, option in known.items() if name not in NOT_OF_EMBEDDINGS}
+    if unknown := sorted(set(options) - set(known)):
+        takes = ", ".join(known) or "none"
+        raise ModelError(f"{kind} of {model.name} has no option {unknown[0]!r}; those that it has: {takes}")
+    made = {}
+    for name, (default, check) in known.items():
+        try:
+            made[name] = check(options.get(name, default))
+        except ValueError as error:
+            raise ModelError(f"{name} is {options[name]!r}"[:200] + f": it must be {error}") from None
+    asked = made.get("prompt_tokens", 0) + made.get("max_tokens", 0)
+    if kind == OperationKind.BENCHMARK and model.context_length and asked > model.context_length:
+        raise ModelError(
+            f"prompt_tokens and max_tokens are {asked:,} together: {model.name} takes {model.context_length:,} at most"
+        )
+    return made
+
+
+def cancel(operation: Operation) -> bool:
+    """End it: at once when it is queued; the worker that runs it sees so within a second. False when it had ended."""
+    cancelled = Operation.objects.filter(pk=operation.pk, state__in=OPEN_OPERATIONS).update(
+        state=OperationState.CANCELLED, finished_at=Now()
+    )
+    operation.refresh_from_db()
+    return bool(cancelled)
+
+
+# For the worker.
+
+
+def runnable() -> QuerySet[Operation]:
+    """Those that wait, and those whose worker has died; in the order in which the queue is read."""
+    free = Q(state=OperationState.QUEUED) | Q(
+        state=OperationState.RUNNING, leased_until__lt=Now(), attempts__lt=ATTEMPTS
+    )
+    return Operation.objects.filter(free, state__in=OPEN_OPERATIONS).order_by("-priority", "created_at", "pk")
+
+
+def claim(operation_id: str, worker: uuid.UUID) -> Operation | None:
+    """Take the lease, or None when somebody else has it or it has ended."""
+    taken = (
+        runnable()
+        .filter(Q(worker=None) | Q(worker=worker), pk=operation_id)
+        .update(
+            state=OperationState.RUNNING,
+            started_at=Now(),
+            leased_by=worker,
+            leased_until=_lease(),
+            attempts=F("attempts") + 1,
+        )
+    )
+    return Operation.objects.select_related("model__base").get(pk=operation_id) if taken else None
+
+
+def renew(operation: Operation, worker: uuid.UUID, lines: str) -> bool:
+    """Keep the lease, and add to the log. False when it was cancelled, or is not ours any more."""
+    return bool(_ours(operation, worker).update(leased_until=_lease(), **_log(lines)))
+
+
+def end(
+    operation: Operation, worker: uuid.UUID, state: OperationState, lines: str, result: Any = None, error: str = ""
+) -> bool:
+    """Give the lease back. False when it was cancelled meanwhile, or is not ours any more."""
+    given_back = {"leased_by": None, "leased_until": None} | _log(lines)
+    fields = {"state": state, "result": result, "error": error.replace("\0", ""), "finished_at": Now()}
+    if _ours(operation, worker).update(**given_back, **fields):
+        return True
+    Operation.objects.filter(pk=operation.pk, leased_by=worker).update(**given_back)
+    return False
+
+
+def put_back(operation: Operation, worker: uuid.UUID, lines: str) -> None:
+    """It was interrupted, which is not its fault: it waits again, and begins anew."""
+    with transaction.atomic():
+        fields = {"state": OperationState.QUEUED, "attempts": F("attempts") - 1} | _log(lines)
+        if _ours(operation, worker).update(leased_by=None, leased_until=None, **fields):
+            wake("gpu")
+
+
+def release_all(worker: uuid.UUID) -> None:
+    """A worker that is known to be dead holds nothing: what it did is to be done again, but not for ever."""
+    _give_up(Operation.objects.filter(leased_by=worker))
+    Operation.objects.filter(leased_by=worker, state=OperationState.RUNNING).update(
+        state=OperationState.QUEUED, leased_by=None, leased_until=None
+    )
+    Operation.objects.filter(leased_by=worker).update(leased_by=None, leased_until=None)
+
+
+def sweep() -> None:
+    """Give up what has killed its workers, wake whoever sleeps while something waits, forget what is old."""
+    _give_up(Operation.objects.filter(leased_until__lt=Now()))
+    _forget_the_dead()
+    if runnable().exists():
+        wake("gpu")
+    old = timezone.now() - timedelta(days=runtime.value("VBS_RETENTION_DAYS"))
+    Operation.objects.exclude(state__in=OPEN_OPERATIONS).filter(finished_at__lt=old).delete()
+
+
+def _give_up(left: QuerySet[Operation]) -> None:
+    error = f"The worker died {ATTEMPTS} times while it did this; the log of the gpu worker may say why."
+    left.filter(state=OperationState.RUNNING, attempts__gte=ATTEMPTS).update(
+        state=OperationState.FAILED, error=error, finished_at=Now(), leased_by=None, leased_until=None
+    )
+
+
+def _forget_the_dead() -> None:
+    """What was for one worker ends with it: its engine has ended too, or is adopted as it is."""
+    left = runnable().filter(worker__isnull=False).exclude(worker__in=Worker.objects.alive().values("pk"))
+    error = "The worker that this was for gives no sign of life any more."
+    left.update(state=OperationState.FAILED, error=error, finished_at=Now(), leased_by=None, leased_until=None)
+
+
+def _ours(operation: Operation, worker: uuid.UUID) -> QuerySet[Operation]:
+    return Operation.objects.filter(pk=operation.pk, leased_by=worker, state=OperationState.RUNNING)
+
+
+def _lease() -> models.Expression:
+    return Now() + timedelta(seconds=settings.VBS_LEASE_SECONDS)
+
+
+def _log(lines: str) -> dict[str, Any]:
+    """The change that adds these."""
+    return {"log": Right(Concat("log", Value(lines), output_field=models.TextField()), MOST_LOG)} if lines else {}

@@ -1,0 +1,427 @@
+"""Models that are on a hub: registering one, what fetching it takes, and starting, pausing, cancelling that.
+
+A .gguf file of this machine that a worker is to convert goes the same way, with nothing to fetch. Everything here is a
+change of rows, and safe to do twice; the bytes are fetched by `fetching`, on the io cluster. What has come lies in
+MODELS_DIR/.fetch/<name> until the model is whole.
+"""
+
+import logging
+import re
+import shutil
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now
+
+from models_registry.catalog import add as importer
+from models_registry.catalog import made_folders, rules
+from models_registry.catalog.folders import ModelError
+from models_registry.engine.spec import EngineKind
+from models_registry.hub import adapters, client, tokens, transfer
+from models_registry.hub import files as hub_files
+from models_registry.hub.files import File
+from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubToken, Model, ModelState, Task
+from vbs.broker import wake
+from vbs.database.outages import DATABASE_ERRORS, said
+
+log = logging.getLogger(__name__)
+
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+RESERVE = 2**30  # bytes of the disk that stay free
+LONGEST_FOLDER = 240  # bytes of a folder's name, with room for an ending
+UNLEASED = Q(leased_until=None) | Q(leased_until__lt=Now())
+WAITING = Q(state=DownloadState.QUEUED) | Q(state=DownloadState.RUNNING) & UNLEASED
+KEPT = (*OPEN_DOWNLOADS, DownloadState.FAILED)  # of which what has come is kept
+FREE: dict[str, Any] = {"leased_by": None, "leased_until": None, "bytes_per_second": None}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What fetching a model takes, in bytes. present: of `bytes`, those that are here already.
+
+    converted: what a .gguf file is estimated to take once more, as it is turned into a folder. promised: what other
+    downloads will still take. gated: whether access has to be asked for on the hub. made_for: the base that an adapter
+    names, which may go by another name here, or empty.
+    """
+
+    commit: str
+    files: list[File]
+    bytes: int
+    present: int
+    converted: int
+    promised: int
+    disk_free: int
+    license: str
+    gated: bool
+    made_for: str = ""
+
+    @property
+    def need(self) -> int:
+        return self.bytes - self.present + self.converted
+
+    @property
+    def free_after(self) -> int:
+        """Of the disk, when this and what was promised before is done; less than RESERVE when it does not fit."""
+        return self.disk_free - self.promised - self.need
+
+    @property
+    def fits(self) -> bool:
+        return self.free_after >= RESERVE
+
+
+def add(
+    name: str,
+    hub_id: str,
+    *,
+    revision: str = "",
+    file: str = "",
+    task: str | None = None,
+    engine_args: dict[str, Any] | None = None,
+    base: Model | None = None,
+    token: HubToken | None = None,
+    license: str = "",
+    notes: str = "",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> Model:
+    """Register a model of the hub as a draft; nothing is asked of the hub. Raises ModelError.
+
+    revision: a branch, tag or commit; the main one when left out. file: the one .gguf file that is meant. task: what
+    the files say, when left out. base: the model whose LoRA adapter the repository holds. token: for a private or gated
+    model; otherwise HF_TOKEN is used, where it is set.
+    """
+    importer.check_name(name, task)
+    _check_length(name)
+    _check_source(hub_id, revision, file)
+    row = Model(
+        name=name,
+        state=ModelState.DRAFT,
+        hub_id=hub_id,
+        hub_revision=revision,
+        hub_file=file,
+        hub_token=token,
+        license=license,
+        notes=notes,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    importer.check_texts(row)
+    options = engine_args or {}
+    if base:
+        importer.check_adapter(row, base, task, options)
+        if file:
+            raise ModelError(f"{file!r} is a whole model, and with a base an adapter is meant: leave out one of them")
+        row.base, row.kind, row.context_length = base, base.kind, base.context_length
+        return importer.register(row, base.task, {})
+    rules.check(row)
+    return importer.register(row, task or Task.CHAT, importer.check_options(EngineKind.VLLM, options))
+
+
+def plan(model: Model) -> Plan:
+    """Ask the hub what fetching a model, which need not be saved, takes, or a conversion. Raises ModelError."""
+    _check_can_come(model)
+    if is_conversion(model):
+        return _plan_conversion(model)
+    if model.base:
+        importer.check_base(model.base)
+    found = client.repository(place(model))
+    files = _choose(model, found.files)
+    sizes = {file.sum: file for file in files}.values()  # what is there twice is fetched once
+    folder = folder_of(model.name)
+    return Plan(
+        commit=found.commit,
+        files=files,
+        bytes=sum(file.size for file in sizes),
+        present=sum(transfer.present(folder, file) for file in sizes),
+        converted=_converted(files[0]) if model.hub_file else 0,
+        promised=_promised(model),
+        disk_free=_disk_free(),
+        license=found.license,
+        gated=found.gated,
+        made_for=adapters.made_for(place(model, found.commit), files) if model.base else "",
+    )
+
+
+def start(model: Model) -> Download:
+    """Queue the fetching of a model; one that is under way stays so. Raises ModelError, also when it does not fit."""
+    _check_can_come(model)
+    model.refresh_from_db()
+    if model.state == ModelState.DOWNLOADING:
+        return _under_way(model)
+    if model.state == ModelState.READY:
+        raise ModelError(f"{model.name} is ready: there is nothing to fetch")
+    planned = plan(model)
+    if not planned.fits:
+        raise ModelError(
+            f"the disk of {settings.MODELS_DIR} cannot hold {model.name}: it needs {_size(planned.need)}"
+            f"{f', other downloads still need {_size(planned.promised)},' if planned.promised else ''} and "
+            f"{_size(RESERVE)} stay free, but only {_size(planned.disk_free)} are: free some (manage.py model remove)"
+        )
+    if planned.gated:  # the hub lists its files to anybody
+        client.check_access(place(model, planned.commit), planned.files[0].path)
+    with transaction.atomic():
+        state = _lock(model)
+        if state == ModelState.DOWNLOADING:  # somebody was faster
+            return _under_way(model)
+        if state == ModelState.READY:
+            raise ModelError(f"{model.name} is ready: there is nothing to fetch")
+        Model.objects.filter(pk=model.pk).update(state=ModelState.DOWNLOADING, reason="")
+        fresh: dict[str, Any] = {
+            "state": DownloadState.QUEUED,
+            "reason": "",
+            "commit": planned.commit,
+            "files": [file.as_json() for file in planned.files],
+            "bytes_total": planned.bytes,
+            "bytes_done": planned.present,
+            "attempts": 0,
+            "created_at": Now(),
+            "started_at": None,
+            "finished_at": None,
+        }
+        Download.objects.update_or_create(model=model, defaults=fresh | FREE)
+        if not model.license and planned.license:
+            Model.objects.filter(pk=model.pk, license="").update(license=planned.license)
+        wake("fetch", str(model.pk))
+    log.info("%s is queued: %s in %d files", model.name, _size(planned.bytes), len(planned.files))
+    model.refresh_from_db()
+    return Download.objects.get(model=model)
+
+
+def pause(model: Model) -> None:
+    """What has come stays, and it goes on from there. Raises ModelError."""
+    changed = Download.objects.filter(model=model, state__in=(DownloadState.QUEUED, DownloadState.RUNNING)).update(
+        state=DownloadState.PAUSED, **FREE
+    )
+    if not changed:
+        raise _cannot(model, "paused")
+
+
+def resume(model: Model) -> None:
+    """Raises ModelError."""
+    with transaction.atomic():
+        if not Download.objects.filter(model=model, state=DownloadState.PAUSED).update(state=DownloadState.QUEUED):
+            raise _cannot(model, "resumed")
+        wake("fetch", str(model.pk))
+
+
+def cancel(model: Model) -> None:
+    """Back to a draft; what has come goes. Raises ModelError."""
+    with transaction.atomic():
+        _lock(model)
+        changed = Download.objects.filter(model=model, state__in=KEPT).update(
+            state=DownloadState.CANCELLED, reason="", bytes_done=0, finished_at=Now(), **FREE
+        )
+        if not changed:
+            raise _cannot(model, "cancelled")
+        Model.objects.filter(pk=model.pk).update(state=ModelState.DRAFT, reason="")
+        wake("sweep")  # what has waited for it can end
+    model.refresh_from_db()
+    clean(model.name)
+
+
+def retry(model: Model) -> Download:
+    """Start again after a failure: with what has come, if the hub still has the same. Raises ModelError."""
+    if not Download.objects.filter(model=model, state=DownloadState.FAILED).exists():
+        raise _cannot(model, "retried")
+    return start(model)
+
+
+def run(model_id: int, worker_id: uuid.UUID) -> None:
+    """The task: fetch this model, or a part of it, unless somebody else does or enough others are fetched already."""
+    from models_registry.hub import fetching
+
+    fetching.run(model_id, worker_id)
+
+
+def sweep() -> None:
+    """Wake what waits or was left by a worker that is gone, and remove what no download needs any more."""
+    wake_next()
+    for folder in _root().glob("*"):
+        name = unquote(folder.name)
+        if not Download.objects.filter(model__name=name, state__in=KEPT).exists():
+            clean(name)
+
+
+def wake_next() -> None:
+    """As many of those that wait as can run."""
+    running = Download.objects.filter(state=DownloadState.RUNNING).exclude(UNLEASED).count()
+    for pk in waiting().values_list("model_id", flat=True)[: max(0, most_at_once() - running)]:
+        wake("fetch", str(pk))
+
+
+def waiting() -> QuerySet[Download]:
+    """In the order of the queue."""
+    return Download.objects.filter(WAITING).order_by("created_at", "pk")
+
+
+def most_at_once() -> int:
+    """One io worker stays free for validation, where there are several."""
+    return max(1, min(settings.VBS_DOWNLOADS, settings.VBS_IO_WORKERS - 1))
+
+
+def clean(name: str) -> None:
+    """Remove what has come of a model that nobody fetches any more. Whoever still works on it does that himself.
+
+    It is no more than tidy: what led to it has happened, and is not to be told as failed.
+    """
+    try:
+        with made_folders.lock(made_folders.path_of(name)):
+            clean_locked(name)
+    except ModelError as error:
+        log.info("What has come of %s stays for now: %s", name, error)
+    except (OSError, *DATABASE_ERRORS) as error:
+        log.warning("What has come of %s stays for now: %s", name, said(error))
+
+
+def clean_locked(name: str) -> None:
+    """As above, for whoever has the lock of the model's folder."""
+    if Download.objects.filter(model__name=name, state__in=KEPT).exists():
+        return
+    shutil.rmtree(folder_of(name), ignore_errors=True)
+    folder = made_folders.path_of(name)
+    cancelled = Model.objects.filter(name=name, state=ModelState.DRAFT, download__state=DownloadState.CANCELLED)
+    if made_folders.is_ours(folder) and cancelled.exists():
+        made_folders.discard(folder)  # made by somebody who was killed before he could register it
+
+
+def place(model: Model, commit: str = "") -> client.Place:
+    """Where it is, with the token to use. Raises ModelError."""
+    token = tokens.reveal(model.hub_token) if model.hub_token else settings.HF_TOKEN.strip()
+    return client.Place(model.hub_id, commit or model.hub_revision, token)
+
+
+def is_conversion(model: Model) -> bool:
+    """Whether its source is a .gguf file of this machine, which has yet to become a folder."""
+    return not model.hub_id and model.state != ModelState.READY and model.source.lower().endswith(".gguf")
+
+
+def doing(model: Model, download: Download) -> str:
+    """What is done with it while no bytes come, in words; empty when they do, or nothing is done."""
+    if download.state != DownloadState.RUNNING or download.bytes_done < download.bytes_total:
+        return ""
+    return "being converted" if model.hub_file or not model.hub_id else "being put in its place"
+
+
+def folder_of(name: str) -> Path:
+    """Where what has come of a model lies."""
+    return _root() / _quoted(name)
+
+
+def lease() -> Any:
+    return Now() + timedelta(seconds=settings.VBS_LEASE_SECONDS)
+
+
+def _root() -> Path:
+    return Path(settings.MODELS_DIR) / ".fetch"
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _check_length(name: str) -> None:
+    if len(_quoted(name)) > LONGEST_FOLDER:
+        raise ModelError(f"{name[:60]}… is too long for the name of a folder: choose a shorter name")
+
+
+def _check_can_come(model: Model) -> None:
+    _check_length(model.name)
+    if is_conversion(model):
+        return
+    if not model.hub_id:
+        raise ModelError(f"{model.name} is not from a hub: there is nothing to fetch")
+    _check_source(model.hub_id, model.hub_revision, model.hub_file)
+
+
+def _check_source(hub_id: str, revision: str, file: str) -> None:
+    if not HUB_ID.fullmatch(hub_id) or ".." in hub_id:
+        raise ModelError(f"{hub_id[:200]!r} is no id of a hub's model: it looks like organisation/name")
+    if revision and (not REVISION.fullmatch(revision) or ".." in revision):
+        raise ModelError(f"{revision[:200]!r} is no name of a branch, tag or commit")
+    if file:
+        hub_files.check_path(file, hub_id)
+        if not file.lower().endswith(".gguf"):
+            raise ModelError(f"{file!r} is not a .gguf file: leave it out, and the files that are needed are found")
+        if hub_files.SHARD.fullmatch(file):
+            raise ModelError(f"{file!r} is one of several parts: only a .gguf file in one piece can be used")
+
+
+def _lock(model: Model) -> str:
+    """The model's state, which nobody else changes within this transaction."""
+    state = Model.objects.select_for_update().filter(pk=model.pk).values_list("state", flat=True).first()
+    if state is None:
+        raise ModelError(f"the model {model.name} has been removed")
+    return state
+
+
+def _under_way(model: Model) -> Download:
+    download = Download.objects.get(model=model)
+    if download.state == DownloadState.PAUSED:
+        raise ModelError(f"the download of {model.name} is paused: resume it")
+    return download
+
+
+def _cannot(model: Model, what: str) -> ModelError:
+    state = Download.objects.filter(model=model).values_list("state", flat=True).first()
+    if state is None:
+        return ModelError(f"{model.name} has no download that could be {what}: it is {model.state}")
+    return ModelError(f"the download of {model.name} is {state}: it cannot be {what}")
+
+
+def _promised(model: Model) -> int:
+    """Bytes that downloads of other models will still take."""
+    others = Download.objects.filter(state__in=OPEN_DOWNLOADS).exclude(model_id=model.pk)
+    left = others.annotate(left=F("bytes_total") - F("bytes_done")).values_list("left", flat=True)
+    return sum(max(0, one) for one in left)
+
+
+def _plan_conversion(model: Model) -> Plan:
+    source = Path(model.source)
+    try:
+        file = File(source.name, source.stat().st_size)
+    except OSError as error:
+        raise ModelError(f"{source} cannot be read ({error.strerror}): put it back, or remove {model.name}") from error
+    return Plan(
+        commit="",
+        files=[],
+        bytes=0,
+        present=0,
+        converted=_converted(file),
+        promised=_promised(model),
+        disk_free=_disk_free(),
+        license="",
+        gated=False,
+    )
+
+
+def _choose(model: Model, files: list[File]) -> list[File]:
+    if model.base:
+        return hub_files.choose_adapter(files, model.hub_id)
+    return hub_files.choose(files, model.hub_id, model.hub_file, model.allow_pickle, own_code=model.trust_remote_code)
+
+
+def _converted(file: File) -> int:
+    """What the weights of a .gguf file take as bfloat16: its name says with how many bits they are stored."""
+    bits = re.search(r"(?:^|[-._])(?:I?Q|BF|F|MXFP)(\d{1,2})", file.path.upper())
+    return file.size * 16 // min(max(int(bits[1]) if bits else 4, 1), 16)
+
+
+def _disk_free() -> int:
+    folder = Path(settings.MODELS_DIR)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be used: {error}") from error
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"

@@ -1,0 +1,304 @@
+"""One turn at a download: take its lease, bring what is missing, and make the model ready.
+
+While the bytes come, a clock beside them writes down how far it is, renews the lease, and sees at every tick whether
+somebody has paused, cancelled or removed the download, or this worker has to stop. Killed at any instant, the next
+turn finds what has come in the folder, and whose it is in the row. The lock of the model's folder is held for as long
+as anything is written there, so a turn that has lost its lease harms nobody.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections import deque
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from asgiref.sync import async_to_sync, sync_to_async
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce, Now
+
+from models_registry.catalog import add, folders, made_folders, sources
+from models_registry.catalog.folders import ModelError
+from models_registry.catalog.made_folders import Progress
+from models_registry.hub import client as hub
+from models_registry.hub import downloads, transfer
+from models_registry.hub.client import Place
+from models_registry.hub.files import File
+from models_registry.models import Download, DownloadState, Model, ModelState, Task
+from vbs.broker import wake
+from vbs.database import outages
+from vbs.database.outages import DATABASE_ERRORS, insist, said
+from vbs.logs import one_line
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5
+RATE_SECONDS = 5.0  # over which the speed is measured
+TURN_SECONDS = 3600.0  # then somebody else may go on: a task must end before the task queue ends it
+ALONE_TURN_SECONDS = 60.0  # where the one io worker has everything else to do as well
+LOCK_SECONDS = 5.0  # that a turn waits for the one before it
+MOST_REASON = 2000  # characters
+CLAIM_LOCK = 7_338_102  # of PostgreSQL: one claim at a time, so that they can be counted
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _Lost(Exception):
+    """The download is not ours any more: paused, cancelled, removed, or taken over."""
+
+
+class _Over(Exception):
+    """It is time to stop, and to let somebody else go on."""
+
+
+def run(model_id: int, worker_id: uuid.UUID) -> None:
+    """Idempotent. Errors end in the row, where people find them; only those of the database are raised."""
+    download = _claim(model_id, worker_id)
+    if download is None:
+        return
+    turn = _Turn(download, worker_id)
+    try:
+        turn.run()
+    except _Lost:
+        log.info("The download of %s was stopped", turn.model)
+    except _Over:
+        turn.give_back()
+    except DATABASE_ERRORS:
+        raise
+    except ModelError as error:
+        turn.fail(str(error))
+    except OSError as error:
+        turn.fail(_disk_error(error))
+    except Exception as error:
+        log.exception("The download of %s failed", turn.model)
+        turn.fail(f"an error of this server ({type(error).__name__}), which is in its log: report it")
+    insist(downloads.wake_next)
+
+
+def _claim(model_id: int, worker_id: uuid.UUID) -> Download | None:
+    """The download, with its lease; or None when it is not to be run, or somebody has it, or enough others run."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [CLAIM_LOCK])
+        others = Download.objects.filter(state=DownloadState.RUNNING).exclude(downloads.UNLEASED)
+        if others.exclude(model_id=model_id).count() >= downloads.most_at_once():
+            return None
+        ours = Q(state=DownloadState.RUNNING, leased_by=worker_id)  # from before the database was away
+        taken = Download.objects.filter(downloads.WAITING | ours, model_id=model_id).update(
+            state=DownloadState.RUNNING,
+            leased_by=worker_id,
+            leased_until=downloads.lease(),
+            started_at=Coalesce("started_at", Now()),
+            attempts=F("attempts") + 1,
+            bytes_per_second=None,
+        )
+    return Download.objects.select_related("model__hub_token", "model__base").get(model_id=model_id) if taken else None
+
+
+def _disk_error(error: OSError) -> str:
+    folder = downloads.folder_of("").parent
+    if error.errno in FULL:
+        return f"the disk of {folder} is full: free some of it, then retry. What has come is kept"
+    return f"{folder} cannot be written ({error.strerror or error}): make that possible, then retry"
+
+
+class _Turn:
+    """download: ours, as it was claimed."""
+
+    def __init__(self, download: Download, worker_id: uuid.UUID) -> None:
+        self.model = download.model
+        self.commit = download.commit
+        self.files = [File.from_json(one) for one in download.files]
+        self.folder = downloads.folder_of(self.model.name)
+        self.target = made_folders.path_of(self.model.name)
+        self.mine = Download.objects.filter(model_id=self.model.pk, state=DownloadState.RUNNING, leased_by=worker_id)
+        self.done = self.began = 0  # bytes
+        self.placing = False  # which cannot be interrupted
+        self.ends = time.monotonic() + (TURN_SECONDS if settings.VBS_IO_WORKERS > 1 else ALONE_TURN_SECONDS)
+        self.recent: deque[tuple[float, int]] = deque()
+
+    def run(self) -> None:
+        """Raises _Lost, _Over, ModelError, OSError, and what the database does."""
+        if self.files:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            held = self._lock(stack)
+            if held is None:
+                log.info("Somebody still works on %s: it goes on when our lease has run out", self.model)
+                return
+            if other := Model.objects.filter(source=str(self.target)).exclude(pk=self.model.pk).first():
+                raise ModelError(f"{self.target} is the folder of {other.name}: register it under another name")
+            place = downloads.place(self.model, self.commit)
+            try:
+                found = async_to_sync(self._bring_and_make)(place, held)
+                self._finish(found)
+            except _Lost:
+                Download.objects.filter(model_id=self.model.pk, state=DownloadState.PAUSED).update(bytes_done=self.done)
+                downloads.clean_locked(self.model.name)
+                raise
+
+    def give_back(self) -> None:
+        insist(lambda: self.mine.update(state=DownloadState.QUEUED, bytes_done=self.done, **downloads.FREE))
+
+    def fail(self, reason: str) -> None:
+        reason = one_line(reason)[:MOST_REASON]
+
+        def step() -> None:
+            with transaction.atomic():
+                Model.objects.select_for_update().filter(pk=self.model.pk).first()
+                failed = {
+                    "state": DownloadState.FAILED,
+                    "reason": reason,
+                    "finished_at": Now(),
+                    "bytes_done": self.done,
+                }
+                if self.mine.update(**failed, **downloads.FREE):
+                    Model.objects.filter(pk=self.model.pk).update(state=ModelState.FAILED, reason=reason)
+                    wake("sweep")  # what has waited for it can end
+                    log.warning("The download of %s has failed: %s", self.model, reason)
+
+        insist(step)
+
+    def _lock(self, stack: ExitStack) -> int | None:
+        """None when somebody has it: a turn that was stopped keeps it for a moment, a conversion for longer."""
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                return stack.enter_context(made_folders.lock(self.target))
+            except ModelError:
+                if time.monotonic() > deadline or outages.stopping.wait(LOCK_SECONDS / 20):
+                    return None
+
+    async def _bring_and_make(self, place: Place, held: int) -> dict[str, Any]:
+        clock = asyncio.create_task(self._watch())
+        work = asyncio.create_task(self._work(place, held))
+        try:
+            await asyncio.wait({clock, work}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            clock.cancel()
+            work.cancel()
+            await asyncio.gather(clock, work, return_exceptions=True)
+        if work.cancelled():
+            clock.result()  # raises what it ended with
+        return work.result()
+
+    async def _work(self, place: Place, held: int) -> dict[str, Any]:
+        files = list({file.sum: file for file in self.files}.values())
+        self.done = self.began = sum(transfer.present(self.folder, file) for file in files)
+        async with hub.client() as client:
+            for file in files:
+                await transfer.bring(client, place, file, self.folder, self._came)
+        self.placing = True
+        return await asyncio.to_thread(self._make, held)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            over = time.monotonic() > self.ends and self.done > self.began  # a turn that brings nothing is for nothing
+            if (outages.stopping.is_set() or over) and not self.placing:
+                raise _Over
+            if not await sync_to_async(self._write_down)() and not self.placing:
+                raise _Lost
+
+    def _came(self, count: int) -> None:
+        self.done += count
+
+    def _write_down(self) -> bool:
+        """Is it still ours?"""
+        self.recent.append((time.monotonic(), self.done))
+        while self.recent[-1][0] - self.recent[0][0] > RATE_SECONDS:
+            self.recent.popleft()
+        seconds = self.recent[-1][0] - self.recent[0][0]
+        rate = max(0.0, (self.recent[-1][1] - self.recent[0][1]) / seconds) if seconds else None
+        try:
+            return bool(self.mine.update(bytes_done=self.done, bytes_per_second=rate, leased_until=downloads.lease()))
+        except DATABASE_ERRORS as error:  # nobody else can have it either, and the lock keeps him out
+            log.warning("The database is out of reach: %s", said(error))
+            connection.close()
+            return True
+
+    def _make(self, held: int) -> dict[str, Any]:
+        """The model's folder, whole and in its place; what it says of the model. It may take minutes, in a thread."""
+        if self.model.hub_file:
+            (file,) = self.files
+            source = self.folder / Path(file.path).name
+            source.unlink(missing_ok=True)
+            os.link(self.folder / file.sum, source)
+            made_folders.make(self.target, source, made_folders.converted, held, self._say)
+        elif downloads.is_conversion(self.model):
+            source = sources.folder(self.model.source, on_server=True)  # which may have become another one since
+            if not source.is_file():
+                raise ModelError(f"{source} is not there any more: put it back and retry, or cancel this")
+            made_folders.make(self.target, source, made_folders.converted, held, self._say)
+        else:
+            made_folders.make(self.target, self.folder, self._linked, held, self._say)
+        try:
+            return self._examine()
+        except ModelError:
+            made_folders.discard(self.target)
+            raise
+
+    def _linked(self, source: Path, work: Path, held: int, on_progress: Progress) -> None:
+        """The same bytes under the names that they have in the repository; they stay here until the model is ready."""
+        for file in self.files:
+            path = work / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source / file.sum, path)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, *FULL):
+                    raise
+                shutil.copyfile(source / file.sum, path)  # a file system without links
+
+    def _examine(self) -> dict[str, Any]:
+        """A task other than chat was given by a person. Chat may be a guess: then the files say, where they do."""
+        model = self.model
+        if model.base:
+            return add.examine_adapter(self.target, model.base)
+        facts = folders.examine(self.target, model.task, model.engine_args, model.allow_pickle)
+        if model.task == Task.CHAT:
+            with suppress(ModelError):
+                facts = folders.examine(self.target, None, model.engine_args, model.allow_pickle)
+        return {
+            "size_bytes": facts.size_bytes,
+            "context_length": facts.context_length,
+            "task": facts.task,
+            "license": model.license or facts.license,
+        }
+
+    def _finish(self, found: dict[str, Any]) -> None:
+        """Ready, in one transaction. Raises _Lost, and ModelError when its base has been changed meanwhile."""
+
+        def step() -> bool:
+            with transaction.atomic():
+                if self.model.base:  # which is locked before its adapters, as by whoever changes it
+                    bases = Model.objects.select_for_update().filter(pk=self.model.base.pk)
+                    found.update(*(add.examine_adapter(self.target, base) for base in bases))
+                Model.objects.select_for_update().filter(pk=self.model.pk).first()
+                done = {"state": DownloadState.DONE, "bytes_done": F("bytes_total"), "finished_at": Now()}
+                if self.mine.update(**done, **downloads.FREE):
+                    Model.objects.filter(pk=self.model.pk).update(
+                        source=str(self.target), revision=self.commit, state=ModelState.READY, reason="", **found
+                    )
+                    wake("gpu")  # batches may wait for it
+            return Download.objects.filter(model_id=self.model.pk, state=DownloadState.DONE).exists()
+
+        try:
+            ours = insist(step)
+        except ModelError:
+            made_folders.discard(self.target)
+            raise
+        if not ours:
+            made_folders.discard(self.target)
+            raise _Lost
+        shutil.rmtree(self.folder, ignore_errors=True)
+        log.info("%s is ready in %s", self.model, self.target)
+
+    def _say(self, step: str) -> None:
+        log.info("%s: %s", self.model, one_line(step))

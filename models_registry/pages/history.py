@@ -1,0 +1,153 @@
+"""What was done with a model, and what was measured, as the parts that its page shows. Knows no request and no HTML."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.db.models import QuerySet
+
+from models_registry.api.wire import reason
+from models_registry.fit import formula
+from models_registry.models import OPEN_OPERATIONS, Measurement, MeasurementKind, Model, Operation, OperationKind, Task
+from models_registry.pages.parts import Measured, Measurements, Ran
+from vbs.pages.charts import plots
+from vbs.pages.words import duration, number
+
+RECENT = 10  # operations that are shown
+DRAWN = 200  # measurements in the plots
+LISTED = 25  # of them in the table below
+LOG = 20_000  # characters of an operation's log, its end
+
+# What operations give, in the order in which it is shown, and in which unit; a database keeps no order.
+FACTS = {
+    "seconds": ("took", " s"),
+    "requests": ("requests", ""),
+    "failed": ("failed", ""),
+    "requests_per_second": ("requests/s", ""),
+    "input_tokens": ("tokens in", ""),
+    "input_tokens_per_second": ("tokens/s in", ""),
+    "output_tokens": ("tokens out", ""),
+    "output_tokens_per_second": ("tokens/s out", ""),
+    "latency_p50": ("latency, p50", " s"),
+    "latency_p99": ("latency, p99", " s"),
+    "load_seconds": ("loading took", " s"),
+    "first_token_seconds": ("to the first token", " s"),
+    "memory_bytes": ("memory", ""),
+    "less": ("less than asked for", ""),
+}
+
+
+def operations(model: Model, for_operator: bool) -> list[Ran]:
+    """The last of them, the newest first. Who asked, what was said and why it failed is for operators, as on /v1."""
+    rows: QuerySet[Operation] = model.operations.order_by("-id")[:RECENT]
+    return [_ran(row, place == 0, for_operator) for place, row in enumerate(rows)]
+
+
+def _ran(row: Operation, newest: bool, for_operator: bool) -> Ran:
+    is_open = row.state in OPEN_OPERATIONS
+    result = dict(row.result or {})
+    tested = row.kind == OperationKind.TEST
+    answer = _answer(result) if tested else ""
+    seconds = (row.finished_at - row.started_at).total_seconds() if row.finished_at and row.started_at else None
+    return Ran(
+        id=row.pk,
+        kind=row.kind,
+        state=row.state,
+        open=is_open,
+        unfold=is_open or newest,
+        asked_by=row.asked_by if for_operator else "",
+        at=row.created_at,
+        took=duration(seconds) if seconds is not None else "",
+        log=row.log[-LOG:] if for_operator else "",
+        error=reason(row.error, for_operator) or "",
+        question=str(row.options.get("prompt", "")) if tested and for_operator else "",
+        answer=answer if for_operator else "",
+        facts=tuple(_facts(result)),
+    )
+
+
+def _answer(result: dict[str, Any]) -> str:
+    """What the model said, taken out of a test's result; of an embedding its first values."""
+    result.pop("request", None)
+    response, answer = result.pop("response", None) or {}, result.pop("answer", None)
+    if answer is not None:
+        return str(answer)
+    for one in response.get("data") or []:
+        values = ", ".join(f"{value:.4f}" for value in one.get("embedding") or [])
+        return f"{one.get('dimensions')} dimensions: {values} …"
+    return ""
+
+
+def _facts(result: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """What has a value; what FACTS does not know comes last, by its own name."""
+    for key in (*FACTS, *sorted(result.keys() - FACTS.keys())):
+        name, unit = FACTS.get(key, (key.replace("_", " "), ""))
+        if text := _value(key, result.get(key)):
+            yield name, text + unit
+
+
+def _value(key: str, value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int() if key.endswith("_bytes"):
+            return formula.size(value)
+        case int() | float():
+            return number(value)
+        case dict():
+            return "; ".join(f"{name} {each}" for name, each in value.items())
+        case list():
+            return "; ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def measurements(model: Model) -> Measured:
+    rows = list(model.measurements.defer("versions", "options")[:DRAWN])
+    return Measured(
+        plots=tuple(plot for plot in _plots(rows, model.task) if plot),
+        columns=(
+            *("tokens/s in", "tokens/s out", "requests/s", "requests", "failed", "p50", "p99"),
+            *("load", "memory", "predicted"),
+        ),
+        rows=tuple(Measurements(row.at, row.kind, _cells(row)) for row in rows[:LISTED]),
+        more=max(0, len(rows) - LISTED),
+    )
+
+
+def _plots(rows: list[Measurement], task: str) -> Iterable[plots.Plot | None]:
+    kept = "input_tokens" if task == Task.EMBEDDING else "output_tokens"
+    rates = [
+        plots.Point(row.at, getattr(row, kept) / row.seconds, row.kind)
+        for row in rows
+        if row.kind != MeasurementKind.LOAD and row.seconds
+    ]
+    loads = [plots.Point(row.at, row.load_seconds, row.kind) for row in rows if row.load_seconds is not None]
+    memory = [plots.Point(row.at, row.memory_bytes / formula.GIB, "measured") for row in rows if row.memory_bytes]
+    memory += [
+        plots.Point(row.at, row.predicted_bytes / formula.GIB, "predicted") for row in rows if row.predicted_bytes
+    ]
+    direction = "Input" if task == Task.EMBEDDING else "Output"
+    yield plots.plot(f"{direction} tokens per second", "tokens/s", rates)
+    yield plots.plot("Seconds to load", "s", loads)
+    yield plots.plot("Memory taken, and what was predicted", "GiB", memory)
+
+
+def _cells(row: Measurement) -> tuple[str, ...]:
+    def rate(count: int) -> str:
+        return number(count / row.seconds) if row.seconds and row.requests else ""
+
+    def seconds(value: float | None) -> str:
+        return f"{value:.2f} s" if value is not None else ""
+
+    ran = bool(row.requests or row.failed)
+    return (
+        rate(row.input_tokens),
+        rate(row.output_tokens),
+        rate(row.requests),
+        f"{row.requests:,}" if ran else "",
+        f"{row.failed:,}" if ran else "",
+        seconds(row.latency_p50),
+        seconds(row.latency_p99),
+        seconds(row.load_seconds),
+        formula.size(row.memory_bytes) if row.memory_bytes else "",
+        formula.size(row.predicted_bytes) if row.predicted_bytes else "",
+    )

@@ -1,0 +1,89 @@
+"""The page of logs as parts: the end of one of them, live."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django.http import QueryDict
+from django.urls import reverse
+
+from models_registry.models import Worker
+from models_registry.pages import logfiles
+from vbs.live import Gone, Page
+from vbs.pages.parts import Part, Pulse
+from vbs.pages.viewer import Viewer
+from vbs.pages.words import size
+
+PERMISSION = "accounts.view_project"  # of those who see all projects: a log names batches of any
+WHOLE = "models_registry.delete_worker"  # of admins: the whole of a log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log(Part):
+    """About one log: its name, its file's name, how large it is. missing: why there is nothing of it."""
+
+    template = "system/_log.html"
+    id: str = "log"
+    name: str
+    file: str
+    size: str
+    cut: bool
+    missing: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines(Part):
+    template = "system/_lines.html"
+    id: str = "lines"
+    name: str
+    lines: tuple[str, ...]
+
+
+def sources() -> list[tuple[str, str]]:
+    """Those that can be asked for, with what they are called. Engines come first."""
+    found = [(str(worker.pk), f"Engine of {worker}") for worker in _engines() if logfiles.of_engine(worker)]
+    return found + [(name, name) for name in logfiles.PROGRAMS]
+
+
+def chosen(query: QueryDict) -> tuple[str, str, Path | None]:
+    """The log that is asked for, else the first: its key, what it is called, and its file. Raises Gone."""
+    key = query.get("of") or sources()[0][0]
+    if key in logfiles.PROGRAMS:
+        return key, key, logfiles.of_program(key)
+    try:
+        worker = Worker.objects.filter(pk=UUID(key), cluster="gpu").first()
+    except ValueError:
+        raise Gone(key) from None
+    if worker is None:
+        raise Gone(key)
+    return key, f"Engine of {worker}", logfiles.of_engine(worker)
+
+
+def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
+    key, name, path = chosen(query)
+    missing, tail = "", logfiles.Tail((), 0, False)
+    try:
+        if path is None:
+            missing = "There is none on this machine: its engine has not started yet, or runs elsewhere."
+        else:
+            tail = logfiles.tail(path)
+            missing = "" if tail.lines else "It is empty so far."
+    except FileNotFoundError:
+        missing = "There is none yet. Programs that 'manage.py up' has not started write elsewhere."
+    except OSError as error:
+        missing = f"It cannot be read: {error.strerror or error}."
+    log = Log(name=name, file=path.name if path else "", size=size(tail.bytes), cut=tail.cut, missing=missing)
+    return {"log": log, "lines": Lines(name=name, lines=tail.lines), "pulse": _pulse(key)}
+
+
+def _pulse(key: str) -> Pulse:
+    return Pulse(url=f"{reverse('system-log-live')}?{urlencode({'of': key})}", every=2)
+
+
+def _engines() -> Iterable[Worker]:
+    return Worker.objects.filter(cluster="gpu").order_by("-heartbeat_at")[:20]
+
+
+PAGE = Page(build=build, topics=lambda: ("workers",), permission=PERMISSION)

@@ -1,0 +1,310 @@
+"""The pages of models. Looking needs an account, changing a permission; no GET changes anything.
+
+Forms and buttons work without scripts: they answer with a page. htmx is answered with the parts that have changed.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpResponse, HttpResponseBadRequest
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render, resolve_url
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django_htmx.http import HttpResponseClientRedirect
+
+from models_registry.catalog import add as importer
+from models_registry.catalog import aliases, rules
+from models_registry.catalog.folders import ModelError
+from models_registry.fit import judge
+from models_registry.fit.formula import size
+from models_registry.gpu import operations
+from models_registry.hub import downloads
+from models_registry.models import OPEN_OPERATIONS, Model, ModelState, OperationKind
+from models_registry.pages import rows
+from models_registry.pages.forms import AddForm, BenchmarkForm, EditForm, FitForm, PasteForm, TestForm
+from vbs.configuration import audit
+from vbs.live import Parts, changes
+from vbs.pages.access import Request, page
+from vbs.unplaced import unplaced
+
+WRONG = 422  # what was typed cannot be taken
+
+
+# All models
+
+
+@require_GET
+@page()
+def models(request: Request) -> HttpResponse:
+    return _models(request, PasteForm())
+
+
+def _models(request: Request, paste: PasteForm, add: AddForm | None = None, **context: Any) -> HttpResponse:
+    context |= {"paste": paste, "form": add}
+    status = WRONG if paste.errors or (add and add.errors) else 200
+    if request.htmx:
+        return render(request, "models/_add.html", context, status=status)
+    return render(request, "models/index.html", context | rows.registry(request.viewer), status=status)
+
+
+@require_POST
+@page("models_registry.add_model")
+def read(request: Request) -> HttpResponse:
+    """What was pasted, as a form to look over. Nothing is added yet."""
+    paste = PasteForm(request.POST)
+    if not paste.is_valid():
+        return _models(request, paste)
+    found = paste.cleaned_data["text"]
+    initial = {name: getattr(found, name) for name in ("name", "source", "on_hub", "revision", "file", "engine_args")}
+    form = AddForm(initial=initial | {"task": found.task or ""}, **_may(request))
+    return _models(request, PasteForm(), form, refused=found.refused)
+
+
+@require_POST
+@page("models_registry.add_model")
+def plan(request: Request) -> HttpResponse:
+    """What fetching the model in the form will take."""
+    form = AddForm(request.POST, **_may(request))
+    if not form.is_valid():
+        return render(request, "models/_plan.html", {"error": "Correct the form first."})
+    draft = form.draft()
+    try:
+        found = downloads.plan(draft)
+    except ModelError as error:
+        return render(request, "models/_plan.html", {"error": str(error)})
+    try:
+        fit = f"is served by the engine of {draft.base}" if draft.base else judge.judge_hub(draft, found).text
+    except ModelError as error:
+        fit = str(error)
+    numbers = {
+        "fetch": found.bytes,
+        "present": found.present,
+        "converted": found.converted,
+        "free": found.disk_free,
+        "promised": found.promised,
+        "after": max(0, found.free_after),
+    }
+    sizes = {name: size(number) for name, number in numbers.items()}
+    return render(request, "models/_plan.html", {"plan": found, "sizes": sizes, "fit": fit})
+
+
+@require_POST
+@page("models_registry.add_model")
+def add(request: Request) -> HttpResponseBase:
+    form = AddForm(request.POST, **_may(request))
+    if not form.is_valid() or (model := _taken(form, form.add)) is None:
+        return _models(request, PasteForm(), form)
+    coming = (
+        f", and being {'fetched' if model.hub_id else 'converted'}" if model.state == ModelState.DOWNLOADING else ""
+    )
+    audit.record(request, "model.add", model.name, model.hub_id or model.source)
+    if model.trust_remote_code:
+        audit.record(request, "model.trust", model.name, rules.told(True))
+    messages.success(request, f"{model.name} is added{coming}.")
+    address = resolve_url("model", model.pk)
+    return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
+
+
+def _may(request: Request) -> dict[str, bool]:
+    """Take pickles, and have code run that comes with a model."""
+    return {"may_pickle": request.user.has_perm("models_registry.change_model"), "may_trust": _may_trust(request)}
+
+
+def _may_trust(request: Request) -> bool:
+    return settings.VBS_TRUST_REMOTE_CODE and request.user.has_perm(rules.TRUST)
+
+
+# One model
+
+
+@require_GET
+@page()
+def model(request: Request, pk: int) -> HttpResponse:
+    return _model(request, _find(pk))
+
+
+def _model(request: Request, model: Model, **forms: Any) -> HttpResponse:
+    """`forms`: those that hold something wrong, instead of fresh ones."""
+    usual = {
+        "edit_form": EditForm(model=model, may_trust=_may_trust(request)),
+        "test_form": TestForm(model=model, prefix="test"),
+        "benchmark_form": BenchmarkForm(model=model, prefix="benchmark"),
+        "fit": _judged(request, model),
+    }
+    context: dict[str, Any] = {"model": model, "adapters": model.adapters.all(), **usual, **forms}
+    context |= {"prices": _prices(model), "currency": settings.VBS_CURRENCY}
+    return render(
+        request, "models/model.html", context | rows.one(model, request.viewer), status=WRONG if forms else 200
+    )
+
+
+def _prices(model: Model) -> list[str]:
+    given = (("in", model.input_price), ("out", model.output_price))
+    return [f"{price.normalize():f} {name}" for name, price in given if price is not None]
+
+
+@require_GET
+@page()
+def fit(request: Request, pk: int) -> HttpResponse:
+    model = _find(pk)
+    template = "models/_fit_words.html" if "brief" in request.GET else "models/_fit.html"
+    return render(request, template, {"fit": _judged(request, model), "model": model})
+
+
+def _judged(request: Request, model: Model) -> dict[str, Any]:
+    """Whether the model fits, as asked for in the address, or why that cannot be said."""
+    form = FitForm(request.GET if {"context", "sequences"} & request.GET.keys() else None)
+    asked = form.cleaned_data if form.is_bound and form.is_valid() else {}
+    try:
+        found = judge.judge(model, asked.get("context"), asked.get("sequences") or 1)
+    except ModelError as error:
+        return {"form": form, "error": str(error) if request.viewer.may(rows.CHANGES) else unplaced(str(error))}
+    need = found.need
+    parts = {"weights": need.weights, "KV cache": need.cache, "LoRA": need.lora, "process": need.process}
+    sizes = {name: size(number) for name, number in {**parts, "working memory": need.working}.items()}
+    if found.loads:
+        sign = "−" if need.correction < 0 else "+"
+        sizes["correction"] = f"{sign} {size(abs(need.correction))}, from {found.loads} measured"
+    whole = {"need": size(need.total), "room": size(found.room.total)}
+    sizes |= {"all of it": whole["need"], f"room ({found.room.kind.upper()})": whole["room"]}
+    return {"form": form, "found": found, "sizes": sizes, **whole}
+
+
+ACTIONS: dict[str, tuple[str, Callable[[Model, str], object]]] = {
+    "fetch": ("{} is being fetched.", lambda model, user: downloads.start(model)),
+    "pause": ("The download of {} is paused.", lambda model, user: downloads.pause(model)),
+    "resume": ("The download of {} goes on.", lambda model, user: downloads.resume(model)),
+    "cancel": ("The download of {} is cancelled.", lambda model, user: downloads.cancel(model)),
+    "retry": ("{} is being fetched again.", lambda model, user: downloads.retry(model)),
+    "load": ("{} will be loaded.", lambda model, user: operations.ask(OperationKind.LOAD, model, asked_by=user)),
+    "unload": ("{} will be unloaded.", lambda model, user: operations.ask(OperationKind.UNLOAD, model, asked_by=user)),
+    "test": ("{} will be tested.", lambda model, user: operations.ask(OperationKind.TEST, model, asked_by=user)),
+    "benchmark": (
+        "{} will be measured.",
+        lambda model, user: operations.ask(OperationKind.BENCHMARK, model, asked_by=user),
+    ),
+    "stop": ("What waited or ran for {} is cancelled.", lambda model, user: _stop(model)),
+}
+
+
+def _stop(model: Model) -> None:
+    for operation in model.operations.filter(state__in=OPEN_OPERATIONS):
+        operations.cancel(operation)
+
+
+@require_POST
+@page("models_registry.change_model")
+def act(request: Request, pk: int) -> HttpResponseBase:
+    """What a button says: `do` names it, `on` the page that it is on."""
+    model = _find(pk)
+    if (action := ACTIONS.get(request.POST.get("do", ""))) is None:
+        return HttpResponseBadRequest(f"'do' must be one of {', '.join(ACTIONS)}.", content_type="text/plain")
+    words, act = action
+    do = request.POST["do"]
+    _say(request, do, model.name, lambda: act(model, request.user.get_username()), words.format(model.name))
+    if request.POST.get("on") == "model":
+        return _done(request, lambda: rows.one(_find(pk), request.viewer), "model", pk)
+    return _done(request, lambda: rows.registry(request.viewer), "models")
+
+
+@require_POST
+@page("models_registry.change_model")
+def run(request: Request, pk: int) -> HttpResponseBase:
+    """A test or a benchmark with what was typed."""
+    model = _find(pk)
+    kind: type[TestForm | BenchmarkForm] = TestForm if "test" in request.POST else BenchmarkForm
+    form = kind(request.POST, model=model, prefix=kind.kind)
+    if not form.is_valid() or _taken(form, lambda: form.ask(request.user.get_username())) is None:
+        return _model(request, model, **{f"{kind.kind}_form": form})
+    audit.record(request, f"model.{kind.kind}", model.name)
+    return redirect("model", pk)
+
+
+@require_POST
+@page("models_registry.change_model")
+def edit(request: Request, pk: int) -> HttpResponseBase:
+    model = _find(pk)
+    form = EditForm(request.POST, model=model, may_trust=_may_trust(request))
+    if not form.is_valid() or _taken(form, form.save) is None:
+        return _model(request, model, edit_form=form)
+    audit.record(request, "model.edit", model.name, ", ".join(sorted(form.changed_data)))
+    if "trust_remote_code" in form.changed_data:
+        audit.record(request, "model.trust", model.name, rules.told(form.cleaned_data["trust_remote_code"]))
+    messages.success(request, f"{model.name} is changed. A loaded model is loaded anew with its next request.")
+    return redirect("model", pk)
+
+
+@require_POST
+@page("models_registry.change_model")
+def alias(request: Request, pk: int) -> HttpResponseBase:
+    """Let another name stand for the model, or (with `remove`) for nothing."""
+    model = _find(pk)
+    if name := request.POST.get("remove", ""):
+        name = name.replace("\0", "")
+        _say(request, "unalias", name, lambda: aliases.remove(name), f"{name} is removed.")
+    else:
+        name = request.POST.get("name", "").strip()
+        _say(
+            request,
+            "alias",
+            f"{name} → {model.name}",
+            lambda: aliases.point(name, model),
+            f"{name} stands for {model.name}.",
+        )
+    return redirect("model", pk)
+
+
+@require_http_methods(["GET", "POST"])
+@page("models_registry.delete_model")
+def remove(request: Request, pk: int) -> HttpResponseBase:
+    """First what that would free, and who still needs the model."""
+    model = _find(pk)
+    error = ""
+    if request.method == "POST":
+        try:
+            importer.remove(model, files="files" in request.POST)
+        except ModelError as reason:
+            error = str(reason)
+        else:
+            audit.record(request, "model.remove", model.name, "with its files" if "files" in request.POST else "")
+            messages.success(request, f"{model.name} is removed.")
+            return redirect("models")
+    preview = importer.preview(model)
+    context = {"model": model, "needed_by": importer.needed_by(model), "preview": preview, "error": error}
+    context["freed"] = size(preview.bytes)
+    return render(request, "models/remove.html", context, status=WRONG if error else 200)
+
+
+# For all of them
+
+
+def _find(pk: int) -> Model:
+    return get_object_or_404(Model.objects.described(), pk=pk)
+
+
+def _taken(form: forms.Form, step: Callable[[], Any]) -> Any:
+    """What the step gives; when the registry refuses, None, and the form says why."""
+    try:
+        return step()
+    except ModelError as error:
+        form.add_error(None, str(error))
+        return None
+
+
+def _say(request: Request, verb: str, target: str, step: Callable[[], object], words: str) -> None:
+    try:
+        step()
+    except ModelError as error:
+        messages.error(request, str(error))
+    else:
+        audit.record(request, f"model.{verb}", target)
+        messages.success(request, words)
+
+
+def _done(request: Request, parts: Callable[[], Parts], *address: Any) -> HttpResponseBase:
+    if request.htmx:
+        return changes(request, parts(), request.POST)
+    return redirect(*address)

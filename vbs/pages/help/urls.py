@@ -1,0 +1,10 @@
+"""The addresses of the documents."""
+
+from django.urls import path
+
+from vbs.pages.help import views
+
+urlpatterns = [
+    path("help/", views.start, name="help"),
+    path("help/<slug:name>", views.document, name="help-document"),
+]

@@ -1,0 +1,40 @@
+from django.http import Http404, HttpResponse
+from django.shortcuts import render
+from django.utils.safestring import SafeString
+from django.views.decorators.http import require_GET
+
+from vbs.configuration import runtime
+from vbs.pages import recipes
+from vbs.pages.access import Request, page
+from vbs.pages.help import documents
+
+MOST_ASKED = 200  # characters
+
+
+@require_GET
+@page()
+def start(request: Request) -> HttpResponse:
+    """Recipes, or with `q` what the documents say of these words."""
+    asked = request.GET.get("q", "").replace("\0", "").strip()[:MOST_ASKED]
+    context = {"documents": documents.documents(), "asked": asked, "pieces": asked.split()}
+    if asked:
+        return render(request, "help/found.html", context | {"hits": documents.search(asked)})
+    model = recipes.model()
+    server = f"{request.scheme}://{request.get_host()}"
+    context |= {
+        "server": server,
+        "model": model,
+        "recipes": recipes.recipes(server, model, runtime.value("VBS_COMPLETION_WINDOWS")[0]),
+    }
+    return render(request, "help/index.html", context)
+
+
+@require_GET
+@page()
+def document(request: Request, name: str) -> HttpResponse:
+    if (found := documents.document(name)) is None:
+        raise Http404
+    shown = SafeString(found.rendered.html)  # the renderer lets no HTML of the document through
+    return render(
+        request, "help/document.html", {"documents": documents.documents(), "document": found, "shown": shown}
+    )
