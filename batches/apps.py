@@ -12,13 +12,13 @@ class BatchesConfig(AppConfig):
         from batches.run.runner import BatchSource
         from models_registry.catalog import add, disk
         from models_registry.gpu import arbiter, control
-        from vbs import live
+        from vbs.live import topics
 
         metrics.register()
         add.BLOCKERS.append(Batch.objects.that_need)
         arbiter.register(BatchSource())
         arbiter.RELEASES.append(Batch.objects.release_all)
-        arbiter.SWEEPS.append(live.sweep)
+        arbiter.SWEEPS.append(topics.sweep)
         control.RUNNING.append(interrupts.of)
         disk.PLACES.append(disk_use.files)
         disk.CLEANERS.insert(0, disk_use.CLEANER)

@@ -24,9 +24,11 @@ from django.utils import timezone
 from batches.models import Batch, Pause
 from models_registry.models import Alias, Model, Worker
 from tests.live import live as started
-from vbs import live
 from vbs.configuration.models import Override
-from vbs.live import Hub, Page, Room
+from vbs.live import rooms, topics
+from vbs.live import socket as sockets_of_pages
+from vbs.live.pages import Page
+from vbs.live.rooms import Hub, Room
 from vbs.pages.parts import Pulse, whole
 from vbs.pages.viewer import Viewer
 
@@ -98,7 +100,7 @@ def test_what_the_layer_leaves_behind_is_swept_away(db):
         expire = timezone.now() + timedelta(hours=hours)
         GroupChannel.objects.create(group_key="asgi:group:live", channel=f"{hours}", expire=expire)
         Message.objects.create(channel="any", message=b"", expire=expire)
-    live.sweep()
+    topics.sweep()
     assert [one.channel for one in GroupChannel.objects.all()] == ["1"] and Message.objects.count() == 1
 
 
@@ -168,8 +170,8 @@ def test_one_person_is_in_so_many_rooms():
         def join(user, query):
             return hub.join(browser := Browser(user), Room(page, VIEWER, QueryDict(query), {})), browser
 
-        mine = [join("ada", f"a={n}") for n in range(live.MOST_ROOMS_OF_ONE + 5)]
-        assert [room is not None for room, _ in mine] == [True] * live.MOST_ROOMS_OF_ONE + [False] * 5
+        mine = [join("ada", f"a={n}") for n in range(rooms.MOST_ROOMS_OF_ONE + 5)]
+        assert [room is not None for room, _ in mine] == [True] * rooms.MOST_ROOMS_OF_ONE + [False] * 5
         assert join("ada", "a=1")[0] is mine[1][0] and join("bob", "b=1")[0]
         assert join("ada", "b=1")[0], "that room is there already"
         for room, browser in mine[2:5]:
@@ -192,7 +194,7 @@ def test_a_change_is_due_at_once_and_a_flood_of_them_has_to_wait():
         assert room.due <= asyncio.get_running_loop().time()
         room.due, room.renewed = now + 5, now
         hub.tell("batches")
-        assert room.due == pytest.approx(now + live.REST_SECONDS, abs=0.05)
+        assert room.due == pytest.approx(now + rooms.REST_SECONDS, abs=0.05)
 
     asyncio.run(due())
 
@@ -206,13 +208,13 @@ def test_whoever_may_not_look_any_more_is_found_out(db):
     client = Client()
     client.force_login(user)
     session = client.session
-    socket = live.Socket(shown=Page(lambda viewer, query: {}, lambda: ()))
+    socket = sockets_of_pages.Socket(shown=Page(lambda viewer, query: {}, lambda: ()))
     socket.scope = {"session": session}
     assert socket._look() is not None
     User.objects.filter(pk=user.pk).update(is_active=False)
     assert socket._look() is None
     User.objects.filter(pk=user.pk).update(is_active=True)
-    secret = live.Socket(shown=Page(lambda viewer, query: {}, lambda: (), permission="auth.view_user"))
+    secret = sockets_of_pages.Socket(shown=Page(lambda viewer, query: {}, lambda: (), permission="auth.view_user"))
     secret.scope = {"session": session}
     assert secret._look() is None
     user.set_password("another")
@@ -226,8 +228,8 @@ def test_whoever_may_not_look_any_more_is_found_out(db):
 
 
 def test_there_is_room_for_so_many(monkeypatch):
-    monkeypatch.setattr(live, "MOST_SOCKETS", 3)
-    monkeypatch.setattr(live, "MOST_OF_ONE", 2)
+    monkeypatch.setattr(rooms, "MOST_SOCKETS", 3)
+    monkeypatch.setattr(rooms, "MOST_OF_ONE", 2)
 
     async def admitted():
         hub = Hub()
@@ -349,19 +351,19 @@ def test_who_looks_at_too_much_asks_every_few_seconds(vbs, cookie):
         headers = {"Origin": vbs.stack.url, "Cookie": f"sessionid={cookie}"}
         async with aiohttp.ClientSession(headers=headers) as session:
             sockets = []
-            for number in range(live.MOST_ROOMS_OF_ONE + 3):
+            for number in range(rooms.MOST_ROOMS_OF_ONE + 3):
                 socket = await session.ws_connect(f"{vbs.run.stack.url}/models/live?n={number}")
                 await socket.send_str(json.dumps({"seen": []}))
                 sockets.append(socket)
             kinds = [(await socket.receive(30)).type for socket in sockets]
-            codes = [socket.close_code for socket in sockets[live.MOST_ROOMS_OF_ONE :]]
+            codes = [socket.close_code for socket in sockets[rooms.MOST_ROOMS_OF_ONE :]]
             for socket in sockets:
                 await socket.close()
             return kinds, codes
 
     kinds, codes = asyncio.run(look())
-    assert kinds[: live.MOST_ROOMS_OF_ONE] == [aiohttp.WSMsgType.TEXT] * live.MOST_ROOMS_OF_ONE
-    assert codes == [live.TOO_MANY] * 3
+    assert kinds[: rooms.MOST_ROOMS_OF_ONE] == [aiohttp.WSMsgType.TEXT] * rooms.MOST_ROOMS_OF_ONE
+    assert codes == [sockets_of_pages.TOO_MANY] * 3
 
 
 DEEP = '{"seen": ' + "[" * 100_000
@@ -441,7 +443,7 @@ def test_it_goes_on_after_the_database_was_away(vbs, cookie):
 
     times = []
     talk(vbs, conversation, cookie)
-    assert sorted(times)[1] < live.ALONE_SECONDS / 2, times
+    assert sorted(times)[1] < rooms.ALONE_SECONDS / 2, times
 
 
 def insist(vbs, statement, *values):
@@ -471,4 +473,4 @@ def test_who_signs_out_is_out_at_once(vbs):
         return socket.close_code, time.monotonic() - began
 
     code, seconds = talk(vbs, conversation, key)
-    assert code == 4403 and seconds < live.RIGHTS_SECONDS / 2
+    assert code == 4403 and seconds < sockets_of_pages.RIGHTS_SECONDS / 2

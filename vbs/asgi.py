@@ -13,7 +13,8 @@ from django.urls import re_path
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vbs.settings")
 django_application = get_asgi_application()  # loads the apps, so it comes before their pages are imported
 
-from vbs import live, urls  # noqa: E402, F401  (the addresses of the pages)
+from vbs import urls  # noqa: E402, F401  (the addresses of the pages)
+from vbs.live import socket  # noqa: E402
 from vbs.pages import origins  # noqa: E402
 
 
@@ -37,7 +38,7 @@ def from_our_pages(application: Any) -> Any:
     return checked
 
 
-websockets = URLRouter([*live.routes(), re_path(r"", refuse)])  # type: ignore[arg-type]
+websockets = URLRouter([*socket.routes(), re_path(r"", refuse)])  # type: ignore[arg-type]
 application = ProtocolTypeRouter(
     {"http": django_application, "websocket": from_our_pages(AuthMiddlewareStack(websockets))}
 )

@@ -1,12 +1,12 @@
 from django.db import migrations
 
-from vbs import live
+from vbs.live import topics
 
 
 class Migration(migrations.Migration):
     dependencies = [("batches", "0003_activity_and_pauses"), ("configuration", "0002_live")]
     operations = [
-        live.triggers("batches_batch", "batches", "batch:id"),
-        live.triggers("batches_batchevent", "batch:batch_id"),
-        live.triggers("batches_pause", "batches"),
+        topics.triggers("batches_batch", "batches", "batch:id"),
+        topics.triggers("batches_batchevent", "batch:batch_id"),
+        topics.triggers("batches_pause", "batches"),
     ]

@@ -12,7 +12,7 @@ from batches.pages.overview import views as overview_views
 from batches.pages.queue import page as queue
 from batches.pages.queue import views as queue_views
 from batches.pages.request import views as request_views
-from vbs import live
+from vbs.live import pages as live
 
 urlpatterns: list[URLPattern] = [
     path("", overview_views.show, name="overview"),

@@ -32,7 +32,7 @@ from models_registry.pages.parts import Doing, Fetching, History, Machine, Machi
 from models_registry.speed import speeds
 from models_registry.speed.speeds import Speed
 from vbs.configuration import runtime
-from vbs.live import Gone, Page
+from vbs.live.pages import Gone, Page
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.plain import visible
 from vbs.pages.viewer import Viewer

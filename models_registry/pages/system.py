@@ -15,7 +15,7 @@ from models_registry.models import STALE, Worker
 from models_registry.pages.parts import Reading
 from models_registry.pages.rows import readings_of
 from models_registry.readiness import OK, STORAGE
-from vbs.live import Page
+from vbs.live.pages import Page
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size

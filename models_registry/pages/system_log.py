@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from models_registry.models import Worker
 from models_registry.pages import logfiles
-from vbs.live import Gone, Page
+from vbs.live.pages import Gone, Page
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import size

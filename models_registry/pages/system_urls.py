@@ -3,7 +3,7 @@
 from django.urls import path
 
 from models_registry.pages import system, system_log, system_views
-from vbs import live
+from vbs.live import pages as live
 
 urlpatterns = [
     path("system/", system_views.index, name="system"),

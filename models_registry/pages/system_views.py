@@ -21,7 +21,7 @@ from models_registry.models import Worker
 from models_registry.pages import logfiles, system, system_log
 from models_registry.pages.system import OPERATES
 from vbs.configuration import audit
-from vbs.live import Gone
+from vbs.live.pages import Gone
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
 from vbs.pages.words import size

@@ -3,7 +3,7 @@
 from django.urls import path
 
 from models_registry.pages import rows, views
-from vbs import live
+from vbs.live import pages as live
 
 urlpatterns = [
     path("models/", views.models, name="models"),

@@ -26,7 +26,7 @@ from models_registry.models import OPEN_OPERATIONS, Model, ModelState, Operation
 from models_registry.pages import rows
 from models_registry.pages.forms import AddForm, BenchmarkForm, EditForm, FitForm, PasteForm, TestForm
 from vbs.configuration import audit
-from vbs.live import Parts, changes
+from vbs.live.pages import Parts, changes
 from vbs.pages.access import Request, page
 from vbs.unplaced import unplaced
 

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from vbs.accounts.models import ApiKey
-from vbs.live import Page
+from vbs.live.pages import Page
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.viewer import Viewer
 

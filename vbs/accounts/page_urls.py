@@ -2,9 +2,9 @@
 
 from django.urls import path
 
-from vbs import live
 from vbs.accounts import key_page, key_views, people_views
 from vbs.configuration import audit_views
+from vbs.live import pages as live
 
 urlpatterns = [
     path("system/keys", key_views.keys, name="keys"),

@@ -10,7 +10,7 @@ from django.urls import reverse
 from vbs.configuration.models import Override
 from vbs.configuration.registry import SETTINGS, Setting
 from vbs.configuration.runtime import valid
-from vbs.live import Page
+from vbs.live.pages import Page
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.viewer import Viewer
 

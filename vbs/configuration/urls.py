@@ -2,8 +2,8 @@
 
 from django.urls import path
 
-from vbs import live
 from vbs.configuration import pages, views
+from vbs.live import pages as live
 
 urlpatterns = [
     path("system/settings", views.settings, name="settings"),

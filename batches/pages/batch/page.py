@@ -15,7 +15,7 @@ from batches.pages.batch import measured, parts
 from batches.pages.new import problems
 from batches.queue import forecast
 from batches.run import pace
-from vbs.live import Gone, Page
+from vbs.live.pages import Gone, Page
 from vbs.logs import mask
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.plain import brief, clip

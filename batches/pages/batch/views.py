@@ -15,7 +15,7 @@ from batches.finish import downloads
 from batches.models import Batch
 from batches.pages.batch import page as detail
 from vbs.configuration import audit
-from vbs.live import Gone, changes
+from vbs.live.pages import Gone, changes
 from vbs.logs import one_line
 from vbs.openai.errors import Conflict, NotFound
 from vbs.pages.access import Request, page

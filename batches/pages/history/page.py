@@ -12,7 +12,7 @@ from django.utils import timezone
 from batches.models import TERMINAL, Batch, BatchStatus
 from batches.pages.history.filters import Filter, form, page
 from batches.queue import forecast
-from vbs.live import Gone, Page
+from vbs.live.pages import Gone, Page
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer

@@ -15,7 +15,7 @@ from batches.pages.overview.health import health
 from models_registry.models import Worker
 from models_registry.pages.parts import Machines
 from models_registry.pages.rows import machine_of
-from vbs.live import Page
+from vbs.live.pages import Page
 from vbs.pages.charts.bars import Bar, Bars, bars
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.plain import brief

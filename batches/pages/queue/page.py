@@ -11,7 +11,7 @@ from batches.models import Pause
 from batches.queue import pauses
 from batches.queue.order import Entry, entries
 from batches.run import pace
-from vbs.live import Page
+from vbs.live.pages import Page
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer

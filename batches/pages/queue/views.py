@@ -12,7 +12,7 @@ from batches.models import PRIORITIES, Batch, Pause
 from batches.pages.queue.page import build
 from batches.queue import forecast, pauses
 from vbs.configuration import audit
-from vbs.live import changes
+from vbs.live.pages import changes
 from vbs.openai.errors import Conflict
 from vbs.pages.access import Request, page, way_back
 from vbs.pages.words import number

@@ -14,7 +14,7 @@ from batches.pages.request.exchange import Piece, Side, answered, asked, pretty
 from batches.pages.request.table import SIZE, TooSlow, limited, response
 from batches.run import raw_json
 from batches.run.raw_json import Members, NotAnObject
-from vbs.live import Gone
+from vbs.live.pages import Gone
 from vbs.pages.plain import MOST as MOST_CHARACTERS
 from vbs.pages.plain import Clip, clip
 from vbs.pages.words import size

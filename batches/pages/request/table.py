@@ -19,7 +19,7 @@ from django.urls import reverse
 from batches.finish.outputs import NOT_RUN
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
 from batches.pages.new.beginning import beginning
-from vbs.live import Gone
+from vbs.live.pages import Gone
 from vbs.pages.parts import Part
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer

@@ -13,7 +13,7 @@ from batches.finish.outputs import output_line, wrong
 from batches.models import Batch, BatchRequest
 from batches.pages.request import page as one
 from batches.pages.request import table as many
-from vbs.live import Gone
+from vbs.live.pages import Gone
 from vbs.pages.access import Request, page
 
 SIDES = {"prompt": one.prompt, "answer": one.answer}

@@ -1,6 +1,6 @@
 from django.db import migrations
 
-from vbs import live
+from vbs.live import topics
 
 
 class Migration(migrations.Migration):
@@ -8,4 +8,4 @@ class Migration(migrations.Migration):
         ("configuration", "0001_initial"),
         ("channels_postgres", "0004_notify_ensure_payload_not_too_big"),
     ]
-    operations = [live.FUNCTIONS, live.triggers("configuration_override", "settings")]
+    operations = [topics.FUNCTIONS, topics.triggers("configuration_override", "settings")]

@@ -1,6 +1,6 @@
 from django.db import migrations
 
-from vbs import live
+from vbs.live import topics
 
 
 class Migration(migrations.Migration):
@@ -11,8 +11,8 @@ class Migration(migrations.Migration):
         ("sessions", "0001_initial"),
     ]
     operations = [
-        live.triggers("django_session", live.PEOPLE, events="DELETE"),
-        live.triggers("auth_user", live.PEOPLE, events="UPDATE OF is_active, is_superuser, password OR DELETE"),
-        live.triggers("auth_user_groups", live.PEOPLE),
-        live.triggers("accounts_project_members", live.PEOPLE),
+        topics.triggers("django_session", topics.PEOPLE, events="DELETE"),
+        topics.triggers("auth_user", topics.PEOPLE, events="UPDATE OF is_active, is_superuser, password OR DELETE"),
+        topics.triggers("auth_user_groups", topics.PEOPLE),
+        topics.triggers("accounts_project_members", topics.PEOPLE),
     ]

@@ -1,162 +1,53 @@
-"""What pushes changes to browsers: a page says which topics it shows, a changed row names its topics, a socket follows.
-
-A row's change is told by a trigger in the database (`triggers`), within the transaction that makes it: it holds for
-every statement and every process, and is heard at the commit. The channel layer carries the topics to the web
-processes; there, those who look at the same thing with the same rights share a room, whose parts are built and rendered
-once for all of them. Every page is right on a plain reload, and polls when its socket is down.
-"""
+"""Those who look at the same with the same rights share a room, which is built and rendered once for all of them."""
 
 import asyncio
 import logging
 import math
-import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import orjson
 import psycopg
 from channels.db import database_sync_to_async
-from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import channel_layers, get_channel_layer
-from django.contrib.auth import get_user
-from django.contrib.auth.models import User
-from django.contrib.sessions.backends.db import SessionStore
-from django.db import DatabaseError, connection
-from django.db.migrations import RunSQL
-from django.http import HttpRequest, HttpResponse, QueryDict
-from django.http.response import HttpResponseBase
-from django.shortcuts import render
+from django.db import DatabaseError
+from django.http import QueryDict
 from django.template.loader import render_to_string
-from django.urls import URLPattern
-from django.urls import path as url_path
-from django.views.decorators.http import require_GET
 
-from vbs.pages.access import Request, page
+from vbs.live.pages import Gone, Page
+from vbs.live.topics import PEOPLE
 from vbs.pages.parts import Part, Pulse, unseen, whole
-from vbs.pages.viewer import Viewer, viewer_of
+from vbs.pages.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
-GROUP = "live"
-PEOPLE = "people"  # the topic of sessions that end, and of what people may do and see
+GROUP = "live"  # of the channel layer; the database's function `vbs_publish` names it too
 REST_SECONDS = 0.4  # between two renewals of a room
 ALONE_SECONDS = 5.0  # a room is renewed this often, or as seldom as it polls, when nothing is heard: time goes on
-RIGHTS_SECONDS = 30.0  # between looks at whether somebody still may look
 GREET_SECONDS = 10.0  # a browser hears something this often; when it does not, it asks anew
 PULSE_SECONDS = 5.0  # between messages to ourselves, which tell that the layer still carries
 AT_ONCE = 2  # rooms that are renewed side by side
 MOST_SOCKETS, MOST_OF_ONE = 1000, 300
 MOST_ROOMS_OF_ONE = 20  # each is rendered for itself with every change
-TOO_MANY = 4429
-MOST_SEEN = 5000  # parts that a browser may claim to have seen
-
-Parts = Mapping[str, Part]
 
 
-# Topics
+class Member(Protocol):
+    """A browser in a room. seen: the marks of parts, by their ids. looked, spoke: when its rights were looked at and
+    something was last said to it; `time.monotonic`. admitted: the key of whose it is."""
 
+    seen: dict[str, str]
+    looked: float
+    spoke: float
+    admitted: Any
 
-def triggers(table: str, *topics: str, events: str = "INSERT OR UPDATE OR DELETE") -> RunSQL:
-    """A migration: every such change of a row of the table is told. A topic is a word, or `word:column`."""
-    name = f"live_{table}"
-    words = ", ".join(f"'{topic}'" for topic in topics)
-    return RunSQL(
-        f"CREATE TRIGGER {name} AFTER {events} ON {table} FOR EACH ROW EXECUTE FUNCTION vbs_changed({words})",
-        f"DROP TRIGGER {name} ON {table}",
-    )
+    async def push(self, new: "News") -> None: ...
 
+    async def say(self, text: str) -> None: ...
 
-# `vbs_publish` writes what the channel layer would send: {"topic": …} in msgpack, to the channels of the group. A
-# channel whose process was killed is forgotten once its row has expired.
-FUNCTIONS = RunSQL(
-    """
-CREATE FUNCTION vbs_publish(topic text) RETURNS void LANGUAGE sql AS $$
-    INSERT INTO channels_postgres_message (channel, message, expire)
-    SELECT DISTINCT channel, '\\x81a5746f706963d9'::bytea || set_byte('\\x00'::bytea, 0, octet_length(topic))
-        || convert_to(topic, 'UTF8'), now() + interval '1 minute'
-    FROM channels_postgres_groupchannel WHERE group_key = 'asgi:group:live' AND expire > now()
-$$;
-CREATE FUNCTION vbs_changed() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE
-    topic text;
-    value text;
-BEGIN
-    FOREACH topic IN ARRAY TG_ARGV LOOP
-        IF strpos(topic, ':') > 0 THEN
-            EXECUTE format('SELECT ($1).%I::text', split_part(topic, ':', 2)) INTO value USING coalesce(NEW, OLD);
-            topic := split_part(topic, ':', 1) || ':' || value;
-        END IF;
-        PERFORM vbs_publish(topic);
-    END LOOP;
-    RETURN NULL;
-END $$;
-""",
-    "DROP FUNCTION vbs_changed; DROP FUNCTION vbs_publish",
-)
-
-
-def sweep() -> None:
-    """What the channel layer leaves behind: messages that nobody took, channels of processes that have ended."""
-    with connection.cursor() as cursor:
-        for table in ("message", "groupchannel"):
-            cursor.execute(f"DELETE FROM channels_postgres_{table} WHERE expire < now()")  # noqa: S608
-
-
-# Pages
-
-
-@dataclass(frozen=True)
-class Page:
-    """build(viewer, query, **named): the parts by name. topics(**named): what changes them. `named` is what the address
-    names; build raises Gone when that is not there, or not for them. permission: that it takes to look."""
-
-    build: Callable[..., Parts]
-    topics: Callable[..., Iterable[str]]
-    permission: str = ""
-
-
-class Gone(LookupError):
-    """What the page is about is not there, or not for this viewer."""
-
-
-PAGES: list[tuple[str, Page]] = []
-
-
-def path(route: str, shown: Page, name: str) -> URLPattern:
-    """The address that a page's pulse asks, by HTTP here and by a socket in `routes`."""
-    if all(known != route for known, _ in PAGES):
-        PAGES.append((route, shown))
-
-    @require_GET
-    @page(shown.permission)
-    def poll(request: Request, **named: Any) -> HttpResponseBase:
-        try:
-            parts = shown.build(request.viewer, request.GET, **named)
-        except Gone:
-            return HttpResponse(status=404)
-        return changes(request, parts, request.GET)
-
-    return url_path(route, poll, name=name)
-
-
-def changes(request: HttpRequest, parts: Parts, given: QueryDict) -> HttpResponse:
-    """What is not as the browser has seen it, and what there is to say."""
-    changed = list(unseen(parts.values(), set(given.getlist("seen")[:MOST_SEEN])))
-    if not changed and request.method == "GET":
-        return HttpResponse(status=204)
-    return render(request, "_changed.html", {"changed": changed})
-
-
-def routes() -> list[URLPattern]:
-    """The sockets of every page, at the addresses that they poll."""
-    return [url_path(route, Socket.as_asgi(shown=shown)) for route, shown in PAGES]
-
-
-# Rooms
+    async def close(self, code: int) -> None: ...
 
 
 @dataclass(eq=False)
@@ -167,7 +58,7 @@ class Room:
     viewer: Viewer
     query: QueryDict
     named: dict[str, Any]
-    sockets: set["Socket"] = field(default_factory=set)
+    sockets: set[Member] = field(default_factory=set)
     due: float = 0.0  # when it is renewed next; asyncio's time
     renewed: float = 0.0
     renewing: bool = False
@@ -176,7 +67,7 @@ class Room:
     def topics(self) -> set[str]:
         return set(self.shown.topics(**self.named))
 
-    def build(self, sockets: list["Socket"]) -> list["News"]:
+    def build(self, sockets: list[Member]) -> list["News"]:
         """What each of these has not seen. Raises Gone."""
         parts = list(self.shown.build(self.viewer, self.query, **self.named).values())
         self.every = max([ALONE_SECONDS, *(part.every for part in parts if isinstance(part, Pulse))])
@@ -225,7 +116,7 @@ class Hub:
         self.open[user] -= 1
         self.open += Counter()  # drops who has none
 
-    def join(self, socket: "Socket", room: Room) -> Room | None:
+    def join(self, socket: Member, room: Room) -> Room | None:
         """The room of those who look at the same; None for who is in so many rooms that it would be one too many."""
         key = (id(room.shown), room.viewer, room.query.urlencode(), tuple(sorted(room.named.items())))
         if key not in self.rooms and self.rooms_of(socket.admitted) >= MOST_ROOMS_OF_ONE:
@@ -244,7 +135,7 @@ class Hub:
         """In how many rooms somebody is, by the key of who they are."""
         return sum(any(socket.admitted == user for socket in room.sockets) for room in self.rooms.values())
 
-    def leave(self, socket: "Socket", room: Room) -> None:
+    def leave(self, socket: Member, room: Room) -> None:
         room.sockets.discard(socket)
         if not room.sockets:
             self.rooms = {key: one for key, one in self.rooms.items() if one is not room}
@@ -371,74 +262,3 @@ def hub() -> Hub:
     if HUB is None:
         HUB = Hub()
     return HUB
-
-
-class Socket(AsyncWebsocketConsumer):
-    """A browser that looks at a page. It says what it has seen, and is sent what is new."""
-
-    def __init__(self, shown: Page) -> None:
-        super().__init__()
-        self.shown = shown
-        self.room: Room | None = None
-        self.seen: dict[str, str] = {}  # the marks of parts, by their ids
-        self.looked = time.monotonic() - random.random() * RIGHTS_SECONDS  # so that not all look at once
-        self.spoke = time.monotonic()
-        self.admitted: Any = None  # the key of whose it is
-
-    async def connect(self) -> None:
-        user = self.scope["user"]
-        viewer = await self._viewer() if user.is_authenticated else None
-        if viewer is None or not hub().admit(user.pk):
-            await self.close(4403)
-            return
-        self.viewer, self.admitted = viewer, user.pk
-        await self.accept()
-
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """What has been seen: the browser's first and only word."""
-        if self.room is not None or text_data is None:
-            return
-        try:
-            seen = orjson.loads(text_data)["seen"]
-            self.seen = {one.rpartition(":")[0]: one for one in seen[:MOST_SEEN]}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            await self.close(4400)
-            return
-        query = QueryDict(self.scope["query_string"])
-        named = self.scope["url_route"]["kwargs"]
-        self.room = hub().join(self, Room(self.shown, self.viewer, query, named))
-        if self.room is None:
-            await self.close(TOO_MANY)  # the browser asks every few seconds instead
-
-    async def disconnect(self, code: int) -> None:
-        if self.room is not None:
-            hub().leave(self, self.room)
-        if self.admitted is not None:
-            hub().dismiss(self.admitted)
-
-    async def push(self, new: News) -> None:
-        if time.monotonic() - self.looked > RIGHTS_SECONDS:
-            self.looked = time.monotonic()
-            if await self._viewer() != self.viewer:
-                await self.close(4403)  # the browser asks anew, as whoever it is now
-                return
-        if new.html:
-            self.seen |= new.marks
-            await self.say(new.html)
-
-    async def say(self, text: str) -> None:
-        self.spoke = time.monotonic()
-        await self.send(text)
-
-    async def _viewer(self) -> Viewer | None:
-        """As it is now: None for who may not look any more."""
-        return await database_sync_to_async(self._look, thread_sensitive=False)()
-
-    def _look(self) -> Viewer | None:
-        request = HttpRequest()
-        request.session = SessionStore(self.scope["session"].session_key)
-        user = get_user(request)  # knows of a session that has ended, an account that was closed, a new password
-        if not isinstance(user, User):
-            return None
-        viewer = viewer_of(user, request.session)
-        return viewer if not self.shown.permission or viewer.may(self.shown.permission) else None
