@@ -1,4 +1,4 @@
-"""How much was answered when, of each batch: rows of a few seconds, which commits add to and plots are drawn from."""
+"""How much was answered when, of each batch: rows of a few seconds, from which plots are drawn."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,32 +7,7 @@ from datetime import datetime, timedelta
 from django.db import connection
 
 from batches.models import RUNNABLE, Activity, Batch
-
-TABLE = Activity._meta.db_table
-COUNTS = ("completed", "failed", "input_tokens", "output_tokens")
-
-
-def adding(source: str) -> str:
-    """A statement that adds the COUNTS of the one row of `source` to the interval that it is now, of %(batch)s.
-
-    It adds nothing when there is no outcome. Whoever executes it holds the batch's row, or two could wait for each
-    other.
-    """
-    names = ", ".join(COUNTS)
-    sums = ", ".join(f"{name} = kept.{name} + excluded.{name}" for name in COUNTS)
-    seconds = Activity.BUCKET_SECONDS
-    return (
-        f"INSERT INTO {TABLE} AS kept (batch_id, at, {names}) "  # noqa: S608  (names of columns only)
-        f"SELECT %(batch)s, to_timestamp(floor(extract(epoch FROM now()) / {seconds}) * {seconds}), {names} "
-        f"FROM {source} WHERE completed + failed > 0 ON CONFLICT (batch_id, at) DO UPDATE SET {sums}"
-    )
-
-
-def add_failed(batch_id: str, failed: int) -> None:
-    """So many requests ended at once, without an answer. Within a transaction that has locked the batch."""
-    ended = "(SELECT 0 AS completed, %(failed)s AS failed, 0 AS input_tokens, 0 AS output_tokens) AS ended"
-    with connection.cursor() as cursor:
-        cursor.execute(adding(ended), {"batch": batch_id, "failed": failed})
+from batches.models.requests import COUNTS, TABLE
 
 
 @dataclass(frozen=True)

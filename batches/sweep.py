@@ -3,17 +3,14 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
-from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from batches.files import blobs
+from batches.files import purge
 from batches.models import (
     CLOSING,
     RUNNABLE,
@@ -22,17 +19,12 @@ from batches.models import (
     Batch,
     BatchRequest,
     BatchStatus,
-    File,
-    Upload,
-    UploadPart,
-    UploadStatus,
 )
 from batches.run import unloadable
 from models_registry.gpu.arbiter import SWEEPS
 from models_registry.models import Worker
 from vbs.broker import wake
 from vbs.configuration import runtime
-from vbs.database.outages import DATABASE_ERRORS
 from vbs.openai import idempotency
 
 log = logging.getLogger(__name__)
@@ -40,7 +32,6 @@ log = logging.getLogger(__name__)
 ORPHAN_SECONDS = 24 * 3600
 ROWS = 20_000  # deleted at once
 BATCHES = 1000  # looked at in one sweep
-ENOUGH_ERRORS = 10
 
 
 def sweep() -> None:
@@ -50,8 +41,8 @@ def sweep() -> None:
         Batch.objects.finish_what_is_run_through,
         _expire,
         unloadable.sweep,
-        _purge_files,
-        _purge_uploads,
+        purge.files,
+        purge.uploads,
         _purge_requests,
         _purge_activity,
         idempotency.purge,
@@ -83,54 +74,6 @@ def _expire() -> None:
     ]:
         batch.expire_unread()
     Batch.objects.filter(status__in=RUNNABLE, late_at__isnull=False, expires_at__gt=Now()).update(late_at=None)
-
-
-def _purge_files() -> None:
-    _one_by_one(purge, File.objects.purgeable().order_by("?")[:BATCHES])
-
-
-def purge(file: File) -> bool:
-    """Remove the bytes of one of `purgeable()`. False when it is none any more.
-
-    It is marked before the bytes go, by a statement that looks again, and nobody sees the mark before they are gone.
-    """
-    with transaction.atomic():
-        if not File.objects.purgeable().filter(pk=file.pk).update(purged_at=Now()):
-            return False
-        blobs.remove(file.blob)
-    return True
-
-
-def _one_by_one(remove: Callable[[Any], object], rows: Iterable[Any]) -> None:
-    """One that cannot be removed does not stop the others; where nothing can be, a few are enough to know."""
-    errors: list[Exception] = []
-    for row in rows:
-        try:
-            remove(row)
-        except DATABASE_ERRORS:
-            raise
-        except Exception as error:
-            log.warning("%s is not removed: %r", row, error)
-            errors.append(error)
-            if len(errors) == ENOUGH_ERRORS:
-                break
-    if errors:
-        raise errors[0]
-
-
-def _purge_uploads() -> None:
-    Upload.objects.filter(status=UploadStatus.PENDING, expires_at__lte=timezone.now()).update(
-        status=UploadStatus.EXPIRED
-    )
-    closed = UploadPart.objects.exclude(upload__status=UploadStatus.PENDING).select_related("upload")
-    _one_by_one(_purge_part, closed.order_by("?")[:BATCHES])
-
-
-def _purge_part(part: UploadPart) -> None:
-    blobs.remove(part.blob)
-    part.delete()
-    with contextlib.suppress(OSError):  # it is not the last one yet
-        blobs.remove(Path(part.blob).parent.as_posix())
 
 
 def _purge_requests() -> None:

@@ -4,8 +4,8 @@ import time
 
 from django.db.models import Count, QuerySet, Sum
 
+from batches.files.purge import AT_ONCE, purge, purgeable
 from batches.models import File
-from batches.sweep import BATCHES, purge
 from models_registry.catalog.disk import Cleaner, Place, Use
 
 
@@ -19,17 +19,17 @@ def _use(rows: QuerySet[File]) -> Use:
 
 
 def _look() -> Use:
-    return _use(File.objects.purgeable())
+    return _use(purgeable())
 
 
 def _clean(until: float) -> Use:
     count = freed = 0
-    for file in File.objects.purgeable()[:BATCHES]:
+    for file in purgeable()[:AT_ONCE]:
         if time.monotonic() > until:
             break
         if purge(file):
             count, freed = count + 1, freed + file.bytes
-    return Use(count, freed, more=File.objects.purgeable().exists())
+    return Use(count, freed, more=purgeable().exists())
 
 
 CLEANER = Cleaner("files", "Files that were deleted or have expired, and that no batch needs", _look, _clean)

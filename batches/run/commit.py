@@ -16,8 +16,8 @@ from django.db import DataError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from batches import activity
 from batches.models import CLOSING, RUNNABLE, Batch, BatchRequest, LeaseLost, RequestState
+from batches.models.requests import add_failed, adding
 from batches.run import expiry
 from batches.run.outcomes import Outcome, failure
 from batches.run.pace import UNKNOWN, Pace
@@ -88,7 +88,7 @@ WITH answer AS (
            coalesce(sum(output_tokens), 0) AS output_tokens, coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens
     FROM done
 ), active AS (
-    {activity.adding("sums")}
+    {adding("sums")}
 )
 UPDATE {BATCHES} batch
 SET completed = batch.completed + sums.completed, failed = batch.failed + sums.failed,
@@ -155,7 +155,7 @@ def _look(batch_id: str, worker: uuid.UUID, lock: bool) -> Signal:
     status, leased_by, expires_at, late_at, now = fields.get(pk=batch_id)
     if leased_by != worker or status not in (*RUNNABLE, *CLOSING):
         raise LeaseLost(batch_id)
-    over = expiry.is_over(batch_id, expires_at, late_at, now)
+    over = expiry.is_over(Batch.objects.filter(pk=batch_id), expires_at, late_at, now)
     return Signal(closed=over or status not in RUNNABLE, late=expires_at <= now)
 
 
@@ -174,5 +174,5 @@ def fail_model(batch_id: str, worker: uuid.UUID, model_index: int | None, code: 
         rows = rows if model_index is None else rows.filter(model_index=model_index)
         failed = rows.update(state=RequestState.FAILED, error_code=code, error_message=message, finished_at=Now())
         Batch.objects.filter(pk=batch_id).update(failed=F("failed") + failed)
-        activity.add_failed(batch_id, failed)
+        add_failed(batch_id, failed)
     return failed

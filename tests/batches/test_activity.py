@@ -8,6 +8,7 @@ from django.utils import timezone
 from batches import activity, sweep
 from batches.intake import submit
 from batches.models import Activity, Batch, BatchStatus, RequestState
+from batches.models.requests import COUNTS
 from batches.run import commit
 from batches.run.outcomes import Outcome
 from models_registry.models import Worker
@@ -22,7 +23,7 @@ def batch(project):
 
 
 def totals(batch):
-    rows = Activity.objects.filter(batch=batch).values_list(*activity.COUNTS)
+    rows = Activity.objects.filter(batch=batch).values_list(*COUNTS)
     return tuple(map(sum, zip(*rows, strict=True)))
 
 

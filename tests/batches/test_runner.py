@@ -460,7 +460,7 @@ def test_two_looks_that_are_neither_too_near_nor_too_far_apart(add_model, submit
     add_model()
     batch = submitted([line("a")])
     now = timezone.now()
-    assert expiry.is_over(batch.pk, now, now - timedelta(seconds=seconds), now) == over
+    assert expiry.is_over(Batch.objects.filter(pk=batch.pk), now, now - timedelta(seconds=seconds), now) == over
     assert bool(fresh(batch).late_at) == (seconds in (-1, 3601)), "this one counts as the first"
 
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from batches import sweep
-from batches.files import blobs, store
+from batches.files import blobs, purge, store
 from batches.finish import downloads, outputs
 from batches.intake import submit
 from batches.models import Batch, BatchStatus, File, RequestState, Upload, UploadPart
@@ -403,9 +403,9 @@ def test_one_file_that_cannot_be_removed_does_not_stop_the_others(project, tmp_p
 def test_a_file_that_is_needed_again_when_its_turn_comes_is_kept(project, add_model, submitted):
     add_model()
     old = stored(project, expires_at=timezone.now() - DAY)
-    (found,) = File.objects.purgeable()
+    (found,) = purge.purgeable()
     File.objects.update(expires_at=timezone.now() + DAY)
-    assert not sweep.purge(found) and exists(old.blob)
+    assert not purge.purge(found) and exists(old.blob)
 
 
 def test_the_eldest_io_worker_that_lives_has_it_run(db):

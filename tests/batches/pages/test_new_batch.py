@@ -13,10 +13,9 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from batches.files import blobs, store
+from batches.files import blobs, purge, store
 from batches.intake import ingest
 from batches.models import Batch, BatchStatus, File
-from batches.sweep import _purge_files
 from models_registry.models import Alias, Model
 from tests.engines import CHAT, line, lines_of
 from vbs.accounts.models import Project
@@ -338,7 +337,7 @@ def test_a_project_of_others_is_refused(ann):
 def test_a_file_that_was_cleaned_away(ann):
     given = fields(check(ann, jsonl(line("a")), **{"key-0": "team", "value-0": "search"}))
     File.objects.update(deleted_at=timezone.now() - timedelta(hours=2))
-    _purge_files()
+    purge.files()
     for address in (NEW, CHECK):
         answer = ann.post(address, given)
         assert answer.status_code == 422 and "Choose it again" in text(answer)

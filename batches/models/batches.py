@@ -1,6 +1,5 @@
-"""Files, uploads, batches and their requests. State changes are methods here; nobody assigns `status` from outside."""
+"""Batches, their logs, and pauses of the queue. A batch's status changes by its methods only, each under its lock."""
 
-import hashlib
 import logging
 import uuid
 from collections.abc import Collection, Iterable, Iterator
@@ -17,6 +16,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from batches.counts import Counts
+from batches.models.files import File
+from batches.models.requests import RequestState, add_failed
+from batches.run import expiry
 from models_registry.models import Model
 from vbs.accounts.models import Project
 from vbs.broker import wake
@@ -24,113 +26,6 @@ from vbs.openai import ids
 from vbs.openai.errors import Conflict
 
 log = logging.getLogger(__name__)
-
-
-class Purpose(models.TextChoices):
-    BATCH = "batch"
-    BATCH_OUTPUT = "batch_output"
-    FINE_TUNE = "fine-tune"
-    ASSISTANTS = "assistants"
-    USER_DATA = "user_data"
-    EVALS = "evals"
-    VISION = "vision"
-
-
-PURGE_GRACE = timedelta(hours=1)  # a file that is being taken in is hidden at first; it must not be cleaned away
-UPLOAD_PURPOSES = tuple(purpose.value for purpose in Purpose if purpose is not Purpose.BATCH_OUTPUT)
-
-
-class FileQuerySet(models.QuerySet["File"]):
-    def visible(self, project: Project) -> "FileQuerySet":
-        """What this project can see: its own, neither deleted nor expired."""
-        return self.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()), project=project, deleted_at=None)
-
-    def purgeable(self) -> "FileQuerySet":
-        """Gone for everybody, and no batch needs the bytes any more."""
-        now = timezone.now()
-        gone = Q(deleted_at__lte=now - PURGE_GRACE) | Q(expires_at__lte=now)
-        return self.filter(gone, purged_at=None).exclude(
-            pk__in=Batch.objects.live().exclude(input_file=None).values("input_file_id")
-        )
-
-
-class File(models.Model):
-    id = models.CharField(primary_key=True, max_length=40, default=ids.file_id, editable=False)
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="files")
-    filename = models.CharField(max_length=500, help_text="A label; it never becomes a path")
-    purpose = models.CharField(max_length=20, choices=Purpose.choices)
-    bytes = models.BigIntegerField()
-    created_at = models.DateTimeField(default=timezone.now)
-    expires_at = models.DateTimeField(null=True, blank=True)
-    deleted_at = models.DateTimeField(null=True, blank=True)
-    purged_at = models.DateTimeField(null=True, blank=True, help_text="When the bytes were removed")
-
-    objects = FileQuerySet.as_manager()
-
-    class Meta:
-        ordering = ["-id"]
-        indexes = [
-            models.Index(fields=["project", "-id"], name="file_by_project"),
-            models.Index(fields=["expires_at"], name="file_unpurged", condition=Q(purged_at=None)),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.id} ({self.filename})"
-
-    @property
-    def blob(self) -> str:
-        """Where the bytes are in the storage."""
-        return f"{self.id[-2:]}/{self.id}"
-
-    def delete_softly(self) -> bool:
-        """Hide it at once; the bytes go when nothing needs them. False when somebody else was first."""
-        return bool(File.objects.filter(pk=self.pk, deleted_at=None).update(deleted_at=timezone.now()))
-
-
-class UploadStatus(models.TextChoices):
-    PENDING = "pending"
-    COMPLETED = "completed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-
-
-class Upload(models.Model):
-    """A file that comes in parts."""
-
-    id = models.CharField(primary_key=True, max_length=40, default=ids.upload_id, editable=False)
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="uploads")
-    filename = models.CharField(max_length=500)
-    purpose = models.CharField(max_length=20, choices=Purpose.choices)
-    mime_type = models.CharField(max_length=200)
-    bytes = models.BigIntegerField()
-    file_seconds = models.PositiveIntegerField(null=True, help_text="expires_after of the file to be")
-    status = models.CharField(max_length=10, choices=UploadStatus.choices, default=UploadStatus.PENDING)
-    created_at = models.DateTimeField(default=timezone.now)
-    expires_at = models.DateTimeField(db_index=True)
-    file = models.OneToOneField(File, null=True, on_delete=models.SET_NULL)
-
-    class Meta:
-        ordering = ["-id"]
-
-    def __str__(self) -> str:
-        return f"{self.id} ({self.filename})"
-
-
-class UploadPart(models.Model):
-    id = models.CharField(primary_key=True, max_length=40, default=ids.part_id, editable=False)
-    upload = models.ForeignKey(Upload, on_delete=models.CASCADE, related_name="parts")
-    bytes = models.BigIntegerField()
-    created_at = models.DateTimeField(default=timezone.now)
-
-    class Meta:
-        ordering = ["id"]
-
-    def __str__(self) -> str:
-        return self.id
-
-    @property
-    def blob(self) -> str:
-        return f"parts/{self.upload_id}/{self.id}"
 
 
 class BatchStatus(models.TextChoices):
@@ -479,8 +374,6 @@ class Batch(models.Model):
 
         Past `expires_at` every request without an answer is expired first. False when there is nothing to finish.
         """
-        from batches import activity
-
         with self._locked():
             if worker and self.leased_by != worker:
                 return False
@@ -490,7 +383,7 @@ class Batch(models.Model):
                 outcome = BatchStatus.COMPLETED
                 if self.pending and self._is_over():
                     expired = self._give_up(RequestState.EXPIRED)
-                    activity.add_failed(self.pk, expired)
+                    add_failed(self.pk, expired)
                     outcome = BatchStatus.EXPIRED
                     self.note(f"Expired with {expired:,} requests not run.", "warning")
                 elif self.pending:
@@ -502,10 +395,8 @@ class Batch(models.Model):
         return True
 
     def _is_over(self) -> bool:
-        from batches.run import expiry
-
         now = Batch.objects.annotate(now=Now()).values_list("now", flat=True).get(pk=self.pk)
-        return expiry.is_over(self.pk, self.expires_at, self.late_at, now)
+        return expiry.is_over(Batch.objects.filter(pk=self.pk), self.expires_at, self.late_at, now)
 
     def expire_unread(self) -> bool:
         """Its time is over, and its input file could never be read."""
@@ -515,7 +406,7 @@ class Batch(models.Model):
         message = "The completion window was over before the input file could be read."
         return self.fail([{"code": "batch_expired", "line": None, "message": message, "param": None}])
 
-    def _give_up(self, state: "RequestState") -> int:
+    def _give_up(self, state: RequestState) -> int:
         """Its pending requests will have no answer. Says how many there were."""
         given_up = self.requests.filter(state=RequestState.PENDING).update(state=state, finished_at=Now())
         self.failed, self.not_run = F("failed") + given_up, F("not_run") + given_up
@@ -633,69 +524,6 @@ class Batch(models.Model):
         return again
 
 
-class RequestState(models.IntegerChoices):
-    PENDING = 0  # to be run, or being run
-    COMPLETED = 1
-    FAILED = 2
-    EXPIRED = 3
-    CANCELLED = 4
-
-    @classmethod
-    def in_error_file(cls) -> "tuple[RequestState, ...]":
-        return (cls.FAILED, cls.EXPIRED, cls.CANCELLED)
-
-    @classmethod
-    def retryable(cls) -> "tuple[RequestState, ...]":
-        """Once the batch has ended; what is pending then never ran, for its model could not be loaded."""
-        return (cls.PENDING, *cls.in_error_file())
-
-
-class BatchRequest(models.Model):
-    """One line of the input: where it is, and what came of it. That is written once: by the runner's commit, or
-    when the batch gives up what is left of it."""
-
-    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="requests", db_index=False)
-    line = models.PositiveIntegerField(help_text="Its line in the input file, from 1")
-    offset = models.BigIntegerField(help_text="Where the line starts, in bytes")
-    length = models.PositiveIntegerField(help_text="How long it is, in bytes, without the line end")
-    custom_id = models.CharField(max_length=512)
-    model_index = models.PositiveSmallIntegerField(help_text="Which of the batch's models")
-    prefix = models.UUIDField(help_text="Requests that begin alike have prefixes that sort next to each other")
-    state = models.SmallIntegerField(choices=RequestState.choices, default=RequestState.PENDING)
-    crashes = models.PositiveSmallIntegerField(default=0, help_text="Engine deaths while it was in flight")
-    status_code = models.PositiveSmallIntegerField(null=True)
-    response = models.TextField(null=True, help_text="The body of the answer, JSON on one line")  # noqa: DJ001
-    request_id = models.CharField(max_length=100, null=True)  # noqa: DJ001
-    error_code = models.CharField(max_length=100, null=True)  # noqa: DJ001
-    error_message = models.TextField(null=True)  # noqa: DJ001
-    input_tokens = models.PositiveIntegerField(null=True)
-    output_tokens = models.PositiveIntegerField(null=True)
-    finished_at = models.DateTimeField(null=True)
-
-    class Meta:
-        ordering = ["batch", "line"]
-        constraints = [models.UniqueConstraint(fields=["batch", "line"], name="request_once")]
-        indexes = [
-            models.Index(
-                fields=["batch", "model_index", "prefix", "line"],
-                name="request_pending",
-                condition=Q(state=RequestState.PENDING),
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.batch_id}:{self.line}"
-
-    @property
-    def wire_id(self) -> str:
-        return f"batch_{request_id(self.batch_id, self.line)}"
-
-
-def request_id(batch_id: str, line: int) -> str:
-    """What the engine knows a request by; it stands in the answer, and in both logs."""
-    return "req_" + hashlib.sha256(f"{batch_id}:{line}".encode()).hexdigest()[:24]
-
-
 class BatchEvent(models.Model):
     """The log of one batch."""
 
@@ -709,28 +537,6 @@ class BatchEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M:%S} {self.level.upper()} {self.message}"
-
-
-class Activity(models.Model):
-    """What became of a batch's requests within BUCKET_SECONDS; the runner's commit adds to it."""
-
-    BUCKET_SECONDS = 2
-
-    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="activity", db_index=False)
-    at = models.DateTimeField(help_text="When the interval begins: a multiple of BUCKET_SECONDS since 1970")
-    completed = models.PositiveIntegerField(default=0)
-    failed = models.PositiveIntegerField(default=0)
-    input_tokens = models.BigIntegerField(default=0)
-    output_tokens = models.BigIntegerField(default=0)
-
-    class Meta:
-        ordering = ["batch", "at"]
-        verbose_name_plural = "activity"
-        constraints = [models.UniqueConstraint(fields=["batch", "at"], name="activity_once")]
-        indexes = [models.Index(fields=["at"], name="activity_by_time")]
-
-    def __str__(self) -> str:
-        return f"{self.batch_id} at {self.at:%Y-%m-%d %H:%M:%S}"
 
 
 class Pause(models.Model):

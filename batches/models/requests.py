@@ -1,0 +1,118 @@
+"""A batch's requests, and what became of how many of them when."""
+
+import hashlib
+
+from django.db import connection, models
+from django.db.models import Q
+
+
+class RequestState(models.IntegerChoices):
+    PENDING = 0  # to be run, or being run
+    COMPLETED = 1
+    FAILED = 2
+    EXPIRED = 3
+    CANCELLED = 4
+
+    @classmethod
+    def in_error_file(cls) -> "tuple[RequestState, ...]":
+        return (cls.FAILED, cls.EXPIRED, cls.CANCELLED)
+
+    @classmethod
+    def retryable(cls) -> "tuple[RequestState, ...]":
+        """Once the batch has ended; what is pending then never ran, for its model could not be loaded."""
+        return (cls.PENDING, *cls.in_error_file())
+
+
+class BatchRequest(models.Model):
+    """One line of the input: where it is, and what came of it. That is written once: by the runner's commit, or
+    when the batch gives up what is left of it."""
+
+    batch = models.ForeignKey("batches.Batch", on_delete=models.CASCADE, related_name="requests", db_index=False)
+    line = models.PositiveIntegerField(help_text="Its line in the input file, from 1")
+    offset = models.BigIntegerField(help_text="Where the line starts, in bytes")
+    length = models.PositiveIntegerField(help_text="How long it is, in bytes, without the line end")
+    custom_id = models.CharField(max_length=512)
+    model_index = models.PositiveSmallIntegerField(help_text="Which of the batch's models")
+    prefix = models.UUIDField(help_text="Requests that begin alike have prefixes that sort next to each other")
+    state = models.SmallIntegerField(choices=RequestState.choices, default=RequestState.PENDING)
+    crashes = models.PositiveSmallIntegerField(default=0, help_text="Engine deaths while it was in flight")
+    status_code = models.PositiveSmallIntegerField(null=True)
+    response = models.TextField(null=True, help_text="The body of the answer, JSON on one line")  # noqa: DJ001
+    request_id = models.CharField(max_length=100, null=True)  # noqa: DJ001
+    error_code = models.CharField(max_length=100, null=True)  # noqa: DJ001
+    error_message = models.TextField(null=True)  # noqa: DJ001
+    input_tokens = models.PositiveIntegerField(null=True)
+    output_tokens = models.PositiveIntegerField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["batch", "line"]
+        constraints = [models.UniqueConstraint(fields=["batch", "line"], name="request_once")]
+        indexes = [
+            models.Index(
+                fields=["batch", "model_index", "prefix", "line"],
+                name="request_pending",
+                condition=Q(state=RequestState.PENDING),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.batch_id}:{self.line}"
+
+    @property
+    def wire_id(self) -> str:
+        return f"batch_{request_id(self.batch_id, self.line)}"
+
+
+def request_id(batch_id: str, line: int) -> str:
+    """What the engine knows a request by; it stands in the answer, and in both logs."""
+    return "req_" + hashlib.sha256(f"{batch_id}:{line}".encode()).hexdigest()[:24]
+
+
+class Activity(models.Model):
+    """What became of a batch's requests within BUCKET_SECONDS; the runner's commit adds to it."""
+
+    BUCKET_SECONDS = 2
+
+    batch = models.ForeignKey("batches.Batch", on_delete=models.CASCADE, related_name="activity", db_index=False)
+    at = models.DateTimeField(help_text="When the interval begins: a multiple of BUCKET_SECONDS since 1970")
+    completed = models.PositiveIntegerField(default=0)
+    failed = models.PositiveIntegerField(default=0)
+    input_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["batch", "at"]
+        verbose_name_plural = "activity"
+        constraints = [models.UniqueConstraint(fields=["batch", "at"], name="activity_once")]
+        indexes = [models.Index(fields=["at"], name="activity_by_time")]
+
+    def __str__(self) -> str:
+        return f"{self.batch_id} at {self.at:%Y-%m-%d %H:%M:%S}"
+
+
+TABLE = Activity._meta.db_table
+COUNTS = ("completed", "failed", "input_tokens", "output_tokens")
+
+
+def adding(source: str) -> str:
+    """A statement that adds the COUNTS of the one row of `source` to the interval that it is now, of %(batch)s.
+
+    It adds nothing when there is no outcome. Whoever executes it holds the batch's row, or two could wait for each
+    other.
+    """
+    names = ", ".join(COUNTS)
+    sums = ", ".join(f"{name} = kept.{name} + excluded.{name}" for name in COUNTS)
+    seconds = Activity.BUCKET_SECONDS
+    return (
+        f"INSERT INTO {TABLE} AS kept (batch_id, at, {names}) "  # noqa: S608  (names of columns only)
+        f"SELECT %(batch)s, to_timestamp(floor(extract(epoch FROM now()) / {seconds}) * {seconds}), {names} "
+        f"FROM {source} WHERE completed + failed > 0 ON CONFLICT (batch_id, at) DO UPDATE SET {sums}"
+    )
+
+
+def add_failed(batch_id: str, failed: int) -> None:
+    """So many requests ended at once, without an answer. Within a transaction that has locked the batch."""
+    ended = "(SELECT 0 AS completed, %(failed)s AS failed, 0 AS input_tokens, 0 AS output_tokens) AS ended"
+    with connection.cursor() as cursor:
+        cursor.execute(adding(ended), {"batch": batch_id, "failed": failed})
