@@ -10,12 +10,12 @@ class BatchesConfig(AppConfig):
         from batches.models import Batch
         from batches.run import interrupts
         from batches.run.runner import BatchSource
-        from models_registry.catalog import add, disk
+        from models_registry.catalog import disk, remove
         from models_registry.gpu import arbiter, control
         from vbs.live import topics
 
         metrics.register()
-        add.BLOCKERS.append(Batch.objects.that_need)
+        remove.BLOCKERS.append(Batch.objects.that_need)
         arbiter.register(BatchSource())
         arbiter.RELEASES.append(Batch.objects.release_all)
         arbiter.SWEEPS.append(topics.sweep)

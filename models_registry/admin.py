@@ -11,7 +11,7 @@ from django.http import HttpRequest
 from django.template.defaultfilters import filesizeformat
 from django.utils.html import format_html
 
-from models_registry.catalog import add, rules
+from models_registry.catalog import add, allowed, remove, rules
 from models_registry.catalog.folders import ModelError
 from models_registry.gpu import operations
 from models_registry.hub import downloads as fetch
@@ -51,7 +51,7 @@ class ModelForm(forms.ModelForm):
             try:
                 data |= {
                     name: value
-                    for name, value in add.check_changes(self.instance, **self.changes(data)).items()
+                    for name, value in rules.check_changes(self.instance, **self.changes(data)).items()
                     if name in self.fields
                 }
             except ModelError as error:
@@ -59,7 +59,7 @@ class ModelForm(forms.ModelForm):
         return data
 
     def changes(self, data: dict[str, Any]) -> dict[str, Any]:
-        return {name: data[name] for name in self.changed_data if name in add.EDITABLE}
+        return {name: data[name] for name in self.changed_data if name in rules.EDITABLE}
 
 
 @admin.register(Model)
@@ -71,9 +71,9 @@ class ModelAdmin(Audited):
     form = ModelForm
     fields = (
         *("name", "state", "reason", "kind", "source", "hub_id", "revision", "base", "remote_name"),
-        *("size_bytes", "context_length", "lora_rank", "created_at", *add.EDITABLE),
+        *("size_bytes", "context_length", "lora_rank", "created_at", *rules.EDITABLE),
     )
-    readonly_fields = tuple(name for name in fields if name not in add.EDITABLE)
+    readonly_fields = tuple(name for name in fields if name not in rules.EDITABLE)
     actions = ("fetch", "load", "unload", "test", "benchmark", "remove")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -94,7 +94,7 @@ class ModelAdmin(Audited):
         return super().get_queryset(request).prefetch_related("aliases").annotate(loaded_now=is_loaded)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
-        may_trust = request.user.has_perm(rules.TRUST)
+        may_trust = request.user.has_perm(allowed.TRUST)
         return self.readonly_fields if may_trust else (*self.readonly_fields, "trust_remote_code")
 
     def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
@@ -106,7 +106,7 @@ class ModelAdmin(Audited):
             form.changed_data.clear()  # nothing is, and nothing is kept
             return
         if "trust_remote_code" in changes:
-            said = rules.told(changes["trust_remote_code"])
+            said = allowed.told(changes["trust_remote_code"])
             audit.record(cast(Request, request), "model.trust", obj.name, said)
 
     @admin.display(description="size", ordering="size_bytes")
@@ -143,7 +143,7 @@ class ModelAdmin(Audited):
 
     @admin.action(description="Remove the selected models (their files stay)", permissions=["remove"])
     def remove(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
-        each(self, request, queryset, add.remove, "removed")
+        each(self, request, queryset, remove.remove, "removed")
 
     def _ask(self, request: HttpRequest, queryset: QuerySet[Model], kind: OperationKind) -> None:
         asked_by = request.user.get_username()

@@ -13,8 +13,8 @@ def work() -> None:
 
 
 def fetch(model_id: str) -> None:
-    from models_registry.hub import downloads as fetch
+    from models_registry.hub import fetching
 
     turn = uuid.uuid4()
     with bind(model_id=model_id):
-        insist(lambda: fetch.run(int(model_id), turn))
+        insist(lambda: fetching.run(int(model_id), turn))

@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 
 from models_registry.api import registry_wire as wire
 from models_registry.api.serializers import AliasPut, ModelChange, ModelCreate, OperationAsk, PasteRead
-from models_registry.catalog import add, aliases, paste, remove
+from models_registry.catalog import add, aliases, paste, remove, rules
 from models_registry.catalog.folders import ModelError, Needed, Taken
 from models_registry.catalog.paste import PasteError, Proposal
 from models_registry.fit import judge
@@ -155,7 +155,7 @@ def _with(found: Proposal | None, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add(given: dict[str, Any]) -> Model:
-    about = {name: given[name] for name in add.EDITABLE if name in given}
+    about = {name: given[name] for name in rules.EDITABLE if name in given}
     base = find(given["base"]) if given.get("base") else None
     if "hub_id" in given:
         if given.get("remote_name"):

@@ -8,8 +8,9 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
-from models_registry.catalog.add import MOST_NOTES, MOST_SOURCE
+from models_registry.catalog.add import MOST_SOURCE
 from models_registry.catalog.paste import MOST_TEXT
+from models_registry.catalog.rules import MOST_NOTES
 from vbs.openai.fields import Flag, PlainObject, PlainText
 
 PLACES = ("source", "hub_id", "paste")

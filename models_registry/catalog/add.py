@@ -1,54 +1,24 @@
-"""Puts models into the registry, and changes what is said of them there: `add` and `edit`. `removal` takes them out.
+"""Puts models into the registry, and changes what is said of them there: `add` and `edit`. `remove` takes them out.
 
 A source is a folder as Hugging Face lays it out, a GGUF file (converted into a folder of ours), the URL of an
 OpenAI-compatible server, or `scripted:` (an engine without a model, for tests and demos). Models of a hub are added by
-`fetch`.
+`hub.downloads`.
 """
 
-import re
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
+from django.db import transaction
 
-from models_registry.catalog import adapter_folders, made_folders, rules, sources
-from models_registry.catalog.folders import Facts, ModelError, Taken, examine
+from models_registry.catalog import adapter_folders, allowed, made_folders, rules, sources
+from models_registry.catalog.folders import Facts, ModelError, examine
 from models_registry.catalog.made_folders import Progress
-from models_registry.catalog.remove import BLOCKERS, needed_by, preview, remove
-from models_registry.engine import options as engine_options
-from models_registry.engine.options import OptionError
-from models_registry.engine.scripted import start
-from models_registry.engine.server import flags
 from models_registry.engine.spec import EngineKind
-from models_registry.models import Alias, Model, ModelState, Task
+from models_registry.hub import downloads
+from models_registry.models import Model, ModelState, Task
 
-__all__ = [
-    "BLOCKERS",
-    "ModelError",
-    "add",
-    "check_changes",
-    "check_name",
-    "check_options",
-    "edit",
-    "needed_by",
-    "preview",
-    "remove",
-]
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
-OPTION = re.compile(r"[a-z][a-z0-9.-]*")
 MOST_SOURCE = 900  # characters, so that it fits its column also as an absolute path
-MOST_NOTES = 20_000  # characters
 SOURCES = "give a folder, a .gguf file, an http(s)://…/v1 URL, or scripted:"
-# Addresses of the API end so: after the name of a model they say what is done with it.
-VERBS = {
-    *("fetch", "plan", "pause", "resume", "cancel", "retry"),
-    *("load", "unload", "test", "benchmark", "fit", "measurements"),
-}
-PRICES = ("input_price", "output_price")  # of a million tokens
-EDITABLE = ("task", "engine_args", "license", "notes", "trust_remote_code", "allow_pickle", "hub_token", *PRICES)
 
 
 def add(
@@ -77,37 +47,37 @@ def add(
     is `downloading` until an io worker has done so. on_progress is told each step that takes long.
     """
     options = engine_args or {}
-    check_name(name, task)
+    rules.check_name(name, task)
     row = Model(name=name, license=license, notes=notes, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    check_texts(row)
+    rules.check_texts(row)
     if len(source) > MOST_SOURCE:
         raise ModelError(f"{source[:60]!r}… is too long: a source has at most {MOST_SOURCE} characters")
     if base:
-        check_adapter(row, base, task, options)
+        rules.check_adapter(row, base, task, options)
         if copy:
             raise ModelError("an adapter stays where it is: leave copy out")
         return _add_adapter(row, sources.folder(source, on_server), base)
     if source.startswith(("http://", "https://")):
         sources.check_url(source, on_server)
-        check_options(EngineKind.REMOTE, options)
-        _check_code(row, "a remote server decides that itself")
+        rules.check_options(EngineKind.REMOTE, options)
+        rules.check_code(row, "a remote server decides that itself")
         row.kind, row.source, row.remote_name = EngineKind.REMOTE.value, source.rstrip("/"), remote_name
         row.private_address = not on_server
-        return register(row, task or Task.CHAT, options)
+        return rules.register(row, task or Task.CHAT, options)
     if remote_name:
         raise ModelError(
             f"a remote name ({remote_name}) is only for a model on a remote server, and {source!r} is none"
         )
     if source == "scripted:":
         row.kind = EngineKind.SCRIPTED.value
-        _check_code(row, "a scripted model has no files")
-        rules.check(row)
-        check_options(EngineKind.SCRIPTED, options, on_server)
-        return register(row, task or Task.CHAT, options)
+        rules.check_code(row, "a scripted model has no files")
+        allowed.check(row)
+        rules.check_options(EngineKind.SCRIPTED, options, on_server)
+        return rules.register(row, task or Task.CHAT, options)
     if "://" in source or source.startswith("scripted:"):
         raise ModelError(f"unknown kind of source {source!r}: {SOURCES}")
-    rules.check(row)
-    options = check_options(EngineKind.VLLM, options)
+    allowed.check(row)
+    options = rules.check_options(EngineKind.VLLM, options)
     path = sources.folder(source, on_server)
     if on_server and path.suffix.lower() == ".gguf" and path.is_file():
         return _convert_later(row, path, task, options)
@@ -120,7 +90,7 @@ def edit(model: Model, *, on_server: bool = True, **changes: Any) -> Model:
         row = Model.objects.select_for_update().filter(pk=model.pk).first()
         if row is None:
             raise ModelError(f"the model {model.name} has been removed")
-        checked = check_changes(row, on_server=on_server, **changes)
+        checked = rules.check_changes(row, on_server=on_server, **changes)
         Model.objects.filter(pk=row.pk).update(**checked)
         passed_on = {name: checked[name] for name in ("task", "context_length") if name in checked}
         if passed_on:
@@ -128,129 +98,11 @@ def edit(model: Model, *, on_server: bool = True, **changes: Any) -> Model:
     return Model.objects.select_related("base").get(pk=row.pk)
 
 
-def check_changes(model: Model, *, on_server: bool = True, **changes: Any) -> dict[str, Any]:
-    """What `edit` would write: the changes as they are kept, and what follows from them. Raises ModelError."""
-    if odd := sorted(changes.keys() - set(EDITABLE)):
-        raise ModelError(f"{odd[0]} of a model cannot be changed: only {', '.join(EDITABLE)} can")
-    row = Model(**{name: getattr(model, name) for name in (*EDITABLE, "name", "kind", "source", "state")} | changes)
-    _check_task(row.task)
-    check_texts(row)
-    changes |= {name: _price(changes[name]) for name in PRICES if name in changes}
-    if changes.get("hub_token") and not model.hub_id:
-        raise ModelError(f"{model.name} is not of the hub: leave out the token")
-    if model.base:
-        given = [name for name in ("task", "engine_args") if name in changes and changes[name] != vars(model)[name]]
-        if given:
-            raise ModelError(f"an adapter has the {given[0]} of its base {model.base.name}: change it there")
-        _check_code(row, "an adapter is read and run as its base is")
-        return changes
-    if "engine_args" in changes:
-        kind, options = EngineKind(row.kind), row.engine_args or {}
-        changes["engine_args"] = row.engine_args = check_options(kind, options, on_server)
-        _check_ranks(model, row.engine_args)
-    if row.task == Task.EMBEDDING and (adapter := model.adapters.first()):
-        raise ModelError(f"{model.name} has the adapter {adapter.name}, which makes no embeddings: keep its task")
-    if row.kind != EngineKind.VLLM:
-        _check_code(row, f"a {row.kind} model has no files here")
-    if "engine_args" in changes or changes.get("trust_remote_code"):
-        rules.check(row)
-    if row.kind != EngineKind.VLLM:
-        return changes
-    if row.state == ModelState.READY and changes.keys() & {"task", "engine_args", "allow_pickle"}:
-        facts = examine(Path(row.source), row.task, row.engine_args, row.allow_pickle)
-        changes["context_length"] = facts.context_length
-    return changes
-
-
-def check_options(kind: EngineKind, options: dict[str, Any], on_server: bool = True) -> dict[str, Any]:
-    """Engine options as this kind of engine takes them, from somebody who asks over the network (`on_server`).
-
-    Raises ModelError.
-    """
-    if not isinstance(options, dict):
-        raise ModelError(f"engine options must be a JSON object, not {str(options)[:60]!r}")
-    if kind is EngineKind.VLLM:
-        try:
-            return engine_options.check(options)
-        except OptionError as error:
-            raise ModelError(str(error)) from error
-    if kind is EngineKind.REMOTE and options:
-        raise ModelError(f"a remote server has its own engine options: leave out {', '.join(sorted(options))}")
-    for option in options:
-        if not OPTION.fullmatch(option):
-            raise ModelError(f"{option!r} cannot be an engine option: give its long name, without dashes before it")
-        if option in engine_options.OURS:
-            raise ModelError(f"the engine option {option} is set by this server: leave it out")
-        if option in start.FILE_OPTIONS and on_server:
-            raise ModelError(
-                f"the engine option {option} of a scripted model reaches files of this machine: only 'manage.py model' "
-                "takes it"
-            )
-    try:
-        start.check(options, flags(options))
-    except start.Wrong as error:
-        raise ModelError(str(error)) from error
-    return options
-
-
-def check_name(name: str, task: str | None = None) -> None:
-    """Raises ModelError unless a new model can have this name, and this task."""
-    if not NAME.fullmatch(name) or ".." in name:
-        raise ModelError(
-            f"{name!r} cannot be a model's name: use 1 to 200 letters, digits and . _ : / -, "
-            "a letter or digit first, and no '..'"
-        )
-    if "/" in name and (verb := name.rpartition("/")[2]) in VERBS:
-        raise ModelError(f"{name!r} cannot be a model's name: /{verb} at the end is what the API does with a model")
-    if task is not None:
-        _check_task(task)
-    if Model.objects.filter(name=name).exists():
-        raise _taken(name)
-    if alias := Alias.objects.select_related("model").filter(name=name).first():
-        raise Taken(f"{name} is an alias of {alias.model}: choose another name, or remove the alias first")
-
-
-def check_adapter(row: Model, base: Model, task: str | None, options: dict[str, Any]) -> None:
-    """Raises ModelError for what an adapter cannot have of its own, and for a base that cannot have one."""
-    if task or options:
-        raise ModelError(f"an adapter has the {'task' if task else 'options'} of its base: leave that out")
-    _check_code(row, "an adapter is read and run as its base is")
-    check_base(base)
-
-
-def check_base(base: Model) -> None:
-    """Raises ModelError unless adapters of this model could be served."""
-    if base.base or base.kind == EngineKind.REMOTE:
-        kind = "an adapter" if base.base else "on a remote server"
-        raise ModelError(f"{base.name} is {kind}: an adapter's base is a model that runs here")
-    if base.state != ModelState.READY:
-        raise ModelError(f"the files of {base.name} are not here ({base.state}): fetch it, then add its adapter")
-    if base.task == Task.EMBEDDING:
-        raise ModelError(f"{base.name} makes embeddings: adapters are served for chat and completion models")
-
-
-def examine_adapter(folder: Path, base: Model) -> dict[str, Any]:
-    """What an adapter's row has of its folder, and of its base. Raises ModelError for what could not be served."""
-    facts = adapter_folders.examine(folder, Path(base.source) if base.kind == EngineKind.VLLM else None)
-    most = base.engine_args.get("max-lora-rank")
-    if most is not None and facts.rank > most:
-        raise ModelError(
-            f"the adapter's rank is {facts.rank}, and {base.name} is run with max-lora-rank {most}: "
-            "raise or remove that option of the base"
-        )
-    return {
-        "lora_rank": facts.rank,
-        "size_bytes": facts.size_bytes,
-        "context_length": base.context_length,
-        "task": base.task,
-    }
-
-
 def _add_adapter(row: Model, folder: Path, base: Model) -> Model:
     row.base, row.kind, row.source = base, base.kind, str(folder)
-    for name, value in examine_adapter(folder, base).items():
+    for name, value in rules.examine_adapter(folder, base).items():
         setattr(row, name, value)
-    return register(row, row.task, {})
+    return rules.register(row, row.task, {})
 
 
 def _add_local(
@@ -279,12 +131,10 @@ def _add_local(
 
 
 def _convert_later(row: Model, path: Path, task: str | None, options: dict[str, Any]) -> Model:
-    from models_registry.hub import downloads  # which imports us
-
     _free_folder(row)
     row.source, row.state = str(path), ModelState.DRAFT
     with transaction.atomic():
-        register(row, task or Task.CHAT, options)
+        rules.register(row, task or Task.CHAT, options)
         downloads.start(row)
     return row
 
@@ -300,63 +150,4 @@ def _free_folder(row: Model) -> Path:
 def _register_local(row: Model, folder: Path, options: dict[str, Any], facts: Facts) -> Model:
     row.source, row.size_bytes, row.context_length = str(folder), facts.size_bytes, facts.context_length
     row.license = row.license or facts.license
-    return register(row, facts.task, options)
-
-
-def register(row: Model, task: str, options: dict[str, Any]) -> Model:
-    row.task, row.engine_args = task, options
-    try:
-        with transaction.atomic():
-            row.save(force_insert=True)
-    except IntegrityError:
-        if row.base and not Model.objects.filter(pk=row.base.pk).exists():
-            raise ModelError(f"the base {row.base.name} has just been removed") from None
-        raise _taken(row.name) from None
-    return row
-
-
-def _taken(name: str) -> Taken:
-    return Taken(f"there is a model {name} already: choose another name, or remove that one first")
-
-
-def _check_task(task: str) -> None:
-    if task not in Task.values:
-        raise ModelError(f"unknown task {task!r}: it must be one of {', '.join(Task.values)}")
-
-
-def check_texts(row: Model) -> None:
-    if len(row.license) > 100 or not row.license.isprintable():
-        raise ModelError(f"{row.license[:60]!r} cannot be a licence: give its name in at most 100 printable characters")
-    if len(row.notes) > MOST_NOTES or "\0" in row.notes:
-        raise ModelError(f"notes have at most {MOST_NOTES:,} characters, and no NUL; these have {len(row.notes):,}")
-
-
-def _price(given: Any) -> Decimal | None:
-    if given is None:
-        return None
-    field = Model._meta.get_field("input_price")
-    try:
-        price: Decimal = field.clean(Decimal(str(given)), None)
-    except (ArithmeticError, ValidationError):
-        price = Decimal(-1)
-    if price < 0:
-        raise ModelError(
-            f"{str(given)[:60]!r} cannot be a price: give what a million tokens cost, 0 or more, below 100,000,000 and "
-            "with at most 4 decimals"
-        )
-    return price
-
-
-def _check_code(row: Model, because: str) -> None:
-    for name in ("trust_remote_code", "allow_pickle"):
-        if getattr(row, name):
-            raise ModelError(f"{name} is for a model whose files are here, and {because}: leave it out")
-
-
-def _check_ranks(model: Model, options: dict[str, Any]) -> None:
-    most = options.get("max-lora-rank")
-    if most is not None and (adapter := model.adapters.filter(lora_rank__gt=most).first()):
-        raise ModelError(
-            f"max-lora-rank {most} is less than the rank of the adapter {adapter.name}, which is {adapter.lora_rank}: "
-            "raise or leave out that option"
-        )
+    return rules.register(row, facts.task, options)

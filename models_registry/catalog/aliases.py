@@ -7,8 +7,8 @@ import re
 
 from django.db.models.functions import Now
 
+from models_registry.catalog import allowed
 from models_registry.catalog import remove as removal
-from models_registry.catalog import rules
 from models_registry.catalog.folders import ModelError, Needed, Taken
 from models_registry.models import Alias, Model
 
@@ -57,7 +57,7 @@ def point(name: str, model: Model) -> str:
         )
     if Model.objects.filter(name=name).exists():
         raise Taken(f"{name} is a model's own name: choose another for the alias")
-    rules.check(model)
+    allowed.check(model)
     before = Alias.objects.filter(name=name).values_list("model__name", flat=True).first()
     Alias.objects.update_or_create(name=name, defaults={"model": model, "changed_at": Now()})
     return before or ""

@@ -15,6 +15,7 @@ from django.db.models import ProtectedError, Q
 
 from models_registry.catalog import made_folders
 from models_registry.catalog.folders import ModelError, Needed
+from models_registry.hub import downloads
 from models_registry.models import OPEN_DOWNLOADS, OPEN_OPERATIONS, Download, Model, ModelState
 from vbs.broker import wake
 
@@ -76,8 +77,6 @@ def remove(model: Model, files: bool = False) -> None:
 
     What had come of a download that failed goes in any case: nobody else could use it.
     """
-    from models_registry.hub import downloads  # which imports us
-
     folder = _deletable(model) if files else None
     if folder is None:
         _delete(model)
@@ -136,8 +135,6 @@ def _own_folder(model: Model) -> Path | None:
 
 def _parts(model: Model) -> Path | None:
     """What has come of a download that is not done."""
-    from models_registry.hub import downloads  # which imports us
-
     folder = downloads.folder_of(model.name)
     return folder if model.hub_id and folder.is_dir() else None
 

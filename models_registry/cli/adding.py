@@ -7,9 +7,9 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from models_registry.catalog import add as importer
+from models_registry.catalog import allowed, rules
 from models_registry.catalog import demo as demo_models
 from models_registry.catalog import paste as pasting
-from models_registry.catalog import rules
 from models_registry.cli import Console, find, size
 from models_registry.hub import downloads
 from models_registry.models import HubToken, Model, Task
@@ -120,7 +120,7 @@ def _add(
 def _keep(model: Model, given: dict[str, Any]) -> None:
     """Who says that code of a model may run stands in the audit log, also when it is said here."""
     if given["trust_remote_code"] is not None:
-        audit.record_command("model.trust", model.name, rules.told(model.trust_remote_code))
+        audit.record_command("model.trust", model.name, allowed.told(model.trust_remote_code))
 
 
 def _check(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
@@ -162,7 +162,7 @@ def _edit(console: Console, *, name: str, task: str | None, arg: list[str] | Non
         changes["engine_args"] = dict(map(_option, arg or []))
     if given["token"]:
         changes["hub_token"] = _token(given["token"])
-    for price in importer.PRICES:
+    for price in rules.PRICES:
         if given[price] is not None:
             changes[price] = None if given[price] == "none" else given[price]
     if not changes:

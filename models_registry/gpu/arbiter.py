@@ -21,7 +21,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
-from models_registry.catalog import rules
+from models_registry.catalog import allowed
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.server import Engine, Progress
@@ -165,7 +165,7 @@ def not_ready(model: Model) -> str:
                 f"{model.name} has failed: manage.py model show {model.name} says why, "
                 f"manage.py model fetch {model.name} tries again"
             )
-    return rules.refusal(model)
+    return allowed.refusal(model)
 
 
 def loaded_words(model: Model, engine: Engine) -> str:

@@ -8,7 +8,6 @@ MODELS_DIR/.fetch/<name> until the model is whole.
 import logging
 import re
 import shutil
-import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,8 +19,7 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
-from models_registry.catalog import add as importer
-from models_registry.catalog import made_folders, rules
+from models_registry.catalog import allowed, made_folders, rules
 from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
 from models_registry.hub import adapters, client, tokens, transfer
@@ -98,7 +96,7 @@ def add(
     the files say, when left out. base: the model whose LoRA adapter the repository holds. token: for a private or gated
     model; otherwise HF_TOKEN is used, where it is set.
     """
-    importer.check_name(name, task)
+    rules.check_name(name, task)
     _check_length(name)
     _check_source(hub_id, revision, file)
     row = Model(
@@ -113,16 +111,16 @@ def add(
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
-    importer.check_texts(row)
+    rules.check_texts(row)
     options = engine_args or {}
     if base:
-        importer.check_adapter(row, base, task, options)
+        rules.check_adapter(row, base, task, options)
         if file:
             raise ModelError(f"{file!r} is a whole model, and with a base an adapter is meant: leave out one of them")
         row.base, row.kind, row.context_length = base, base.kind, base.context_length
-        return importer.register(row, base.task, {})
-    rules.check(row)
-    return importer.register(row, task or Task.CHAT, importer.check_options(EngineKind.VLLM, options))
+        return rules.register(row, base.task, {})
+    allowed.check(row)
+    return rules.register(row, task or Task.CHAT, rules.check_options(EngineKind.VLLM, options))
 
 
 def plan(model: Model) -> Plan:
@@ -131,7 +129,7 @@ def plan(model: Model) -> Plan:
     if is_conversion(model):
         return _plan_conversion(model)
     if model.base:
-        importer.check_base(model.base)
+        rules.check_base(model.base)
     found = client.repository(place(model))
     files = _choose(model, found.files)
     sizes = {file.sum: file for file in files}.values()  # what is there twice is fetched once
@@ -232,13 +230,6 @@ def retry(model: Model) -> Download:
     if not Download.objects.filter(model=model, state=DownloadState.FAILED).exists():
         raise _cannot(model, "retried")
     return start(model)
-
-
-def run(model_id: int, worker_id: uuid.UUID) -> None:
-    """The task: fetch this model, or a part of it, unless somebody else does or enough others are fetched already."""
-    from models_registry.hub import fetching
-
-    fetching.run(model_id, worker_id)
 
 
 def sweep() -> None:

@@ -24,7 +24,7 @@ from django.db import connection, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 
-from models_registry.catalog import add, folders, made_folders, sources
+from models_registry.catalog import folders, made_folders, rules, sources
 from models_registry.catalog.folders import ModelError
 from models_registry.catalog.made_folders import Progress
 from models_registry.hub import client as hub
@@ -260,7 +260,7 @@ class _Turn:
         """A task other than chat was given by a person. Chat may be a guess: then the files say, where they do."""
         model = self.model
         if model.base:
-            return add.examine_adapter(self.target, model.base)
+            return rules.examine_adapter(self.target, model.base)
         facts = folders.examine(self.target, model.task, model.engine_args, model.allow_pickle)
         if model.task == Task.CHAT:
             with suppress(ModelError):
@@ -279,7 +279,7 @@ class _Turn:
             with transaction.atomic():
                 if self.model.base:  # which is locked before its adapters, as by whoever changes it
                     bases = Model.objects.select_for_update().filter(pk=self.model.base.pk)
-                    found.update(*(add.examine_adapter(self.target, base) for base in bases))
+                    found.update(*(rules.examine_adapter(self.target, base) for base in bases))
                 Model.objects.select_for_update().filter(pk=self.model.pk).first()
                 done = {"state": DownloadState.DONE, "bytes_done": F("bytes_total"), "finished_at": Now()}
                 if self.mine.update(**done, **downloads.FREE):

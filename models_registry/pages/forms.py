@@ -7,7 +7,7 @@ from django import forms
 from django.conf import settings
 
 from models_registry.catalog import add as importer
-from models_registry.catalog import paste
+from models_registry.catalog import paste, remove, rules
 from models_registry.catalog.folders import ModelError
 from models_registry.catalog.paste import Proposal
 from models_registry.engine.spec import EngineKind
@@ -129,7 +129,7 @@ class AddForm(GuardedForm):
     )
     engine_args = OptionsField(label="Engine options", help_text=OPTIONS_HELP)
     license = _text("Licence", 100)
-    notes = _text("Notes", importer.MOST_NOTES, rows=2)
+    notes = _text("Notes", rules.MOST_NOTES, rows=2)
     trust_remote_code = CODE
     allow_pickle = PICKLE
 
@@ -176,7 +176,7 @@ class AddForm(GuardedForm):
         try:
             downloads.start(model)
         except ModelError:
-            importer.remove(model)  # whoever asked for both gets both or nothing
+            remove.remove(model)  # whoever asked for both gets both or nothing
             raise
         return model
 
@@ -185,14 +185,14 @@ class EditForm(GuardedForm):
     task = forms.ChoiceField(choices=Task.choices)
     engine_args = OptionsField(label="Engine options", help_text=OPTIONS_HELP)
     license = _text("Licence", 100)
-    notes = _text("Notes", importer.MOST_NOTES, rows=3)
+    notes = _text("Notes", rules.MOST_NOTES, rows=3)
     input_price = _price("Price of a million tokens that it reads")
     output_price = _price("Price of a million tokens that it writes")
     trust_remote_code = CODE
     allow_pickle = PICKLE
 
     def __init__(self, *given: Any, model: Model, may_trust: bool, **options: Any) -> None:
-        options["initial"] = {name: getattr(model, name) for name in importer.EDITABLE}
+        options["initial"] = {name: getattr(model, name) for name in rules.EDITABLE}
         super().__init__(*given, **options)
         self.model = model
         adapter, has_files = model.base is not None, model.kind == EngineKind.VLLM and not model.base

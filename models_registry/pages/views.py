@@ -15,8 +15,8 @@ from django.shortcuts import get_object_or_404, redirect, render, resolve_url
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
-from models_registry.catalog import add as importer
-from models_registry.catalog import aliases, rules
+from models_registry.catalog import aliases, allowed
+from models_registry.catalog import remove as removal
 from models_registry.catalog.folders import ModelError
 from models_registry.fit import judge
 from models_registry.fit.formula import size
@@ -102,7 +102,7 @@ def add(request: Request) -> HttpResponseBase:
     )
     audit.record(request, "model.add", model.name, model.hub_id or model.source)
     if model.trust_remote_code:
-        audit.record(request, "model.trust", model.name, rules.told(True))
+        audit.record(request, "model.trust", model.name, allowed.told(True))
     messages.success(request, f"{model.name} is added{coming}.")
     address = resolve_url("model", model.pk)
     return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
@@ -114,7 +114,7 @@ def _may(request: Request) -> dict[str, bool]:
 
 
 def _may_trust(request: Request) -> bool:
-    return settings.VBS_TRUST_REMOTE_CODE and request.user.has_perm(rules.TRUST)
+    return settings.VBS_TRUST_REMOTE_CODE and request.user.has_perm(allowed.TRUST)
 
 
 # One model
@@ -232,7 +232,7 @@ def edit(request: Request, pk: int) -> HttpResponseBase:
         return _model(request, model, edit_form=form)
     audit.record(request, "model.edit", model.name, ", ".join(sorted(form.changed_data)))
     if "trust_remote_code" in form.changed_data:
-        audit.record(request, "model.trust", model.name, rules.told(form.cleaned_data["trust_remote_code"]))
+        audit.record(request, "model.trust", model.name, allowed.told(form.cleaned_data["trust_remote_code"]))
     messages.success(request, f"{model.name} is changed. A loaded model is loaded anew with its next request.")
     return redirect("model", pk)
 
@@ -265,15 +265,15 @@ def remove(request: Request, pk: int) -> HttpResponseBase:
     error = ""
     if request.method == "POST":
         try:
-            importer.remove(model, files="files" in request.POST)
+            removal.remove(model, files="files" in request.POST)
         except ModelError as reason:
             error = str(reason)
         else:
             audit.record(request, "model.remove", model.name, "with its files" if "files" in request.POST else "")
             messages.success(request, f"{model.name} is removed.")
             return redirect("models")
-    preview = importer.preview(model)
-    context = {"model": model, "needed_by": importer.needed_by(model), "preview": preview, "error": error}
+    preview = removal.preview(model)
+    context = {"model": model, "needed_by": removal.needed_by(model), "preview": preview, "error": error}
     context["freed"] = size(preview.bytes)
     return render(request, "models/remove.html", context, status=WRONG if error else 200)
 

@@ -9,7 +9,7 @@ import pytest
 from batches.models import BatchStatus
 from models_registry.api.wire import model_object
 from models_registry.catalog import add as importer
-from models_registry.catalog import aliases
+from models_registry.catalog import aliases, remove
 from models_registry.catalog.folders import ModelError
 from tests.adapters import adapter_folder
 from tests.engines import line
@@ -72,8 +72,8 @@ def test_it_is_listed_with_its_parent_and_unloaded_when_it_is_removed(add_model,
     shown = model_object(tuned, loaded)
     assert (shown["parent"], shown["loaded"], shown["context_length"]) == ("base", True, base.context_length)
     with pytest.raises(ModelError, match="base is still needed: adapter tuned"):
-        importer.remove(base)
-    importer.remove(tuned)
+        remove.remove(base)
+    remove.remove(tuned)
     gpu.serve()
     assert gpu.worker.adapters == [] and gpu.resident.engine.alive()
 
@@ -90,7 +90,7 @@ def test_added_anew_under_its_name_it_is_another(add_model, adapter, submitted, 
     base = add_model("base")
     tuned = adapter("tuned", base)
     close_after(submitted([line("a", "x", model="tuned")]), gpu, close)
-    importer.remove(tuned)
+    remove.remove(tuned)
     importer.add("tuned", str(adapter_folder(tmp_path / "better")), base=base)
     good = close_after(submitted([line("a", "x", model="tuned")]), gpu, close)
     assert said(good) == {"x (as better says it)"}
@@ -197,6 +197,6 @@ def test_without_its_last_adapter_a_base_stays_on_its_engine(add_model, adapter,
     tuned = adapter("tuned", base)
     close_after(submitted([line("a", model="tuned")]), gpu, close)
     engine = gpu.resident.engine.pid
-    importer.remove(tuned)
+    remove.remove(tuned)
     close_after(submitted([line("b", model="base")]), gpu, close)
     assert gpu.resident.engine.pid == engine

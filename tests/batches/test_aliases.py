@@ -3,7 +3,7 @@
 import pytest
 
 from batches.models import Batch, BatchStatus
-from models_registry.catalog import add, aliases
+from models_registry.catalog import add, aliases, remove
 from models_registry.catalog.folders import ModelError
 from models_registry.models import Model
 from tests.engines import line
@@ -71,13 +71,13 @@ def test_what_a_live_batch_needs_stays(add_model, submitted, gpu, close):
     aliases.point("best", model)
     batch = submitted(asked("best"))
     with pytest.raises(ModelError, match=rf"first is still needed: alias best; batch {batch.pk}"):
-        add.remove(model)
+        remove.remove(model)
     with pytest.raises(ModelError, match=rf"best is still needed: batch {batch.pk}"):
         aliases.remove("best")
     gpu.serve()
     close(batch)
     aliases.remove("best")
-    add.remove(model)
+    remove.remove(model)
     assert not Model.objects.exists()
 
 
@@ -88,7 +88,7 @@ def test_what_a_started_batch_stands_on_stays_when_the_alias_has_moved(add_model
     Batch.objects.claim(batch.pk, gpu.worker.pk).start(gpu.worker.pk, "best", first)
     aliases.point("best", add_model("second"))
     with pytest.raises(ModelError, match=f"first is still needed: batch {batch.pk}"):
-        add.remove(first)
+        remove.remove(first)
 
 
 @pytest.mark.parametrize("name", ["", "@", "a b", "../x", "a..b", "@@a", "x" * 201, "näme", "a\n"])

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from models_registry.catalog.add import VERBS
+from models_registry.catalog.rules import VERBS
 from vbs.openai.errors import envelope
 
 ENVELOPE = set(envelope("", "")["error"])

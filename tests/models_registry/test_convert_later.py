@@ -94,7 +94,7 @@ def test_it_is_registered_at_once_and_ready_later(gguf, content):
     assert gguf.exists()
     tasks.fetch(str(model.pk))
     is_whole(Model.objects.get(), content)
-    importer.remove(model, files=True)
+    remove.remove(model, files=True)
     assert gguf.exists() and not made_folders.path_of("m").exists()
 
 

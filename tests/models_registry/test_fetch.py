@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from django_q.models import OrmQ
 
 from models_registry import tasks
-from models_registry.catalog import add, folders, made_folders
+from models_registry.catalog import add, folders, made_folders, remove
 from models_registry.catalog.folders import ModelError
 from models_registry.hub import downloads as fetch
 from models_registry.hub import fetching, tokens, transfer
@@ -42,7 +42,7 @@ def stopping(monkeypatch):
 
 
 def turn(model):
-    fetch.run(model.pk, uuid.uuid4())
+    fetching.run(model.pk, uuid.uuid4())
     model.refresh_from_db()
     return Download.objects.get(model=model)
 
@@ -268,7 +268,7 @@ def test_a_model_is_fetched_and_ready(served):
     assert (download.leased_by, download.leased_until) == (None, None)
     assert download.finished_at >= download.started_at
     assert {one.func() for one in OrmQ.objects.all()} >= {"models_registry.tasks.work"}, "batches may wait for it"
-    add.remove(model, files=True)
+    remove.remove(model, files=True)
     assert [path.name for path in (made_folders.path_of("m").parent).iterdir() if path.name[0] != "."] == []
 
 
@@ -654,7 +654,7 @@ def test_removed_in_the_middle(served, monkeypatch):
     model = fetch.add("m", "org/tiny")
     during(monkeypatch, lambda: Model.objects.all().delete())
     fetch.start(model)
-    fetch.run(model.pk, uuid.uuid4())
+    fetching.run(model.pk, uuid.uuid4())
     assert not fetch.folder_of("m").exists()
     assert not made_folders.path_of("m").exists()
 
@@ -894,7 +894,7 @@ def test_two_workers_at_once(served):
 
     def work():
         try:
-            fetch.run(model.pk, uuid.uuid4())
+            fetching.run(model.pk, uuid.uuid4())
         except BaseException as error:
             errors.append(error)
         finally:
@@ -922,7 +922,7 @@ def test_paused_from_another_process(served, monkeypatch):
     fetch.start(model)
 
     def work():
-        fetch.run(model.pk, uuid.uuid4())
+        fetching.run(model.pk, uuid.uuid4())
         connection.close()
 
     thread = threading.Thread(target=work)

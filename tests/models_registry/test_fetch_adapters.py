@@ -204,7 +204,7 @@ def test_an_adapter_is_fetched_and_ready(served, base):
     assert model.spec() == base.spec()
     assert model.adapter().path == model.source
     folder = Path(model.source)
-    add.remove(model, files=True)
+    remove.remove(model, files=True)
     assert not folder.exists() and Path(base.source).exists()
 
 
@@ -312,7 +312,7 @@ def test_killed_again_and_again(served, base, tmp_path, seed):
         print(f"kill -9 after {instant:.2f} s: {Download.objects.get().bytes_done:,} bytes")
         Download.objects.filter(state="running").update(leased_until=Now())
     served.rate = 0
-    downloads.run(model.pk, uuid.uuid4())
+    fetching.run(model.pk, uuid.uuid4())
     downloads.sweep()
     model.refresh_from_db()
     is_whole(model, wanted)

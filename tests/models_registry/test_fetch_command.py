@@ -10,7 +10,7 @@ from django.core.management import CommandError
 from django.db import connection
 
 from models_registry.cli import fetching as cli
-from models_registry.hub import downloads, tokens
+from models_registry.hub import downloads, fetching, tokens
 from models_registry.hub.scripted import Fault
 from models_registry.models import Download, HubToken, Model, Worker
 from tests.models_registry.hubs import repository, running
@@ -41,7 +41,7 @@ def worker(monkeypatch):
 
     def work(seconds):
         for download in Download.objects.filter(state="queued"):
-            downloads.run(download.model_id, uuid.uuid4())
+            fetching.run(download.model_id, uuid.uuid4())
 
     monkeypatch.setattr(cli.time, "sleep", work)
 
@@ -137,7 +137,7 @@ def test_a_bar_on_a_terminal(served, monkeypatch):
     monkeypatch.setattr(sys, "stderr", shown)
 
     def work():
-        downloads.run(model.pk, uuid.uuid4())
+        fetching.run(model.pk, uuid.uuid4())
         connection.close()
 
     thread = threading.Thread(target=work)

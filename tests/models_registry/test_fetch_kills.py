@@ -18,7 +18,7 @@ from django.db import connection
 from django.db.models.functions import Now
 
 from models_registry.catalog import made_folders
-from models_registry.hub import downloads
+from models_registry.hub import downloads, fetching
 from models_registry.models import Download, Model
 from tests.amount import few
 from tests.batches.test_runner import until
@@ -33,10 +33,10 @@ from pathlib import Path
 import django
 django.setup()
 from django.conf import settings
-from models_registry import fetch
+from models_registry.hub import fetching
 settings.BASE_DIR = Path(sys.argv[2])  # where the converter is
 print("ready", flush=True)
-fetch.run(int(sys.argv[1]), uuid.uuid4())
+fetching.run(int(sys.argv[1]), uuid.uuid4())
 """
 KILLS = 4
 
@@ -92,7 +92,7 @@ def test_killed_again_and_again(served, tmp_path, seed):
         assert model.source == ""
         Download.objects.update(leased_until=Now())  # as half a minute later
     served.rate = 0
-    downloads.run(model.pk, uuid.uuid4())
+    fetching.run(model.pk, uuid.uuid4())
     downloads.sweep()
     model.refresh_from_db()
     is_whole(model, content)
@@ -125,7 +125,7 @@ def test_killed_while_it_converts(served, tmp_path, settings):
         process.send_signal(signal.SIGKILL)
         child = int((tmp_path / "child").read_text())
     Download.objects.update(leased_until=Now())
-    downloads.run(model.pk, uuid.uuid4())
+    fetching.run(model.pk, uuid.uuid4())
     assert Download.objects.get().state == "running", "the lock is still held: it waits"
     os.kill(child, signal.SIGKILL)
     settings.BASE_DIR = tmp_path / "base"
@@ -136,7 +136,7 @@ def test_killed_while_it_converts(served, tmp_path, settings):
     while Model.objects.get().state != "ready":
         assert time.monotonic() < deadline
         Download.objects.update(leased_until=Now())
-        downloads.run(model.pk, uuid.uuid4())
+        fetching.run(model.pk, uuid.uuid4())
     model.refresh_from_db()
     is_whole(model, content)
     assert not (Path(model.source) / "half").exists()

@@ -18,8 +18,7 @@ from django.db import connection
 
 from models_registry.catalog import add as importer
 from models_registry.catalog import made_folders, remove
-from models_registry.catalog.add import ModelError
-from models_registry.catalog.folders import Taken
+from models_registry.catalog.folders import ModelError, Taken
 from models_registry.engine.spec import EngineKind
 from models_registry.models import Model
 from tests.adapters import adapter_folder
@@ -311,7 +310,7 @@ def test_a_base_and_its_adapters_change_together(tmp_path: Path) -> None:
 
 def test_a_model_that_is_gone_cannot_be_changed() -> None:
     model = importer.add("m", "scripted:")
-    importer.remove(model)
+    remove.remove(model)
     with pytest.raises(ModelError, match="has been removed"):
         importer.edit(model, notes="x")
     assert not Model.objects.exists()
@@ -332,7 +331,7 @@ def test_a_copy_is_ours_and_goes_with_its_model(tmp_path: Path, models_dir: Path
     copy = models_dir / "org%2Fm"
     assert model.source == str(copy)
     assert {path.name for path in copy.iterdir()} - {path.name for path in source.iterdir()} == {made_folders.ORIGIN}
-    importer.remove(model, files=True)
+    remove.remove(model, files=True)
     assert not copy.exists()
     assert not Model.objects.exists()
 
@@ -340,8 +339,8 @@ def test_a_copy_is_ours_and_goes_with_its_model(tmp_path: Path, models_dir: Path
 def test_files_of_others_are_not_deleted(tmp_path: Path) -> None:
     model = importer.add("m", str(model_folder(tmp_path / "m")))
     with pytest.raises(ModelError, match="not ours to delete"):
-        importer.remove(model, files=True)
-    importer.remove(model)
+        remove.remove(model, files=True)
+    remove.remove(model)
     assert (tmp_path / "m" / "config.json").exists()
 
 
@@ -349,14 +348,14 @@ def test_a_folder_that_two_models_share_stays(tmp_path: Path) -> None:
     model = importer.add("m", str(model_folder(tmp_path / "m")), copy=True)
     importer.add("same", model.source)
     with pytest.raises(ModelError, match="also the folder of same"):
-        importer.remove(model, files=True)
+        remove.remove(model, files=True)
 
 
 def test_a_model_that_is_needed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     model = importer.add("m", "scripted:")
     monkeypatch.setattr(remove, "BLOCKERS", [lambda names: [f"batch_1 waits for {names[0]}"], lambda names: []])
     with pytest.raises(ModelError, match="m is still needed: batch_1 waits for m"):
-        importer.remove(model)
+        remove.remove(model)
     assert Model.objects.exists()
 
 

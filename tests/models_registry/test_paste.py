@@ -13,8 +13,8 @@ from django.core.management import CommandError, call_command
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from models_registry.catalog.add import NAME
 from models_registry.catalog.paste import SHORT, PasteError, Proposal, read
+from models_registry.catalog.rules import NAME
 from models_registry.engine.options import OPTIONS
 from models_registry.models import Model
 from tests.models_registry.test_importer import model_folder

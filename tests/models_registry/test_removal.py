@@ -54,7 +54,7 @@ def test_all_that_need_a_model_are_named(monkeypatch):
         "batch_1 waits for m, @production",
     ]
     with pytest.raises(Needed) as error:
-        add.remove(model)
+        remove.remove(model)
     assert all(reason in str(error.value) for reason in needed)
     assert Operation.objects.exists() and Model.objects.count() == 2
 
@@ -64,16 +64,16 @@ def test_an_open_download_is_cancelled_first(state):
     model = Model.objects.create(name="m", hub_id="o/n", state="downloading")
     Download.objects.create(model=model, state=state)
     with pytest.raises(Needed, match=f"its download, which is {state} .cancel it first."):
-        add.remove(model)
+        remove.remove(model)
     downloads.cancel(model)
-    add.remove(model)
+    remove.remove(model)
     assert not Model.objects.exists() and not Download.objects.exists()
 
 
 def test_what_has_ended_needs_nothing():
     model = add.add("m", "scripted:")
     Operation.objects.create(model=model, kind="load", state="failed")
-    add.remove(model)
+    remove.remove(model)
     assert not Operation.objects.exists()
 
 
@@ -86,9 +86,9 @@ def test_a_crowd_of_operations_is_not_a_page_of_text():
 def test_removed_twice():
     model = add.add("m", "scripted:")
     same = Model.objects.get()
-    add.remove(model)
+    remove.remove(model)
     with pytest.raises(ModelError, match="has been removed already"):
-        add.remove(same)
+        remove.remove(same)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -118,7 +118,7 @@ def test_who_comes_to_need_it_at_the_same_instant_is_seen_or_is_refused(monkeypa
     monkeypatch.setattr(remove, "BLOCKERS", [slow])
     other = threading.Thread(target=ask)
     other.start()
-    add.remove(model)
+    remove.remove(model)
     other.join(10)
     assert said == ["the model m is not registered any more"] and not Operation.objects.exists()
 
@@ -130,7 +130,7 @@ def test_what_would_be_freed_and_is(tmp_path):
     model, size, files = copied(tmp_path)
     folder = made_folders.path_of("m")
     assert remove.preview(model) == remove.Preview(folder, size, files)
-    add.remove(model, files=True)
+    remove.remove(model, files=True)
     assert not folder.exists()
 
 
@@ -139,7 +139,7 @@ def test_what_is_not_ours_frees_nothing(tmp_path):
     assert remove.preview(model) == remove.NOTHING
     assert remove.preview(add.add("s", "scripted:")) == remove.NOTHING
     with pytest.raises(ModelError, match="leave out --files"):
-        add.remove(model, files=True)
+        remove.remove(model, files=True)
 
 
 def test_what_two_models_use_stays(tmp_path):
@@ -147,7 +147,7 @@ def test_what_two_models_use_stays(tmp_path):
     add.add("same", model.source)
     assert remove.preview(model) == remove.NOTHING
     with pytest.raises(ModelError, match="also the folder of same"):
-        add.remove(model, files=True)
+        remove.remove(model, files=True)
     assert made_folders.path_of("m").exists() and Model.objects.count() == 2
 
 
@@ -155,7 +155,7 @@ def test_the_files_of_a_needed_model_stay(tmp_path):
     model, *_ = copied(tmp_path)
     Alias.objects.create(name="a", model=model)
     with pytest.raises(Needed):
-        add.remove(model, files=True)
+        remove.remove(model, files=True)
     assert (made_folders.path_of("m") / "config.json").exists()
 
 
@@ -167,14 +167,14 @@ def test_parts_of_a_download_that_failed_go_with_their_model(files):
     parts.mkdir(parents=True)
     (parts / "x").write_bytes(b"x" * 1000)
     assert remove.preview(model) == remove.Preview(parts, 1000, 1)
-    add.remove(model, files)
+    remove.remove(model, files)
     assert not parts.exists() and not Model.objects.exists()
 
 
 def test_a_draft_has_no_files():
     model = Model.objects.create(name="m", hub_id="o/n", state="draft")
     assert remove.preview(model) == remove.NOTHING
-    add.remove(model, files=True)
+    remove.remove(model, files=True)
     assert not Model.objects.exists()
 
 

@@ -65,8 +65,8 @@ def test_a_heartbeat_sees_it_and_ends_the_cluster_once(db, monkeypatch):
 # A whole vbs
 
 ASK = (
-    "from models_registry import workers; from models_registry.models import Worker; "
-    "[workers.restart(one) for one in Worker.objects.filter(cluster='{}')]"
+    "from models_registry.gpu import control; from models_registry.models import Worker; "
+    "[control.restart(one) for one in Worker.objects.filter(cluster='{}')]"
 )
 WHO = "from models_registry.models import Worker; print('pids', *Worker.objects.values_list('pid', flat=True))"
 

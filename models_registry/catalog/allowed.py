@@ -1,0 +1,40 @@
+"""What runs only where the server's own settings allow it: the scripted engine, and code that comes with a model.
+
+Asked when a model is added or changed, whoever does it, and again whenever it is loaded: a setting that has been taken
+back counts for what is there already.
+"""
+
+from django.conf import settings
+
+from models_registry.catalog.folders import ModelError
+from models_registry.engine.spec import EngineKind
+from models_registry.models import Model
+
+TRUST = "models_registry.trust_model"  # the permission to have code run that comes with a model
+
+
+def refusal(model: Model) -> str:
+    """Why this server does not run its engine, and what would allow it; empty when it does."""
+    model = model.base or model
+    if model.kind == EngineKind.SCRIPTED and not settings.VBS_SCRIPTED_ENGINE:
+        return (
+            "scripted: is an engine for tests and demos, which whoever sends it a request can stop, and this server "
+            "does not run it: set VBS_SCRIPTED_ENGINE=true where all requests are your own"
+        )
+    if model.trust_remote_code and not settings.VBS_TRUST_REMOTE_CODE:
+        return (
+            f"{model.name} is to run code that comes with it (trust_remote_code), and this server does not allow that: "
+            "read the code, and set VBS_TRUST_REMOTE_CODE=true"
+        )
+    return ""
+
+
+def check(model: Model) -> None:
+    """Raises ModelError for what this server does not run."""
+    if why := refusal(model):
+        raise ModelError(why)
+
+
+def told(trusted: bool) -> str:
+    """For the audit log."""
+    return f"Code that comes with it may {'' if trusted else 'not '}run here (trust_remote_code)."
