@@ -60,7 +60,7 @@ def _wake_the_forgotten() -> None:
     """A wake-up may be lost with the worker that took it. Waking once too often does no harm."""
     for batch in Batch.objects.filter(status=BatchStatus.VALIDATING, validated_at=None)[:BATCHES]:
         wake("validate", batch.pk)
-    for batch in Batch.objects.filter(status__in=CLOSING).unleased()[:BATCHES]:
+    for batch in Batch.objects.filter(status__in=CLOSING).free()[:BATCHES]:
         wake("finalize", batch.pk)
     if Batch.objects.waiting().exists():
         wake("gpu")

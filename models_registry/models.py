@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from models_registry.engine.options import LORA_RANKS
 from models_registry.engine.spec import Adapter, EngineKind, EngineSpec
+from vbs.leases import Leased, LeasedQuerySet
 from vbs.openai import ids
 
 USUAL_LORA_RANK = 16
@@ -165,7 +166,7 @@ class DownloadState(models.TextChoices):
 OPEN_DOWNLOADS = (DownloadState.QUEUED, DownloadState.RUNNING, DownloadState.PAUSED)
 
 
-class Download(models.Model):
+class Download(Leased):
     """The fetching of a model's files. What is on the disk is found again, so it may stop at any instant."""
 
     model = models.OneToOneField(Model, on_delete=models.CASCADE, related_name="download")
@@ -176,12 +177,11 @@ class Download(models.Model):
     bytes_total = models.BigIntegerField(default=0)
     bytes_done = models.BigIntegerField(default=0)
     bytes_per_second = models.FloatField(null=True)
-    attempts = models.PositiveIntegerField(default=0, help_text="How often a worker took it up")
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
-    leased_by = models.UUIDField(null=True)
-    leased_until = models.DateTimeField(null=True)
+
+    objects = LeasedQuerySet.as_manager()
 
     class Meta:
         ordering = ["created_at"]
@@ -211,7 +211,7 @@ class OperationState(models.TextChoices):
 OPEN_OPERATIONS = (OperationState.QUEUED, OperationState.RUNNING)
 
 
-class Operation(models.Model):
+class Operation(Leased):
     """Something that somebody asked the GPU's worker to do with a model. It takes its turn among the batches."""
 
     id = models.CharField(primary_key=True, max_length=40, default=ids.operation_id, editable=False)
@@ -227,10 +227,9 @@ class Operation(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
-    leased_by = models.UUIDField(null=True)
-    leased_until = models.DateTimeField(null=True)
-    attempts = models.PositiveIntegerField(default=0)
     worker = models.UUIDField(null=True, blank=True, help_text="The one that is to do it; any, where there is none")
+
+    objects = LeasedQuerySet.as_manager()
 
     class Meta:
         ordering = ["-id"]

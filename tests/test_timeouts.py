@@ -13,7 +13,7 @@ from django.test import Client
 from batches.finish import outputs
 from batches.intake import ingest, submit
 from batches.models import Batch
-from batches.run import commit
+from batches.run import claims, commit
 from batches.run.outcomes import failure
 from models_registry.models import Worker
 from tests.engines import CHAT, line
@@ -234,7 +234,7 @@ def test_a_batch_goes_on_when_the_frozen_one_was_ended(submitted, add_model, pat
     batch = submitted([line("a")])
     patience(lock="150ms")
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
-    Batch.objects.claim(batch.pk, worker.pk)
+    claims.claim(batch.pk, worker.pk)
     answers = [failure(one.pk, "x", "y") for one in batch.requests.all()]
     with lock(batch, idle="600ms"):
         began = time.monotonic()

@@ -72,7 +72,7 @@ def finalize(batch_id: str) -> None:
 
 
 def _finalize(batch_id: str) -> None:
-    batch = Batch.objects.filter(pk=batch_id, status__in=CLOSING).unleased().first()
+    batch = Batch.objects.filter(pk=batch_id, status__in=CLOSING).free().first()
     if batch is None or not batch.close():
         return
     with blobs.scratch() as good, blobs.scratch() as bad:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
 from django.db import models, transaction
@@ -22,6 +21,7 @@ from batches.run import expiry
 from models_registry.models import Model
 from vbs.accounts.models import Project
 from vbs.broker import wake
+from vbs.leases import RELEASED, UNHELD, Leased, LeasedQuerySet
 from vbs.openai import ids
 from vbs.openai.errors import Conflict
 
@@ -58,28 +58,22 @@ METADATA_WORDS = Func(
 )
 
 
-NOBODYS = Q(leased_by=None) | Q(leased_until__lt=Now())  # no worker has it, though it may have been postponed
-
-
 class LeaseLost(Exception):
     """The batch was taken over, or ended, since we claimed it."""
 
 
-class BatchQuerySet(models.QuerySet["Batch"]):
+class BatchQuerySet(LeasedQuerySet["Batch"]):
     def visible(self, project: Project) -> "BatchQuerySet":
         return self.filter(project=project, hidden=False)
 
     def live(self) -> "BatchQuerySet":
         return self.exclude(status__in=TERMINAL)
 
-    def unleased(self) -> "BatchQuerySet":
-        return self.filter(Q(leased_until=None) | Q(leased_until__lt=Now()))
-
     def waiting(self) -> "BatchQuerySet":
         """Validated, with requests left to run, and on no worker: in the order in which the queue is read."""
         return (
             self.filter(status__in=RUNNABLE, validated_at__isnull=False, total__gt=F("completed") + F("failed"))
-            .unleased()
+            .free()
             .order_by("-priority", "validated_at", "id")
         )
 
@@ -105,7 +99,7 @@ class BatchQuerySet(models.QuerySet["Batch"]):
     def run_through(self) -> "BatchQuerySet":
         """Every request has ended, and no worker is there to say so."""
         return self.filter(
-            NOBODYS,
+            UNHELD,
             status__in=RUNNABLE,
             validated_at__isnull=False,
             total__lte=F("completed") + F("failed"),
@@ -129,34 +123,13 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         return self.exclude(needs)
 
     def running(self) -> "BatchQuerySet":
-        return self.filter(status__in=RUNNABLE, leased_by__isnull=False, leased_until__gte=Now())
+        return self.filter(status__in=RUNNABLE).held()
 
     def places(self) -> dict[str, int]:
         """Where the first of the queue are: 0 for what runs, from 1 on for what waits."""
         running = dict.fromkeys(self.running().values_list("pk", flat=True)[:1000], 0)
         waiting = self.waiting().values_list("pk", flat=True)[:1000]
         return running | {pk: place for place, pk in enumerate(waiting, 1)}
-
-    def claim(self, batch_id: str, worker: uuid.UUID) -> "Batch | None":
-        """Take the lease, or None when somebody else has it or the batch cannot run any more."""
-        from batches.run import takeovers
-
-        with transaction.atomic():
-            before = self.waiting().filter(pk=batch_id).select_for_update(no_key=True).first()
-            if before is None:
-                return None
-            self.filter(pk=batch_id).update(
-                leased_by=worker,
-                leased_until=Now() + timedelta(seconds=settings.VBS_LEASE_SECONDS),
-                attempts=F("attempts") + 1,
-                requests_per_second=None,
-                tokens_per_second=None,
-                oldest_sent_at=None,
-                in_flight=None,
-            )
-            if before.leased_by:
-                takeovers.taken(before, worker)
-        return self.get(pk=batch_id)
 
     def that_need(self, names: Iterable[str]) -> list[str]:
         """What keeps a model, or an alias, of these names from being removed."""
@@ -166,19 +139,8 @@ class BatchQuerySet(models.QuerySet["Batch"]):
         found = self.live().filter(needs).values_list("pk", "status")
         return [f"batch {pk} ({status})" for pk, status in found[:10]]
 
-    def release_all(self, worker: uuid.UUID) -> int:
-        """Give back what a worker that is known to be dead still holds."""
-        from batches.run import takeovers
 
-        with transaction.atomic():
-            for batch in self.filter(leased_by=worker, status__in=RUNNABLE).select_for_update(no_key=True):
-                takeovers.let_go(batch)
-            freed = self.filter(leased_by=worker).update(leased_by=None, leased_until=None)
-        self.finish_what_is_run_through()
-        return freed
-
-
-class Batch(models.Model):
+class Batch(Leased):
     id = models.CharField(primary_key=True, max_length=40, default=ids.batch_id, editable=False)
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="batches")
     input_file_id_given = models.CharField(max_length=200, help_text="As the client sent it")
@@ -231,9 +193,6 @@ class Batch(models.Model):
     cancelled_at = models.DateTimeField(null=True)
     purged_at = models.DateTimeField(null=True, help_text="When the request rows were deleted")
 
-    leased_by = models.UUIDField(null=True)
-    leased_until = models.DateTimeField(null=True)
-    attempts = models.PositiveIntegerField(default=0, help_text="How often a worker took it up")
     stumbles = models.PositiveSmallIntegerField(default=0, help_text="Unforeseen errors while it was run")
 
     objects = BatchQuerySet.as_manager()
@@ -348,7 +307,7 @@ class Batch(models.Model):
         with self._locked():
             if self.status != BatchStatus.VALIDATING or (worker and self.leased_by != worker):
                 return False
-            self._enter(BatchStatus.FAILED, errors=errors, leased_by=None, leased_until=None)
+            self._enter(BatchStatus.FAILED, errors=errors, **RELEASED)
             message = f"Failed: {errors[0]['message'] if errors else 'no reason given'}"
             self.note(message, "error", logged="error" if worker else "warning")
         return True
@@ -388,7 +347,7 @@ class Batch(models.Model):
                     self.note(f"Expired with {expired:,} requests not run.", "warning")
                 elif self.pending:
                     return False
-                self._enter(BatchStatus.FINALIZING, outcome=outcome, leased_by=None, leased_until=None)
+                self._enter(BatchStatus.FINALIZING, outcome=outcome, **RELEASED)
             else:
                 return False
             wake("finalize", self.pk)
@@ -418,7 +377,7 @@ class Batch(models.Model):
         """Nothing more of it is run: what a cancelled one has left has its end now, so that its files have every
         request. False when a worker may still commit answers, or it has ended."""
         with self._locked():
-            if not Batch.objects.filter(pk=self.pk, status__in=CLOSING).unleased().exists():
+            if not Batch.objects.filter(pk=self.pk, status__in=CLOSING).free().exists():
                 return False
             if self.status == BatchStatus.CANCELLING:
                 self._give_up(RequestState.CANCELLED)
@@ -443,7 +402,7 @@ class Batch(models.Model):
                 raise Conflict(f"Cannot cancel a batch with status '{self.status}'.", code="batch_not_cancellable")
             self._enter(BatchStatus.CANCELLING, outcome=BatchStatus.CANCELLED)
             self.note("Cancellation was asked for.")
-            if Batch.objects.filter(NOBODYS, pk=self.pk).update(leased_by=None, leased_until=None):
+            if Batch.objects.filter(UNHELD, pk=self.pk).release():
                 self.leased_by = self.leased_until = None
                 wake("finalize", self.pk)
 
@@ -476,7 +435,7 @@ class Batch(models.Model):
 
     def release(self, worker: uuid.UUID) -> None:
         """Give the lease back with work left, for whoever is next."""
-        if Batch.objects.filter(pk=self.pk, leased_by=worker).update(leased_by=None, leased_until=None):
+        if Batch.objects.filter(pk=self.pk).of(worker).release():
             wake("gpu")
 
     def stumble(self) -> int:
@@ -487,8 +446,7 @@ class Batch(models.Model):
 
     def postpone(self, worker: uuid.UUID, seconds: float) -> None:
         """Give the lease back, and let nobody have it for a while."""
-        until = Now() + timedelta(seconds=seconds)
-        Batch.objects.filter(pk=self.pk, leased_by=worker).update(leased_by=None, leased_until=until)
+        Batch.objects.filter(pk=self.pk).of(worker).postpone(seconds)
 
     def retry(self, created_by: str = "") -> "Batch":
         """A new batch of just the requests without a good answer: what failed, and what was never run. Raises Conflict

@@ -25,7 +25,7 @@ from batches.intake import ingest, parameters
 from batches.intake.validate import LineError
 from batches.models import Batch, LeaseLost, Pause, RequestState, request_id
 from batches.queue import pauses
-from batches.run import commit, deaths, raw_json, takeovers, troubles, unloadable
+from batches.run import claims, commit, deaths, raw_json, troubles, unloadable
 from batches.run.outcomes import Outcome, failure, outcome
 from batches.run.pace import Rates
 from models_registry.catalog import aliases
@@ -115,14 +115,14 @@ class BatchSource:
         return next((index for index in order if pending.filter(model_index=index).exists()), 0)
 
     def run(self, work: Work, gpu: Gpu) -> None:
-        batch = Batch.objects.claim(work.id, gpu.worker.pk)
+        batch = claims.claim(work.id, gpu.worker.pk)
         if batch is None:
             return
         with bind(batch_id=batch.pk):
             try:
                 Runner(batch, work, gpu).run()
             except LeaseLost:
-                takeovers.back(batch, gpu.worker)
+                claims.back(batch, gpu.worker)
             except DATABASE_ERRORS:
                 raise
             except troubles.passing() as error:

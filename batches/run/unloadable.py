@@ -11,7 +11,7 @@ from django.db.models import Q
 
 from batches.intake.validate import LineError
 from batches.models import AT_ONCE, Batch, RequestState
-from batches.run import commit
+from batches.run import claims, commit
 from models_registry.catalog import aliases
 from models_registry.gpu import arbiter
 from models_registry.models import Model, ModelState
@@ -64,7 +64,7 @@ def end(batch: Batch, models: Mapping[str, Model] | None = None) -> None:
         if (why := refusal(models.get(name), name)) and pending.exists():
             parts.append((part, why))
     owner = uuid.uuid4()
-    if not parts or (mine := Batch.objects.claim(batch.pk, owner)) is None:
+    if not parts or (mine := claims.claim(batch.pk, owner)) is None:
         return
     for part, why in parts:
         fail(mine, owner, part, lost(mine.model_names[part], why))

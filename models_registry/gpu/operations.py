@@ -9,9 +9,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from django.conf import settings
 from django.db import models, transaction
-from django.db.models import F, Q, QuerySet, Value
+from django.db.models import F, Q, Value
 from django.db.models.functions import Concat, Now, Right
 from django.utils import timezone
 
@@ -20,6 +19,7 @@ from models_registry.gpu.arbiter import not_ready
 from models_registry.models import OPEN_OPERATIONS, Model, Operation, OperationKind, OperationState, Task, Worker
 from vbs.broker import wake
 from vbs.configuration import runtime
+from vbs.leases import LeasedQuerySet
 
 log = logging.getLogger(__name__)
 
@@ -164,44 +164,34 @@ def cancel(operation: Operation) -> bool:
 # For the worker.
 
 
-def runnable() -> QuerySet[Operation]:
+def runnable() -> LeasedQuerySet[Operation]:
     """Those that wait, and those whose worker has died; in the order in which the queue is read."""
-    free = Q(state=OperationState.QUEUED) | Q(
-        state=OperationState.RUNNING, leased_until__lt=Now(), attempts__lt=ATTEMPTS
-    )
-    return Operation.objects.filter(free, state__in=OPEN_OPERATIONS).order_by("-priority", "created_at", "pk")
+    waits = Q(state=OperationState.QUEUED) | Q(state=OperationState.RUNNING, attempts__lt=ATTEMPTS)
+    open_ones = Operation.objects.filter(waits, state__in=OPEN_OPERATIONS).free()
+    return open_ones.order_by("-priority", "created_at", "pk")
 
 
 def claim(operation_id: str, worker: uuid.UUID) -> Operation | None:
     """Take the lease, or None when somebody else has it or it has ended."""
-    taken = (
-        runnable()
-        .filter(Q(worker=None) | Q(worker=worker), pk=operation_id)
-        .update(
-            state=OperationState.RUNNING,
-            started_at=Now(),
-            leased_by=worker,
-            leased_until=_lease(),
-            attempts=F("attempts") + 1,
-        )
-    )
-    return Operation.objects.select_related("model__base").get(pk=operation_id) if taken else None
+    ours = runnable().filter(Q(worker=None) | Q(worker=worker), pk=operation_id)
+    if ours.claim(worker, state=OperationState.RUNNING, started_at=Now()) is None:
+        return None
+    return Operation.objects.select_related("model__base").get(pk=operation_id)
 
 
 def renew(operation: Operation, worker: uuid.UUID, lines: str) -> bool:
     """Keep the lease, and add to the log. False when it was cancelled, or is not ours any more."""
-    return bool(_ours(operation, worker).update(leased_until=_lease(), **_log(lines)))
+    return _ours(operation, worker).renew(**_log(lines))
 
 
 def end(
     operation: Operation, worker: uuid.UUID, state: OperationState, lines: str, result: Any = None, error: str = ""
 ) -> bool:
     """Give the lease back. False when it was cancelled meanwhile, or is not ours any more."""
-    given_back = {"leased_by": None, "leased_until": None} | _log(lines)
     fields = {"state": state, "result": result, "error": error.replace("\0", ""), "finished_at": Now()}
-    if _ours(operation, worker).update(**given_back, **fields):
+    if _ours(operation, worker).release(**fields, **_log(lines)):
         return True
-    Operation.objects.filter(pk=operation.pk, leased_by=worker).update(**given_back)
+    Operation.objects.filter(pk=operation.pk).of(worker).release(**_log(lines))
     return False
 
 
@@ -209,22 +199,21 @@ def put_back(operation: Operation, worker: uuid.UUID, lines: str) -> None:
     """It was interrupted, which is not its fault: it waits again, and begins anew."""
     with transaction.atomic():
         fields = {"state": OperationState.QUEUED, "attempts": F("attempts") - 1} | _log(lines)
-        if _ours(operation, worker).update(leased_by=None, leased_until=None, **fields):
+        if _ours(operation, worker).release(**fields):
             wake("gpu")
 
 
 def release_all(worker: uuid.UUID) -> None:
     """A worker that is known to be dead holds nothing: what it did is to be done again, but not for ever."""
-    _give_up(Operation.objects.filter(leased_by=worker))
-    Operation.objects.filter(leased_by=worker, state=OperationState.RUNNING).update(
-        state=OperationState.QUEUED, leased_by=None, leased_until=None
-    )
-    Operation.objects.filter(leased_by=worker).update(leased_by=None, leased_until=None)
+    held = Operation.objects.of(worker)
+    _give_up(held)
+    held.filter(state=OperationState.RUNNING).release(state=OperationState.QUEUED)
+    held.release()
 
 
 def sweep() -> None:
     """Give up what has killed its workers, wake whoever sleeps while something waits, forget what is old."""
-    _give_up(Operation.objects.filter(leased_until__lt=Now()))
+    _give_up(Operation.objects.free())
     _forget_the_dead()
     if runnable().exists():
         wake("gpu")
@@ -232,26 +221,21 @@ def sweep() -> None:
     Operation.objects.exclude(state__in=OPEN_OPERATIONS).filter(finished_at__lt=old).delete()
 
 
-def _give_up(left: QuerySet[Operation]) -> None:
+def _give_up(left: LeasedQuerySet[Operation]) -> None:
     error = f"The worker died {ATTEMPTS} times while it did this; the log of the gpu worker may say why."
-    left.filter(state=OperationState.RUNNING, attempts__gte=ATTEMPTS).update(
-        state=OperationState.FAILED, error=error, finished_at=Now(), leased_by=None, leased_until=None
-    )
+    killers = left.filter(state=OperationState.RUNNING, attempts__gte=ATTEMPTS)
+    killers.release(state=OperationState.FAILED, error=error, finished_at=Now())
 
 
 def _forget_the_dead() -> None:
     """What was for one worker ends with it: its engine has ended too, or is adopted as it is."""
     left = runnable().filter(worker__isnull=False).exclude(worker__in=Worker.objects.alive().values("pk"))
     error = "The worker that this was for gives no sign of life any more."
-    left.update(state=OperationState.FAILED, error=error, finished_at=Now(), leased_by=None, leased_until=None)
+    left.release(state=OperationState.FAILED, error=error, finished_at=Now())
 
 
-def _ours(operation: Operation, worker: uuid.UUID) -> QuerySet[Operation]:
-    return Operation.objects.filter(pk=operation.pk, leased_by=worker, state=OperationState.RUNNING)
-
-
-def _lease() -> models.Expression:
-    return Now() + timedelta(seconds=settings.VBS_LEASE_SECONDS)
+def _ours(operation: Operation, worker: uuid.UUID) -> LeasedQuerySet[Operation]:
+    return Operation.objects.filter(pk=operation.pk, state=OperationState.RUNNING).of(worker)
 
 
 def _log(lines: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import logging
 import re
 import shutil
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -28,6 +27,7 @@ from models_registry.hub.files import File
 from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubToken, Model, ModelState, Task
 from vbs.broker import wake
 from vbs.database.outages import DATABASE_ERRORS, said
+from vbs.leases import FREE, RELEASED
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,9 @@ HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 RESERVE = 2**30  # bytes of the disk that stay free
 LONGEST_FOLDER = 240  # bytes of a folder's name, with room for an ending
-UNLEASED = Q(leased_until=None) | Q(leased_until__lt=Now())
-WAITING = Q(state=DownloadState.QUEUED) | Q(state=DownloadState.RUNNING) & UNLEASED
+WAITING = Q(state=DownloadState.QUEUED) | Q(state=DownloadState.RUNNING) & FREE
 KEPT = (*OPEN_DOWNLOADS, DownloadState.FAILED)  # of which what has come is kept
-FREE: dict[str, Any] = {"leased_by": None, "leased_until": None, "bytes_per_second": None}
+IDLE: dict[str, Any] = RELEASED | {"bytes_per_second": None}
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ def start(model: Model) -> Download:
             "started_at": None,
             "finished_at": None,
         }
-        Download.objects.update_or_create(model=model, defaults=fresh | FREE)
+        Download.objects.update_or_create(model=model, defaults=fresh | IDLE)
         if not model.license and planned.license:
             Model.objects.filter(pk=model.pk, license="").update(license=planned.license)
         wake("fetch", str(model.pk))
@@ -196,7 +195,7 @@ def start(model: Model) -> Download:
 def pause(model: Model) -> None:
     """What has come stays, and it goes on from there. Raises ModelError."""
     changed = Download.objects.filter(model=model, state__in=(DownloadState.QUEUED, DownloadState.RUNNING)).update(
-        state=DownloadState.PAUSED, **FREE
+        state=DownloadState.PAUSED, **IDLE
     )
     if not changed:
         raise _cannot(model, "paused")
@@ -215,7 +214,7 @@ def cancel(model: Model) -> None:
     with transaction.atomic():
         _lock(model)
         changed = Download.objects.filter(model=model, state__in=KEPT).update(
-            state=DownloadState.CANCELLED, reason="", bytes_done=0, finished_at=Now(), **FREE
+            state=DownloadState.CANCELLED, reason="", bytes_done=0, finished_at=Now(), **IDLE
         )
         if not changed:
             raise _cannot(model, "cancelled")
@@ -243,7 +242,7 @@ def sweep() -> None:
 
 def wake_next() -> None:
     """As many of those that wait as can run."""
-    running = Download.objects.filter(state=DownloadState.RUNNING).exclude(UNLEASED).count()
+    running = Download.objects.filter(state=DownloadState.RUNNING).held().count()
     for pk in waiting().values_list("model_id", flat=True)[: max(0, most_at_once() - running)]:
         wake("fetch", str(pk))
 
@@ -304,10 +303,6 @@ def doing(model: Model, download: Download) -> str:
 def folder_of(name: str) -> Path:
     """Where what has come of a model lies."""
     return _root() / _quoted(name)
-
-
-def lease() -> Any:
-    return Now() + timedelta(seconds=settings.VBS_LEASE_SECONDS)
 
 
 def _root() -> Path:

@@ -86,16 +86,14 @@ def _claim(model_id: int, worker_id: uuid.UUID) -> Download | None:
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [CLAIM_LOCK])
-        others = Download.objects.filter(state=DownloadState.RUNNING).exclude(downloads.UNLEASED)
+        others = Download.objects.filter(state=DownloadState.RUNNING).held()
         if others.exclude(model_id=model_id).count() >= downloads.most_at_once():
             return None
         ours = Q(state=DownloadState.RUNNING, leased_by=worker_id)  # from before the database was away
-        taken = Download.objects.filter(downloads.WAITING | ours, model_id=model_id).update(
+        taken = Download.objects.filter(downloads.WAITING | ours, model_id=model_id).claim(
+            worker_id,
             state=DownloadState.RUNNING,
-            leased_by=worker_id,
-            leased_until=downloads.lease(),
             started_at=Coalesce("started_at", Now()),
-            attempts=F("attempts") + 1,
             bytes_per_second=None,
         )
     return Download.objects.select_related("model__hub_token", "model__base").get(model_id=model_id) if taken else None
@@ -117,7 +115,7 @@ class _Turn:
         self.files = [File.from_json(one) for one in download.files]
         self.folder = downloads.folder_of(self.model.name)
         self.target = made_folders.path_of(self.model.name)
-        self.mine = Download.objects.filter(model_id=self.model.pk, state=DownloadState.RUNNING, leased_by=worker_id)
+        self.mine = Download.objects.filter(model_id=self.model.pk, state=DownloadState.RUNNING).of(worker_id)
         self.done = self.began = 0  # bytes
         self.placing = False  # which cannot be interrupted
         self.ends = time.monotonic() + (TURN_SECONDS if settings.VBS_IO_WORKERS > 1 else ALONE_TURN_SECONDS)
@@ -144,7 +142,7 @@ class _Turn:
                 raise
 
     def give_back(self) -> None:
-        insist(lambda: self.mine.update(state=DownloadState.QUEUED, bytes_done=self.done, **downloads.FREE))
+        insist(lambda: self.mine.update(state=DownloadState.QUEUED, bytes_done=self.done, **downloads.IDLE))
 
     def fail(self, reason: str) -> None:
         reason = one_line(reason)[:MOST_REASON]
@@ -158,7 +156,7 @@ class _Turn:
                     "finished_at": Now(),
                     "bytes_done": self.done,
                 }
-                if self.mine.update(**failed, **downloads.FREE):
+                if self.mine.update(**failed, **downloads.IDLE):
                     Model.objects.filter(pk=self.model.pk).update(state=ModelState.FAILED, reason=reason)
                     wake("sweep")  # what has waited for it can end
                     log.warning("The download of %s has failed: %s", self.model, reason)
@@ -217,7 +215,7 @@ class _Turn:
         seconds = self.recent[-1][0] - self.recent[0][0]
         rate = max(0.0, (self.recent[-1][1] - self.recent[0][1]) / seconds) if seconds else None
         try:
-            return bool(self.mine.update(bytes_done=self.done, bytes_per_second=rate, leased_until=downloads.lease()))
+            return bool(self.mine.renew(bytes_done=self.done, bytes_per_second=rate))
         except DATABASE_ERRORS as error:  # nobody else can have it either, and the lock keeps him out
             log.warning("The database is out of reach: %s", said(error))
             connection.close()
@@ -282,7 +280,7 @@ class _Turn:
                     found.update(*(rules.examine_adapter(self.target, base) for base in bases))
                 Model.objects.select_for_update().filter(pk=self.model.pk).first()
                 done = {"state": DownloadState.DONE, "bytes_done": F("bytes_total"), "finished_at": Now()}
-                if self.mine.update(**done, **downloads.FREE):
+                if self.mine.update(**done, **downloads.IDLE):
                     Model.objects.filter(pk=self.model.pk).update(
                         source=str(self.target), revision=self.commit, state=ModelState.READY, reason="", **found
                     )

@@ -9,7 +9,7 @@ from batches import activity, sweep
 from batches.intake import submit
 from batches.models import Activity, Batch, BatchStatus, RequestState
 from batches.models.requests import COUNTS
-from batches.run import commit
+from batches.run import claims, commit
 from batches.run.outcomes import Outcome
 from models_registry.models import Worker
 from tests.engines import line
@@ -47,7 +47,7 @@ def test_what_is_committed_twice_or_not_at_all_counts_once_or_not(add_model, sub
     add_model()
     batch = submitted([line(f"{n}") for n in range(3)])
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
-    Batch.objects.claim(batch.pk, worker.pk)
+    claims.claim(batch.pk, worker.pk)
     commit.commit(batch.pk, worker.pk, [])
     assert not Activity.objects.exists()
     made = [

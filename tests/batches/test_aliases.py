@@ -2,7 +2,8 @@
 
 import pytest
 
-from batches.models import Batch, BatchStatus
+from batches.models import BatchStatus
+from batches.run import claims
 from models_registry.catalog import add, aliases, remove
 from models_registry.catalog.folders import ModelError
 from models_registry.models import Model
@@ -40,7 +41,7 @@ def test_after_it_has_started_it_keeps_its_model(add_model, submitted, gpu, clos
     first = add_model("first")
     aliases.point("best", first)
     batch = submitted(asked("best"))
-    claimed = Batch.objects.claim(batch.pk, gpu.worker.pk)
+    claimed = claims.claim(batch.pk, gpu.worker.pk)
     claimed.start(gpu.worker.pk, "best", first)
     claimed.release(gpu.worker.pk)
     aliases.point("best", add_model("second"))
@@ -85,7 +86,7 @@ def test_what_a_started_batch_stands_on_stays_when_the_alias_has_moved(add_model
     first = add_model("first")
     aliases.point("best", first)
     batch = submitted(asked("best"))
-    Batch.objects.claim(batch.pk, gpu.worker.pk).start(gpu.worker.pk, "best", first)
+    claims.claim(batch.pk, gpu.worker.pk).start(gpu.worker.pk, "best", first)
     aliases.point("best", add_model("second"))
     with pytest.raises(ModelError, match=f"first is still needed: batch {batch.pk}"):
         remove.remove(first)

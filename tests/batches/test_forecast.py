@@ -25,7 +25,7 @@ from batches.management.commands.batch import expected
 from batches.models import Batch, BatchRequest, BatchStatus, File, RequestState
 from batches.queue import forecast, pauses
 from batches.queue.simulation import Job, Part, Slot, simulate
-from batches.run import commit
+from batches.run import claims, commit
 from batches.run.outcomes import Outcome, failure
 from batches.run.pace import Pace
 from batches.run.runner import BatchSource
@@ -365,7 +365,7 @@ def test_a_turn_measures_answers_without_a_limit(add_model, submitted, gpu, clos
 def test_while_it_runs_it_is_known_since_when_the_oldest_is_in_flight(add_model, submitted, worker):
     add_model()
     batch = submitted([line("a")])
-    Batch.objects.claim(batch.pk, worker.pk)
+    claims.claim(batch.pk, worker.pk)
     commit.commit(batch.pk, worker.pk, [], Pace(oldest=40.0))
     batch.refresh_from_db()
     assert (timezone.now() - batch.oldest_sent_at).total_seconds() == pytest.approx(40, abs=5)
@@ -374,7 +374,7 @@ def test_while_it_runs_it_is_known_since_when_the_oldest_is_in_flight(add_model,
     assert batch.oldest_sent_at is None
     commit.commit(batch.pk, worker.pk, [], Pace(oldest=40.0))
     batch.release(worker.pk)
-    Batch.objects.claim(batch.pk, worker.pk)
+    claims.claim(batch.pk, worker.pk)
     batch.refresh_from_db()
     assert batch.oldest_sent_at is None, "of its turn before"
 
@@ -382,7 +382,7 @@ def test_while_it_runs_it_is_known_since_when_the_oldest_is_in_flight(add_model,
 def test_a_retry_has_as_many_without_a_limit_as_the_batch_before(add_model, submitted, worker):
     add_model()
     before = submitted([line("a", max_tokens=1), line("b"), line("c"), line("d")])
-    Batch.objects.claim(before.pk, worker.pk)
+    claims.claim(before.pk, worker.pk)
     first = before.requests.get(line=1)
     commit.commit(before.pk, worker.pk, [failure(one.pk, "x", "y") for one in before.requests.exclude(pk=first.pk)])
     commit.commit(before.pk, worker.pk, [Outcome(first.pk, RequestState.COMPLETED, 200, "{}", None)])

@@ -12,7 +12,7 @@ from batches.files import blobs, store
 from batches.finish import outputs
 from batches.intake import ingest, submit
 from batches.models import Batch, BatchRequest, BatchStatus, File, RequestState
-from batches.run import commit
+from batches.run import claims, commit
 from batches.run.outcomes import failure
 from models_registry.models import Model, Task, Worker
 from tests.engines import CHAT, line
@@ -289,7 +289,7 @@ def half_failed(created):
     """Ended: `b` failed, `c` expired, `a` completed."""
     batch = validated(created([line("a"), line("b"), line("c")]))
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
-    Batch.objects.claim(batch.pk, worker.pk)
+    claims.claim(batch.pk, worker.pk)
     batch.start(worker.pk, "scripted", Model.objects.get(name="scripted"))
     ids = dict(batch.requests.values_list("custom_id", "pk"))
     commit.commit(batch.pk, worker.pk, [failure(ids["b"], "x", "y")])

@@ -23,7 +23,7 @@ from batches.finish import outputs
 from batches.intake import ingest
 from batches.models import Batch, BatchStatus, LeaseLost
 from batches.queue import pauses
-from batches.run import commit, deaths, expiry, raw_json, runner
+from batches.run import claims, commit, deaths, expiry, raw_json, runner
 from batches.run.outcomes import failure
 from batches.run.runner import BatchSource
 from models_registry.catalog import add
@@ -326,11 +326,11 @@ def test_no_engine_is_started_for_nothing(add_model, submitted, gpu, close):
 def test_what_a_dead_worker_has_run_through_ends_at_once(add_model, submitted, gpu):
     add_model()
     batch = submitted([line("a")])
-    Batch.objects.claim(batch.pk, gpu.worker.pk).start(gpu.worker.pk, "scripted", Model.objects.get())
+    claims.claim(batch.pk, gpu.worker.pk).start(gpu.worker.pk, "scripted", Model.objects.get())
     commit.commit(batch.pk, gpu.worker.pk, [failure(batch.requests.get().pk, "x", "y")])
     assert fresh(batch).status == BatchStatus.IN_PROGRESS
     pauses.pause("ada")
-    Batch.objects.release_all(gpu.worker.pk)
+    claims.release_all(gpu.worker.pk)
     assert fresh(batch).status == BatchStatus.FINALIZING
 
 
@@ -384,7 +384,7 @@ def validated_again(batch):
 def test_a_worker_that_is_lost_while_it_cancels_cannot_answer_what_was_given_up(add_model, submitted, gpu, close):
     add_model()
     batch = submitted([line("a"), line("b")])
-    frozen = Batch.objects.claim(batch.pk, gpu.worker.pk).leased_by
+    frozen = claims.claim(batch.pk, gpu.worker.pk).leased_by
     fresh(batch).request_cancel()
     outputs.finalize(batch.pk)
     assert fresh(batch).status == BatchStatus.CANCELLING, "its worker may still commit answers"
@@ -480,10 +480,10 @@ def test_two_workers_run_each_batch_once(add_model, submitted, make_gpu, close, 
 def test_a_lease_that_was_taken_over_cannot_commit(add_model, submitted, make_gpu):
     add_model()
     batch, first, second = submitted([line("a")]), make_gpu(), make_gpu()
-    assert Batch.objects.claim(batch.pk, first.worker.pk)
-    assert Batch.objects.claim(batch.pk, second.worker.pk) is None
+    assert claims.claim(batch.pk, first.worker.pk)
+    assert claims.claim(batch.pk, second.worker.pk) is None
     Batch.objects.filter(pk=batch.pk).update(leased_until=F("leased_until") - timedelta(hours=2))  # a clock that jumps
-    assert Batch.objects.claim(batch.pk, second.worker.pk)
+    assert claims.claim(batch.pk, second.worker.pk)
     request = batch.requests.get()
     with pytest.raises(LeaseLost):
         commit.commit(batch.pk, first.worker.pk, [failure(request.pk, "x", "y")])
@@ -503,7 +503,7 @@ def test_a_worker_that_was_frozen_is_told_of_in_the_batchs_log(add_model, submit
     until_then = timezone.now() - timedelta(seconds=1)
     with transaction.atomic():  # the frozen one does not come in between
         Batch.objects.filter(pk=batch.pk).update(leased_until=until_then, in_flight=5)
-        assert Batch.objects.claim(batch.pk, other.worker.pk)
+        assert claims.claim(batch.pk, other.worker.pk)
     thread.join(20)
     (taken,) = batch.events.filter(message__contains="takes this batch over")
     since = until_then - timedelta(seconds=settings.VBS_LEASE_SECONDS)
@@ -525,23 +525,23 @@ def test_a_worker_that_was_frozen_is_told_of_in_the_batchs_log(add_model, submit
 def test_a_worker_that_was_killed_is_told_of_in_the_batchs_log(add_model, submitted, gpu):
     add_model()
     batch = submitted([line("a")])
-    Batch.objects.claim(batch.pk, gpu.worker.pk)
-    Batch.objects.release_all(gpu.worker.pk)
+    claims.claim(batch.pk, gpu.worker.pk)
+    claims.release_all(gpu.worker.pk)
     said = batch.events.last()
     assert (
         said.message.startswith("The gpu worker with pid 1 has ended in the middle of this batch")
         and said.level == "warning"
     )
     assert said.message.endswith("It had sent none of its requests yet.")
-    Batch.objects.release_all(gpu.worker.pk)
+    claims.release_all(gpu.worker.pk)
     assert batch.events.last() == said, "it is told once"
 
 
 def test_who_gave_a_batch_back_is_not_said_to_have_been_silent(add_model, submitted, make_gpu):
     add_model()
     batch, first, second = submitted([line("a")]), make_gpu(), make_gpu()
-    Batch.objects.claim(batch.pk, first.worker.pk).postpone(first.worker.pk, 0)
-    assert Batch.objects.claim(batch.pk, second.worker.pk)
+    claims.claim(batch.pk, first.worker.pk).postpone(first.worker.pk, 0)
+    assert claims.claim(batch.pk, second.worker.pk)
     assert not batch.events.filter(message__contains="not answered").exists()
 
 
@@ -729,7 +729,7 @@ def test_a_storage_that_is_out_of_reach_is_waited_for(add_model, submitted, gpu,
 def test_what_was_postponed_is_cancelled_at_once(add_model, submitted, gpu, close):
     add_model()
     batch = submitted([line("a")])
-    Batch.objects.claim(batch.pk, gpu.worker.pk).postpone(gpu.worker.pk, 600)
+    claims.claim(batch.pk, gpu.worker.pk).postpone(gpu.worker.pk, 600)
     fresh(batch).request_cancel()
     close(batch)
     assert batch.status == BatchStatus.CANCELLED

@@ -17,7 +17,7 @@ from batches.finish import downloads, outputs
 from batches.intake import submit
 from batches.models import Batch, BatchStatus, File, RequestState, Upload, UploadPart
 from batches.queue import forecast, pauses
-from batches.run import commit
+from batches.run import claims, commit
 from batches.run.outcomes import failure
 from models_registry.catalog import aliases
 from models_registry.gpu import arbiter
@@ -64,7 +64,7 @@ def exists(blob):
 def ended(batch, good=0):
     """Run by hand: the first `good` requests completed, the others failed."""
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
-    Batch.objects.claim(batch.pk, worker.pk)
+    claims.claim(batch.pk, worker.pk)
     batch.start(worker.pk, "scripted", Model.objects.get(name="scripted"))
     requests = list(batch.requests.order_by("line"))
     commit.commit(batch.pk, worker.pk, [failure(one.pk, "x", "y") for one in requests[good:]])
@@ -102,7 +102,7 @@ def test_what_a_worker_holds_is_left_to_it(add_model, submitted):
     add_model()
     batch = submitted([line("a")])
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
-    Batch.objects.claim(batch.pk, worker.pk)
+    claims.claim(batch.pk, worker.pk)
     Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now() - DAY)
     woken()
     sweep.sweep()
@@ -156,7 +156,7 @@ def test_a_batch_with_nothing_left_to_run_ends_without_a_gpu(add_model, submitte
     add_model()
     batch = submitted([line("a")])
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
-    Batch.objects.claim(batch.pk, worker.pk).start(worker.pk, "scripted", Model.objects.get(name="scripted"))
+    claims.claim(batch.pk, worker.pk).start(worker.pk, "scripted", Model.objects.get(name="scripted"))
     commit.commit(batch.pk, worker.pk, [failure(batch.requests.get().pk, "x", "y")])
     sweep.sweep()
     batch.refresh_from_db()
@@ -218,7 +218,7 @@ def test_what_has_started_keeps_its_answers_when_its_model_goes(add_model, submi
     aliases.point("@best", model)
     batch = submitted([line("a", model="@best"), line("b", model="@best")])
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
-    Batch.objects.claim(batch.pk, worker.pk).start(worker.pk, "@best", model)
+    claims.claim(batch.pk, worker.pk).start(worker.pk, "@best", model)
     commit.commit(batch.pk, worker.pk, [failure(batch.requests.first().pk, "x", "y")])
     aliases.point("@best", add_model())
     changed("tiny", "failed")

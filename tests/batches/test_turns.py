@@ -9,7 +9,7 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from batches.models import Batch, BatchStatus, LeaseLost
-from batches.run import commit
+from batches.run import claims, commit
 from batches.run.runner import BatchSource, Runner
 from models_registry.catalog import aliases
 from models_registry.engine.reasons import LoadError
@@ -142,7 +142,7 @@ def test_an_idle_worker_finds_what_a_frozen_one_has_left(add_model, submitted, m
     add_model()
     batch, frozen, idle = submitted(asked("scripted")), make_gpu(), make_gpu()
     OrmQ.objects.all().delete()
-    assert Batch.objects.claim(batch.pk, frozen.worker.pk)
+    assert claims.claim(batch.pk, frozen.worker.pk)
     idle.worker.set(state="idle")
     look_for_work(idle)
     assert not OrmQ.objects.exists(), "it is in good hands"
@@ -158,10 +158,10 @@ def test_an_idle_worker_finds_what_a_frozen_one_has_left(add_model, submitted, m
 def test_who_was_frozen_while_it_loaded_a_model_fails_no_batch_of_another(add_model, submitted, make_gpu):
     model = add_model()
     batch, frozen, other = submitted(asked("scripted")), make_gpu(), make_gpu()
-    mine = Batch.objects.claim(batch.pk, frozen.worker.pk)
+    mine = claims.claim(batch.pk, frozen.worker.pk)
     runner = Runner(mine, Work(BatchSource(), batch.pk, model.name, 0, batch.created_at), frozen)
     Batch.objects.update(leased_until=timezone.now() - timedelta(seconds=1))
-    assert Batch.objects.claim(batch.pk, other.worker.pk)
+    assert claims.claim(batch.pk, other.worker.pk)
     with pytest.raises(LeaseLost):
         runner._cannot_load(LoadError("the engine was not ready after 1800 s"))
     found = fresh(batch)
@@ -277,7 +277,7 @@ def test_a_batch_that_has_started_waits_for_the_model_that_it_started_with(add_m
     first, second = add_model("first"), add_model("second")
     aliases.point("best", first)
     batch = submitted(asked("best"))
-    claimed = Batch.objects.claim(batch.pk, gpu.worker.pk)
+    claimed = claims.claim(batch.pk, gpu.worker.pk)
     claimed.start(gpu.worker.pk, "best", first)
     claimed.release(gpu.worker.pk)
     aliases.point("best", second)
@@ -292,7 +292,7 @@ def test_a_batch_that_has_started_waits_for_its_other_model(add_model, submitted
     here, late = add_model("here"), add_model("late")
     aliases.point("@late", late)
     batch = submitted(asked("here") + asked("@late"))
-    claimed = Batch.objects.claim(batch.pk, gpu.worker.pk)
+    claimed = claims.claim(batch.pk, gpu.worker.pk)
     claimed.start(gpu.worker.pk, "here", here)
     claimed.release(gpu.worker.pk)
     state_of(late, ModelState.DOWNLOADING)

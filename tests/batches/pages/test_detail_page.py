@@ -20,6 +20,7 @@ from batches.models import Activity, Batch, BatchEvent, BatchRequest, BatchStatu
 from batches.pages.batch import measured
 from batches.pages.batch import page as detail
 from batches.queue import forecast
+from batches.run import claims
 from models_registry.models import Alias, Model, Worker
 from tests.engines import CHAT, line
 from vbs.accounts import roles
@@ -112,7 +113,7 @@ def test_one_that_runs_has_its_pace_and_what_is_left(operator, add_model, submit
     model = add_model()
     batch = submitted([line(f"{n}") for n in range(10)])
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1, model_name=model.name)
-    Batch.objects.claim(batch.pk, worker.pk).start(worker.pk, "scripted", model)
+    claims.claim(batch.pk, worker.pk).start(worker.pk, "scripted", model)
     Batch.objects.filter(pk=batch.pk).update(completed=4, failed=1, requests_per_second=2.5, tokens_per_second=700)
     page = text(operator.get(at(batch)))
     for shown in ("50 % of 10", "2.50/s", "700/s", "Time left", "in progress", "Output so far", "Errors so far"):

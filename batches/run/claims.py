@@ -1,4 +1,4 @@
-"""Batches whose worker fell silent, or was killed: told in the batch's own log, by whoever sees it.
+"""Which worker has a batch: claimed, taken over, given back. A worker that fell silent is told of in the batch's log.
 
 Nobody who is frozen can say so. Whoever takes its batch over does, and so does it when it is back and finds that.
 """
@@ -7,13 +7,36 @@ import uuid
 from datetime import timedelta
 
 from django.conf import settings
+from django.db import transaction
 
-from batches.models import Batch
+from batches.models import RUNNABLE, Batch
 from models_registry.models import Worker
 
 
-def taken(before: Batch, worker: uuid.UUID) -> None:
-    """Tell that this worker takes it over. before: as it was when the lease of another had run out."""
+def claim(batch_id: str, worker: uuid.UUID) -> Batch | None:
+    """Take the lease, or None when somebody else has it or the batch cannot run any more."""
+    fresh = ("requests_per_second", "tokens_per_second", "oldest_sent_at", "in_flight")
+    with transaction.atomic():
+        before = Batch.objects.waiting().filter(pk=batch_id).claim(worker, **dict.fromkeys(fresh))
+        if before is None:
+            return None
+        if before.leased_by:
+            _tell_of_takeover(before, worker)
+    return Batch.objects.get(pk=batch_id)
+
+
+def release_all(worker: uuid.UUID) -> int:
+    """Give back what a worker that is known to be dead still holds. How many there were."""
+    with transaction.atomic():
+        for batch in Batch.objects.filter(status__in=RUNNABLE).of(worker).select_for_update(no_key=True):
+            _tell(batch, f"{_name(worker)} has ended in the middle of this batch, or met an error. {_again(batch)}")
+        freed = Batch.objects.of(worker).release()
+    Batch.objects.finish_what_is_run_through()
+    return freed
+
+
+def _tell_of_takeover(before: Batch, worker: uuid.UUID) -> None:
+    """before: as it was when the lease of another had run out."""
     assert before.leased_until is not None
     since = before.leased_until - timedelta(seconds=settings.VBS_LEASE_SECONDS)  # when it was renewed
     _tell(
@@ -21,11 +44,6 @@ def taken(before: Batch, worker: uuid.UUID) -> None:
         f"{_name(before.leased_by)} has not answered since {since:%Y-%m-%d %H:%M:%S} UTC, so {_name(worker)} takes "
         f"this batch over. {_again(before)}",
     )
-
-
-def let_go(batch: Batch) -> None:
-    """Tell that its worker has it no more, and has not said so itself."""
-    _tell(batch, f"{_name(batch.leased_by)} has ended in the middle of this batch, or met an error. {_again(batch)}")
 
 
 def back(batch: Batch, worker: Worker) -> None:
