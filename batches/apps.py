@@ -5,20 +5,17 @@ class BatchesConfig(AppConfig):
     name = "batches"
 
     def ready(self) -> None:
-        from batches import checks, metrics  # noqa: F401  (the checks register themselves)
+        from batches import checks, metrics, sweep  # noqa: F401  (the checks register themselves)
         from batches.files import disk_use
-        from batches.models import Batch
-        from batches.run import claims, interrupts
-        from batches.run.runner import BatchSource
-        from models_registry.catalog import disk, remove
-        from models_registry.gpu import arbiter, control
-        from vbs.live import topics
+        from batches.run.source import Batches
+        from models_registry.catalog import disk
+        from models_registry.gpu import workloads
+        from vbs import tasks, upkeep
 
         metrics.register()
-        remove.BLOCKERS.append(Batch.objects.that_need)
-        arbiter.register(BatchSource())
-        arbiter.RELEASES.append(claims.release_all)
-        arbiter.SWEEPS.append(topics.sweep)
-        control.RUNNING.append(interrupts.of)
+        tasks.register("validate", "batches.tasks.validate")
+        tasks.register("finalize", "batches.tasks.finalize")
+        workloads.register(Batches())
+        upkeep.register(*sweep.PARTS)
         disk.PLACES.append(disk_use.files)
         disk.CLEANERS.insert(0, disk_use.CLEANER)

@@ -1,12 +1,8 @@
-"""Find what was left undone, and what is not needed any more. Runs every minute, and whenever an io worker starts."""
+"""The upkeep of batches: what was left undone is found, what has run out of time expires, what is old goes."""
 
-import contextlib
 import logging
-import time
 from datetime import timedelta
-from pathlib import Path
 
-from django.conf import settings
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -21,39 +17,13 @@ from batches.models import (
     BatchStatus,
 )
 from batches.run import unloadable
-from models_registry.gpu.arbiter import SWEEPS
-from models_registry.models import Worker
 from vbs.broker import wake
 from vbs.configuration import runtime
-from vbs.openai import idempotency
 
 log = logging.getLogger(__name__)
 
-ORPHAN_SECONDS = 24 * 3600
 ROWS = 20_000  # deleted at once
 BATCHES = 1000  # looked at in one sweep
-
-
-def sweep() -> None:
-    """Idempotent; every part stands for itself: a storage that is out of reach does not keep wake-ups from us."""
-    for part in (
-        _wake_the_forgotten,
-        Batch.objects.finish_what_is_run_through,
-        _expire,
-        unloadable.sweep,
-        purge.files,
-        purge.uploads,
-        _purge_requests,
-        _purge_activity,
-        idempotency.purge,
-        _purge_scratch,
-        _forget_workers,
-        *SWEEPS,
-    ):
-        try:
-            part()
-        except Exception:
-            log.exception("A part of the sweep failed: %s.%s", part.__module__, part.__qualname__)
 
 
 def _wake_the_forgotten() -> None:
@@ -95,13 +65,14 @@ def _purge_activity() -> None:
         Activity.objects.filter(pk__in=ids).delete()
 
 
-def _purge_scratch() -> None:
-    """Temporary files of processes that were killed."""
-    for path in Path(settings.TMP_DIR).glob("*"):
-        with contextlib.suppress(OSError):
-            if path.is_file() and time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
-                path.unlink()
-
-
-def _forget_workers() -> None:
-    Worker.objects.filter(heartbeat_at__lt=Now() - timedelta(hours=1)).delete()
+# In this order.
+PARTS = (
+    _wake_the_forgotten,
+    Batch.objects.finish_what_is_run_through,
+    _expire,
+    unloadable.sweep,
+    purge.files,
+    purge.uploads,
+    _purge_requests,
+    _purge_activity,
+)

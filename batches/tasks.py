@@ -18,9 +18,3 @@ def finalize(batch_id: str) -> None:
 
     with bind(batch_id=batch_id), troubles.told(batch_id, "Its files are not written"):
         insist(lambda: outputs.finalize(batch_id))
-
-
-def sweep() -> None:
-    from batches import sweep
-
-    insist(sweep.sweep)

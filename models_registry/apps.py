@@ -7,15 +7,17 @@ class ModelsRegistryConfig(AppConfig):
 
     def ready(self) -> None:
         from models_registry import metrics
-        from models_registry.gpu import arbiter, operations
-        from models_registry.gpu.operating import OperationSource
+        from models_registry.gpu import operations, worker, workloads
+        from models_registry.gpu.operating import Operations
         from models_registry.hub import downloads
         from models_registry.pages import rows
+        from vbs import tasks, upkeep
         from vbs.pages import recipes
 
-        arbiter.connect()
+        worker.connect()
         metrics.register()
-        arbiter.register(OperationSource())
-        arbiter.RELEASES.append(operations.release_all)
-        arbiter.SWEEPS += [operations.sweep, downloads.sweep]
+        tasks.register("gpu", "models_registry.tasks.work", cluster="gpu")
+        tasks.register("fetch", "models_registry.tasks.fetch")
+        workloads.register(Operations())
+        upkeep.register(operations.sweep, downloads.sweep, worker.forget_the_dead)
         recipes.MODELS.append(rows.that_chat)

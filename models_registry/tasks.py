@@ -7,9 +7,9 @@ from vbs.logs import bind
 
 
 def work() -> None:
-    from models_registry.gpu import arbiter
+    from models_registry.gpu import worker
 
-    arbiter.work()
+    worker.work()
 
 
 def fetch(model_id: str) -> None:

@@ -15,9 +15,9 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
+from batches.management.commands import status
 from models_registry.models import Worker
 from tests.live import live
-from vbs.management.commands import status
 from vbs.run import postgres
 from vbs.run.stack import BASE_DIR, free_port
 

@@ -6,7 +6,12 @@ class VbsConfig(AppConfig):
     name = "vbs"
 
     def ready(self) -> None:
-        from vbs import checks  # noqa: F401
+        from vbs import checks, tasks, upkeep  # noqa: F401  (the checks register themselves)
+        from vbs.live import topics
+        from vbs.openai import idempotency
+
+        tasks.register("sweep", "vbs.upkeep.task")
+        upkeep.register(idempotency.purge, upkeep.scratch, topics.sweep)
 
 
 class AdminConfig(admin_apps.AdminConfig):

@@ -17,28 +17,20 @@ from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
 from vbs.database.outages import DATABASE_ERRORS, said
+from vbs.tasks import TASKS
 
 log = logging.getLogger(__name__)
 
 CHANNEL = "vbs_wake"
 IDLE_SECONDS = 0.5  # how long a waiting cluster takes to notice that it should stop
 
-# What can be woken: a name, the function that does the work, and the cluster that it runs on.
-TASKS = {
-    "gpu": ("models_registry.tasks.work", "gpu"),
-    "validate": ("batches.tasks.validate", "io"),
-    "finalize": ("batches.tasks.finalize", "io"),
-    "sweep": ("batches.tasks.sweep", "io"),
-    "fetch": ("models_registry.tasks.fetch", "io"),
-}
-
 
 def wake(task: str, *args: str) -> None:
     """Have a task run soon. Within a transaction it is seen at the commit, and not at all after a rollback."""
     from django_q.tasks import async_task
 
-    function, cluster = TASKS[task]
-    async_task(function, *args, cluster=cluster)
+    known = TASKS[task]
+    async_task(known.function, *args, cluster=known.cluster)
 
 
 class PostgresBroker(ORM):

@@ -24,9 +24,10 @@ from batches.intake.sample import Sample
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
 from batches.queue import pauses, remaining
 from batches.queue.simulation import Job, Part, Played, Slot, Times, Turn, simulate
+from models_registry.catalog.allowed import not_ready
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu import operations
-from models_registry.gpu.arbiter import not_ready, patience
+from models_registry.gpu.arbiter import patience
 from models_registry.models import OPEN_OPERATIONS, Alias, Model, ModelState, Operation, Worker, WorkerState
 from models_registry.speed import speeds
 from models_registry.speed.speeds import UNKNOWN, Answers, Speed

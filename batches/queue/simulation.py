@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast
 
-from models_registry.gpu.arbiter import Reason, Source, Work, choose, is_near, why
+from models_registry.gpu.arbiter import Reason, choose, is_near, why
+from models_registry.gpu.workloads import Work, Workload
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ class _Queue:
 
     def _work(self, place: int, loaded: str) -> Work:
         job, part = self.jobs[place], self.left[place][self._part(place, loaded)]
-        return Work(cast(Source, self), job.id, part.engine, job.priority, job.since, job.deadline)
+        return Work(cast(Workload, self), job.id, part.engine, job.priority, job.since, job.deadline)
 
     def take(self, place: int, loaded: str) -> Part:
         """The part of the job that is run now; the job is away until it is put back."""

@@ -9,7 +9,6 @@ import enum
 import logging
 import os
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, contextmanager, suppress
@@ -17,29 +16,27 @@ from dataclasses import replace
 from typing import NoReturn, TypeVar
 
 from django.db import connection
-from django.db.models import Exists, Q
-from django.utils import timezone
+from django.db.models import Exists
 
 from batches.files import blobs
 from batches.intake import ingest, parameters
 from batches.intake.validate import LineError
-from batches.models import Batch, LeaseLost, Pause, RequestState, request_id
+from batches.models import Batch, Pause, RequestState, request_id
 from batches.queue import pauses
-from batches.run import claims, commit, deaths, raw_json, troubles, unloadable
+from batches.run import commit, deaths, raw_json, troubles, unloadable
 from batches.run.outcomes import Outcome, failure, outcome
 from batches.run.pace import Rates
 from models_registry.catalog import aliases
 from models_registry.engine.client import Call, Client, EngineDied
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine
-from models_registry.gpu.arbiter import Gpu, Work, loaded_words, patience
+from models_registry.gpu.gpu import Gpu, loaded_words
 from models_registry.gpu.window import few, in_flight, limits
-from models_registry.models import Alias, Model, ModelState, WorkerState
+from models_registry.gpu.workloads import Work
+from models_registry.models import Model, ModelState, WorkerState
 from models_registry.speed import measure
 from vbs.configuration import runtime
-from vbs.database.outages import DATABASE_ERRORS, insist
-from vbs.logs import bind, one_line
-from vbs.unplaced import unplaced
+from vbs.database.outages import insist
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +48,6 @@ PAGE = 1000  # rows read at once
 BUFFER_BYTES = 64 * 2**20  # answers that may wait for a commit
 OUTRANKED_SECONDS = 2.0  # between looks for something more urgent, and for a pause
 OUTAGE_SECONDS = 600.0  # how long answers are held while the database is away
-AGAIN_SECONDS = (30, 60, 120, 240, 480)  # before a batch with an unforeseen error is tried again, each time
-AWAY_SECONDS = (30, 600)  # at least and at most, before one is whose file, or whose disk, is out of reach
-MOST_SAID = 500  # characters of what was not foreseen
 
 
 class End(enum.Enum):
@@ -73,84 +67,6 @@ DRAIN = {End.YIELDED: 30.0, End.PAUSED: 30.0, End.STOPPED: 2.0}
 
 class Interrupted(Exception):
     """While a model was loading the batch ended, the queue was paused, or the worker had to stop. It has been left."""
-
-
-def being_fetched() -> set[str]:
-    """Every name of a model whose files, or whose base's, are on their way here."""
-    models = Model.objects.filter(Q(state=ModelState.DOWNLOADING) | Q(base__state=ModelState.DOWNLOADING))
-    names = set(models.values_list("name", flat=True))
-    return names | set(Alias.objects.filter(model__in=models).values_list("name", flat=True)) if names else names
-
-
-class BatchSource:
-    """Batches, as the arbiter sees them."""
-
-    def waiting(self, loaded: str) -> list[Work]:
-        found: list[Work] = []
-        if pauses.current():
-            return found
-        engines = aliases.engines()
-        fetching = being_fetched()
-        fields = ("model_names", "resolved", "priority", "validated_at", "expires_at")
-        served = {name for name, engine in engines.items() if engine == loaded}
-        near = timezone.now() + patience()
-        for batch in Batch.objects.that_need_none_of(fetching).only(*fields).candidates(served, near):
-            if fetching.intersection(batch.pinned_names()):
-                continue
-            if found and batch.priority < found[0].priority:
-                break
-            assert batch.validated_at is not None
-            needed = [engines.get(name, name) for name in batch.pinned_names()]
-            index = self._next(batch, needed, loaded)
-            since, until = batch.validated_at, batch.expires_at
-            found.append(Work(self, batch.pk, needed[index], batch.priority, since, until, part=index))
-        return found
-
-    def _next(self, batch: Batch, needed: list[str], loaded: str) -> int:
-        """Which of its models is next: one whose engine is loaded if it has requests left, else the first that has."""
-        if len(needed) == 1:
-            return 0
-        order = sorted(range(len(needed)), key=lambda index: needed[index] != loaded)
-        pending = batch.requests.filter(state=RequestState.PENDING)
-        return next((index for index in order if pending.filter(model_index=index).exists()), 0)
-
-    def run(self, work: Work, gpu: Gpu) -> None:
-        batch = claims.claim(work.id, gpu.worker.pk)
-        if batch is None:
-            return
-        with bind(batch_id=batch.pk):
-            try:
-                Runner(batch, work, gpu).run()
-            except LeaseLost:
-                claims.back(batch, gpu.worker)
-            except DATABASE_ERRORS:
-                raise
-            except troubles.passing() as error:
-                log.exception("The batch cannot be run now")
-                lasted = batch.note_once(troubles.interrupted(error, ingest.named(batch)), "warning")
-                least, most = AWAY_SECONDS
-                batch.postpone(gpu.worker.pk, min(max(lasted.total_seconds(), least), most))
-            except Exception as error:
-                log.exception("Unforeseen error while running the batch")
-                _again(batch, gpu.worker.pk, unplaced(one_line(repr(error)))[:MOST_SAID])
-
-
-def _again(batch: Batch, worker: uuid.UUID, error: str) -> None:
-    """What nobody has foreseen may pass, or not: after some more tries the batch ends, with what it has. Raises
-    LeaseLost."""
-    times = batch.stumble()
-    if times <= len(AGAIN_SECONDS):
-        seconds = AGAIN_SECONDS[times - 1]
-        batch.note(f"Unforeseen error, trying again in {seconds} s: {error}", "error")
-        batch.postpone(worker, seconds)
-        return
-    message = f"Running the batch met an unforeseen error {times} times, the last time {error}"
-    if batch.fail([{"code": "internal_error", "line": None, "message": message, "param": None}], worker):
-        return
-    commit.fail_model(batch.pk, worker, None, "internal_error", message)
-    batch.note(f"Given up. {message}", "error")
-    if not batch.finish(worker):
-        batch.release(worker)
 
 
 class Damaged(Exception):

@@ -12,8 +12,7 @@ from django.db.models import Q
 from batches.intake.validate import LineError
 from batches.models import AT_ONCE, Batch, RequestState
 from batches.run import claims, commit
-from models_registry.catalog import aliases
-from models_registry.gpu import arbiter
+from models_registry.catalog import aliases, allowed
 from models_registry.models import Model, ModelState
 
 
@@ -23,7 +22,7 @@ def refusal(model: Model | None, name: str) -> str:
         return f"the model {name!r} is not registered any more"
     if ModelState.DOWNLOADING in (model.state, model.base and model.base.state):
         return ""
-    return arbiter.not_ready(model)
+    return allowed.not_ready(model)
 
 
 def lost(asked: str, why: str) -> LineError:

@@ -8,8 +8,8 @@ import re
 from django.db.models.functions import Now
 
 from models_registry.catalog import allowed
-from models_registry.catalog import remove as removal
 from models_registry.catalog.folders import ModelError, Needed, Taken
+from models_registry.gpu import workloads
 from models_registry.models import Alias, Model
 
 ALIAS = re.compile(r"@?[A-Za-z0-9][A-Za-z0-9._:/-]{0,198}")
@@ -68,6 +68,6 @@ def remove(name: str) -> None:
     alias = Alias.objects.filter(name=name).first()
     if alias is None:
         raise ModelError(f"there is no alias {name!r}: 'manage.py model list' names those there are")
-    if reasons := removal.blocked([name]):
+    if reasons := workloads.needs([name]):
         raise Needed(f"{name} is still needed: {'; '.join(reasons)}")
     alias.delete()

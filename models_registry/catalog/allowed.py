@@ -1,4 +1,6 @@
-"""What runs only where the server's own settings allow it: the scripted engine, and code that comes with a model.
+"""Whether a model may be loaded: are its files here, and do this server's settings allow it?
+
+Only by a setting run the scripted engine, and code that comes with a model.
 
 Asked when a model is added or changed, whoever does it, and again whenever it is loaded: a setting that has been taken
 back counts for what is there already.
@@ -8,7 +10,7 @@ from django.conf import settings
 
 from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
-from models_registry.models import Model
+from models_registry.models import Model, ModelState
 
 TRUST = "models_registry.trust_model"  # the permission to have code run that comes with a model
 
@@ -27,6 +29,22 @@ def refusal(model: Model) -> str:
             "read the code, and set VBS_TRUST_REMOTE_CODE=true"
         )
     return ""
+
+
+def not_ready(model: Model) -> str:
+    """Why it, or its base, cannot be loaded, and what to do; empty when it can. Names no place: everybody is told."""
+    model = model.base if model.base and model.base.state != ModelState.READY else model
+    match model.state:
+        case ModelState.DRAFT:
+            return f"{model.name} is a draft, its files are not here: manage.py model fetch {model.name}"
+        case ModelState.DOWNLOADING:
+            return f"{model.name} is still being fetched or converted: manage.py model show {model.name} says how far"
+        case ModelState.FAILED:
+            return (
+                f"{model.name} has failed: manage.py model show {model.name} says why, "
+                f"manage.py model fetch {model.name} tries again"
+            )
+    return refusal(model)
 
 
 def check(model: Model) -> None:

@@ -1,11 +1,10 @@
 """Takes models out of the registry: who still needs one, what its files take, and what nobody uses any more.
 
-Knows nothing of batches: apps above say through BLOCKERS who still needs a model.
+Knows nothing of batches: apps above say through their `Workload` who still needs a model.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from django.db.models import ProtectedError, Q
 
 from models_registry.catalog import made_folders
 from models_registry.catalog.folders import ModelError, Needed
+from models_registry.gpu import workloads
 from models_registry.hub import downloads
 from models_registry.models import OPEN_DOWNLOADS, OPEN_OPERATIONS, Download, Model, ModelState
 from vbs.broker import wake
 
-# Apps above register here what may still need a model: each is given its names, and returns reasons, in words.
-BLOCKERS: list[Callable[[Sequence[str]], list[str]]] = []
 MOST_NAMED = 20  # of the operations that need a model
 
 
@@ -46,11 +44,6 @@ class Leftover:
     files: int
 
 
-def blocked(names: Sequence[str]) -> list[str]:
-    """What needs one of these names of a model, according to the apps above."""
-    return [reason for blocker in BLOCKERS for reason in blocker(names)]
-
-
 def needed_by(model: Model) -> list[str]:
     """What stands on the model, in words, and what to do about it where that is not plain."""
     pointing = list(model.aliases.values_list("name", flat=True))
@@ -62,7 +55,7 @@ def needed_by(model: Model) -> list[str]:
     reasons += [f"operation {one.pk} ({one.kind}, {one.state}; cancel it first)" for one in waiting[:MOST_NAMED]]
     if len(waiting) > MOST_NAMED:
         reasons.append("more operations")
-    return reasons + blocked([model.name, *pointing])
+    return reasons + workloads.needs([model.name, *pointing])
 
 
 def preview(model: Model) -> Preview:

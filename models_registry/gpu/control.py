@@ -1,27 +1,22 @@
 """What somebody has a worker do: start anew, load its engine anew, free the GPU. Nothing that runs is lost by it."""
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection
 
 from django.db import transaction
 
 from models_registry.catalog.folders import ModelError
-from models_registry.gpu import operations
+from models_registry.gpu import operations, workloads
 from models_registry.models import Model, Operation, OperationKind, OperationState, Worker, WorkerState
 from vbs.pages.plain import visible
 from vbs.pages.viewer import Viewer
-
-# Apps above register here what they have a worker do, in sentences for this viewer.
-RUNNING: list[Callable[[Worker, Viewer], Iterable[str]]] = []
 
 _BATCH = re.compile(r"\bbatch_\w+")
 
 
 def doing(worker: Worker, viewer: Viewer) -> list[str]:
     """What it does now, and what would be interrupted."""
-    found = [f"It runs {row.kind} of {row.model.name}, which begins anew." for row in _operations(worker)]
-    for running in RUNNING:
-        found += running(worker, viewer)
+    found = workloads.interrupts(worker, viewer)
     if not found and worker.activity and worker.state != WorkerState.IDLE:
         found.append(f"It is at: {activity(worker, viewer)}")
     return found or ["It is idle: nothing is interrupted."]
@@ -68,7 +63,3 @@ def _loaded(worker: Worker) -> Model:
     if (model := Model.objects.filter(name=worker.model_name, base=None).first()) is None:
         raise ModelError(f"the model {worker.model_name} is not registered any more: restart the worker instead")
     return model
-
-
-def _operations(worker: Worker) -> Iterable[Operation]:
-    return Operation.objects.filter(leased_by=worker.pk, state=OperationState.RUNNING).select_related("model")

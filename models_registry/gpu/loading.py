@@ -2,7 +2,7 @@
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from django.db import connection
 
@@ -10,12 +10,19 @@ from models_registry.engine.server import Progress
 from models_registry.models import Model, WorkerState
 from vbs.database.outages import DATABASE_ERRORS, PAUSE_SECONDS
 
-if TYPE_CHECKING:
-    from models_registry.gpu.arbiter import Gpu
-
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # between looks whether anybody else wants the model
+
+
+class Owner(Protocol):
+    """The GPU that the engine is for."""
+
+    def stopping(self) -> bool: ...
+
+    def wants(self, engine: str) -> bool: ...
+
+    def show(self, state: WorkerState, activity: str = "") -> None: ...
 
 
 class Loading:
@@ -25,7 +32,7 @@ class Loading:
     no load: whoever asked hears of a lost lease when it is back.
     """
 
-    def __init__(self, gpu: "Gpu", model: Model, asker: Progress) -> None:
+    def __init__(self, gpu: Owner, model: Model, asker: Progress) -> None:
         self._gpu, self._model, self._asker = gpu, model, asker
         self._engine = (model.base or model).name
         self._looked = 0.0

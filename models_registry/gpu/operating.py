@@ -1,22 +1,25 @@
 """Operations as the arbiter sees them, and what each does when its turn has come: load, unload, test, benchmark."""
 
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 from models_registry.gpu import benchmark, operations
-from models_registry.gpu.arbiter import Gpu, Work
+from models_registry.gpu.gpu import Gpu
 from models_registry.gpu.turn import Failed, Turn
 from models_registry.gpu.window import few, in_flight, limits
-from models_registry.models import Operation, OperationKind, Worker
+from models_registry.gpu.workloads import Work, Workload
+from models_registry.models import Operation, OperationKind, OperationState, Worker
 from models_registry.speed import measure
 from vbs.logs import bind
+from vbs.pages.viewer import Viewer
 
 MOST_ANSWER = 2**20  # bytes of a test's
 SHOWN_VALUES = 8  # of an embedding
 
 
-class OperationSource:
+class Operations(Workload):
     """Operations, as the arbiter sees them."""
 
     def waiting(self, loaded: str) -> list[Work]:
@@ -36,6 +39,13 @@ class OperationSource:
             return
         with bind(operation_id=operation.pk):
             Turn(operation, work, gpu).run(KINDS[OperationKind(operation.kind)])
+
+    def release(self, worker: uuid.UUID) -> None:
+        operations.release_all(worker)
+
+    def interrupts(self, worker: Worker, viewer: Viewer) -> list[str]:
+        running = Operation.objects.filter(state=OperationState.RUNNING).of(worker.pk).select_related("model")
+        return [f"It runs {row.kind} of {row.model.name}, which begins anew." for row in running]
 
 
 def _loaded_elsewhere(loaded: str) -> set[str]:

@@ -14,8 +14,8 @@ from django.db.models import F, Q, Value
 from django.db.models.functions import Concat, Now, Right
 from django.utils import timezone
 
+from models_registry.catalog.allowed import not_ready
 from models_registry.catalog.folders import ModelError
-from models_registry.gpu.arbiter import not_ready
 from models_registry.models import OPEN_OPERATIONS, Model, Operation, OperationKind, OperationState, Task, Worker
 from vbs.broker import wake
 from vbs.configuration import runtime

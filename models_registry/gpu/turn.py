@@ -19,7 +19,8 @@ from models_registry.engine.client import EngineDied
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.gpu import operations
-from models_registry.gpu.arbiter import Gpu, Work, loaded_words
+from models_registry.gpu.gpu import Gpu, loaded_words
+from models_registry.gpu.workloads import Work
 from models_registry.models import Model, Operation, OperationState, WorkerState
 from vbs.database.outages import DATABASE_ERRORS, insist, said
 from vbs.logs import bind, bound, one_line

@@ -13,6 +13,7 @@ from batches.run import claims, commit
 from batches.run.outcomes import Outcome
 from models_registry.models import Worker
 from tests.engines import line
+from vbs import upkeep
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -122,7 +123,7 @@ def test_it_goes_with_its_batch_and_when_it_is_old(batch, settings, monkeypatch)
     for n in range(5):
         Activity.objects.create(batch=batch, at=old - timedelta(seconds=n + 1), completed=1)
     young = Activity.objects.create(batch=batch, at=old + timedelta(hours=1), completed=1)
-    sweep.sweep()
+    upkeep.run()
     assert list(Activity.objects.all()) == [young]
     batch.delete()
     assert not Activity.objects.exists()

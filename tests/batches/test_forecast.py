@@ -28,9 +28,10 @@ from batches.queue.simulation import Job, Part, Slot, simulate
 from batches.run import claims, commit
 from batches.run.outcomes import Outcome, failure
 from batches.run.pace import Pace
-from batches.run.runner import BatchSource
+from batches.run.source import Batches
 from models_registry.gpu import operations
-from models_registry.gpu.arbiter import Work, choose
+from models_registry.gpu.arbiter import choose
+from models_registry.gpu.workloads import Work
 from models_registry.models import Alias, Measurement, Model, Worker
 from models_registry.speed import speeds
 from tests.engines import CHAT, line
@@ -282,7 +283,7 @@ def test_the_plan_is_what_the_worker_will_do(seed, queued, worker, settings):
     assert len(found) == 14 and not any(one.why for one in found.values())
 
     clock, start, end = 0.0, {}, {}
-    while work := choose(BatchSource().waiting(loaded), loaded, timezone.now(), timezone.now(), FOREVER):
+    while work := choose(Batches().waiting(loaded), loaded, timezone.now(), timezone.now(), FOREVER):
         batch = Batch.objects.get(pk=work.id)
         name = batch.model_names[work.part]
         rows = batch.requests.filter(model_index=work.part, state=RequestState.PENDING)

@@ -11,10 +11,10 @@ from django.http import QueryDict
 from django.test import Client
 from django.utils import timezone
 
-from batches import sweep
 from batches.models import Batch, File, Upload, UploadPart
 from models_registry.models import Model, Operation
 from tests.engines import CHAT, line, lines_of
+from vbs import upkeep
 from vbs.accounts.models import ApiKey, KeptAnswer, Project
 from vbs.openai import idempotency
 
@@ -148,14 +148,14 @@ def test_a_body_that_was_refused_may_be_mended(api):
 def test_it_is_kept_for_a_day(api):
     first = post(api, "/batches", CREATE).json()
     KeptAnswer.objects.update(created_at=timezone.now() - timedelta(hours=23, minutes=59))
-    sweep.sweep()
+    upkeep.run()
     assert post(api, "/batches", CREATE).json() == first
     KeptAnswer.objects.update(created_at=timezone.now() - timedelta(hours=24, seconds=1))
     second = post(api, "/batches", CREATE).json()
     assert second["id"] != first["id"], "also when the sweep was not there yet"
     assert post(api, "/batches", CREATE).json() == second
     KeptAnswer.objects.update(created_at=timezone.now() - timedelta(hours=25))
-    sweep.sweep()
+    upkeep.run()
     assert not KeptAnswer.objects.exists()
 
 

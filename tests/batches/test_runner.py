@@ -25,11 +25,11 @@ from batches.models import Batch, BatchStatus, LeaseLost
 from batches.queue import pauses
 from batches.run import claims, commit, deaths, expiry, raw_json, runner
 from batches.run.outcomes import failure
-from batches.run.runner import BatchSource
+from batches.run.source import Batches
 from models_registry.catalog import add
 from models_registry.engine.client import Answer, Client
 from models_registry.gpu import window
-from models_registry.gpu.arbiter import Work
+from models_registry.gpu.workloads import Work
 from models_registry.models import Measurement, MeasurementKind, Model, Worker
 from tests.engines import CHAT, line, status_of
 from vbs.database import outages
@@ -569,7 +569,7 @@ def test_an_unforeseen_error_is_noted_and_tried_again_later(add_model, submitted
     model = add_model()
     batch = submitted([line("a")])
     monkeypatch.setattr("batches.files.blobs.local", lambda blob: 1 / 0)
-    BatchSource().run(Work(BatchSource(), batch.pk, model.name, 0, timezone.now()), gpu)
+    Batches().run(Work(Batches(), batch.pk, model.name, 0, timezone.now()), gpu)
     assert "ZeroDivisionError" in batch.events.last().message
     assert fresh(batch).leased_by is None and not Batch.objects.waiting().exists()
 
@@ -584,7 +584,7 @@ def test_an_unforeseen_error_does_not_come_for_ever(add_model, submitted, gpu, m
     for _ in range(20):
         if fresh(batch).status == BatchStatus.FINALIZING:
             break
-        BatchSource().run(Work(BatchSource(), batch.pk, model.name, 0, timezone.now()), gpu)
+        Batches().run(Work(Batches(), batch.pk, model.name, 0, timezone.now()), gpu)
     assert waits == [30, 60, 120, 240, 480]
     good, bad = close(batch)
     assert (good, [one["error"]["code"] for one in bad]) == ([], ["internal_error"] * 2)
@@ -596,7 +596,7 @@ def test_an_unforeseen_error_before_the_start(add_model, submitted, gpu, monkeyp
     batch = submitted([line("a")])
     monkeypatch.setattr(gpu, "load", lambda *_: 1 / 0)
     Batch.objects.update(stumbles=5)
-    BatchSource().run(Work(BatchSource(), batch.pk, model.name, 0, timezone.now()), gpu)
+    Batches().run(Work(Batches(), batch.pk, model.name, 0, timezone.now()), gpu)
     assert fresh(batch).status == BatchStatus.FAILED and fresh(batch).errors[0]["code"] == "internal_error"
 
 
@@ -736,16 +736,16 @@ def test_what_was_postponed_is_cancelled_at_once(add_model, submitted, gpu, clos
 
 
 def test_deleting_the_input_leaves_an_accepted_batch_its_bytes(add_model, submitted, gpu, close):
-    from batches.sweep import sweep
+    from vbs.upkeep import run
 
     add_model()
     batch = submitted([line(f"{n}") for n in range(5)])
     batch.input_file.delete_softly()
     type(batch.input_file).objects.update(deleted_at=timezone.now() - timedelta(days=1))
-    sweep()
+    run()
     gpu.serve()
     assert len(close(batch)[0]) == 5
-    sweep()
+    run()
     batch.input_file.refresh_from_db()
     assert batch.input_file.purged_at
 

@@ -94,7 +94,7 @@ def test_it_is_ready_and_a_deleted_file_goes_from_the_bucket(vbs, bucket):
     vbs.client.files.delete(file.id)
     vbs.manage(
         "shell", "-c",
-        "from batches.models import File; from batches.sweep import sweep; from datetime import timedelta; "
-        "from django.db.models import F; File.objects.update(deleted_at=F('deleted_at') - timedelta(days=1)); sweep()",
+        "from batches.models import File; from vbs.upkeep import run; from datetime import timedelta; "
+        "from django.db.models import F; File.objects.update(deleted_at=F('deleted_at') - timedelta(days=1)); run()",
     )  # fmt: skip
     assert key not in names(bucket)

@@ -20,9 +20,10 @@ from batches.queue import forecast, pauses
 from batches.run import claims, commit
 from batches.run.outcomes import failure
 from models_registry.catalog import aliases
-from models_registry.gpu import arbiter
+from models_registry.gpu import worker as worker_module
 from models_registry.models import Model, Worker
 from tests.engines import CHAT, line
+from vbs import upkeep
 from vbs.accounts.models import Project
 from vbs.openai.errors import NotFound
 
@@ -84,7 +85,7 @@ def test_lost_wake_ups_are_found_again(project, add_model, submitted):
     waiting, closing = submitted([line("a")]), submitted([line("b")])
     closing.request_cancel()
     woken()
-    sweep.sweep()
+    upkeep.run()
     tasks = woken()
     assert ("validate", validating.pk) in tasks and ("finalize", closing.pk) in tasks and ("work",) in tasks
     assert ("validate", waiting.pk) not in tasks and ("finalize", waiting.pk) not in tasks
@@ -94,7 +95,7 @@ def test_nothing_to_do_wakes_nobody(project, add_model, submitted):
     add_model()
     ended(submitted([line("a")]))
     woken()
-    sweep.sweep()
+    upkeep.run()
     assert woken() == []
 
 
@@ -105,7 +106,7 @@ def test_what_a_worker_holds_is_left_to_it(add_model, submitted):
     claims.claim(batch.pk, worker.pk)
     Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now() - DAY)
     woken()
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db()
     assert (batch.status, batch.leased_by) == (BatchStatus.VALIDATING, worker.pk) and woken() == []
 
@@ -118,7 +119,7 @@ def test_a_clock_that_came_back_is_forgotten(add_model, submitted):
     add_model()
     batch = submitted([line("a")])
     Batch.objects.filter(pk=batch.pk).update(late_at=timezone.now() + DAY)
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db()
     assert batch.late_at is None
 
@@ -127,9 +128,9 @@ def test_a_batch_whose_file_could_never_be_read_fails_when_its_time_is_over(proj
     add_model()
     batch = submit.create(project, stored(project).pk, CHAT, "24h")
     Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
-    sweep.sweep()
+    upkeep.run()
     a_minute_later(batch)
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db()
     assert batch.status == BatchStatus.FAILED and batch.errors[0]["code"] == "batch_expired"
 
@@ -138,11 +139,11 @@ def test_a_batch_that_waits_expires(add_model, submitted):
     add_model()
     batch = submitted([line("a"), line("b")])
     Batch.objects.filter(pk=batch.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db()
     assert batch.status == BatchStatus.VALIDATING and batch.late_at, "one look is not enough"
     a_minute_later(batch)
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db()
     assert (batch.status, batch.outcome, batch.failed) == (BatchStatus.FINALIZING, BatchStatus.EXPIRED, 2)
     assert ("finalize", batch.pk) in woken()
@@ -158,7 +159,7 @@ def test_a_batch_with_nothing_left_to_run_ends_without_a_gpu(add_model, submitte
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1)
     claims.claim(batch.pk, worker.pk).start(worker.pk, "scripted", Model.objects.get(name="scripted"))
     commit.commit(batch.pk, worker.pk, [failure(batch.requests.get().pk, "x", "y")])
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db()
     assert batch.status == BatchStatus.IN_PROGRESS and batch.queue_position() == 0, "it is its worker's to end"
     Batch.objects.filter(pk=batch.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
@@ -167,7 +168,7 @@ def test_a_batch_with_nothing_left_to_run_ends_without_a_gpu(add_model, submitte
     told = forecast.of(batch)
     assert (batch.percent(), told.start_at) == (100, None) and "ended" in told.why
     woken()
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db()
     assert (batch.status, batch.outcome) == (BatchStatus.FINALIZING, BatchStatus.COMPLETED)
     assert woken() == [("finalize", batch.pk)]
@@ -189,7 +190,7 @@ def test_a_batch_whose_model_cannot_be_loaded_waits_for_no_gpu(add_model, submit
     batch, fine = submitted([line("a")], priority=-5), submitted([line("a", model="other")])
     pauses.pause("ada")
     changed("scripted", state)
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db(), fine.refresh_from_db()
     assert (batch.status, batch.leased_by) == (BatchStatus.FAILED, None)
     (error,) = batch.errors
@@ -202,12 +203,12 @@ def test_of_a_batch_of_two_models_what_cannot_be_loaded_ends(add_model, submitte
     batch = submitted([line("a"), line("b", model="other"), line("c", model="other")])
     changed("other", "failed")
     for _ in range(2):
-        sweep.sweep()
+        upkeep.run()
         batch.refresh_from_db()
         assert (batch.status, batch.failed, batch.pending, batch.attempts) == (BatchStatus.VALIDATING, 2, 1, 1)
     assert Batch.objects.waiting().get() == batch
     changed("scripted", "draft")
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db()
     assert (batch.status, batch.failed, batch.pending) == (BatchStatus.FINALIZING, 3, 0)
     assert set(batch.requests.values_list("error_code", flat=True)) == {"model_load_failed"}
@@ -222,11 +223,11 @@ def test_what_has_started_keeps_its_answers_when_its_model_goes(add_model, submi
     commit.commit(batch.pk, worker.pk, [failure(batch.requests.first().pk, "x", "y")])
     aliases.point("@best", add_model())
     changed("tiny", "failed")
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db()
     assert (batch.status, batch.failed) == (BatchStatus.IN_PROGRESS, 1), "its worker has it"
     Batch.objects.update(leased_by=None, leased_until=None)
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db()
     assert (batch.status, batch.failed) == (BatchStatus.FINALIZING, 2)
     assert set(batch.requests.values_list("error_code", flat=True)) == {"x", "model_load_failed"}
@@ -236,7 +237,7 @@ def test_what_is_being_fetched_is_waited_for(add_model, submitted):
     add_model()
     batch = submitted([line("a")])
     changed("scripted", "downloading")
-    sweep.sweep()
+    upkeep.run()
     batch.refresh_from_db()
     assert (batch.status, batch.attempts) == (BatchStatus.VALIDATING, 0)
 
@@ -256,7 +257,7 @@ def test_bytes_go_when_nobody_can_see_the_file_any_more(project):
     now = timezone.now()
     gone = [stored(project, expires_at=now), stored(project, deleted_at=now - DAY)]
     kept = [stored(project), stored(project, deleted_at=now), stored(project, expires_at=now + DAY)]
-    sweep.sweep()
+    upkeep.run()
     assert [exists(one.blob) for one in gone] == [False, False] and all(exists(one.blob) for one in kept)
     assert File.objects.filter(pk__in=[one.pk for one in gone], purged_at=None).count() == 0
     assert File.objects.filter(pk__in=[one.pk for one in kept], purged_at=None).count() == 3
@@ -266,10 +267,10 @@ def test_bytes_stay_while_a_live_batch_needs_them(project, add_model, submitted)
     add_model()
     batch = submitted([line("a")])
     File.objects.filter(pk=batch.input_file_id).update(expires_at=timezone.now() - DAY)
-    sweep.sweep()
+    upkeep.run()
     assert exists(batch.input_file.blob)
     ended(batch)
-    sweep.sweep()
+    upkeep.run()
     assert not exists(batch.input_file.blob)
 
 
@@ -281,7 +282,7 @@ def test_a_file_that_died_while_it_was_taken_in_is_cleaned_up(project, monkeypat
     file = File.objects.get()
     assert not File.objects.visible(project).exists() and exists(file.blob)
     File.objects.update(deleted_at=timezone.now() - DAY)
-    sweep.sweep()
+    upkeep.run()
     assert not exists(file.blob)
 
 
@@ -299,7 +300,7 @@ def test_uploads_expire_and_their_parts_go(project, tmp_path):
             status=status, expires_at=timezone.now() + timedelta(seconds=seconds)
         )
         made.append(upload)
-    sweep.sweep()
+    upkeep.run()
     assert [Upload.objects.get(pk=one.pk).status for one in made] == ["expired", "cancelled", "pending"]
     assert {part.upload_id for part in UploadPart.objects.all()} == {made[2].pk}
     assert [exists(f"parts/{one.pk}") for one in made] == [False, False, True], "their folders go too"
@@ -312,7 +313,7 @@ def test_old_request_rows_go_in_pieces_and_the_files_stay(project, add_model, su
     long_ago = timezone.now() - timedelta(days=31)
     Batch.objects.filter(pk=old.pk).update(created_at=long_ago, completed_at=long_ago)
     monkeypatch.setattr(sweep, "ROWS", 3)
-    sweep.sweep()
+    upkeep.run()
     old.refresh_from_db()
     assert old.purged_at and not old.requests.exists() and young.requests.count() == 7
     request = RequestFactory().get("/")
@@ -327,7 +328,7 @@ def test_a_batch_that_ran_for_long_keeps_its_rows_from_its_end_on(project, add_m
     add_model()
     batch = ended(submitted([line("a")]))
     Batch.objects.filter(pk=batch.pk).update(created_at=timezone.now() - timedelta(days=40))
-    sweep.sweep()
+    upkeep.run()
     assert batch.requests.count() == 1
 
 
@@ -336,7 +337,7 @@ def test_temporary_files_of_dead_processes_go(db, settings):
     for path in (young, old):
         path.write_text("x")
     os.utime(old, (time.time() - 2 * 86400,) * 2)
-    sweep.sweep()
+    upkeep.run()
     assert young.exists() and not old.exists()
     young.unlink()
 
@@ -345,7 +346,7 @@ def test_workers_that_fell_silent_are_forgotten(db):
     for minutes in (1, 61):
         at = timezone.now() - timedelta(minutes=minutes)
         Worker.objects.create(cluster="io", hostname="here", pid=minutes, heartbeat_at=at)
-    sweep.sweep()
+    upkeep.run()
     assert Worker.objects.get().pid == 1
 
 
@@ -353,9 +354,9 @@ def test_twice_in_a_row_is_harmless(project, add_model, submitted):
     add_model()
     ended(submitted([line("a")]))
     stored(project, expires_at=timezone.now() - DAY)
-    sweep.sweep()
+    upkeep.run()
     before = list(File.objects.values()), list(Batch.objects.values())
-    sweep.sweep()
+    upkeep.run()
     assert (list(File.objects.values()), list(Batch.objects.values())) == before
 
 
@@ -369,7 +370,7 @@ def test_one_part_that_fails_does_not_stop_the_others(project, monkeypatch, capl
         raise PermissionError(13, "Permission denied", blob)
 
     monkeypatch.setattr(blobs, "remove", refuse)
-    sweep.sweep()
+    upkeep.run()
     assert ("validate", batch.pk) in woken() and not Worker.objects.filter(pk=old.pk).exists()
     assert "purge_files" in caplog.text
 
@@ -393,7 +394,7 @@ def test_one_file_that_cannot_be_removed_does_not_stop_the_others(project, tmp_p
         whole(blob)
 
     monkeypatch.setattr(blobs, "remove", refuse)
-    sweep.sweep()
+    upkeep.run()
     assert [exists(one.blob) for one in gone] == [False, True, False]
     assert File.objects.get(purged_at=None) == gone[1], "what is still there is not marked as gone"
     assert UploadPart.objects.get() == part
@@ -421,13 +422,13 @@ def test_the_eldest_io_worker_that_lives_has_it_run(db):
     )
     woken()
     for worker, expected in ((younger, []), (eldest, [("sweep",)])):
-        arbiter.sweep_again(worker)
+        worker_module.sweep_again(worker)
         assert woken() == expected
     Worker.objects.filter(pk=eldest.pk).delete()
-    arbiter.sweep_again(younger)
+    worker_module.sweep_again(younger)
     assert woken() == [("sweep",)]
     Worker.objects.filter(pk=younger.pk).delete()  # its row was swept: it still is the only one there
-    arbiter.sweep_again(younger)
+    worker_module.sweep_again(younger)
     assert woken() == [("sweep",)]
 
 
@@ -439,15 +440,15 @@ def test_it_runs_again_with_the_heartbeats(db, monkeypatch):
         if next(beats) == 30:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(arbiter.time, "sleep", beat)
-    monkeypatch.setattr(arbiter.time, "monotonic", lambda: next(clock) * 5.0)
+    monkeypatch.setattr(worker_module.time, "sleep", beat)
+    monkeypatch.setattr(worker_module.time, "monotonic", lambda: next(clock) * 5.0)
     clock = iter(range(1000))
     woke: list[str] = []
-    monkeypatch.setattr(arbiter, "wake", woke.append)  # the queue would keep one of several
+    monkeypatch.setattr(worker_module, "wake", woke.append)  # the queue would keep one of several
     for cluster in ("io", "gpu"):
         worker = Worker.objects.create(cluster=cluster, hostname="here", pid=1)
         woke.clear()
         beats, clock = iter(range(1000)), iter(range(1000))
         with pytest.raises(KeyboardInterrupt):
-            arbiter._beat(worker)
+            worker_module._beat(worker)
         assert woke == (["sweep"] * 2 if cluster == "io" else [])

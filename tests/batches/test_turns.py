@@ -10,11 +10,13 @@ from django_q.models import OrmQ
 
 from batches.models import Batch, BatchStatus, LeaseLost
 from batches.run import claims, commit
-from batches.run.runner import BatchSource, Runner
+from batches.run.runner import Runner
+from batches.run.source import Batches
 from models_registry.catalog import aliases
 from models_registry.engine.reasons import LoadError
 from models_registry.gpu import health, operations
-from models_registry.gpu.arbiter import Work, look_for_work
+from models_registry.gpu.worker import look_for_work
+from models_registry.gpu.workloads import Work
 from models_registry.models import Measurement, MeasurementKind, Model, ModelState, Worker
 from models_registry.speed import measure
 from tests.batches.test_runner import fresh, until
@@ -159,7 +161,7 @@ def test_who_was_frozen_while_it_loaded_a_model_fails_no_batch_of_another(add_mo
     model = add_model()
     batch, frozen, other = submitted(asked("scripted")), make_gpu(), make_gpu()
     mine = claims.claim(batch.pk, frozen.worker.pk)
-    runner = Runner(mine, Work(BatchSource(), batch.pk, model.name, 0, batch.created_at), frozen)
+    runner = Runner(mine, Work(Batches(), batch.pk, model.name, 0, batch.created_at), frozen)
     Batch.objects.update(leased_until=timezone.now() - timedelta(seconds=1))
     assert claims.claim(batch.pk, other.worker.pk)
     with pytest.raises(LeaseLost):
@@ -247,7 +249,7 @@ def test_many_that_wait_do_not_hide_the_one_that_can_run(add_model, submitted, g
         for _ in range(250)
     ]
     Batch.objects.bulk_create(rows)
-    assert [work.id for work in BatchSource().waiting("")] == [goes.pk]
+    assert [work.id for work in Batches().waiting("")] == [goes.pk]
 
 
 def test_a_batch_of_several_models_waits_for_all_of_them(add_model, submitted, gpu, close):
@@ -268,9 +270,9 @@ def test_aliases_and_adapters_wait_with_their_model(add_model, submitted, gpu):
     aliases.point("@best", Model.objects.get(name="tuned"))
     batches = [submitted([line("a", model=name)]) for name in ("base", "tuned", "@best")]
     state_of(base, ModelState.DOWNLOADING)
-    assert BatchSource().waiting("") == []
+    assert Batches().waiting("") == []
     state_of(base, ModelState.READY)
-    assert {work.id for work in BatchSource().waiting("")} == {batch.pk for batch in batches}
+    assert {work.id for work in Batches().waiting("")} == {batch.pk for batch in batches}
 
 
 def test_a_batch_that_has_started_waits_for_the_model_that_it_started_with(add_model, submitted, gpu):
@@ -282,10 +284,10 @@ def test_a_batch_that_has_started_waits_for_the_model_that_it_started_with(add_m
     claimed.release(gpu.worker.pk)
     aliases.point("best", second)
     state_of(second, ModelState.DOWNLOADING)
-    assert [work.id for work in BatchSource().waiting("")] == [batch.pk], "the alias has moved; the batch has not"
+    assert [work.id for work in Batches().waiting("")] == [batch.pk], "the alias has moved; the batch has not"
     state_of(second, ModelState.READY)
     state_of(first, ModelState.DOWNLOADING)
-    assert BatchSource().waiting("") == []
+    assert Batches().waiting("") == []
 
 
 def test_a_batch_that_has_started_waits_for_its_other_model(add_model, submitted, gpu):
@@ -296,17 +298,17 @@ def test_a_batch_that_has_started_waits_for_its_other_model(add_model, submitted
     claimed.start(gpu.worker.pk, "here", here)
     claimed.release(gpu.worker.pk)
     state_of(late, ModelState.DOWNLOADING)
-    assert BatchSource().waiting("here") == []
+    assert Batches().waiting("here") == []
 
 
 def test_a_model_that_goes_after_the_choice_is_waited_for(add_model, submitted, gpu):
     model = add_model()
     batch = submitted([line("a")])
-    (work,) = BatchSource().waiting("")
+    (work,) = Batches().waiting("")
     state_of(model, ModelState.DOWNLOADING)
     work.source.run(work, gpu)
     assert status_of(batch) == BatchStatus.VALIDATING and fresh(batch).leased_by is None
-    assert BatchSource().waiting("") == []
+    assert Batches().waiting("") == []
 
 
 @pytest.mark.parametrize("state, words", [("draft", "is a draft"), ("failed", "has failed: manage.py model show")])
@@ -322,7 +324,7 @@ def test_a_model_without_files_fails_the_batch_and_says_what_to_do(add_model, su
 
 def test_while_the_gpu_is_too_hot_nothing_new_begins_and_it_says_why(add_model, submitted, gpu, close, monkeypatch):
     celsius = [99]
-    monkeypatch.setattr("models_registry.gpu.arbiter.HEALTH_SECONDS", 0.05)
+    monkeypatch.setattr("models_registry.gpu.gpu.HEALTH_SECONDS", 0.05)
     monkeypatch.setattr(health, "read", lambda: {"celsius": celsius[0]})
     monkeypatch.setattr(health, "why_wait", lambda reading, **_: "it is too hot" if reading["celsius"] > 90 else "")
     add_model()

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from models_registry.engine.spec import Address, EngineSpec, Start
-from models_registry.gpu.arbiter import Work, choose, loaded_words
+from models_registry.gpu.arbiter import choose
+from models_registry.gpu.gpu import loaded_words
+from models_registry.gpu.workloads import Work
 from models_registry.models import Model
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -20,6 +20,7 @@ from models_registry.catalog import add as importer
 from models_registry.catalog import made_folders, remove
 from models_registry.catalog.folders import ModelError, Taken
 from models_registry.engine.spec import EngineKind
+from models_registry.gpu import workloads
 from models_registry.models import Model
 from tests.adapters import adapter_folder
 
@@ -353,7 +354,7 @@ def test_a_folder_that_two_models_share_stays(tmp_path: Path) -> None:
 
 def test_a_model_that_is_needed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     model = importer.add("m", "scripted:")
-    monkeypatch.setattr(remove, "BLOCKERS", [lambda names: [f"batch_1 waits for {names[0]}"], lambda names: []])
+    monkeypatch.setattr(workloads, "needs", lambda names: [f"batch_1 waits for {names[0]}"])
     with pytest.raises(ModelError, match="m is still needed: batch_1 waits for m"):
         remove.remove(model)
     assert Model.objects.exists()

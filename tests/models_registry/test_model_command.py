@@ -10,7 +10,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from models_registry.catalog import add as importer
-from models_registry.catalog import demo, remove
+from models_registry.catalog import demo
+from models_registry.gpu import workloads
 from models_registry.models import Model
 from tests.models_registry.test_importer import model_folder
 
@@ -86,7 +87,7 @@ def test_errors_are_one_line(words: list[str], said: str) -> None:
 
 def test_a_needed_model_is_not_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     run("add", "m", "scripted:")
-    monkeypatch.setattr(remove, "BLOCKERS", [lambda model: ["batch_1 is not finished"]])
+    monkeypatch.setattr(workloads, "needs", lambda model: ["batch_1 is not finished"])
     with pytest.raises(CommandError, match="batch_1 is not finished"):
         run("remove", "m")
 

@@ -16,13 +16,14 @@ from models_registry.catalog import add
 from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu import control, operating, operations
-from models_registry.gpu.arbiter import SWEEPS, Work, _enrol
-from models_registry.gpu.operating import OperationSource
+from models_registry.gpu.operating import Operations
+from models_registry.gpu.worker import _enrol
+from models_registry.gpu.workloads import Work
 from models_registry.models import Measurement, MeasurementKind, Model, Operation, OperationState, Worker
 from tests.adapters import adapter_folder
 from tests.batches.test_runner import until
 from tests.engines import line
-from vbs import __version__
+from vbs import __version__, upkeep
 from vbs.database import outages
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -388,7 +389,7 @@ def test_while_it_runs_the_lease_is_kept(add_model, gpu, settings):
 
 def test_the_sweep_gives_up_wakes_and_forgets(add_model, gpu):
     model = add_model()
-    assert operations.sweep in SWEEPS
+    assert operations.sweep in upkeep.PARTS
     waits, killer, old = (operations.ask("test", model, {"prompt": name}) for name in "abc")
     past = timezone.now() - timedelta(days=90)
     Operation.objects.filter(pk=killer.pk).update(state="running", attempts=3, leased_by=gpu.worker.pk)
@@ -453,7 +454,7 @@ def test_unloading_needs_no_cool_gpu(add_model, gpu, monkeypatch):
     model = add_model()
     done(gpu, "load", model)
     monkeypatch.setattr("models_registry.gpu.health.why_wait", lambda *_, **__: "it is too hot")
-    monkeypatch.setattr("models_registry.gpu.arbiter.HEALTH_SECONDS", 0.05)
+    monkeypatch.setattr("models_registry.gpu.gpu.HEALTH_SECONDS", 0.05)
     waits, goes = operations.ask("test", model), operations.ask("unload", model)
     thread = in_thread(gpu)
     until(lambda: fresh(goes).state == "succeeded")
@@ -477,7 +478,7 @@ def test_the_source_says_what_it_needs(add_model):
     tuned = Model.objects.create(name="tuned", kind="scripted", base=base)
     operations.ask("load", tuned, now=True)
     operations.ask("unload", base)
-    first, second = OperationSource().waiting("base")
+    first, second = Operations().waiting("base")
     assert (first.model, first.priority, first.frees) == ("base", 101, False)
     assert (second.model, second.priority, second.frees) == ("base", 0, True)
 

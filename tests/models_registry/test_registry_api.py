@@ -8,6 +8,7 @@ from django.test import Client
 from django.utils import timezone
 
 from models_registry.catalog import remove
+from models_registry.gpu import workloads
 from models_registry.hub import downloads, tokens
 from models_registry.models import Alias, Download, Measurement, Model, Operation, Worker
 from tests.adapters import adapter_folder
@@ -263,9 +264,9 @@ def test_an_adapter_is_deleted_as_at_openai(api, folders, monkeypatch):
     api("POST", MODELS, {"name": "o/a", "source": str(adapter_folder(folders / "a")), "base": "base"})
     error = api("DELETE", "/v1/models/base", status=400)
     assert "DELETE /v1/registry/models/base" in error["message"]
-    monkeypatch.setattr(remove, "BLOCKERS", [lambda names: [f"batch_1 waits for {names[0]}"]])
+    monkeypatch.setattr(workloads, "needs", lambda names: [f"batch_1 waits for {names[0]}"])
     assert "batch_1 waits for o/a" in api("DELETE", "/v1/models/o/a", status=409)["message"]
-    monkeypatch.setattr(remove, "BLOCKERS", [])
+    monkeypatch.setattr(workloads, "needs", lambda names: [])
     assert api("DELETE", "/v1/models/o/a") == {"id": "o/a", "object": "model", "deleted": True}
     assert api("DELETE", "/v1/models/o/a", status=404)["code"] == "model_not_found"
     assert Model.objects.get().name == "base"

@@ -9,7 +9,7 @@ from django.db import connection
 
 from models_registry.catalog import add, made_folders, remove
 from models_registry.catalog.folders import ModelError, Needed
-from models_registry.gpu import operations
+from models_registry.gpu import operations, workloads
 from models_registry.hub import downloads
 from models_registry.models import Alias, Download, Model, Operation
 from tests.models_registry.test_importer import model_folder
@@ -45,7 +45,7 @@ def test_all_that_need_a_model_are_named(monkeypatch):
     Model.objects.create(name="a", kind="scripted", base=model)
     Alias.objects.create(name="@production", model=model)
     operation = operations.ask("load", model)
-    monkeypatch.setattr(remove, "BLOCKERS", [lambda names: [f"batch_1 waits for {', '.join(names)}"]])
+    monkeypatch.setattr(workloads, "needs", lambda names: [f"batch_1 waits for {', '.join(names)}"])
     needed = remove.needed_by(model)
     assert needed == [
         "adapter a",
@@ -115,7 +115,7 @@ def test_who_comes_to_need_it_at_the_same_instant_is_seen_or_is_refused(monkeypa
             asked.set()
             connection.close()
 
-    monkeypatch.setattr(remove, "BLOCKERS", [slow])
+    monkeypatch.setattr(workloads, "needs", slow)
     other = threading.Thread(target=ask)
     other.start()
     remove.remove(model)

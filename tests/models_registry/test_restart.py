@@ -9,7 +9,8 @@ import pytest
 from django.utils import timezone
 
 from models_registry.catalog.folders import ModelError
-from models_registry.gpu import arbiter, control
+from models_registry.gpu import control
+from models_registry.gpu import worker as worker_module
 from models_registry.models import Worker
 from tests.live import line, live
 from vbs.database import outages
@@ -46,17 +47,17 @@ def test_a_heartbeat_sees_it_and_ends_the_cluster_once(db, monkeypatch):
         if next(beats, None) is None:
             raise SystemExit
 
-    monkeypatch.setattr(arbiter.time, "sleep", beat)
+    monkeypatch.setattr(worker_module.time, "sleep", beat)
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
     monkeypatch.setattr(outages, "cluster_pid", 4711)
     try:
         with pytest.raises(SystemExit):
-            arbiter._beat(there)
+            worker_module._beat(there)
         assert sent == []
         beats = iter(range(4))
         control.restart(there)
         with pytest.raises(SystemExit):
-            arbiter._beat(there)
+            worker_module._beat(there)
     finally:
         outages.restarting.clear()
     assert sent == [(4711, signal.SIGTERM)]

@@ -1,0 +1,120 @@
+"""Batches as work for the GPU: which are next, and what becomes of one whose turn has come."""
+
+import logging
+import uuid
+from collections.abc import Iterator, Sequence
+
+from django.db.models import Q
+from django.utils import timezone
+
+from batches.intake import ingest
+from batches.models import Batch, LeaseLost, RequestState
+from batches.queue import pauses
+from batches.run import claims, commit, troubles
+from batches.run.runner import Runner
+from models_registry.catalog import aliases
+from models_registry.gpu.arbiter import patience
+from models_registry.gpu.gpu import Gpu
+from models_registry.gpu.workloads import Work, Workload
+from models_registry.models import Alias, Model, ModelState, Worker
+from vbs.database.outages import DATABASE_ERRORS
+from vbs.logs import bind, one_line
+from vbs.pages.viewer import Viewer
+from vbs.unplaced import unplaced
+
+log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = (30, 60, 120, 240, 480)  # before a batch with an unforeseen error is tried again, each time
+AWAY_SECONDS = (30, 600)  # at least and at most, before one is whose file, or whose disk, is out of reach
+MOST_SAID = 500  # characters of what was not foreseen
+
+
+def being_fetched() -> set[str]:
+    """Every name of a model whose files, or whose base's, are on their way here."""
+    models = Model.objects.filter(Q(state=ModelState.DOWNLOADING) | Q(base__state=ModelState.DOWNLOADING))
+    names = set(models.values_list("name", flat=True))
+    return names | set(Alias.objects.filter(model__in=models).values_list("name", flat=True)) if names else names
+
+
+class Batches(Workload):
+    """Batches, as the arbiter sees them."""
+
+    def waiting(self, loaded: str) -> list[Work]:
+        found: list[Work] = []
+        if pauses.current():
+            return found
+        engines = aliases.engines()
+        fetching = being_fetched()
+        fields = ("model_names", "resolved", "priority", "validated_at", "expires_at")
+        served = {name for name, engine in engines.items() if engine == loaded}
+        near = timezone.now() + patience()
+        for batch in Batch.objects.that_need_none_of(fetching).only(*fields).candidates(served, near):
+            if fetching.intersection(batch.pinned_names()):
+                continue
+            if found and batch.priority < found[0].priority:
+                break
+            assert batch.validated_at is not None
+            needed = [engines.get(name, name) for name in batch.pinned_names()]
+            index = self._next(batch, needed, loaded)
+            since, until = batch.validated_at, batch.expires_at
+            found.append(Work(self, batch.pk, needed[index], batch.priority, since, until, part=index))
+        return found
+
+    def _next(self, batch: Batch, needed: list[str], loaded: str) -> int:
+        """Which of its models is next: one whose engine is loaded if it has requests left, else the first that has."""
+        if len(needed) == 1:
+            return 0
+        order = sorted(range(len(needed)), key=lambda index: needed[index] != loaded)
+        pending = batch.requests.filter(state=RequestState.PENDING)
+        return next((index for index in order if pending.filter(model_index=index).exists()), 0)
+
+    def run(self, work: Work, gpu: Gpu) -> None:
+        batch = claims.claim(work.id, gpu.worker.pk)
+        if batch is None:
+            return
+        with bind(batch_id=batch.pk):
+            try:
+                Runner(batch, work, gpu).run()
+            except LeaseLost:
+                claims.back(batch, gpu.worker)
+            except DATABASE_ERRORS:
+                raise
+            except troubles.passing() as error:
+                log.exception("The batch cannot be run now")
+                lasted = batch.note_once(troubles.interrupted(error, ingest.named(batch)), "warning")
+                least, most = AWAY_SECONDS
+                batch.postpone(gpu.worker.pk, min(max(lasted.total_seconds(), least), most))
+            except Exception as error:
+                log.exception("Unforeseen error while running the batch")
+                _again(batch, gpu.worker.pk, unplaced(one_line(repr(error)))[:MOST_SAID])
+
+    def release(self, worker: uuid.UUID) -> None:
+        claims.release_all(worker)
+
+    def needs(self, names: Sequence[str]) -> list[str]:
+        return Batch.objects.that_need(names)
+
+    def interrupts(self, worker: Worker, viewer: Viewer) -> Iterator[str]:
+        for batch in Batch.objects.of(worker.pk).held().order_by("id")[:10]:
+            name = batch.pk if viewer.sees(batch.project_id) else "a batch of another project"
+            done = batch.completed + batch.failed
+            progress = f", {done:,} of {batch.total:,} requests done" if batch.total else ""
+            yield f"It runs {name} ({batch.get_status_display()}{progress}), which goes on afterwards where it was."
+
+
+def _again(batch: Batch, worker: uuid.UUID, error: str) -> None:
+    """What nobody has foreseen may pass, or not: after some more tries the batch ends, with what it has. Raises
+    LeaseLost."""
+    times = batch.stumble()
+    if times <= len(AGAIN_SECONDS):
+        seconds = AGAIN_SECONDS[times - 1]
+        batch.note(f"Unforeseen error, trying again in {seconds} s: {error}", "error")
+        batch.postpone(worker, seconds)
+        return
+    message = f"Running the batch met an unforeseen error {times} times, the last time {error}"
+    if batch.fail([{"code": "internal_error", "line": None, "message": message, "param": None}], worker):
+        return
+    commit.fail_model(batch.pk, worker, None, "internal_error", message)
+    batch.note(f"Given up. {message}", "error")
+    if not batch.finish(worker):
+        batch.release(worker)

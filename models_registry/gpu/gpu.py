@@ -1,0 +1,137 @@
+"""This GPU as its one worker sees it: what is loaded, and the loop that runs what the arbiter chooses."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from django.utils import timezone
+
+from models_registry.catalog.allowed import not_ready
+from models_registry.engine.reasons import LoadError
+from models_registry.engine.resident import Resident
+from models_registry.engine.server import Engine, Progress
+from models_registry.gpu import health, workloads
+from models_registry.gpu.arbiter import choose, patience
+from models_registry.gpu.loading import Loading
+from models_registry.gpu.losses import Losses
+from models_registry.gpu.workloads import Work
+from models_registry.models import Model, Worker, WorkerState
+from models_registry.speed import measure
+from vbs.database import outages
+
+HEALTH_SECONDS = 3  # between looks at a GPU that is too hot or too full
+
+
+def loaded_words(model: Model, engine: Engine) -> str:
+    """E.g. `Loaded X in 31.2 s, with max-model-len 4096, for 8192 does not fit.`"""
+    start = engine.started
+    if engine.pid is None:
+        return f"{engine.spec.name} is there, on a server that is not ours."
+    said = f"{'Woke' if start.woken else 'Loaded'} {engine.spec.name} in {start.seconds:.1f} s"
+    if not start.less:
+        return f"{said}."
+    changed = " and ".join(f"{name} {value}" for name, value in start.less.items())
+    asked = {"max-model-len": (model.base or model).context_length} | dict(engine.spec.args)
+    given = asked.get(next(iter(start.less))) if len(start.less) == 1 else None
+    return f"{said}, with {changed}, for {given or 'more'} does not fit."
+
+
+class Gpu:
+    """This GPU as its one worker sees it: who we are, what is loaded, and the loop that does the work."""
+
+    def __init__(self, worker: Worker, resident: Resident) -> None:
+        self.worker = worker
+        self.resident = resident
+        self.loaded_at = timezone.now()
+        self.losses = Losses()
+
+    def stopping(self) -> bool:
+        return bool(outages.stopping.is_set())
+
+    @property
+    def loaded(self) -> str:
+        engine = self.resident.engine
+        return engine.spec.name if engine else ""
+
+    def load(self, model: Model, on_progress: Progress) -> Engine:
+        """The engine that serves this model, and the adapter that it may be: at once when it is loaded.
+
+        on_progress may raise when whoever asks wants it no more. It is loaded all the same if it is needed next, but
+        what was raised is raised here, then or at once. Raises LoadError.
+        """
+        if why := not_ready(model):
+            raise LoadError(why)
+        before = self.resident.engine
+        loading = Loading(self, model, on_progress)
+        try:
+            engine = self.resident.acquire(model.spec(), loading.on_progress, model.adapter())
+        except LoadError:
+            if loading.gone:
+                raise loading.gone from None
+            raise
+        if engine is not before:
+            self.loaded_at = timezone.now()
+            measure.load(model, engine)
+        if loading.gone:
+            raise loading.gone
+        return engine
+
+    def unload(self, model: Model) -> bool:
+        """Take it, or the one adapter that it is, off the GPU. False when it was not there."""
+        if not model.base:
+            return self.resident.unload(model.name)
+        loaded = model.served_name in self.resident.adapters
+        self.resident.keep_adapters(self.resident.adapters - {model.served_name})
+        return loaded
+
+    def next(self, freeing: bool = False) -> Work | None:
+        """What to do now; with `freeing` only what takes load off the GPU."""
+        return self._next(self.loaded, self.loaded_at, freeing)
+
+    def _next(self, loaded: str, loaded_at: datetime, freeing: bool = False) -> Work | None:
+        waiting = [work for work in self._waiting(loaded) if work.frees or not freeing]
+        return choose(waiting, loaded, loaded_at, timezone.now(), patience())
+
+    def _waiting(self, loaded: str) -> Iterator[Work]:
+        mine = (None, self.worker.pk)
+        return (work for work in workloads.waiting(loaded) if work.only in mine)
+
+    def wants(self, engine: str) -> bool:
+        """If the model of this name were loaded, would it be needed next?"""
+        work = self._next(engine, timezone.now())
+        return work is not None and work.model == engine and not work.frees
+
+    def outranked(self, work: Work) -> bool:
+        """Does something with a higher priority wait?"""
+        return any(other.priority > work.priority for other in self._waiting(self.loaded))
+
+    def serve(self) -> None:
+        """Run what waits, one after the other, until nothing does. Everything else is found again in the tables."""
+        workloads.release(self.worker.pk)  # what an error may have left in our hands
+        if self.losses.look(self.resident):
+            self.resident.unload(self.loaded)  # what it had started may still hold memory
+            self.show(WorkerState.IDLE)
+        if self.resident.adapters:
+            adapters = Model.objects.filter(base__name=self.loaded)
+            self.resident.keep_adapters({model.served_name for model in adapters.select_related("base")})
+            self.show(WorkerState.IDLE)
+        why = ""
+        while not self.stopping() and (work := self.next()):
+            if why := health.why_wait(health.read(), loaded=bool(self.loaded), waiting=bool(why)):
+                work = self.next(freeing=True)
+            if work:
+                work.source.run(work, self)
+            self.show(WorkerState.IDLE, why)
+            if not work:
+                outages.stopping.wait(HEALTH_SECONDS)
+
+    def show(self, state: WorkerState, activity: str = "") -> None:
+        """What `status` and the pages say of this worker."""
+        engine = self.resident.engine
+        self.worker.set(
+            state=state,
+            activity=activity[:500],
+            model_name=engine.spec.name if engine else "",
+            engine_pid=engine.pid if engine else None,
+            engine_url=(engine.address.socket or engine.address.url) if engine else "",
+            adapters=sorted(self.resident.adapters) if engine else [],
+        )

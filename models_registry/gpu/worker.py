@@ -1,0 +1,174 @@
+"""A worker process: says that it lives, frees what its predecessor held, looks for what was left undone, and ends."""
+
+import logging
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+from django.db.models.functions import Now
+
+from models_registry.engine.resident import Resident
+from models_registry.gpu import health, workloads
+from models_registry.gpu.gpu import Gpu
+from models_registry.models import HEARTBEAT_SECONDS, Worker, WorkerState
+from vbs import __version__
+from vbs.broker import is_worker_of, wake
+from vbs.database import outages
+from vbs.database.outages import DATABASE_ERRORS, insist
+from vbs.logs import bind
+from vbs.outgoing.addresses import origin
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 60
+FORGOTTEN = timedelta(hours=1)
+
+GPU: Gpu | None = None
+
+
+def connect() -> None:
+    from django_q.signals import post_spawn
+
+    post_spawn.connect(_begin, dispatch_uid="vbs worker")
+
+
+def _begin(**signal: Any) -> None:
+    """A worker process of a cluster has started: say that we live, and look at once for what was left undone."""
+    global GPU
+    if is_worker_of("gpu"):
+        # What vLLM has compiled stays with the data, also when another version of this program, or container, comes.
+        os.environ.setdefault("VLLM_CACHE_ROOT", str(Path(settings.VBS_DATA_DIR) / "cache" / "vllm"))
+        resident = Resident(
+            settings.RUN_DIR / settings.VBS_WORKER_NAME,
+            settings.VBS_ENGINE_START_SECONDS,
+            {origin(server): settings.VBS_REMOTE_KEY for server in settings.VBS_REMOTE_ORIGINS},
+            sleep=settings.VBS_SLEEP_MODE,
+        )
+        waited = False
+        while not resident.lock():
+            if not waited:
+                log.warning("Another worker uses %s; waiting until it ends", resident.home)
+                waited = True
+            if outages.stopping.wait(0.5):
+                return
+        resident.recover()
+        worker = insist(lambda: _enrol("gpu"))
+        gpu = GPU = Gpu(worker, resident)
+        insist(lambda: gpu.show(WorkerState.IDLE))
+        # On the way out of this process, before its children are waited for.
+        multiprocessing.util.Finalize(None, _leave, exitpriority=100)
+        insist(lambda: wake("gpu"))
+    elif is_worker_of("io"):
+        worker = insist(lambda: _enrol("io"))
+        multiprocessing.util.Finalize(None, _forget, args=(worker,), exitpriority=100)
+        insist(lambda: wake("sweep"))
+    else:
+        return
+    threading.Thread(target=_beat, args=(worker,), name="heartbeat", daemon=True).start()
+
+
+def _enrol(cluster: str) -> Worker:
+    """Our row. The rows of this machine's processes that have ended go, and what they held is free at once."""
+    host = socket.gethostname()
+    for other in Worker.objects.filter(cluster=cluster, hostname=host):
+        if cluster == "gpu" and other.home != str(settings.RUN_DIR / settings.VBS_WORKER_NAME):
+            continue
+        if cluster == "gpu" or not _runs(other.pid):
+            workloads.release(other.pk)
+            other.delete()
+    return Worker.objects.create(
+        cluster=cluster,
+        hostname=host,
+        pid=os.getpid(),
+        version=__version__,
+        home=str(settings.RUN_DIR / settings.VBS_WORKER_NAME) if cluster == "gpu" else "",
+    )
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _beat(worker: Worker) -> None:
+    swept_at = time.monotonic()  # at the start
+    while True:
+        time.sleep(HEARTBEAT_SECONDS)
+        try:
+            if GPU and GPU.worker.state == WorkerState.IDLE and GPU.losses.look(GPU.resident):
+                worker.set(model_name="", engine_pid=None, engine_url="", health=_reading())
+                wake("gpu")  # to end what is left of it
+            else:
+                worker.set(health=_reading())
+            if GPU:
+                look_for_work(GPU)
+            if worker.cluster == "io" and time.monotonic() - swept_at >= SWEEP_SECONDS:
+                swept_at = time.monotonic()
+                sweep_again(worker)
+            if not outages.restarting.is_set() and worker.restart_asked():
+                log.warning("Somebody wants %s to start anew: the cluster ends, and its supervisor starts it", worker)
+                outages.restart()
+        except DATABASE_ERRORS:
+            connection.close()
+        except Exception:  # a GPU that answers nonsense does not stop the heart
+            log.exception("A heartbeat failed")
+
+
+def look_for_work(gpu: Gpu) -> None:
+    """Nobody is woken by a lease that runs out: the batch of a worker that is frozen, or whose machine is gone, goes to
+    one that has nothing to do."""
+    if gpu.worker.state == WorkerState.IDLE and gpu.next():
+        wake("gpu")
+
+
+def sweep_again(worker: Worker) -> None:
+    """One of the io workers has the sweep run every minute: the eldest, so that there is one whoever dies."""
+    if worker.is_eldest():
+        wake("sweep")
+
+
+def forget_the_dead() -> None:
+    """Rows of workers that have given no sign of life for long."""
+    Worker.objects.filter(heartbeat_at__lt=Now() - FORGOTTEN).delete()
+
+
+def _reading() -> dict[str, Any]:
+    """Of the GPU, which models sleep beside it, and which engines were lost."""
+    if GPU is None:
+        return health.read() | {"asleep": []}
+    asleep = {engine.spec.name for engine in list(GPU.resident.sleepers.engines)}
+    return health.read() | {"asleep": sorted(asleep), "losses": GPU.losses.reading()}
+
+
+def _leave() -> None:
+    if GPU:
+        GPU.resident.release_all()
+        _forget(GPU.worker)
+
+
+def _forget(worker: Worker) -> None:
+    try:
+        connection.close()
+        worker.delete()
+    except DATABASE_ERRORS:
+        log.info("The database has stopped before this worker")
+
+
+def work() -> None:
+    """The gpu cluster's task: whatever waits for this GPU."""
+    if GPU is None:
+        raise RuntimeError("Only a worker of the gpu cluster can do GPU work: 'manage.py worker gpu'")
+    with bind(worker=str(GPU.worker)):
+        insist(GPU.serve)

@@ -1,0 +1,84 @@
+"""What apps have the GPU do. An app registers one object, which the arbiter, the sweep and the pages then ask.
+
+Knows neither batches nor training.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from models_registry.models import Worker
+from vbs.pages.viewer import Viewer
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something that waits for the GPU.
+
+    model: whose engine it needs. since: when it began to wait. deadline: when it has to have ended. part: which part
+    of it this is, for its workload to know. frees: it only takes load off the GPU, so it may run on one that is too hot
+    or too full. only: the worker that it is for, where not any may do it.
+    """
+
+    source: "Workload"
+    id: str
+    model: str
+    priority: int
+    since: datetime
+    deadline: datetime | None = None
+    part: int = 0
+    frees: bool = False
+    only: uuid.UUID | None = None
+
+
+class Workload:
+    """What one app has the GPU do. What an app does not say is nothing."""
+
+    def waiting(self, loaded: str) -> list[Work]:
+        """What could run now, best first; a bounded number. `loaded` is the name of the loaded model, or empty."""
+        return []
+
+    def run(self, work: Work, gpu: Any) -> None:
+        """Run it, or a part of it: until it is done, something more urgent waits, or `gpu.stopping()`.
+
+        gpu: the `Gpu` whose worker this is.
+        """
+        raise NotImplementedError
+
+    def release(self, worker: uuid.UUID) -> None:
+        """Take from a worker that is known to be dead, or to have met an error, what it holds."""
+
+    def needs(self, names: Sequence[str]) -> list[str]:
+        """What keeps a model that goes by these names from being removed, each in words."""
+        return []
+
+    def interrupts(self, worker: Worker, viewer: Viewer) -> Iterable[str]:
+        """What a restart of the worker would interrupt, in sentences for this viewer."""
+        return []
+
+
+WORKLOADS: list[Workload] = []
+
+
+def register(workload: Workload) -> None:
+    WORKLOADS.append(workload)
+
+
+def waiting(loaded: str) -> list[Work]:
+    """What could run now, of all apps."""
+    return [work for workload in WORKLOADS for work in workload.waiting(loaded)]
+
+
+def release(worker: uuid.UUID) -> None:
+    for workload in WORKLOADS:
+        workload.release(worker)
+
+
+def needs(names: Sequence[str]) -> list[str]:
+    return [reason for workload in WORKLOADS for reason in workload.needs(names)]
+
+
+def interrupts(worker: Worker, viewer: Viewer) -> list[str]:
+    return [sentence for workload in WORKLOADS for sentence in workload.interrupts(worker, viewer)]
