@@ -5,19 +5,16 @@ import contextlib
 import logging
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 from twisted.protocols.basic import LineReceiver
 from twisted.web.http import RESPONSES, HTTPChannel
 
 from vbs.run import descriptors
 from vbs.web.guests import neighbourhood
-from vbs.web.limits import MB
-from vbs.web.refusal import Refusal, failure
+from vbs.web.limits import MB, Limit
+from vbs.web.refusal import Head, Refusal, failure
 from vbs.web.spool import on_disk
-
-if TYPE_CHECKING:  # it imports us
-    from vbs.web.request import Request
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +24,26 @@ LINGER_SECONDS, LINGER_BYTES = 30, 1024 * MB
 LINGERING = 64  # connections beyond the limits that may; others are told why and closed at once
 
 
+class Announced(Protocol):
+    """What a connection knows of its request (`vbs.web.request`)."""
+
+    method: bytes
+    route: str
+    limit: Limit
+    over: asyncio.Event
+    upgrades: bool
+
+    def announce(self, method: bytes, uri: bytes) -> None: ...
+
+    def head(self, length: int | None) -> Head: ...
+
+
 class Channel(HTTPChannel):
     """What Twisted knows of a connection, and the time by which what we wait for must have come."""
 
     factory: Any
     transport: Any
-    requests: list["Request"]
+    requests: list[Announced]
     phase: Literal["idle", "head", "asking", "body", "answer"] = "idle"
     refused = False
     drained = 0
@@ -168,7 +179,7 @@ class Channel(HTTPChannel):
             self._networkProducer.pauseProducing()
             self.asking = asyncio.ensure_future(self.ask(request))
 
-    async def ask(self, request: "Request") -> None:
+    async def ask(self, request: Announced) -> None:
         """Whether this body may come in. Nothing of it is read meanwhile but what came with the head."""
         refusal = await self.factory.server.ask(request.head(self.length))
         held, self.held = self.held or [], None
@@ -195,7 +206,7 @@ class Channel(HTTPChannel):
             self.phase = "answer"
             super().allContentReceived()
 
-    def requestDone(self, request: "Request") -> None:
+    def requestDone(self, request: Announced) -> None:
         self.phase = "idle"
         super().requestDone(request)
 
@@ -214,7 +225,7 @@ class Channel(HTTPChannel):
         most = f"{self.totalHeadersSize} bytes and {self.maxHeaders} headers"
         self.refuse(Refusal(431, "headers_too_large", f"The URL and the headers of a request have at most {most}."))
 
-    def refuse_size(self, request: "Request", found: str) -> None:
+    def refuse_size(self, request: Announced, found: str) -> None:
         limit, route = request.limit, f"{request.method.decode('latin-1')} {request.route}"
         words = f"{found}; {route} takes at most {limit.bytes} ({limit.reason})."
         self.refuse(Refusal(413, "request_too_large", words))
