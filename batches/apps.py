@@ -1,3 +1,5 @@
+"""What batches register: their tasks, their part of the upkeep, and themselves as work for the GPU."""
+
 from django.apps import AppConfig
 
 

@@ -1,3 +1,5 @@
+"""What the registry registers: its tasks, its part of the upkeep, and operations as work for the GPU."""
+
 from django.apps import AppConfig
 
 

@@ -1,3 +1,5 @@
+"""What the server itself registers: its checks, the upkeep and its task, and the admin's site."""
+
 from django.apps import AppConfig
 from django.contrib.admin import apps as admin_apps
 

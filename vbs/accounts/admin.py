@@ -1,3 +1,5 @@
+"""People, projects and keys in the admin."""
+
 from typing import Any, cast
 
 from django.contrib import admin, messages

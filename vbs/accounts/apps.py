@@ -1,3 +1,5 @@
+"""Gives the roles their permissions at each migration, and keeps who signs in and out."""
+
 from django.apps import AppConfig
 from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db.models.signals import post_migrate

@@ -1,3 +1,5 @@
+"""The app of the settings and of the audit log."""
+
 from django.apps import AppConfig
 
 

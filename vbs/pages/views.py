@@ -1,3 +1,5 @@
+"""Choosing the project that pages show."""
+
 from django.http import HttpResponse, HttpResponseBadRequest, HttpResponseRedirect
 from django.views.decorators.http import require_POST
 

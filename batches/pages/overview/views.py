@@ -1,3 +1,5 @@
+"""The first page."""
+
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET

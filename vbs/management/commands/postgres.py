@@ -1,3 +1,5 @@
+"""`manage.py postgres`: the embedded database in the foreground."""
+
 import signal
 import sys
 from types import FrameType

@@ -1,3 +1,5 @@
+"""`manage.py prepare`: the migrations and the static files, whatever of them is not done yet."""
+
 import hashlib
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""`manage.py up`: the web server, the workers and the database in the foreground."""
+
 import signal
 import time
 from io import StringIO

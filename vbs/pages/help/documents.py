@@ -13,7 +13,7 @@ from django.conf import settings
 from vbs.pages.help.markdown import PREFIX, Heading, Rendered, render
 
 START = "start"
-FIRST = (START, "api", "models", "pages", "operations", "architecture", "benchmarks", "dependencies")  # in this order
+FIRST = (START, "api", "models", "pages", "operations", "architecture", "map", "benchmarks", "dependencies")  # in this order
 HIDDEN = ("STATUS",)
 NAME = re.compile(r"[a-z0-9_-]{1,50}")
 MOST_WORDS, MOST_HITS = 8, 30

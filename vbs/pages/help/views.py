@@ -1,3 +1,5 @@
+"""The pages of the documents."""
+
 from django.http import Http404, HttpResponse
 from django.shortcuts import render
 from django.utils.safestring import SafeString

@@ -1,3 +1,5 @@
+"""`manage.py create_api_key`: a key of the API for a project, shown once."""
+
 from datetime import timedelta
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""`manage.py create_user`: an account for the browser, with a role."""
+
 import sys
 from getpass import getpass
 from typing import Any

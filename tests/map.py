@@ -1,0 +1,43 @@
+"""docs/map.md: each module of the product, with the first sentence of its docstring. `python -m tests.map` writes it."""
+
+import ast
+import re
+from pathlib import Path
+
+from vbs.settings import BASE_DIR
+
+PACKAGES = ("vbs", "models_registry", "batches")
+PLACE = BASE_DIR / "docs" / "map.md"
+HEAD = """# Map
+Where everything is: each module with the first sentence that it says of itself. `python -m tests.map` writes this file,
+and a test sees that it is true. How the parts work together is in [architecture.md](architecture.md).
+"""
+
+
+def modules() -> list[Path]:
+    """By folder; without migrations, and without what only makes a folder a package."""
+    found = [path for package in PACKAGES for path in (BASE_DIR / package).rglob("*.py")]
+    kept = [path for path in found if path.name != "__init__.py" and not {"migrations", "shipped"} & {*path.parts}]
+    return sorted(kept, key=lambda path: (PACKAGES.index(path.relative_to(BASE_DIR).parts[0]), path.parent, path))
+
+
+def sentence(path: Path) -> str:
+    """The first of its docstring, or nothing."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    paragraph = " ".join(text.partition("\n\n")[0].split())
+    found = re.match(r".+?[.!?](?=\s|$)", paragraph)
+    return found.group() if found else paragraph
+
+
+def written() -> str:
+    text, folder = HEAD, None
+    for path in modules():
+        if path.parent != folder:
+            folder = path.parent
+            text += f"\n## {folder.relative_to(BASE_DIR)}\n| module | what it is |\n|---|---|\n"
+        text += f"| {path.name} | {sentence(path).replace('|', chr(92) + '|')} |\n"
+    return text
+
+
+if __name__ == "__main__":
+    PLACE.write_text(written())
