@@ -1,4 +1,4 @@
-"""docs/map.md: each module of the product, with the first sentence of its docstring. `python -m tests.map` writes it."""
+"""docs/map.md: each module, with the first sentence of its docstring. `python -m tests.map` writes it."""
 
 import ast
 import re

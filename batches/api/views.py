@@ -30,7 +30,7 @@ from batches.files import store
 from batches.finish import downloads
 from batches.intake import repair, submit
 from batches.models import Batch, BatchEvent, BatchStatus, File, Purpose, Upload
-from batches.queue import forecast, pauses
+from batches.queue import forecast, order, pauses
 from models_registry.api.wire import gpu_object, worker_object
 from models_registry.gpu.control import masked
 from models_registry.models import Worker
@@ -239,7 +239,7 @@ class Batches(APIView):
         responses={200: of(schema.BatchList), **ERRORS},
     )
     def get(self, request: Request) -> Response:
-        query, places = request.query_params, Batch.objects.places()
+        query, places = request.query_params, forecast.positions()
         rows = Batch.objects.visible(project_of(request))
         if "status" in query:
             rows = rows.filter(status=choice(query, "status", "", tuple(BatchStatus.values)))
@@ -315,13 +315,13 @@ class Queue(APIView):
     def get(self, request: Request) -> Response:
         only(request.query_params)
         found = list(Worker.objects.all())
-        waiting, running = Batch.objects.waiting(), list(Batch.objects.running()[:QUEUE_LINES])
+        running, entries = list(Batch.objects.running()[:QUEUE_LINES]), order.entries(QUEUE_LINES)
         own = {batch.pk for batch in running if batch.project_id == project_of(request).pk}
         for worker in found:
             worker.activity = masked(worker.activity, own)
         workers = [worker_object(worker, is_operator(request)) for worker in found]
 
-        def item(batch: Batch, position: int) -> schema.QueueItem:
+        def item(batch: Batch, position: int | None) -> schema.QueueItem:
             return wire.queue_item(batch, position, own=batch.project_id == project_of(request).pk)
 
         body: schema.QueueObject = {
@@ -334,8 +334,8 @@ class Queue(APIView):
             ],
             "loaded_model": next((one["model"] for one in workers if one["model"] and one["alive"]), None),
             "running": [item(batch, 0) for batch in running],
-            "waiting": [item(batch, place) for place, batch in enumerate(waiting[:QUEUE_LINES], 1)],
-            "waiting_total": waiting.count(),
+            "waiting": [item(one.batch, one.position or None) for one in entries.waiting if one.batch],
+            "waiting_total": Batch.objects.waiting().count(),
             "paused": wire.pause_object(pauses.current()),
         }
         return Response(body)

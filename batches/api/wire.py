@@ -104,7 +104,7 @@ def batch_object(batch: Batch, places: dict[str, int] | None = None, expected: F
     if batch.status not in RUNNABLE:
         position = expected = None
     else:
-        position = batch.queue_position() if places is None else places.get(batch.pk)
+        position = forecast.position(batch) if places is None else places.get(batch.pk)
         expected = expected or forecast.of(batch)
     return {
         "id": batch.pk,
@@ -152,7 +152,7 @@ def _estimate(expected: Forecast) -> Estimate:
     }
 
 
-def queue_item(batch: Batch, position: int, own: bool) -> QueueItem:
+def queue_item(batch: Batch, position: int | None, own: bool) -> QueueItem:
     expected = forecast.of(batch)
     return {
         "id": batch.pk if own else None,

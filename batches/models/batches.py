@@ -125,12 +125,6 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
     def running(self) -> "BatchQuerySet":
         return self.filter(status__in=RUNNABLE).held()
 
-    def places(self) -> dict[str, int]:
-        """Where the first of the queue are: 0 for what runs, from 1 on for what waits."""
-        running = dict.fromkeys(self.running().values_list("pk", flat=True)[:1000], 0)
-        waiting = self.waiting().values_list("pk", flat=True)[:1000]
-        return running | {pk: place for place, pk in enumerate(waiting, 1)}
-
     def that_need(self, names: Iterable[str]) -> list[str]:
         """What keeps a model, or an alias, of these names from being removed."""
         needs = Q(pk=None)
@@ -244,19 +238,6 @@ class Batch(Leased):
         """How many of its requests were run, rounded down: it is 100 only when all were."""
         whole = 10**places
         return 100 * whole * self.answered // self.total / whole if self.total else 0.0
-
-    def queue_position(self) -> int | None:
-        """0 while it runs, else its place among those that wait; None before it is validated, and once nothing is
-        left to run."""
-        if self.status not in RUNNABLE or self.validated_at is None:
-            return None
-        if self.leased_by and Batch.objects.running().filter(pk=self.pk).exists():
-            return 0
-        if not self.pending:
-            return None
-        ahead = Q(priority__gt=self.priority) | Q(priority=self.priority, validated_at__lt=self.validated_at)
-        ahead |= Q(priority=self.priority, validated_at=self.validated_at, id__lt=self.pk)
-        return 1 + Batch.objects.waiting().filter(ahead).count()
 
     def note(self, message: str, level: str = "info", logged: str = "") -> None:
         """A line in the batch's own log, and in the worker's; there at the level `logged` where that is another: what

@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from batches.intake import sample
 from batches.intake.sample import Sample
-from batches.models import Batch, BatchRequest, BatchStatus, RequestState
+from batches.models import CANDIDATES, RUNNABLE, Batch, BatchRequest, BatchStatus, RequestState
 from batches.queue import pauses, remaining
 from batches.queue.simulation import Job, Part, Played, Slot, Times, Turn, simulate
 from models_registry.catalog.allowed import not_ready
@@ -35,7 +35,7 @@ from vbs.configuration import runtime
 
 log = logging.getLogger(__name__)
 
-MOST = 1000  # batches that are looked at, and a few kinds of those behind them that may go before
+MOST = CANDIDATES  # batches that are looked at, as by the arbiter, and a few kinds of those that may go before them
 SOON_DUE = timedelta(hours=1)  # deadlines that come near while the first of these run
 COUNTED = 250_000  # requests of batches with several models that are counted, to know how many are for each
 FRESH_SECONDS = 2.0  # for which what was worked out is told again
@@ -68,6 +68,22 @@ def order() -> tuple[Turn, ...]:
     """Batches and operations that wait, by their ids, as the workers will take them up; after a pause, that is. Those
     that cannot run as things are, for want of a model, have no place."""
     return _situation().order
+
+
+def position(batch: Batch) -> int | None:
+    """0 while it runs, from 1 on as it will be taken up, batches and operations counted. None before it is validated,
+    once nothing of it is left to run, where it cannot run as things are, and where more than MOST are before it."""
+    if batch.status not in RUNNABLE or batch.validated_at is None:
+        return None
+    if batch.leased_by and Batch.objects.running().filter(pk=batch.pk).exists():
+        return 0
+    return (_situation().positions.get(batch.pk) or None) if batch.pending else None
+
+
+def positions() -> dict[str, int]:
+    """The same of all that run or have a place."""
+    running = Batch.objects.running().values_list("pk", flat=True)[:MOST]
+    return _situation().positions | dict.fromkeys(running, 0)
 
 
 UNKNOWN_NOW = Forecast(why="It cannot be estimated just now; the server's log says why.")
@@ -158,6 +174,7 @@ class Situation:
         self._jobs += filter(None, map(self._operation, asked))
         played = self._simulated(self._jobs)
         self.order = played.order
+        self.positions = {turn.id: place for place, turn in enumerate(played.order, 1)}
         for pk in self.forecasts:
             if pk in played.times:
                 self.forecasts[pk] = self._timed(self.forecasts[pk], played.times[pk])

@@ -1,19 +1,16 @@
 """What the arbiter will do with a queue, played through. Pure, without a database or a clock.
 
-The choice is the arbiter's own (`choose`), asked about the few that it can be between: of all, of those that have
-requests for the loaded model, and of those whose deadline is near, the first of the queue each; and for the reason, who
-came first of all. So ageing is as it will be, but for since when the workers have had what is loaded now. Nothing new
-arrives, and nothing fails.
+The choice is the arbiter's own (`choose`), asked about all that is left whenever a worker is free. So the order is as
+it will be, ageing too, but for since when the workers have had what is loaded now. Nothing new arrives or fails.
 """
 
 import heapq
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast
 
-from models_registry.gpu.arbiter import Reason, choose, is_near, why
+from models_registry.gpu.arbiter import Reason, choose, why
 from models_registry.gpu.workloads import Work, Workload
 
 
@@ -144,22 +141,9 @@ class _Queue:
         self.left = [list(job.parts) for job in self.jobs]
         self.turns: dict[str, Turn] = {}
         self._patience = patience
-        # Those that wait, by heaps that may also hold some that do not any more.
-        self._here = [True] * len(self.jobs)
-        self._all = list(range(len(self.jobs)))
-        self._needing: dict[str, list[int]] = defaultdict(list)
-        for place, parts in enumerate(self.left):
-            for part in parts:
-                self._needing[part.engine].append(place)
-        # Those whose deadline is near, as these, and the others by their deadlines.
-        self._near: list[int] = []
-        self._near_needing: dict[str, list[int]] = defaultdict(list)
-        self._is_near: set[int] = set()
-        self._due = [(job.deadline, place) for place, job in enumerate(self.jobs) if job.deadline]
-        heapq.heapify(self._due)
-        # For the reasons: by when they came, and of those that had their turn the last that came, by priority.
-        self._came = [(job.since, place) for place, job in enumerate(self.jobs)]
-        heapq.heapify(self._came)
+        self._here = set(range(len(self.jobs)))  # those that no worker has
+        self._works: dict[tuple[int, str], Work] = {}
+        # For the reasons: of those that had their turn the last that came, by priority.
         self._latest: dict[int, datetime] = {}
         self._had: set[str] = set()
 
@@ -170,8 +154,7 @@ class _Queue:
         kept = {
             number: place for number, place in found.items() if self.jobs[place].priority >= max(waiting, default=-999)
         }
-        for place in kept.values():
-            self._here[place] = False
+        self._here -= set(kept.values())
         for place in found.values():  # they have had their turn
             self._latest[self.jobs[place].priority] = self.jobs[place].since
         self._had = {self.jobs[place].id for place in found.values()}
@@ -179,16 +162,7 @@ class _Queue:
 
     def next(self, loaded: str, loaded_at: datetime, clock: datetime) -> int | None:
         """The place of the job that the arbiter chooses, or None when nothing waits."""
-        while self._due and is_near(self._due[0][0], clock, self._patience):
-            self._comes_near(heapq.heappop(self._due)[1])
-        firsts = {
-            self._first(self._all),
-            self._first(self._needing[loaded], loaded),
-            self._first(self._near),
-            self._first(self._near_needing[loaded], loaded),
-            self._earliest(),
-        }
-        works = [self._work(place, loaded) for place in firsts if place is not None]
+        works = [self._work(place, loaded) for place in self._here if self.left[place]]
         chosen = choose(works, loaded, loaded_at, clock, self._patience)
         if chosen is None:
             return None
@@ -202,8 +176,7 @@ class _Queue:
         """Let the others have their turns, as if those took no time."""
         while (place := self.next(loaded, loaded_at, clock)) is not None:
             loaded = self.take(place, loaded).engine
-            if self.left[place]:
-                self.put(place)
+            self.put(place)
 
     def _passed(self, job: Job) -> bool:
         """Have some had their turn that came later, with a higher priority? And so has this one now."""
@@ -211,45 +184,20 @@ class _Queue:
         self._latest[job.priority] = max(self._latest.get(job.priority, job.since), job.since)
         return latest > job.since
 
-    def _comes_near(self, place: int) -> None:
-        self._is_near.add(place)
-        heapq.heappush(self._near, place)
-        for part in self.left[place]:
-            heapq.heappush(self._near_needing[part.engine], place)
-
-    def _first(self, heap: list[int], engine: str | None = None) -> int | None:
-        while heap:
-            place = heap[0]
-            if self._here[place] and any(engine in (None, part.engine) for part in self.left[place]):
-                return place
-            heapq.heappop(heap)
-        return None
-
-    def _earliest(self) -> int | None:
-        while self._came:
-            place = self._came[0][1]
-            if self._here[place] and self.left[place]:
-                return place
-            heapq.heappop(self._came)
-        return None
-
     def _part(self, place: int, loaded: str) -> int:
         return next((index for index, part in enumerate(self.left[place]) if part.engine == loaded), 0)
 
     def _work(self, place: int, loaded: str) -> Work:
-        job, part = self.jobs[place], self.left[place][self._part(place, loaded)]
-        return Work(cast(Workload, self), job.id, part.engine, job.priority, job.since, job.deadline)
+        job, engine = self.jobs[place], self.left[place][self._part(place, loaded)].engine
+        if (place, engine) not in self._works:
+            work = Work(cast(Workload, self), job.id, engine, job.priority, job.since, job.deadline)
+            self._works[place, engine] = work
+        return self._works[place, engine]
 
     def take(self, place: int, loaded: str) -> Part:
         """The part of the job that is run now; the job is away until it is put back."""
-        self._here[place] = False
+        self._here.discard(place)
         return self.left[place].pop(self._part(place, loaded))
 
     def put(self, place: int) -> None:
-        self._here[place] = True
-        heapq.heappush(self._all, place)
-        heapq.heappush(self._came, (self.jobs[place].since, place))
-        for part in self.left[place]:
-            heapq.heappush(self._needing[part.engine], place)
-        if place in self._is_near:
-            self._comes_near(place)
+        self._here.add(place)

@@ -223,7 +223,7 @@ class QueueItem(TypedDict):
     completed: int
     failed: int
     progress: Progress
-    position: int
+    position: int | None
     estimated_start_at: int | None
     estimated_completion_at: int | None
 

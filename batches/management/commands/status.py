@@ -20,7 +20,7 @@ from batches.cli.remote import Remote, RemoteError
 from batches.cli.report import duration
 from batches.cli.terminal import aligned
 from batches.models import Batch
-from batches.queue import pauses
+from batches.queue import order, pauses
 from models_registry.models import STALE, Worker
 from vbs.logs import one_line
 from vbs.run import postgres, stack
@@ -138,12 +138,12 @@ def _runs(pid: int | None) -> bool:
 
 
 def _queue() -> Found:
-    running, waiting = Batch.objects.running(), Batch.objects.waiting()
+    running, waiting = Batch.objects.running(), order.entries(SHOWN).waiting
     return {
         "running": [dict(wire.queue_item(batch, 0, own=True)) for batch in running[:SHOWN]],
         "running_total": running.count(),
-        "waiting": [dict(wire.queue_item(batch, place, own=True)) for place, batch in enumerate(waiting[:SHOWN], 1)],
-        "waiting_total": waiting.count(),
+        "waiting": [dict(wire.queue_item(one.batch, one.position or None, own=True)) for one in waiting if one.batch],
+        "waiting_total": Batch.objects.waiting().count(),
         "paused": wire.pause_object(pauses.current()),
         "by_status": dict(Batch.objects.order_by("status").values_list("status").annotate(Count("pk"))),
     }
@@ -215,7 +215,7 @@ def rows(found: Found) -> Iterator[list[str]]:
 
 
 def _queued(batch: Found) -> list[str]:
-    place = f"number {batch['position']}" if batch["position"] else "running"
+    place = {None: "waiting", 0: "running"}.get(batch["position"], f"number {batch['position']}")
     done, eta = batch["completed"] + batch["failed"], batch["progress"]["eta_seconds"]
     left = "" if eta is None else f", {duration(eta)} left"
     models = ", ".join(batch["models"])

@@ -96,7 +96,7 @@ def _bar(batch: Batch) -> parts.Bar:
 def _going(batch: Batch) -> parts.Going:
     if batch.status not in RUNNABLE:
         return parts.Going(readings=tuple(_past(batch)), starts=None, ends=None, why="")
-    expected, place = forecast.of(batch), batch.queue_position()
+    expected, place = forecast.of(batch), forecast.position(batch)
     readings = []
     if place == 0:
         speed = pace.of(batch)

@@ -13,7 +13,8 @@ from django.conf import settings
 from vbs.pages.help.markdown import PREFIX, Heading, Rendered, render
 
 START = "start"
-FIRST = (START, "api", "models", "pages", "operations", "architecture", "map", "benchmarks", "dependencies")  # in this order
+# In this order.
+FIRST = (START, "api", "models", "pages", "operations", "architecture", "map", "benchmarks", "dependencies")
 HIDDEN = ("STATUS",)
 NAME = re.compile(r"[a-z0-9_-]{1,50}")
 MOST_WORDS, MOST_HITS = 8, 30
