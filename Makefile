@@ -14,8 +14,8 @@ LOG := $(VENV)/setup.log
 # Where it is set, each of the hundreds of programs that the tests start compiles this project anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# In two processes, each with a database of its own (tests/shares.py).
-SHARED := --numprocesses=2 --durations=25
+# In three processes, so that two work while one waits, each with a database of its own (tests/shares.py).
+SHARED := --numprocesses=3 --durations=25
 
 # A machine whose nvidia-smi answers gets vLLM for its GPU, any other the build for CPUs.
 EDITION ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)

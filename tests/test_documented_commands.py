@@ -3,6 +3,7 @@ and reads files that exist or that an example before it has made."""
 
 import argparse
 import csv
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ class Session:
         elif words[0] == "cat" and ">" in words:
             self.made.add(words[words.index(">") + 1])
         elif words[:2] == ["python", "-m"]:
-            assert (BASE_DIR / words[2]).is_dir()
+            assert importlib.util.find_spec(words[2]), f"there is no {words[2]}"
         else:
             assert words[0] in TYPED, f"who knows {words[0]!r}?"
 

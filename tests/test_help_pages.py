@@ -14,7 +14,10 @@ from vbs.pages import recipes
 from vbs.pages.help import documents
 from vbs.pages.help.markdown import anchor, render
 
-DOCUMENTS = {"start", "api", "models", "operations", "pages", "architecture", "benchmarks", "dependencies", "tests"}
+DOCUMENTS = {
+    *("start", "api", "models", "operations", "pages"),
+    *("architecture", "map", "benchmarks", "dependencies", "tests"),
+}
 ALLOWED = {
     "h1", "h2", "h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "strong", "em", "code", "pre", "a", "br", "hr",
     "blockquote", "table", "thead", "tbody", "tr", "th", "td", "div", "button",

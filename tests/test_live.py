@@ -163,7 +163,7 @@ def test_one_person_is_in_so_many_rooms():
     """Each costs a rendering with every change; who opens the same page twice is in one of them."""
     page = Page(lambda viewer, query: {}, lambda: ("batches",))
 
-    async def rooms():
+    async def look():
         hub = Hub()
         hub._start = lambda work: work.close()
 
@@ -178,7 +178,7 @@ def test_one_person_is_in_so_many_rooms():
             hub.leave(browser, room)
         assert join("ada", "a=2")[0]
 
-    asyncio.run(rooms())
+    asyncio.run(look())
 
 
 def test_a_change_is_due_at_once_and_a_flood_of_them_has_to_wait():
@@ -352,7 +352,7 @@ def test_who_looks_at_too_much_asks_every_few_seconds(vbs, cookie):
         async with aiohttp.ClientSession(headers=headers) as session:
             sockets = []
             for number in range(rooms.MOST_ROOMS_OF_ONE + 3):
-                socket = await session.ws_connect(f"{vbs.run.stack.url}/models/live?n={number}")
+                socket = await session.ws_connect(f"{vbs.stack.url}/models/live?n={number}")
                 await socket.send_str(json.dumps({"seen": []}))
                 sockets.append(socket)
             kinds = [(await socket.receive(30)).type for socket in sockets]

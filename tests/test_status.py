@@ -128,7 +128,7 @@ def test_a_whole_system_is_well_until_a_part_is_gone():
     with live() as vbs:
         vbs.add_scripted("smollm2-135m", **{"start-seconds": 1})
         said = vbs.manage("demo")
-        assert f"using the vbs that runs at {vbs.run.stack.url}" in said
+        assert f"using the vbs that runs at {vbs.stack.url}" in said
         assert "A  What is the capital of France?" in said
         assert "10 in " in said
         output = vbs.stack.data / "demo_output.jsonl"

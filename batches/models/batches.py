@@ -43,7 +43,8 @@ TERMINAL = (BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, Batc
 RUNNABLE = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
 CLOSING = (BatchStatus.FINALIZING, BatchStatus.CANCELLING)
 PRIORITIES = range(-100, 101)
-CANDIDATES = 200  # of a kind that are read to find what is next
+CANDIDATES = 200  # that are read to find what is next
+OF_A_KIND = 50  # … and of each kind of those behind them that may go before them
 AT_ONCE = 1000  # batches that are ended in one go
 
 
@@ -93,7 +94,7 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
         due, served = Q(expires_at__lt=before), Q(model_names__has_any_keys=list(names))
         found = {batch.pk: batch for batch in first}
         for kind in (due, served, due & served, Q(status=BatchStatus.IN_PROGRESS)):
-            found |= {batch.pk: batch for batch in equal.filter(kind)[:CANDIDATES]}
+            found |= {batch.pk: batch for batch in equal.filter(kind)[:OF_A_KIND]}
         return list(found.values())
 
     def run_through(self) -> "BatchQuerySet":

@@ -80,7 +80,7 @@ def test_as_if_all_were_read(queue, monkeypatch, seed):
         )
     loaded, minutes = dice.choice(("a", "b", "")), dice.choice((1, 40))
     whole = chosen(loaded, minutes)
-    monkeypatch.setattr(models, "CANDIDATES", 3)
+    monkeypatch.setattr(models.batches, "OF_A_KIND", 3)
     monkeypatch.setattr(Batch.objects.get_queryset().__class__.candidates, "__defaults__", (3,))
     assert len(Batches().waiting(loaded)) < 16
     assert chosen(loaded, minutes) == whole

@@ -87,7 +87,7 @@ def test_an_upload_in_parts(vbs, bucket):
 
 
 def test_it_is_ready_and_a_deleted_file_goes_from_the_bucket(vbs, bucket):
-    assert vbs.http.get(f"{vbs.run.stack.url}/ready").json()["parts"]["storage"] == "ok"
+    assert vbs.http.get(f"{vbs.stack.url}/ready").json()["parts"]["storage"] == "ok"
     file = vbs.client.files.create(file=("a", io.BytesIO(b"x")), purpose="user_data")
     key = f"some/prefix/{file.id[-2:]}/{file.id}"
     assert key in names(bucket)

@@ -161,10 +161,10 @@ def test_a_batch_with_nothing_left_to_run_ends_without_a_gpu(add_model, submitte
     commit.commit(batch.pk, worker.pk, [failure(batch.requests.get().pk, "x", "y")])
     upkeep.run()
     batch.refresh_from_db()
-    assert batch.status == BatchStatus.IN_PROGRESS and batch.queue_position() == 0, "it is its worker's to end"
+    assert batch.status == BatchStatus.IN_PROGRESS and forecast.position(batch) == 0, "it is its worker's to end"
     Batch.objects.filter(pk=batch.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
     batch.refresh_from_db()
-    assert not Batch.objects.waiting().exists() and batch.queue_position() is None
+    assert not Batch.objects.waiting().exists() and forecast.position(batch) is None
     told = forecast.of(batch)
     assert (batch.percent(), told.start_at) == (100, None) and "ended" in told.why
     woken()
@@ -372,7 +372,7 @@ def test_one_part_that_fails_does_not_stop_the_others(project, monkeypatch, capl
     monkeypatch.setattr(blobs, "remove", refuse)
     upkeep.run()
     assert ("validate", batch.pk) in woken() and not Worker.objects.filter(pk=old.pk).exists()
-    assert "purge_files" in caplog.text
+    assert "batches.files.purge.files" in caplog.text
 
 
 def test_one_file_that_cannot_be_removed_does_not_stop_the_others(project, tmp_path, monkeypatch, caplog):
@@ -398,7 +398,7 @@ def test_one_file_that_cannot_be_removed_does_not_stop_the_others(project, tmp_p
     assert [exists(one.blob) for one in gone] == [False, True, False]
     assert File.objects.get(purged_at=None) == gone[1], "what is still there is not marked as gone"
     assert UploadPart.objects.get() == part
-    assert gone[1].pk in caplog.text and part.pk in caplog.text and "purge_files" in caplog.text
+    assert gone[1].pk in caplog.text and part.pk in caplog.text and "batches.files.purge.files" in caplog.text
 
 
 def test_a_file_that_is_needed_again_when_its_turn_comes_is_kept(project, add_model, submitted):
@@ -421,15 +421,15 @@ def test_the_eldest_io_worker_that_lives_has_it_run(db):
         )
     )
     woken()
-    for worker, expected in ((younger, []), (eldest, [("sweep",)])):
+    for worker, expected in ((younger, []), (eldest, [("task",)])):
         worker_module.sweep_again(worker)
         assert woken() == expected
     Worker.objects.filter(pk=eldest.pk).delete()
     worker_module.sweep_again(younger)
-    assert woken() == [("sweep",)]
+    assert woken() == [("task",)]
     Worker.objects.filter(pk=younger.pk).delete()  # its row was swept: it still is the only one there
     worker_module.sweep_again(younger)
-    assert woken() == [("sweep",)]
+    assert woken() == [("task",)]
 
 
 def test_it_runs_again_with_the_heartbeats(db, monkeypatch):

@@ -32,7 +32,7 @@ def test_a_recipe_is_copied(vbs, sign_in):
     page.goto("/help/")
     page.get_by_role("button", name="Copy: Which models there are").click()
     expect(page.get_by_role("button", name="Copy: Which models there are")).to_have_text("Copied")
-    assert f"{vbs.run.stack.url}/v1/models" in page.evaluate("navigator.clipboard.readText()")
+    assert f"{vbs.stack.url}/v1/models" in page.evaluate("navigator.clipboard.readText()")
 
 
 def test_a_document_is_found_and_read(sign_in):

@@ -23,7 +23,7 @@ def test_a_session_that_rests_with_the_lock_of_a_batch(vbs):
         assert refused.json()["error"]["code"] == "unavailable" and time.monotonic() - began < 15
         began = time.monotonic()
         assert vbs.http.get(f"/batches/{batch.id}").status_code == 200 and time.monotonic() - began < 3
-        assert vbs.http.get(f"{vbs.run.stack.url}/ready").status_code == 200
+        assert vbs.http.get(f"{vbs.stack.url}/ready").status_code == 200
         ended = vbs.wait(batch)
         frozen.close()
     assert ended.status == "completed" and not vbs.books(ended, names)[1]

@@ -19,7 +19,7 @@ METHODS = ("get", "post", "put", "patch", "delete")
 
 @pytest.fixture(scope="package")
 def document(vbs):
-    return vbs.http.get(f"{vbs.run.stack.url}/openapi.json").json()
+    return vbs.http.get(f"{vbs.stack.url}/openapi.json").json()
 
 
 @pytest.fixture(scope="package")
@@ -196,7 +196,7 @@ def test_writes_of_the_registry_answer_as_described(vbs, document, operator):
 
 
 def test_the_page_needs_nothing_from_elsewhere(vbs):
-    page = vbs.http.get(f"{vbs.run.stack.url}/docs").text
+    page = vbs.http.get(f"{vbs.stack.url}/docs").text
     for address in re.findall(r"""(?:src|href)=["']([^"']+)""", page):
         assert not address.startswith(("http", "//")), address
         assert vbs.http.get(vbs.stack.url + address).status_code == 200, address

@@ -8,7 +8,7 @@ from tests.live import CHAT, line
 
 
 def ask(vbs, method, path, **headers):
-    return httpx.request(method, f"{vbs.run.stack.url}{path}", headers=headers)
+    return httpx.request(method, f"{vbs.stack.url}{path}", headers=headers)
 
 
 def says(answer, *words):
@@ -41,9 +41,9 @@ def test_a_slash_makes_no_difference_to_other_methods(vbs):
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_base_url_without_v1(vbs, method, path):
-    says(ask(vbs, method, path, Authorization="Bearer x"), f"{vbs.run.stack.url}/v1")
-    says(ask(vbs, method, path, Accept="application/json"), f"{vbs.run.stack.url}/v1")
-    says(httpx.post(f"{vbs.run.stack.url}{path}", json={}), f"{vbs.run.stack.url}/v1")
+    says(ask(vbs, method, path, Authorization="Bearer x"), f"{vbs.stack.url}/v1")
+    says(ask(vbs, method, path, Accept="application/json"), f"{vbs.stack.url}/v1")
+    says(httpx.post(f"{vbs.stack.url}{path}", json={}), f"{vbs.stack.url}/v1")
 
 
 def test_the_official_client_without_v1(vbs):
@@ -56,7 +56,7 @@ def test_the_official_client_without_v1(vbs):
 @pytest.mark.parametrize("path", ["/batches", "/batches/", "/models", "/models/", "/queue/"])
 def test_browsers_still_get_pages(vbs, path):
     for headers in ({"Accept": "text/html,*/*;q=0.8"}, {"Accept": "text/html", "Authorization": "Bearer of-a-proxy"}):
-        answer = httpx.get(f"{vbs.run.stack.url}{path}", headers=headers, follow_redirects=True)
+        answer = httpx.get(f"{vbs.stack.url}{path}", headers=headers, follow_redirects=True)
         assert answer.status_code == 200 and answer.url.path == "/login"
 
 
@@ -76,7 +76,7 @@ def test_azure(vbs):
 
 
 def test_admin_without_its_slash(vbs):
-    answer = httpx.get(f"{vbs.run.stack.url}/admin")
+    answer = httpx.get(f"{vbs.stack.url}/admin")
     assert answer.status_code == 302 and answer.headers["location"] == "/admin/"
 
 

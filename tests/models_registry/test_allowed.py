@@ -7,7 +7,7 @@ import sys
 import pytest
 from django.core.management import CommandError, call_command
 
-from models_registry.catalog import add, aliases
+from models_registry.catalog import add, aliases, rules
 from models_registry.catalog.folders import ModelError
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.scripted import server, start
@@ -99,7 +99,7 @@ def test_no_option_that_reaches_files_is_forgotten():
         if any(word in f"{action.metavar} {action.help}".lower() for word in ("path", "file", "folder", "socket"))
     }
     assert reach - {"uds"} == start.FILE_OPTIONS
-    assert {"uds", "host", "port", "served-model-name"} <= add.engine_options.OURS
+    assert {"uds", "host", "port", "served-model-name"} <= rules.engine_options.OURS
 
 
 @pytest.mark.parametrize("word", ["--jour", "--journa", "--u", "--ud", "--por", "--hos", "--count", "--fits-w"])

@@ -19,6 +19,7 @@ from models_registry.fit import judge
 from models_registry.hub import downloads, fetching
 from models_registry.models import Download, DownloadState, Model, ModelState
 from tests.amount import few
+from tests.converter import stand_in
 from tests.models_registry import test_importer
 from tests.models_registry.test_fetch import fetched, is_whole, killed_in, turn
 from tests.models_registry.test_fetch_kills import worker
@@ -45,9 +46,7 @@ def gguf(tmp_path, settings, monkeypatch):
 @pytest.fixture
 def converter(tmp_path, settings):
     """Stands in for the real one, which takes seconds."""
-    program = tmp_path / "base" / "models_registry" / "convert_gguf.py"
-    program.parent.mkdir(parents=True)
-    (program.parent / "__init__.py").touch()  # before the real package, wherever that is
+    program = stand_in(tmp_path / "base")
     settings.BASE_DIR = tmp_path / "base"
     return program
 
@@ -284,9 +283,7 @@ def test_killed_in_the_middle_of_it(gguf, tmp_path, settings, monkeypatch, seed)
     """The child that is left behind keeps the lock; when it has ended, the next worker converts anew."""
     generator = random.Random(seed)
     child, folder = tmp_path / "child", test_importer.model_folder(tmp_path / "made")
-    program = tmp_path / "base" / "models_registry" / "convert_gguf.py"
-    program.parent.mkdir(parents=True)
-    (program.parent / "__init__.py").touch()  # before the real package, wherever that is
+    program = stand_in(tmp_path / "base")
     program.write_text(
         "import os, pathlib, sys, time\n"
         "pathlib.Path(sys.argv[2], 'half').touch()\n"

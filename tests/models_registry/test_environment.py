@@ -9,6 +9,7 @@ import pytest
 from models_registry.catalog import made_folders
 from models_registry.engine import environment, server
 from models_registry.engine.spec import EngineKind, EngineSpec
+from tests.converter import stand_in
 
 SECRETS = {
     "HF_TOKEN": "hf_x", "HF_HUB_TOKEN": "hf_x", "HUGGING_FACE_HUB_TOKEN": "hf_x", "VBS_REMOTE_KEY": "sk-x",
@@ -53,12 +54,9 @@ def test_an_engine_and_what_it_starts_have_no_secrets(ours, home):
 
 def test_neither_has_what_converts_a_file(ours, tmp_path, monkeypatch):
     """The converter is another program here, which tells what it was given."""
-    code = tmp_path / "code" / "models_registry"
-    code.mkdir(parents=True)
-    (code / "__init__.py").touch()
     told = tmp_path / "told"
-    (code / "convert_gguf.py").write_text(f"open({str(told)!r}, 'wb').write(open('/proc/self/environ', 'rb').read())")
-    monkeypatch.setattr("django.conf.settings.BASE_DIR", Path(code.parent))
+    stand_in(tmp_path / "code").write_text(f"open({str(told)!r}, 'wb').write(open('/proc/self/environ', 'rb').read())")
+    monkeypatch.setattr("django.conf.settings.BASE_DIR", tmp_path / "code")
     monkeypatch.delenv("PYTHONPATH", raising=False)
     with (tmp_path / "lock").open("w") as lock:
         made_folders.converted(tmp_path / "x.gguf", tmp_path, lock.fileno(), lambda step: None)

@@ -22,6 +22,7 @@ from models_registry.hub import downloads as fetch
 from models_registry.hub import fetching, tokens, transfer
 from models_registry.hub.scripted import Fault
 from models_registry.models import Download, DownloadState, Model, ModelState
+from tests.converter import stand_in
 from tests.models_registry.hubs import CONFIG, repository, running, weights
 from vbs.database import outages
 
@@ -513,9 +514,7 @@ def test_the_hub_has_changed_since(served):
 @pytest.fixture
 def converter(tmp_path, settings):
     """Stands in for the real one, which takes seconds."""
-    program = tmp_path / "base" / "models_registry" / "convert_gguf.py"
-    program.parent.mkdir(parents=True)
-    (program.parent / "__init__.py").touch()  # before the real package, wherever that is
+    program = stand_in(tmp_path / "base")
     settings.BASE_DIR = tmp_path / "base"
     return program
 

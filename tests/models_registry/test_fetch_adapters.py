@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.db.models.functions import Now
 from django.test import Client
 
-from models_registry.catalog import add, made_folders, remove
+from models_registry.catalog import add, made_folders, remove, rules
 from models_registry.catalog.folders import ModelError, Needed
 from models_registry.fit import judge
 from models_registry.hub import downloads, fetching
@@ -279,7 +279,7 @@ def test_cancelled_and_fetched_again(served, base):
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(made_folders, "make"), (add, "examine_adapter"), (fetching._Turn, "_finish")],
+    [(made_folders, "make"), (rules, "examine_adapter"), (fetching._Turn, "_finish")],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_killed_at_each_step(served, base, monkeypatch, owner, name, after):

@@ -22,6 +22,7 @@ from models_registry.hub import downloads, fetching
 from models_registry.models import Download, Model
 from tests.amount import few
 from tests.batches.test_runner import until
+from tests.converter import stand_in
 from tests.models_registry.hubs import repository, running
 from tests.models_registry.test_fetch import asked_for, is_whole
 
@@ -106,9 +107,7 @@ def test_killed_while_it_converts(served, tmp_path, settings):
     """The child that is left behind keeps the lock; when it has ended, the next worker converts anew."""
     repository(served, "org/gguf", **{"m-Q4.gguf": b"GGUF" * 1000})
     content = repository(served, "org/made")
-    program = tmp_path / "base" / "models_registry" / "convert_gguf.py"
-    program.parent.mkdir(parents=True)
-    (program.parent / "__init__.py").touch()  # before the real package, wherever that is
+    program = stand_in(tmp_path / "base")
     program.write_text(
         "import os, pathlib, sys, time\n"
         f"pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(os.getpid()))\n"

@@ -17,12 +17,13 @@ import pytest
 from django.db import connection
 
 from models_registry.catalog import add as importer
-from models_registry.catalog import made_folders, remove
+from models_registry.catalog import made_folders, remove, rules
 from models_registry.catalog.folders import ModelError, Taken
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu import workloads
 from models_registry.models import Model
 from tests.adapters import adapter_folder
+from tests.converter import stand_in
 
 pytestmark = pytest.mark.django_db
 
@@ -227,7 +228,7 @@ def test_a_name_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     importer.add("m", "scripted:")
     with pytest.raises(ModelError, match="there is a model m already"):
         importer.add("m", "scripted:")
-    monkeypatch.setattr(importer, "check_name", lambda *_: None)  # as if the other one came after the check
+    monkeypatch.setattr(rules, "check_name", lambda *_: None)  # as if the other one came after the check
     with pytest.raises(ModelError, match="there is a model m already"):
         importer.add("m", "scripted:")
 
@@ -408,13 +409,11 @@ def test_a_file_that_is_no_gguf(tmp_path: Path, models_dir: Path) -> None:
 
 
 def test_a_gguf_file_that_is_cut_off(tmp_path: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    converter = tmp_path / "models_registry" / "convert_gguf.py"  # stands in for the real one, which takes seconds
-    converter.parent.mkdir()
-    (converter.parent / "__init__.py").touch()  # before the real package, wherever that is
+    converter = stand_in(tmp_path / "base")
     converter.write_text(
         "import sys, pathlib\npathlib.Path(sys.argv[2], 'half').touch()\nprint('reading')\nraise ValueError('cut off')"
     )
-    monkeypatch.setattr("django.conf.settings.BASE_DIR", tmp_path)
+    monkeypatch.setattr("django.conf.settings.BASE_DIR", tmp_path / "base")
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     steps: list[str] = []
     with pytest.raises(ModelError, match=r"m\.gguf could not be converted: ValueError: cut off"):
@@ -428,7 +427,7 @@ import sys
 from pathlib import Path
 from django.conf import settings
 settings.configure(MODELS_DIR=Path(sys.argv[1]), BASE_DIR=Path(sys.argv[2]))
-from models_registry import made_folders
+from models_registry.catalog import made_folders
 folder = made_folders.path_of("m")
 with made_folders.lock(folder) as held:
     made_folders.make(folder, Path(sys.argv[3]), made_folders.converted, held, lambda step: print(step, flush=True))
@@ -437,15 +436,13 @@ with made_folders.lock(folder) as held:
 
 def test_killed_while_it_converts(tmp_path: Path, models_dir: Path) -> None:
     """The child that is left behind keeps its lock; when it has ended, the next run clears up."""
-    converter = tmp_path / "models_registry" / "convert_gguf.py"
-    converter.parent.mkdir()
-    (converter.parent / "__init__.py").touch()  # before the real package, wherever that is
+    converter = stand_in(tmp_path / "base")
     converter.write_text(
         "import os, sys, time, pathlib\npathlib.Path(sys.argv[2], 'half').touch()\n"
         "print(os.getpid(), flush=True)\ntime.sleep(60)"
     )
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    command = [sys.executable, "-c", ENDLESS, str(models_dir), str(tmp_path), str(tmp_path / "m.gguf")]
+    command = [sys.executable, "-c", ENDLESS, str(models_dir), str(tmp_path / "base"), str(tmp_path / "m.gguf")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())

@@ -3,6 +3,8 @@
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +117,8 @@ class Command(BaseCommand):
     def _show(self, remote: Remote, batch_id: str, as_json: bool, wait: bool, **_: Any) -> None:
         batch = remote.retrieve(batch_id)
         if wait and not report.ended(batch):
-            batch = self._watched(remote, batch)[0]
+            with self._goes_on(batch):
+                batch = watch(remote, batch, sys.stderr).batch
         if as_json:
             self.stdout.write(json.dumps(batch, indent=2))
             return
@@ -153,15 +156,17 @@ class Command(BaseCommand):
 
     def _accepted(self, remote: Remote, batch: BatchObject, wait: bool) -> None:
         """The id alone is on standard output, for scripts; with --wait the summary follows."""
-        self.stdout.write(one_line(batch["id"]))
-        self.stdout.flush()
-        if said := expected(batch):
-            self._tell(said)
-        if not wait:
-            self._tell(f"{self._command('show', batch['id'], '--wait')} shows how it gets on")
-            return
-        batch, loading_seconds = self._watched(remote, batch)
-        self.stdout.write(report.summary(batch, loading_seconds))
+        with self._goes_on(batch):
+            self.stdout.write(one_line(batch["id"]))
+            self.stdout.flush()
+            if said := expected(batch):
+                self._tell(said)
+            if not wait:
+                self._tell(f"{self._command('show', batch['id'], '--wait')} shows how it gets on")
+                return
+            watched = watch(remote, batch, sys.stderr)
+        batch = watched.batch
+        self.stdout.write(report.summary(batch, watched.loading_seconds))
         if batch["errors"]:
             self.stdout.write("\n" + report.error_table(batch["errors"]["data"]))
         if batch["output_file_id"]:
@@ -170,15 +175,16 @@ class Command(BaseCommand):
             self.stdout.flush()
             raise CommandError(self._shortfall(batch))
 
-    def _watched(self, remote: Remote, batch: BatchObject) -> tuple[BatchObject, float]:
+    @contextmanager
+    def _goes_on(self, batch: BatchObject) -> Iterator[None]:
+        """Whoever leaves before its end is told that the batch does not."""
         try:
-            watched = watch(remote, batch, sys.stderr)
+            yield
         except (KeyboardInterrupt, RemoteError):
             self._tell(
                 f"The batch goes on without us; {self._command('show', batch['id'], '--wait')} comes back to it."
             )
             raise
-        return watched.batch, watched.loading_seconds
 
     def _shortfall(self, batch: BatchObject) -> str:
         counts, said = Counts.read(batch), f"{batch['id']} is {batch['status']}"
