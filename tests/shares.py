@@ -1,4 +1,4 @@
-"""How two processes share the tests: what uses one started system stays together, and what takes longest begins first.
+"""How some processes share the tests: what uses one started system stays together, and what takes longest begins first.
 
 A module is one share, unless its folder has a system that all of its modules use.
 """

@@ -27,6 +27,7 @@ LINGERING = 64  # connections beyond the limits that may; others are told why an
 class Announced(Protocol):
     """What a connection knows of its request (`vbs.web.request`)."""
 
+    id: str
     method: bytes
     route: str
     limit: Limit
@@ -36,6 +37,8 @@ class Announced(Protocol):
     def announce(self, method: bytes, uri: bytes) -> None: ...
 
     def head(self, length: int | None) -> Head: ...
+
+    def refused(self, status: int, size: int) -> None: ...
 
 
 class Channel(HTTPChannel):
