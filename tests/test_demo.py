@@ -65,7 +65,6 @@ def test_from_nothing_to_answers(demo, data):
             ("starting web", signal.SIGTERM),
             ("loading", signal.SIGINT),
         ],
-        first=2,
     ),
 )
 def test_interrupted(demo, data, words, number):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import wraps
+from typing import TypeVar
 
 from django.db.models import Count
 from django.utils import timezone
@@ -34,6 +35,8 @@ from models_registry.speed.speeds import UNKNOWN, Answers, Speed
 from vbs.configuration import runtime
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MOST = CANDIDATES  # batches that are looked at, as by the arbiter, and a few kinds of those that may go before them
 SOON_DUE = timedelta(hours=1)  # deadlines that come near while the first of these run
@@ -61,13 +64,13 @@ class Forecast:
 
 def plan() -> dict[str, Forecast]:
     """Of every batch that runs or waits, by its id; of at most MOST. Worked out anew at most every FRESH_SECONDS."""
-    return _situation().forecasts
+    return _told(lambda situation: situation.forecasts, {})
 
 
 def order() -> tuple[Turn, ...]:
     """Batches and operations that wait, by their ids, as the workers will take them up; after a pause, that is. Those
     that cannot run as things are, for want of a model, have no place."""
-    return _situation().order
+    return _told(lambda situation: situation.order, ())
 
 
 def position(batch: Batch) -> int | None:
@@ -77,13 +80,14 @@ def position(batch: Batch) -> int | None:
         return None
     if batch.leased_by and Batch.objects.running().filter(pk=batch.pk).exists():
         return 0
-    return (_situation().positions.get(batch.pk) or None) if batch.pending else None
+    return (positions().get(batch.pk) or None) if batch.pending else None
 
 
 def positions() -> dict[str, int]:
     """The same of all that run or have a place."""
+    nowhere: dict[str, int] = {}
     running = Batch.objects.running().values_list("pk", flat=True)[:MOST]
-    return _situation().positions | dict.fromkeys(running, 0)
+    return _told(lambda situation: situation.positions, nowhere) | dict.fromkeys(running, 0)
 
 
 UNKNOWN_NOW = Forecast(why="It cannot be estimated just now; the server's log says why.")
@@ -105,12 +109,21 @@ def never_failing(estimate: Callable[[Batch], Forecast]) -> Callable[[Batch], Fo
     return guarded
 
 
+def _told(read: "Callable[[Situation], T]", nothing: T) -> T:
+    """What is read of the situation; nothing where that cannot be worked out, for nobody is refused a look for that."""
+    try:
+        return read(_situation())
+    except Exception:
+        log.exception("The order of the queue cannot be worked out")
+        return nothing
+
+
 @never_failing
 def of(batch: Batch) -> Forecast:
     """From the plan; of a batch that is not in it, why."""
     if batch.total and not batch.pending:  # the plan may be older
         return Forecast(requests=0, model=next(iter(batch.model_names), None), why=RUN_THROUGH)
-    if found := plan().get(batch.pk):
+    if found := _situation().forecasts.get(batch.pk):
         return found
     if batch.validated_at is None:
         return UNCOUNTED

@@ -15,6 +15,7 @@ from models_registry.gpu.arbiter import Reason
 from models_registry.models import OPEN_OPERATIONS, Operation, OperationState
 
 NOTHING = Forecast()
+JUST_COME = "It has just come."  # since the queue was last played through
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def entries(most: int) -> Entries:
     found = list(_placed(order[:most], first, plan))
     others = waiting.exclude(pk__in=ids)[: most - len(found)]
     found += [_unplaced(row, plan.get(row.pk)) for row in others]
+    new = [row for pk, row in asked.items() if row.state == OperationState.QUEUED and pk not in ids]
+    found += [Entry(row, NOTHING, 0, JUST_COME) for row in new[: most - len(found)]]
     queued = sum(row.state == OperationState.QUEUED for row in asked.values())
     reading = Batch.objects.filter(status=BatchStatus.VALIDATING, validated_at=None).count()
     return Entries(tuple(running), tuple(found), waiting.count() + queued, reading)
@@ -107,7 +110,7 @@ def _placed(order: Iterable[Turn], rows: dict[str, Batch | Operation], plan: dic
 
 def _unplaced(batch: Batch, expected: Forecast | None) -> Entry:
     if expected is None:
-        return Entry(batch, NOTHING, 0, "It has just come.")
+        return Entry(batch, NOTHING, 0, JUST_COME)
     return Entry(batch, expected, 0, "Its model is being fetched." if expected.fetching else "It cannot run as it is.")
 
 

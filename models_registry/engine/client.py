@@ -180,15 +180,19 @@ class Client:
             await asyncio.gather(*lanes, return_exceptions=True)
 
     async def _answer(self, session: aiohttp.ClientSession, call: Call) -> Answer:
-        """What comes of it in the end: of a passing failure after another attempt, of a lasting one after two."""
-        before: Answer | None = None
+        """What comes of it in the end: of a passing failure after another attempt, of a lasting one after two.
+
+        What failed otherwise in between, a lost connection for example, makes the second time no first one.
+        """
+        failures: list[Answer] = []
         for attempt in range(1, self.limits.attempts + 1):
             answer, wait = await self._attempt(session, call)
             if not _may_pass(answer):
                 return answer
-            if attempt == self.limits.attempts or (before and _same(before, answer) and await self._healthy()):
+            again = any(_same(before, answer) for before in failures)
+            if attempt == self.limits.attempts or (again and await self._healthy()):
                 break
-            before = answer
+            failures.append(answer)
             self._took(answer)
             backoff = min(BACKOFF_MOST, BACKOFF_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
             await asyncio.sleep(min(BACKOFF_MOST, max(wait, backoff)))
