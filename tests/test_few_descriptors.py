@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
+from tests.amount import few
 from vbs.run.stack import BASE_DIR
 
 # Started by hand with a low limit, as a service of the system is, and with a hard limit that cannot be raised.
 RUN = """
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
-from tests.amount import few
 from tests.live import line, live
 
 with live() as vbs:
