@@ -19,7 +19,7 @@ def run(soft, hard, code):
 )
 def test_the_soft_limit_goes_up_as_far_as_it_may(soft, hard, wanted, reached, warned):
     code = (
-        "import logging; logging.basicConfig()\nfrom vbs import descriptors\n"
+        "import logging; logging.basicConfig()\nfrom vbs.run import descriptors\n"
         f"print(descriptors.raise_limit({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE), descriptors.limit())"
     )
     done = run(soft, hard, code)
@@ -29,7 +29,7 @@ def test_the_soft_limit_goes_up_as_far_as_it_may(soft, hard, wanted, reached, wa
 
 def test_what_is_left_is_what_can_be_opened():
     code = """
-from vbs import descriptors
+from vbs.run import descriptors
 left, opened = descriptors.left(), []
 try:
     while True:

@@ -183,7 +183,7 @@ def hold(data: Path) -> subprocess.Popen[str]:
     code = f"""
 import sys
 from pathlib import Path
-from vbs import postgres
+from vbs.run import postgres
 with postgres.in_use(Path({str(data)!r})) as pid:
     print(pid, flush=True)
     sys.stdin.read()

@@ -37,6 +37,7 @@ print("\\n" + json.dumps([names, sorted(_REMOVED_GUIDED_FIELDS)]))
 
 
 @pytest.mark.slow
+@pytest.mark.many
 def test_they_are_those_of_the_installed_vllm():
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-c", FIELDS]

@@ -148,6 +148,7 @@ def test_the_batch_s_log_tells_them_and_each_fails_alone(add_model, submitted, g
 
 
 @pytest.mark.slow
+@pytest.mark.many
 def test_the_installed_vllm_agrees():
     asked = [(endpoint, {"model": "m"} | NEEDED[endpoint] | body) for endpoint, body, *_ in BAD + GOOD]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -464,6 +464,7 @@ def test_killed_while_it_converts(tmp_path: Path, models_dir: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.many
 def test_smollm2_is_converted_and_speaks(tmp_path: Path, settings: Any) -> None:
     """The real package, the real conversion; transformers loads what came of it."""
     from models_registry.catalog import demo

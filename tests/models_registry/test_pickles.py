@@ -67,6 +67,7 @@ class Code:
 
 
 @pytest.mark.slow
+@pytest.mark.many
 def test_the_engine_s_loader_does_not_run_what_is_in_one(tmp_path):
     marker, weights = tmp_path / "it has run", tmp_path / "pytorch_model.bin"
     weights.write_bytes(pickle.dumps({"lm_head.weight": Code(marker)}, protocol=2))
