@@ -95,7 +95,9 @@ class System:
         return self.wait(self.create(self.upload(path)))
 
     def look(self, batch_id: str) -> Run:
-        statement = f"SELECT total, completed, failed, output_tokens, {COLUMNS} FROM batches_batch WHERE id = %s"
+        statement = (
+            f"SELECT total, completed, failed - not_run, output_tokens, {COLUMNS} FROM batches_batch WHERE id = %s"
+        )
         row = self.database.execute(statement.encode(), [batch_id]).fetchone()
         assert row is not None, batch_id
         return Run({state: at for state, at in zip(STATES, row[4:], strict=True) if at}, *row[:4])
