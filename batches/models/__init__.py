@@ -14,7 +14,6 @@ from batches.models.batches import (
     BatchQuerySet,
     BatchStatus,
     LeaseLost,
-    Pause,
 )
 from batches.models.files import (
     UPLOAD_PURPOSES,
@@ -25,6 +24,7 @@ from batches.models.files import (
     UploadPart,
     UploadStatus,
 )
+from batches.models.pauses import Pause
 from batches.models.requests import (
     COUNTS,
     TABLE,

@@ -1,4 +1,4 @@
-"""Batches, their logs, and pauses of the queue. A batch's status changes by its methods only, each under its lock."""
+"""Batches and their logs. A batch's status changes by its methods only, each under its lock."""
 
 import logging
 import uuid
@@ -477,26 +477,3 @@ class BatchEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.at:%Y-%m-%d %H:%M:%S} {self.level.upper()} {self.message}"
-
-
-class Pause(models.Model):
-    """A time in which no batch is run: maintenance. The one that has not ended holds the queue."""
-
-    began_at = models.DateTimeField(default=timezone.now)
-    ended_at = models.DateTimeField(null=True, blank=True)
-    asked_by = models.CharField(max_length=150, blank=True)
-    ended_by = models.CharField(max_length=150, blank=True)
-    reason = models.CharField(max_length=500, blank=True)
-
-    class Meta:
-        ordering = ["-began_at"]
-        constraints = [
-            models.UniqueConstraint(
-                models.ExpressionWrapper(Q(ended_at=None), output_field=models.BooleanField()),
-                name="pause_once",
-                condition=Q(ended_at=None),
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"paused at {self.began_at:%Y-%m-%d %H:%M}" + ("" if self.ended_at else ", still")
