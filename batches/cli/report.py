@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from batches.cli.terminal import aligned
 from batches.counts import Counts
+from vbs.cli.terminal import aligned
 from vbs.openai.schema import BatchErrorItem, BatchObject, Progress, QueueObject, WorkerObject
 
 SHOWN_ERRORS = 20

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from batches.cli import report
-from batches.cli.remote import Remote, RemoteError
+from batches.cli.remote import Batches
 from batches.counts import Counts
+from vbs.cli.remote import RemoteError
 from vbs.logs import one_line
 from vbs.openai.schema import BatchObject
 
@@ -30,7 +31,7 @@ class Watched:
     loading_seconds: float
 
 
-def watch(remote: Remote, batch: BatchObject, out: IO[str]) -> Watched:
+def watch(remote: Batches, batch: BatchObject, out: IO[str]) -> Watched:
     """Wait for its end. A server that is being started again is waited for. Raises RemoteError."""
     held, loads, silent_since = 0.0, False, None
     last = time.monotonic()

@@ -17,12 +17,13 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import OutputWrapper
 
 from batches.cli import report
-from batches.cli.remote import Remote, RemoteError
-from batches.cli.terminal import JsonLines, aligned
+from batches.cli.remote import Batches
 from batches.cli.watch import watch
-from batches.cli.whole_file import NotAFile, whole_file
 from batches.management.commands.batch import first_url
 from tests.live import Live, line, live
+from vbs.cli.remote import RemoteError
+from vbs.cli.terminal import JsonLines, aligned
+from vbs.cli.whole_file import NotAFile, whole_file
 from vbs.run.stack import BASE_DIR, free_port
 
 STEERING = "\x1b[31m\x9b2J\u202e\x7f"
@@ -32,7 +33,7 @@ STEERING = "\x1b[31m\x9b2J\u202e\x7f"
 
 
 def remote(answer, key="k", url="http://vbs.example/v1/"):
-    return Remote(url, key, transport=httpx.MockTransport(answer))
+    return Batches(url, key, transport=httpx.MockTransport(answer))
 
 
 def error_body(message):
@@ -98,12 +99,12 @@ def test_lists_are_followed_and_end():
 @pytest.mark.parametrize("url", ["vbs.example", "ftp://vbs.example", "http://", "http://h:99999", "file:///etc/passwd"])
 def test_addresses_that_are_none(url):
     with pytest.raises(RemoteError, match="is no address of a server"):
-        Remote(url)
+        Batches(url)
 
 
 def test_keys_that_are_none():
     with pytest.raises(RemoteError, match="no key has"):
-        Remote("http://h", "sk-vbs-\n")
+        Batches("http://h", "sk-vbs-\n")
 
 
 def test_a_large_file_goes_up_in_pieces(tmp_path):
@@ -116,7 +117,7 @@ def test_a_large_file_goes_up_in_pieces(tmp_path):
             sizes.extend(len(piece) for piece in request.stream)
             return httpx.Response(200, json={"object": "batch"})
 
-    with Remote("http://vbs.example", transport=Pieces()) as server:
+    with Batches("http://vbs.example", transport=Pieces()) as server:
         server.submit(path, metadata={"a": "b"})
         assert sum(sizes) > 30_000_000
         assert max(sizes) < 100_000

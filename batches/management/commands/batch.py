@@ -11,12 +11,15 @@ from typing import Any
 import orjson
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from batches.cli import access, report
-from batches.cli.remote import Remote, RemoteError
-from batches.cli.terminal import JsonLines, reader_may_leave
+from batches.cli import report
+from batches.cli.remote import Batches
 from batches.cli.watch import watch
-from batches.cli.whole_file import NotAFile, whole_file
 from batches.counts import Counts
+from vbs.accounts.models import DEFAULT_PROJECT
+from vbs.cli import access
+from vbs.cli.remote import RemoteError
+from vbs.cli.terminal import JsonLines, reader_may_leave
+from vbs.cli.whole_file import NotAFile, whole_file
 from vbs.logs import one_line
 from vbs.openai.schema import BatchObject
 
@@ -35,6 +38,7 @@ class Command(BaseCommand):
             if batch:
                 made.add_argument("batch_id", metavar="ID")
             access.add_arguments(made)
+            made.add_argument("--project", help=f"whose batches, on this server ({DEFAULT_PROJECT})")
             return made
 
         submit = action("submit", "upload a JSONL file and run it", batch=False)
@@ -69,7 +73,7 @@ class Command(BaseCommand):
             word for name, value in (("--url", url), ("--project", project)) if value for word in (name, value)
         ]
         try:
-            with access.connected(url, key, project, "manage.py batch") as remote, reader_may_leave():
+            with access.connected(Batches, url, key, project, "manage.py batch") as remote, reader_may_leave():
                 getattr(self, f"_{action}")(remote, **options)
         except RemoteError as error:
             raise CommandError(one_line(access.explained(error))) from error
@@ -82,7 +86,7 @@ class Command(BaseCommand):
 
     def _submit(
         self,
-        remote: Remote,
+        remote: Batches,
         file: Path,
         model: str,
         endpoint: str,
@@ -103,7 +107,7 @@ class Command(BaseCommand):
             raise
         self._accepted(remote, batch, wait)
 
-    def _list(self, remote: Remote, limit: int, as_json: bool, **_: Any) -> None:
+    def _list(self, remote: Batches, limit: int, as_json: bool, **_: Any) -> None:
         if limit < 1:
             raise CommandError(f"--limit is {limit}; it must be at least 1.")
         batches = list(remote.batches(limit))
@@ -114,7 +118,7 @@ class Command(BaseCommand):
         else:
             self._tell("no batches yet: try 'manage.py batch submit FILE'")
 
-    def _show(self, remote: Remote, batch_id: str, as_json: bool, wait: bool, **_: Any) -> None:
+    def _show(self, remote: Batches, batch_id: str, as_json: bool, wait: bool, **_: Any) -> None:
         batch = remote.retrieve(batch_id)
         if wait and not report.ended(batch):
             with self._goes_on(batch):
@@ -126,10 +130,10 @@ class Command(BaseCommand):
         if batch["errors"]:
             self.stdout.write("\n" + report.error_table(batch["errors"]["data"]))
 
-    def _cancel(self, remote: Remote, batch_id: str, **_: Any) -> None:
+    def _cancel(self, remote: Batches, batch_id: str, **_: Any) -> None:
         self.stdout.write(one_line(remote.cancel(batch_id)["status"]))
 
-    def _results(self, remote: Remote, batch_id: str, errors: bool, out: Path | None, **_: Any) -> None:
+    def _results(self, remote: Batches, batch_id: str, errors: bool, out: Path | None, **_: Any) -> None:
         batch = remote.retrieve(batch_id)
         if not report.ended(batch):
             self._tell(f"it is {batch['status']}; these are the lines so far")
@@ -145,16 +149,16 @@ class Command(BaseCommand):
             size = file.tell()
         self._tell(f"{size:,} bytes in {out}")
 
-    def _retry(self, remote: Remote, batch_id: str, wait: bool, **_: Any) -> None:
+    def _retry(self, remote: Batches, batch_id: str, wait: bool, **_: Any) -> None:
         self._accepted(remote, remote.retry(batch_id), wait)
 
-    def _logs(self, remote: Remote, batch_id: str, **_: Any) -> None:
+    def _logs(self, remote: Batches, batch_id: str, **_: Any) -> None:
         for line in b"".join(remote.logs(batch_id)).decode(errors="replace").splitlines():
             self.stdout.write(one_line(line))
 
     # What they share
 
-    def _accepted(self, remote: Remote, batch: BatchObject, wait: bool) -> None:
+    def _accepted(self, remote: Batches, batch: BatchObject, wait: bool) -> None:
         """The id alone is on standard output, for scripts; with --wait the summary follows."""
         with self._goes_on(batch):
             self.stdout.write(one_line(batch["id"]))

@@ -14,13 +14,15 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connection
 
-from batches.cli import access, report
-from batches.cli.remote import Remote, RemoteError
-from batches.cli.terminal import aligned
+from batches.cli import report
+from batches.cli.remote import Batches
 from batches.cli.watch import Watched, watch
-from batches.cli.whole_file import NotAFile, whole_file
 from models_registry.catalog import demo
 from models_registry.catalog.folders import ModelError
+from vbs.cli import access
+from vbs.cli.remote import Remote, RemoteError
+from vbs.cli.terminal import aligned
+from vbs.cli.whole_file import NotAFile, whole_file
 from vbs.logs import one_line
 from vbs.run import postgres, stack
 
@@ -43,7 +45,7 @@ class Command(BaseCommand):
             with self.server():
                 model, new = demo.add(MODEL, self.say)
                 self.say(f"the model {model.name} {'is added' if new else 'is there'}")
-                with access.connected(None, None, None, "manage.py demo") as remote:
+                with access.connected(Batches, None, None, None, "manage.py demo") as remote:
                     self.show(remote, self.run(remote))
         except REFUSALS as error:
             raise CommandError("\n".join(map(one_line, str(error).splitlines()))) from error
@@ -72,7 +74,7 @@ class Command(BaseCommand):
                 self.say("stopping everything")
             ours.stop()
 
-    def run(self, remote: Remote) -> Watched:
+    def run(self, remote: Batches) -> Watched:
         """The batch as it ended; without an end there is no batch."""
         self.say(f"submitting {EXAMPLE.relative_to(stack.BASE_DIR)}")
         batch = remote.submit(EXAMPLE, metadata={"made by": "manage.py demo"})
@@ -83,7 +85,7 @@ class Command(BaseCommand):
                 remote.cancel(batch["id"])
             raise
 
-    def show(self, remote: Remote, watched: Watched) -> None:
+    def show(self, remote: Batches, watched: Watched) -> None:
         batch = watched.batch
         if not report.went_well(batch):
             raise CommandError(reason(remote, watched))
@@ -125,7 +127,7 @@ def wait_until_ready(url: str) -> None:
             time.sleep(0.5)
 
 
-def reason(remote: Remote, watched: Watched) -> str:
+def reason(remote: Batches, watched: Watched) -> str:
     """Why it did not go well."""
     batch = watched.batch
     if batch["errors"]:

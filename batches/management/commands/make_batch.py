@@ -13,10 +13,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from batches.cli import rows, synthetic
 from batches.cli.rows import RowError
 from batches.cli.template import Template, TemplateError, value
-from batches.cli.terminal import JsonLines, reader_may_leave
-from batches.cli.whole_file import NotAFile, whole_file
 from batches.intake.records import record
 from batches.intake.validate import MAX_CUSTOM_ID, REQUIRED
+from vbs.cli.terminal import JsonLines, reader_may_leave
+from vbs.cli.whole_file import NotAFile, whole_file
 from vbs.configuration import runtime
 from vbs.logs import one_line
 

@@ -15,13 +15,13 @@ from django.db.models import Count, F
 from django.db.models.functions import Now
 
 from batches.api import wire
-from batches.cli import access
-from batches.cli.remote import Remote, RemoteError
 from batches.cli.report import duration
-from batches.cli.terminal import aligned
 from batches.models import Batch
 from batches.queue import order, pauses
 from models_registry.models import STALE, Worker
+from vbs.cli import access
+from vbs.cli.remote import Remote, RemoteError
+from vbs.cli.terminal import aligned
 from vbs.logs import one_line
 from vbs.run import postgres, stack
 

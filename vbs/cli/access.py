@@ -3,32 +3,34 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import TypeVar
 
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from batches.cli.remote import Remote, RemoteError
 from vbs.accounts.models import DEFAULT_PROJECT, ApiKey, Project
+from vbs.cli.remote import Remote, RemoteError
 from vbs.run import stack
 
 KEY_DAYS = 7  # should we be killed before we revoke it
 
+R = TypeVar("R", bound=Remote)
+
 
 def add_arguments(parser: CommandParser) -> None:
-    parser.add_argument("--project", help=f"whose batches, on this server ({DEFAULT_PROJECT})")
     parser.add_argument("--url", help="a distant server, for example https://gpu.example.com")
     parser.add_argument("--key", help="an API key of that server")
 
 
 @contextmanager
-def connected(url: str | None, key: str | None, project: str | None, purpose: str) -> Iterator[Remote]:
+def connected(client: type[R], url: str | None, key: str | None, project: str | None, purpose: str) -> Iterator[R]:
     """The server to ask. With `url` or `key` the database is left alone. Raises CommandError, RemoteError."""
     if project is not None and (url or key):
         raise CommandError("--project is for this server; elsewhere the key says which project it is.")
     if url:
-        with Remote(url, key or "") as remote:
+        with client(url, key or "") as remote:
             yield remote
         return
     here = local_url()
@@ -38,10 +40,10 @@ def connected(url: str | None, key: str | None, project: str | None, purpose: st
                 f"No vbs answers at {here}: start it with 'make up', or set VBS_HOST and VBS_PORT to where it is."
             )
     if key:
-        with Remote(here, key) as remote:
+        with client(here, key) as remote:
             yield remote
         return
-    with temporary_key(project or DEFAULT_PROJECT, purpose) as secret, Remote(here, secret) as remote:
+    with temporary_key(project or DEFAULT_PROJECT, purpose) as secret, client(here, secret) as remote:
         yield remote
 
 
