@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.auth.models import User
 from django.db import models
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
@@ -13,7 +14,7 @@ from django.utils.html import format_html
 
 from models_registry.catalog import add, allowed, remove, rules
 from models_registry.catalog.folders import ModelError
-from models_registry.gpu import operations
+from models_registry.gpu import control, operations
 from models_registry.hub import downloads as fetch
 from models_registry.hub import tokens
 from models_registry.models import (
@@ -30,6 +31,7 @@ from vbs.admin.base import LargeAdmin, ReadOnlyAdmin
 from vbs.admin.site import Audited
 from vbs.configuration import audit
 from vbs.pages.access import Request
+from vbs.pages.viewer import viewer_of
 
 
 def each(its: Audited, request: HttpRequest, rows: Iterable[Any], act: Callable[[Any], Any], done: str) -> None:
@@ -277,13 +279,29 @@ class HubTokenAdmin(Audited):
         obj.pk, obj.secret = kept.pk, kept.secret
 
 
+def _activity(request: HttpRequest) -> Callable[[Worker], str]:
+    viewer = viewer_of(cast(User, request.user), request.session)
+
+    @admin.display(description="activity")
+    def activity(worker: Worker) -> str:
+        return control.activity(worker, viewer)
+
+    return activity
+
+
 @admin.register(Worker)
 class WorkerAdmin(LargeAdmin):
     """A row that a killed worker left can be deleted; one that lives writes its row again."""
 
-    list_display = ["__str__", "cluster", "state", "activity", "model_name", "engine_pid", "heartbeat_at"]
     list_filter = ["cluster", "state"]
     search_fields = ["hostname", "model_name"]
+    exclude = ["activity", "work_id"]
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        return ["__str__", "cluster", "state", _activity(request), "model_name", "engine_pid", "heartbeat_at"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Worker | None = None) -> list[Any]:
+        return [_activity(request)]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

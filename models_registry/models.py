@@ -319,7 +319,11 @@ class Worker(models.Model):
     started_at = models.DateTimeField(db_default=Now())
     heartbeat_at = models.DateTimeField(db_default=Now())
     state = models.CharField(max_length=16, choices=WorkerState.choices, default=WorkerState.IDLE)
-    activity = models.CharField(max_length=500, blank=True, help_text="What it is doing, in words")
+    activity = models.CharField(
+        max_length=500, blank=True, help_text="What it is doing, in words that everybody may read"
+    )
+    work_kind = models.CharField(max_length=20, blank=True, help_text="What kind of work it is at: batch, operation")
+    work_id = models.CharField(max_length=40, blank=True, help_text="Of that work, for those who may know of it")
     model_name = models.CharField(max_length=200, blank=True)
     engine_pid = models.IntegerField(null=True, blank=True)
     engine_url = models.CharField(max_length=500, blank=True)

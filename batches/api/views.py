@@ -32,7 +32,6 @@ from batches.intake import repair, submit
 from batches.models import Batch, BatchEvent, BatchStatus, File, Purpose, Upload
 from batches.queue import forecast, order, pauses
 from models_registry.api.wire import gpu_object, worker_object
-from models_registry.gpu.control import masked
 from models_registry.models import Worker
 from vbs.accounts.authentication import is_operator, project_of
 from vbs.configuration import runtime
@@ -43,6 +42,7 @@ from vbs.openai.errors import InvalidRequest, TooLarge, missing
 from vbs.openai.idempotency import Once
 from vbs.openai.pagination import choice, only, page
 from vbs.openai.parsers import StrictJSONParser
+from vbs.pages.viewer import Viewer
 
 UPLOAD_SECONDS = 3600
 LOG_LINES = 10_000
@@ -316,10 +316,8 @@ class Queue(APIView):
         only(request.query_params)
         found = list(Worker.objects.all())
         running, entries = list(Batch.objects.running()[:QUEUE_LINES]), order.entries(QUEUE_LINES)
-        own = {batch.pk for batch in running if batch.project_id == project_of(request).pk}
-        for worker in found:
-            worker.activity = masked(worker.activity, own)
-        workers = [worker_object(worker, is_operator(request)) for worker in found]
+        viewer = Viewer(frozenset(), frozenset({project_of(request).pk}))
+        workers = [worker_object(worker, viewer, is_operator(request)) for worker in found]
 
         def item(batch: Batch, position: int | None) -> schema.QueueItem:
             return wire.queue_item(batch, position, own=batch.project_id == project_of(request).pk)

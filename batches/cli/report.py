@@ -54,11 +54,11 @@ def starting(batch: BatchObject) -> bool:
 
 
 def loading(batch: BatchObject, queue: QueueObject | None) -> WorkerObject | None:
-    """The worker that loads a model, when this batch is on a worker: of several the one with this batch's model."""
+    """The worker that loads a model, when this batch is on a worker: of several the one that has this batch."""
     if queue is None or batch["queue_position"] != 0:
         return None
     found = [worker for worker in queue["workers"] if worker["alive"] and worker["state"] == "loading"]
-    return max(found, key=lambda worker: (batch["model"] or "") in worker["activity"], default=None)
+    return max(found, key=lambda worker: worker.get("work_id") == batch["id"], default=None)
 
 
 def _absent(queue: QueueObject | None, cluster: str) -> str:

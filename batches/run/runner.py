@@ -123,7 +123,7 @@ class Runner:
                 self._cannot_load(error)
                 return self._leave(End.DONE)
             self.batch.start(self.worker, self.asked, model)
-            self.gpu.show(WorkerState.RUNNING, f"Running {self.batch.pk} on {model.name}")
+            self.gpu.show(WorkerState.RUNNING, f"Running a batch on {model.name}", self.work)
             run = Run(self, engine, model, descriptor, self._window(engine))
             try:
                 return self._leave(run.drive())
@@ -160,7 +160,7 @@ class Runner:
         def on_progress(doing: str) -> None:
             if time.monotonic() - self._looked > 1:
                 self._look()
-                self.gpu.show(WorkerState.LOADING, f"Loading {model.name}: {doing}")
+                self.gpu.show(WorkerState.LOADING, f"Loading {model.name}: {doing}", self.work)
 
         engine = self.gpu.load(model, on_progress)
         if engine is not before:

@@ -39,6 +39,8 @@ def being_fetched() -> set[str]:
 class Batches(Workload):
     """Batches, as the arbiter sees them."""
 
+    kind = "batch"
+
     def waiting(self, loaded: str) -> list[Work]:
         found: list[Work] = []
         if pauses.current():
@@ -100,6 +102,9 @@ class Batches(Workload):
             done = batch.completed + batch.failed
             progress = f", {done:,} of {batch.total:,} requests done" if batch.total else ""
             yield f"It runs {name} ({batch.get_status_display()}{progress}), which goes on afterwards where it was."
+
+    def sees(self, viewer: Viewer, work_id: str) -> bool:
+        return viewer.all_own(Batch.objects.filter(pk=work_id)).exists()
 
 
 def _again(batch: Batch, worker: uuid.UUID, error: str) -> None:

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from models_registry.gpu import control, workloads
 from models_registry.models import Model, Worker, WorkerState
 from models_registry.speed import speeds
 from models_registry.speed.speeds import Speed
 from vbs.openai.schema import ModelObject, WorkerObject, unix
+from vbs.pages.viewer import Viewer
 
 
 def reason(words: str, for_operator: bool) -> str | None:
@@ -46,7 +48,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def worker_object(worker: Worker, for_operator: bool = False) -> WorkerObject:
+def worker_object(worker: Worker, viewer: Viewer, for_operator: bool = False) -> WorkerObject:
     """On which machine it is, and on which server a remote model runs, is for those who may change that."""
     address = worker.engine_url if for_operator and worker.engine_url.startswith("http") else None
     return {
@@ -54,7 +56,9 @@ def worker_object(worker: Worker, for_operator: bool = False) -> WorkerObject:
         "hostname": worker.hostname if for_operator else None,
         "pid": worker.pid,
         "state": worker.state,
-        "activity": worker.activity,
+        "activity": control.activity(worker, viewer),
+        "work_kind": worker.work_kind or None,
+        "work_id": workloads.shown_id(worker, viewer),
         "alive": worker.alive,
         "heartbeat_at": int(worker.heartbeat_at.timestamp()),
         "model": worker.model_name or None,

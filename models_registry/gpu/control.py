@@ -1,8 +1,5 @@
 """What somebody has a worker do: start anew, load its engine anew, free the GPU. Nothing that runs is lost by it."""
 
-import re
-from collections.abc import Collection
-
 from django.db import transaction
 
 from models_registry.catalog.folders import ModelError
@@ -10,8 +7,6 @@ from models_registry.gpu import operations, workloads
 from models_registry.models import Model, Operation, OperationKind, OperationState, Worker, WorkerState
 from vbs.pages.plain import visible
 from vbs.pages.viewer import Viewer
-
-_BATCH = re.compile(r"\bbatch_\w+")
 
 
 def doing(worker: Worker, viewer: Viewer) -> list[str]:
@@ -23,13 +18,12 @@ def doing(worker: Worker, viewer: Viewer) -> list[str]:
 
 
 def activity(worker: Worker, viewer: Viewer) -> str:
-    """In its own words, made visible; who does not see every project is not told which batch."""
-    return visible(worker.activity if viewer.projects is None else masked(worker.activity))
+    """What it is doing, made visible: `Running a batch on tiny (batch_1)`, the id for those who may know of it.
 
-
-def masked(words: str, known: Collection[str] = ()) -> str:
-    """Without the ids of batches, but those that are known to whoever reads it."""
-    return _BATCH.sub(lambda found: found[0] if found[0] in known else "a batch", words)
+    A load belongs to the engine, so no id stands at one.
+    """
+    found = workloads.shown_id(worker, viewer) if worker.state == WorkerState.RUNNING else None
+    return visible(f"{worker.activity} ({found})" if found else worker.activity)
 
 
 def restart(worker: Worker) -> None:

@@ -124,12 +124,14 @@ class Gpu:
             if not work:
                 outages.stopping.wait(HEALTH_SECONDS)
 
-    def show(self, state: WorkerState, activity: str = "") -> None:
-        """What `status` and the pages say of this worker."""
+    def show(self, state: WorkerState, activity: str = "", work: Work | None = None) -> None:
+        """What `status` and the pages say of this worker. The id of the work is not for everybody: no words have it."""
         engine = self.resident.engine
         self.worker.set(
             state=state,
             activity=activity[:500],
+            work_kind=work.source.kind if work else "",
+            work_id=work.id if work else "",
             model_name=engine.spec.name if engine else "",
             engine_pid=engine.pid if engine else None,
             engine_url=(engine.address.socket or engine.address.url) if engine else "",

@@ -20,7 +20,9 @@ SHOWN_VALUES = 8  # of an embedding
 
 
 class Operations(Workload):
-    """Operations, as the arbiter sees them."""
+    """Operations, as the arbiter sees them. They belong to no project."""
+
+    kind = "operation"
 
     def waiting(self, loaded: str) -> list[Work]:
         rows = list(operations.runnable().select_related("model__base").defer("log", "result")[: operations.MOST_OPEN])
@@ -46,6 +48,9 @@ class Operations(Workload):
     def interrupts(self, worker: Worker, viewer: Viewer) -> list[str]:
         running = Operation.objects.filter(state=OperationState.RUNNING).of(worker.pk).select_related("model")
         return [f"It runs {row.kind} of {row.model.name}, which begins anew." for row in running]
+
+    def sees(self, viewer: Viewer, work_id: str) -> bool:
+        return True
 
 
 def _loaded_elsewhere(loaded: str) -> set[str]:

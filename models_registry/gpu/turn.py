@@ -186,7 +186,7 @@ class Turn:
             if self.makes_room and self.gpu.outranked(self.work):
                 self._stop = Stopped("something more urgent waits; it begins anew after that", again=True)
             state = WorkerState.LOADING if self._doing else WorkerState.RUNNING
-            self.gpu.show(state, self._doing or f"Running {self.operation}")
+            self.gpu.show(state, self._doing or f"Running {self.operation.kind} {self.model}", self.work)
         except DATABASE_ERRORS as error:
             connection.close()
             log.warning("The database is out of reach: %s", said(error))

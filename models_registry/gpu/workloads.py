@@ -34,7 +34,12 @@ class Work:
 
 
 class Workload:
-    """What one app has the GPU do. What an app does not say is nothing."""
+    """What one app has the GPU do. What an app does not say is nothing.
+
+    kind: of its work, in a word; by it and an id a worker's row says what the worker is at.
+    """
+
+    kind: str
 
     def waiting(self, loaded: str) -> list[Work]:
         """What could run now, best first; a bounded number. `loaded` is the name of the loaded model, or empty."""
@@ -57,6 +62,10 @@ class Workload:
     def interrupts(self, worker: Worker, viewer: Viewer) -> Iterable[str]:
         """What a restart of the worker would interrupt, in sentences for this viewer."""
         return []
+
+    def sees(self, viewer: Viewer, work_id: str) -> bool:
+        """May the viewer, who does not see every project, know of the work with this id?"""
+        return False
 
 
 WORKLOADS: list[Workload] = []
@@ -82,3 +91,13 @@ def needs(names: Sequence[str]) -> list[str]:
 
 def interrupts(worker: Worker, viewer: Viewer) -> list[str]:
     return [sentence for workload in WORKLOADS for sentence in workload.interrupts(worker, viewer)]
+
+
+def shown_id(worker: Worker, viewer: Viewer) -> str | None:
+    """The id of what the worker is at, where it is at something of which the viewer may know."""
+    if not worker.work_id:
+        return None
+    sees = viewer.projects is None or any(
+        workload.kind == worker.work_kind and workload.sees(viewer, worker.work_id) for workload in WORKLOADS
+    )
+    return worker.work_id if sees else None

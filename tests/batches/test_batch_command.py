@@ -157,6 +157,7 @@ def a_queue(*workers):
 
 
 LOADING = {"state": "loading", "activity": "Loading m: loading weights (40 %)"}
+OURS = LOADING | {"work_id": "batch_1"}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ LOADING = {"state": "loading", "activity": "Loading m: loading weights (40 %)"}
         ({"status": "in_progress", "queue_position": 1}, a_queue({"alive": False}), "but no gpu worker is there"),
         ({"status": "validating"}, a_queue({}), "starting"),
         ({"status": "validating"}, a_queue(LOADING), "loading m: loading weights (40 %)"),
-        ({"status": "validating"}, a_queue(LOADING | {"activity": "Loading x"}, LOADING), "loading m: loading"),
+        ({"status": "validating"}, a_queue(LOADING | {"activity": "Loading x"}, OURS), "loading m: loading"),
         ({"status": "validating"}, a_queue(LOADING | {"alive": False}), "starting"),
         ({}, None, "running"),
         ({}, a_queue(LOADING), "loading m"),

@@ -70,12 +70,14 @@ def test_what_runs_stays_when_it_is_raised(add_model, submitted, gpu, close, mon
     thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
     thread.start()
     until(lambda: fresh(slow).completed > 5)
+    assert (gpu.worker.work_kind, gpu.worker.work_id) == ("batch", slow.pk) and slow.pk not in gpu.worker.activity
     fresh(slow).set_priority(10)
     other = submitted([line("a")], priority=5)
     thread.join(60)
     for one in (slow, other):
         close(one)
     assert slow.finalizing_at < other.finalizing_at and slow.attempts == 1
+    assert (gpu.worker.work_kind, gpu.worker.work_id) == ("", "")
 
 
 # The API

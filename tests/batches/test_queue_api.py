@@ -25,14 +25,16 @@ def test_what_a_worker_does_is_told_without_the_batches_of_others(db, client):
     own, foreign = running(mine, "small"), running(other, "secret-model")
     for batch in (own, foreign):
         Worker.objects.create(
-            cluster="gpu", hostname="here", pid=1, state=WorkerState.RUNNING, activity=f"Running {batch.pk} on a model"
-        )
+            cluster="gpu", hostname="here", pid=1, state=WorkerState.RUNNING, activity="Running a batch on a model",
+            work_kind="batch", work_id=batch.pk,
+        )  # fmt: skip
     _, secret = ApiKey.objects.issue(mine, "test")
     queue = client.get("/v1/queue", headers={"Authorization": f"Bearer {secret}"}).json()
     assert {one["activity"] for one in queue["workers"]} == {
-        f"Running {own.pk} on a model",
+        f"Running a batch on a model ({own.pk})",
         "Running a batch on a model",
     }
+    assert {(one["work_kind"], one["work_id"]) for one in queue["workers"]} == {("batch", own.pk), ("batch", None)}
     assert {one["hostname"] for one in queue["workers"]} == {None}
     assert foreign.pk not in str(queue) and "secret-model" not in str(queue)
     assert {one["id"] for one in queue["running"]} == {own.pk, None}

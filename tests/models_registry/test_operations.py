@@ -320,6 +320,8 @@ def test_cancel_what_runs(add_model, gpu, kind, options):
     operation = operations.ask(kind, add_model(**slow), options)
     thread = in_thread(gpu)
     until(lambda: fresh(operation).state == "running" and gpu.worker.activity)
+    assert (gpu.worker.work_kind, gpu.worker.work_id) == ("operation", operation.pk)
+    assert operation.pk not in gpu.worker.activity
     if kind != "load":
         until(lambda: "Loaded scripted" in fresh(operation).log)
     asked = time.monotonic()
@@ -328,6 +330,7 @@ def test_cancel_what_runs(add_model, gpu, kind, options):
     assert time.monotonic() - asked < 5 and not thread.is_alive()
     ended = fresh(operation)
     assert ended.state == "cancelled" and ended.leased_by is None and "Stopped" in ended.log
+    assert not Worker.objects.exclude(work_kind="", work_id="").exists()
     if kind == "load":
         assert not gpu.loaded, "the loading was aborted"
 

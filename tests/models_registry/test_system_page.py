@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils import timezone
 
@@ -146,9 +146,28 @@ def test_a_fixed_number_of_queries_and_small_news(operator, django_assert_num_qu
 
 
 def test_who_does_not_see_all_projects_is_not_told_which_batch(viewer, admin):
-    worker(state="running", activity="Running batch_0199f3 on tiny")
-    assert "Running a batch on tiny" in text(viewer.get("/system/"))
-    assert "Running batch_0199f3 on tiny" in text(admin.get("/system/"))
+    worker(state="running", activity="Running a batch on tiny", work_kind="batch", work_id="batch_0199f3")
+    page = text(viewer.get("/system/"))
+    assert "Running a batch on tiny" in page and "batch_0199f3" not in page
+    assert "Running a batch on tiny (batch_0199f3)" in text(admin.get("/system/"))
+
+
+def test_everybody_who_sees_workers_is_told_which_operation(viewer):
+    worker(state="running", activity="Running load tiny", work_kind="operation", work_id="op_1")
+    assert "Running load tiny (op_1)" in text(viewer.get("/system/"))
+    Worker.objects.update(work_kind="unheard of")
+    assert "op_1" not in text(viewer.get("/system/"))
+
+
+def test_in_the_admin_too_it_is_told_to_those_who_see_all_projects(admin, viewer):
+    there = worker(state="running", activity="Running a batch on tiny", work_kind="batch", work_id="batch_0199f3")
+    viewer.user.is_staff = True
+    viewer.user.save()
+    viewer.user.user_permissions.add(Permission.objects.get(codename="view_worker"))
+    for address in ("/admin/models_registry/worker/", f"/admin/models_registry/worker/{there.pk}/change/"):
+        page = text(viewer.get(address))
+        assert "Running a batch on tiny" in page and "batch_0199f3" not in page
+        assert "Running a batch on tiny (batch_0199f3)" in text(admin.get(address))
 
 
 # Actions

@@ -205,6 +205,8 @@ class WorkerObject(TypedDict):
     pid: int
     state: str
     activity: str
+    work_kind: str | None
+    work_id: str | None
     alive: bool
     heartbeat_at: int
     model: str | None

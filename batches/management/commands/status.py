@@ -18,16 +18,19 @@ from batches.api import wire
 from batches.cli.report import duration
 from batches.models import Batch
 from batches.queue import order, pauses
+from models_registry.gpu import control
 from models_registry.models import STALE, Worker
 from vbs.cli import access
 from vbs.cli.remote import Remote, RemoteError
 from vbs.cli.terminal import aligned
 from vbs.logs import one_line
+from vbs.pages.viewer import Viewer
 from vbs.run import postgres, stack
 
 WEB_TIMEOUT = httpx.Timeout(10)
 DATABASE_SECONDS = 5
 SHOWN = 10  # batches of the queue
+EVERYTHING = Viewer(frozenset(), None)  # whoever can run this can read the tables
 
 Found = dict[str, Any]
 
@@ -111,7 +114,9 @@ def _worker(worker: Any) -> Found:
         "pid": worker.pid,
         "version": worker.version,
         "state": worker.state,
-        "activity": worker.activity,
+        "activity": control.activity(worker, EVERYTHING),
+        "work_kind": worker.work_kind or None,
+        "work_id": worker.work_id or None,
         "heartbeat_seconds": round(worker.silence.total_seconds(), 1),
         "alive": worker.silence < STALE,
         "health": worker.health,

@@ -163,7 +163,7 @@ def test_what_runs(root, looker, mine, theirs):
     gpu = worker(state=WorkerState.RUNNING, model_name="some-model")
     own = running(mine, gpu, completed=4, failed=1, requests_per_second=2.5, tokens_per_second=250.0)
     other = running(theirs, gpu, completed=1, model_names=["secret-model"])
-    gpu.set(activity=f"Running {other.pk} on some-model")
+    gpu.set(activity="Running a batch on some-model", work_kind="batch", work_id=other.pk)
     page = text(looker)
     assert f'href="/batches/{own.pk}/"' in page and 'value="50"' in page
     for shown in ("5 of 10 requests", "1 failed", "2.50 requests/s", "250 tokens/s"):
@@ -172,7 +172,9 @@ def test_what_runs(root, looker, mine, theirs):
         assert hidden not in page
     assert "A batch of another project" in page and "Running a batch on some-model" in page
     page = text(root)
-    assert f'href="/batches/{other.pk}/"' in page and f"Running {other.pk} on some-model" in page
+    assert f'href="/batches/{other.pk}/"' in page and f"Running a batch on some-model ({other.pk})" in page
+    gpu.set(work_id=own.pk)
+    assert f"Running a batch on some-model ({own.pk})" in text(looker)
 
 
 @pytest.mark.parametrize("state", [WorkerState.RUNNING, WorkerState.LOADING, WorkerState.IDLE])
@@ -180,12 +182,13 @@ def test_no_page_tells_which_batch_of_others_a_worker_is_at(root, looker, theirs
     model = Model.objects.create(name="some-model", kind="scripted")
     gpu = worker(state=state, model_name=model.name)
     other = running(theirs, gpu)
-    gpu.set(activity=f"Running {other.pk} on \x1bsome-model")
+    gpu.set(activity="Running a batch on \x1bsome-model", work_kind="batch", work_id=other.pk)
+    told = f" ({other.pk})" if state == WorkerState.RUNNING else ""
     for page in ("/", "/models/", f"/models/{model.pk}/", "/system/"):
         for address in (page, f"{page}live"):
             assert other.pk not in text(looker, address), address
             assert "Running a batch on ⟨ESC⟩some-model" in text(looker, address), address
-            assert f"Running {other.pk} on ⟨ESC⟩some-model" in text(root, address), address
+            assert f"Running a batch on ⟨ESC⟩some-model{told}" in text(root, address), address
 
 
 def test_what_waits(root, looker, mine, theirs):
