@@ -217,7 +217,7 @@ def _parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
 def _values(name: str, rest: list[str]) -> Any:
     """What follows an option, taken off `rest`: its value, all its values for a list, or True for a switch."""
     option = options.OPTIONS.get(name)
-    if option.kind is Kind.SWITCH if option else name.startswith(_SWITCHES):
+    if option is Kind.SWITCH if option else name.startswith(_SWITCHES):
         return True
     values: list[str] = []
     if name in _SECRETS and rest:

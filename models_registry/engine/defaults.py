@@ -19,6 +19,7 @@ from typing import Any
 from models_registry.engine.machine import gpus, main_memory
 
 GIB = 2**30
+UTILIZATION = 0.92  # of a GPU's memory where nothing is said: vLLM 0.32, CacheConfig.gpu_memory_utilization
 
 # GPU memory from this many GiB on: sequences at once, tokens per step.
 _BY_MEMORY = ((70, 1024, 16384), (40, 512, 8192), (20, 256, 8192), (0, 128, 4096))

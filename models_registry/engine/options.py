@@ -1,23 +1,27 @@
-"""Which options of vLLM a model may set, with which values. `check` reads them, whoever has written them.
+"""Which options of vLLM a model may set. `check` reads them, whoever has written them.
 
 What reaches the network, files outside the model's folder, or code is not among them: whoever may add a model must not
-thereby run programs on this machine. Says nothing of what a model or a machine can take: vLLM does, when it starts.
-The names, choices and bounds are those of vLLM 0.32 (engine/arg_utils.py, config/, entrypoints/launchers/cli_args.py).
+thereby run programs on this machine. What else an option takes, the installed vLLM says (engine/machine/installed.py),
+and what a model or a machine can take, it says when it starts. The names are those of vLLM 0.32.
 """
 
 import difflib
 import json
+import operator
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from models_registry.engine.machine import installed
+from models_registry.engine.machine.installed import Form
+
 MOST_TEXT = 100_000  # bytes of one value; Linux takes 128 KiB as one argument of a process
+MOST_NUMBER = 2**53
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
-_LENGTH = re.compile(r"(-?[0-9]{1,15}(?:\.[0-9]{1,6})?)([kKmMgGtT]?)")
+_NUMBER = re.compile(r"(-?[0-9]{1,15}(?:\.[0-9]{1,12})?)([kKmMgGtT]?)")
 _POWERS = {letter: power for power, letter in enumerate("kmgt", 1)}
-_WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_MOST_INT = 2**31 - 1
+_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")  # neither a path nor a module's name
+_HOLDS = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le}
 
 
 class OptionError(Exception):
@@ -28,224 +32,53 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class Kind(StrEnum):
-    SWITCH = "switch"  # on as `name`, off as `no-name`
-    WHOLE = "whole number"
-    NUMBER = "number"
-    CHOICE = "choice"
-    WORD = "text"  # letters, digits and . _ -
-    TEMPLATE = "template"
-    OBJECT = "JSON object"
+    SWITCH = "true or false"  # on as `name`, off as `no-name`
+    NUMBER = "a number"
+    WORD = "a name of letters, digits, _ and -"
+    TEMPLATE = "the template's text (with {{ or {%); a file belongs into the model's folder as chat_template.jinja"
+    OBJECT = "a JSON object"
 
 
-@dataclass(frozen=True)
-class Option:
-    """least, most: bounds of a number, both allowed; its choices are allowed besides.
+_ALLOWED = {
+    Kind.SWITCH: "disable-sliding-window enable-prefix-caching enable-sleep-mode enable-expert-parallel "
+    "disable-custom-all-reduce enable-chunked-prefill async-scheduling enforce-eager enable-lora fully-sharded-loras "
+    "enable-auto-tool-choice exclude-tools-when-tool-choice-none language-model-only skip-mm-profiling",
+    Kind.NUMBER: "max-model-len seed max-logprobs gpu-memory-utilization cpu-offload-gb kv-offloading-size "
+    "kv-cache-memory-bytes block-size num-gpu-blocks-override tensor-parallel-size pipeline-parallel-size "
+    "data-parallel-size decode-context-parallel-size max-num-seqs max-cudagraph-capture-size api-server-count "
+    "max-num-batched-tokens optimization-level max-loras max-lora-rank max-cpu-loras mm-processor-cache-gb",
+    Kind.WORD: "dtype quantization tokenizer-mode config-format load-format safetensors-load-strategy model-impl "
+    "runner convert logprobs-mode kv-cache-dtype mamba-cache-dtype mamba-ssm-cache-dtype distributed-executor-backend "
+    "scheduling-policy performance-mode attention-backend moe-backend lora-dtype chat-template-content-format "
+    "reasoning-parser tool-call-parser generation-config mm-encoder-tp-mode",
+    Kind.TEMPLATE: "chat-template",
+    Kind.OBJECT: "hf-overrides pooler-config compilation-config speculative-config default-chat-template-kwargs "
+    "override-generation-config structured-outputs-config limit-mm-per-prompt mm-processor-kwargs",
+}
+OPTIONS = {name: kind for kind, names in _ALLOWED.items() for name in names.split()}
 
-    keys: what an object may hold, anything where empty.
-    """
-
-    name: str
-    kind: Kind
-    help: str
-    choices: tuple[str | int, ...] = ()
-    least: float = 0
-    most: float = 0
-    keys: frozenset[str] = frozenset()
-
-    @property
-    def rule(self) -> str:
-        """What the value must be, to go after "give"."""
-        match self.kind:
-            case Kind.SWITCH:
-                return "true or false"
-            case Kind.WHOLE | Kind.NUMBER:
-                besides = "".join(f" or {choice}" for choice in self.choices)
-                return f"a {self.kind} from {self.least:.12g} to {self.most:.17g}{besides}"
-            case Kind.CHOICE:
-                return f"one of {', '.join(map(str, self.choices))}"
-            case Kind.WORD:
-                return "a name of letters, digits and . _ -"
-            case Kind.TEMPLATE:
-                return (
-                    "the template's text (with {{ or {%); a file belongs into the model's folder as chat_template.jinja"
-                )
-        return f"a JSON object with {', '.join(sorted(self.keys))}" if self.keys else "a JSON object"
-
-
-def _switch(name: str, help: str) -> Option:
-    return Option(name, Kind.SWITCH, help)
-
-
-def _whole(name: str, help: str, least: int = 1, most: int = _MOST_INT, *or_else: int) -> Option:
-    return Option(name, Kind.WHOLE, help, or_else, least, most)
-
-
-def _number(name: str, help: str, least: float, most: float) -> Option:
-    return Option(name, Kind.NUMBER, help, least=least, most=most)
-
-
-def _choice(name: str, help: str, words: str) -> Option:
-    return Option(name, Kind.CHOICE, help, choices=tuple(words.split()))
-
-
-def _level(name: str, help: str, *levels: int) -> Option:
-    return Option(name, Kind.CHOICE, help, choices=levels)
-
-
-def _word(name: str, help: str) -> Option:
-    return Option(name, Kind.WORD, help)
-
-
-def _object(name: str, help: str, keys: str = "") -> Option:
-    return Option(name, Kind.OBJECT, help, keys=frozenset(keys.split()))
-
-
-_ALL = (
-    # The model and its numbers
-    _choice("dtype", "Type of the weights and activations", "auto half float16 bfloat16 float float32"),
-    _choice(
-        "quantization",
-        "How the weights are quantized, where the model does not say it",
-        "awq auto_awq fp8 fbgemm_fp8 fp_quant modelopt modelopt_fp4 modelopt_mxfp8 modelopt_mixed auto_gptq gptq "
-        "gptq_marlin awq_marlin humming compressed-tensors experts_int8 quark moe_wna16 torchao inc mxfp4 "
-        "gpt_oss_mxfp4 deepseek_v4_fp8 online fp8_per_tensor fp8_per_block fp8_per_channel "
-        "int8_per_channel_weight_only nvfp4_per_token mxfp8",
-    ),
-    _whole(
-        "max-model-len",
-        "Most tokens of a request with its answer; 8k is 8000, 8K is 8192, -1 what fits",
-        1,
-        _MOST_INT,
-        -1,
-    ),
-    _whole("seed", "Seed of the random numbers", 0, 2**32 - 1),
-    _object(
-        "hf-overrides",
-        "Entries of config.json to replace",
-        "architectures max_position_embeddings rope_parameters rope_scaling rope_theta sliding_window is_matryoshka "
-        "matryoshka_dimensions num_labels id2label problem_type classifier_from_token method num_experts_per_tok",
-    ),
-    _choice("tokenizer-mode", "Which tokenizer is used", "auto hf mistral deepseek_v32 deepseek_v4 cohere"),
-    _choice("config-format", "Which configuration file is read", "auto hf mistral"),
-    _choice(
-        "load-format",
-        "How the weights are read. Formats that fetch them from elsewhere are not among these",
-        "auto hf safetensors pt mistral sharded_state fastsafetensors dummy",
-    ),
-    _choice("safetensors-load-strategy", "How safetensors files are read", "lazy eager prefetch torchao"),
-    _choice("model-impl", "Whose code computes the model", "auto vllm transformers"),
-    _choice("runner", "What the model is for: text or vectors", "auto generate pooling"),
-    _choice("convert", "Make an embedding or classification model of it", "auto none embed classify"),
-    _object(
-        "pooler-config",
-        "How the vectors are made",
-        "task pooling_type seq_pooling_type tok_pooling_type use_activation dimensions enable_chunked_processing "
-        "max_embed_len logit_mean logit_sigma step_tag_id returned_token_ids",
-    ),
-    _whole("max-logprobs", "Most log probabilities that a request may ask for; -1 for all", 0, _MOST_INT, -1),
-    _choice(
-        "logprobs-mode",
-        "Which log probabilities are given",
-        "raw_logits raw_logprobs processed_logits processed_logprobs",
-    ),
-    _switch("disable-sliding-window", "Attend to all tokens where the model has a sliding window"),
-    # Memory
-    _number("gpu-memory-utilization", "Share of the GPU's memory that the engine takes", 0.01, 1),
-    _number("cpu-offload-gb", "GiB of weights to keep in main memory, for each GPU", 0, 100_000),
-    _number("kv-offloading-size", "GiB of main memory for the KV cache", 0, 100_000),
-    _whole("kv-cache-memory-bytes", "Bytes of KV cache on each GPU, instead of a share of its memory", 1, 2**50),
-    _choice(
-        "kv-cache-dtype",
-        "Type of the KV cache",
-        "auto float16 bfloat16 fp8 fp8_e4m3 fp8_e5m2 fp8_inc fp8_ds_mla nvfp4 int8_per_token_head "
-        "int4_per_token_head fp8_per_token_head",
-    ),
-    _whole("block-size", "Tokens of a block of the KV cache", 1, 65536),
-    _whole("num-gpu-blocks-override", "Blocks of KV cache, instead of as many as fit"),
-    _choice("mamba-cache-dtype", "Type of the Mamba cache", "auto float32 float16 bfloat16"),
-    _choice("mamba-ssm-cache-dtype", "Type of the Mamba state", "auto float32 float16 bfloat16"),
-    _switch("enable-prefix-caching", "Keep the KV cache of prompts' beginnings; on where nothing is said"),
-    _switch("enable-sleep-mode", "Let the engine give its memory back while it waits"),
-    # Several GPUs
-    _whole("tensor-parallel-size", "GPUs that share each layer", 1, 1024),
-    _whole("pipeline-parallel-size", "GPUs that share the layers one after the other", 1, 1024),
-    _whole("data-parallel-size", "Copies of the model on this machine", 1, 1024),
-    _whole("decode-context-parallel-size", "GPUs that share a request's context", 1, 1024),
-    _switch("enable-expert-parallel", "Spread whole experts over the GPUs"),
-    _switch("disable-custom-all-reduce", "Use NCCL where vLLM's own reduction fails"),
-    _choice("distributed-executor-backend", "How the GPUs' processes are run on this machine", "mp uni"),
-    # Scheduling and speed
-    _whole("max-num-seqs", "Most requests that run at once"),
-    _whole("max-cudagraph-capture-size", "Most tokens of a step that runs as a CUDA graph"),
-    _whole("api-server-count", "Processes that read requests and write answers; one where adapters or sleep", 1, 16),
-    _whole("max-num-batched-tokens", "Most tokens of one step"),
-    _switch("enable-chunked-prefill", "Read long prompts in parts; on where nothing is said"),
-    _switch("async-scheduling", "Plan the next step while one runs"),
-    _choice("scheduling-policy", "Which request comes first", "fcfs priority"),
-    _switch("enforce-eager", "Start fast, without CUDA graphs and compilation"),
-    _level("optimization-level", "0 starts fastest, 3 runs fastest", 0, 1, 2, 3),
-    _choice("performance-mode", "What to be fast at", "balanced interactivity throughput"),
-    _object(
-        "compilation-config",
-        "How the model is compiled",
-        "mode cudagraph_mode cudagraph_capture_sizes max_cudagraph_capture_size compile_sizes "
-        "compile_ranges_endpoints custom_ops splitting_ops pass_config use_inductor_graph_partition "
-        "compile_mm_encoder cudagraph_num_of_warmups cudagraph_copy_inputs cudagraph_specialize_lora",
-    ),
-    _choice(
-        "attention-backend",
-        "Whose code computes attention",
-        "FLASH_ATTN TRITON_ATTN FLASHINFER FLEX_ATTENTION TORCH_SDPA CPU_ATTN ROCM_ATTN ROCM_AITER_FA "
-        "ROCM_AITER_UNIFIED_ATTN ROCM_AITER_MLA FLASHINFER_MLA TRITON_MLA CUTLASS_MLA FLASHMLA FLASHMLA_SPARSE "
-        "FLASH_ATTN_MLA CPU_MLA",
-    ),
-    _word("moe-backend", "Whose code computes experts"),
-    _object(
-        "speculative-config",
-        "Guess tokens ahead, by the prompt or by the model itself; another model cannot be named",
-        "method num_speculative_tokens prompt_lookup_max prompt_lookup_min suffix_decoding_max_tree_depth "
-        "suffix_decoding_max_cached_requests suffix_decoding_max_spec_factor suffix_decoding_min_token_prob",
-    ),
-    # LoRA adapters
-    _switch("enable-lora", "Serve LoRA adapters"),
-    _whole("max-loras", "Adapters in one step", 1, 1024),
-    _level("max-lora-rank", "Largest rank of an adapter", *LORA_RANKS),
-    _whole("max-cpu-loras", "Adapters kept in main memory", 1, 65536),
-    _choice("lora-dtype", "Type of the adapters", "auto float16 bfloat16"),
-    _switch("fully-sharded-loras", "Share adapters' layers over the GPUs"),
-    # Chats
-    Option("chat-template", Kind.TEMPLATE, "Jinja text that makes one prompt of the messages"),
-    _choice("chat-template-content-format", "How a template sees contents", "auto string openai"),
-    _object("default-chat-template-kwargs", 'What every template is given, e.g. {"enable_thinking": false}'),
-    _word("reasoning-parser", "Which marks of thinking are taken out of answers, e.g. qwen3"),
-    _word("tool-call-parser", "Which marks of tool calls are read, e.g. hermes"),
-    _switch("enable-auto-tool-choice", "Let the model decide whether it calls a tool"),
-    _switch("exclude-tools-when-tool-choice-none", "Leave tools out of prompts that must not call them"),
-    _choice("generation-config", "Where sampling defaults come from: the model's file or vLLM", "auto vllm"),
-    _object(
-        "override-generation-config",
-        "Sampling defaults to replace",
-        "temperature top_p top_k min_p repetition_penalty max_new_tokens",
-    ),
-    _object(
-        "structured-outputs-config",
-        "How answers are held to a schema",
-        "backend disable_any_whitespace disable_additional_properties enable_in_reasoning",
-    ),
-    # Pictures, sound
-    _object("limit-mm-per-prompt", "Most pictures, videos or sounds of a request", "image video audio"),
-    _object(
-        "mm-processor-kwargs",
-        "How pictures and videos are prepared",
-        "min_pixels max_pixels size fps num_frames num_crops min_dynamic_patch max_dynamic_patch do_resize "
-        "do_pan_and_scan",
-    ),
-    _number("mm-processor-cache-gb", "GiB of main memory for prepared pictures", 0, 100_000),
-    _choice("mm-encoder-tp-mode", "What the GPUs share of the encoder: weights or pictures", "weights data"),
-    _switch("language-model-only", "Leave the encoders of pictures and sound out"),
-    _switch("skip-mm-profiling", "Do not measure the memory of the encoders at the start"),
-)
-OPTIONS = {option.name: option for option in _ALL}
+# Of what else vLLM takes here, some reaches files, code or the network: a folder, a class, a plug-in, another model.
+SAFE_CHOICES = {
+    "load-format": ["auto", "hf", "safetensors", "pt", "mistral", "sharded_state", "fastsafetensors", "dummy"],
+    "generation-config": ["auto", "vllm"],
+    "distributed-executor-backend": ["mp", "uni"],
+}
+_SAFE_KEYS = {
+    "hf-overrides": "architectures max_position_embeddings rope_parameters rope_scaling rope_theta sliding_window "
+    "is_matryoshka matryoshka_dimensions num_labels id2label problem_type classifier_from_token method "
+    "num_experts_per_tok",
+    "compilation-config": "mode cudagraph_mode cudagraph_capture_sizes max_cudagraph_capture_size compile_sizes "
+    "compile_ranges_endpoints custom_ops splitting_ops pass_config use_inductor_graph_partition compile_mm_encoder "
+    "cudagraph_num_of_warmups cudagraph_copy_inputs cudagraph_specialize_lora",
+    "speculative-config": "method num_speculative_tokens prompt_lookup_max prompt_lookup_min "
+    "suffix_decoding_max_tree_depth suffix_decoding_max_cached_requests suffix_decoding_max_spec_factor "
+    "suffix_decoding_min_token_prob",
+    "structured-outputs-config": "backend disable_any_whitespace disable_additional_properties enable_in_reasoning",
+    "mm-processor-kwargs": "min_pixels max_pixels size fps num_frames num_crops min_dynamic_patch max_dynamic_patch "
+    "do_resize do_pan_and_scan",
+}
+SAFE_KEYS = {name: frozenset(keys.split()) for name, keys in _SAFE_KEYS.items()}
+_NO_MORE = ". What would reach files, code, another model or the network is not among these"
 
 # What belongs to the server that vbs starts, not to the model.
 _OURS = (
@@ -288,87 +121,97 @@ def check(options: dict[str, Any]) -> dict[str, Any]:
     """
     checked: dict[str, Any] = {}
     for given, value in options.items():
-        name = str(given).replace("_", "-")
-        option = _find(name)
-        read = _read(option, value)
-        if option.kind is Kind.SWITCH:
-            name = option.name if read is (name == option.name) else f"no-{option.name}"
-            read = True
-        if not checked.keys().isdisjoint({option.name, f"no-{option.name}"}):
-            raise OptionError(f"the engine option {option.name} is given twice: leave one out")
-        checked[name] = read
+        asked = str(given).replace("_", "-")
+        name = _find(asked)
+        read = _read(name, value)
+        if not checked.keys().isdisjoint({name, f"no-{name}"}):
+            raise OptionError(f"the engine option {name} is given twice: leave one out")
+        if OPTIONS[name] is Kind.SWITCH:
+            checked[name if read is (asked == name) else f"no-{name}"] = True
+        else:
+            checked[name] = read
     return checked
 
 
-def _find(name: str) -> Option:
-    if option := OPTIONS.get(name):
-        return option
-    if (option := OPTIONS.get(name.removeprefix("no-"))) and option.kind is Kind.SWITCH:
-        return option
-    if why := REFUSED.get(name) or REFUSED.get(name.removeprefix("no-")):
+def _find(name: str) -> str:
+    bare = name.removeprefix("no-")
+    if name in OPTIONS:
+        return name
+    if OPTIONS.get(bare) is Kind.SWITCH:
+        return bare
+    if why := REFUSED.get(name) or REFUSED.get(bare):
         raise OptionError(f"the engine option {name} {why}")
     if not _NAME.fullmatch(name):
         raise OptionError(f"{_short(name)} cannot be an engine option: give its long name, without dashes before it")
     near = difflib.get_close_matches(name[:64], [*OPTIONS, *REFUSED], n=1, cutoff=0.75)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(OPTIONS)}"
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(OPTIONS))}"
     raise OptionError(f"there is no engine option {_short(name)} that a model may set: {hint}")
 
 
-def _read(option: Option, value: Any) -> Any:
+def _read(name: str, value: Any) -> Any:
+    kind, form = OPTIONS[name], installed.forms(installed.root()).get(name, Form())
+    choices = SAFE_CHOICES.get(name) or ([] if form.types else form.choices)
     try:
-        match option.kind:
+        if choices:
+            return next(choice for choice in choices if str(choice).lower() == str(value).strip().lower())
+        match kind:
             case Kind.SWITCH:
-                return _switched(value)
-            case Kind.WHOLE | Kind.NUMBER:
-                return _counted(option, value)
-            case Kind.CHOICE:
-                return next(choice for choice in option.choices if str(choice).lower() == str(value).strip().lower())
+                return {"true": True, "false": False}[str(value).strip().lower()]
+            case Kind.NUMBER:
+                return -1 if (name, value) == ("max-model-len", "auto") else _counted(form, value)
             case Kind.OBJECT:
-                return _structured(option, value)
-        return _written(option, value)
+                return _structured(SAFE_KEYS.get(name), value)
+        return _written(kind, value)
     except (ValueError, TypeError, LookupError, StopIteration, RecursionError):
         raise OptionError(
-            f"the engine option {option.name} cannot be {_short(value)}: give {option.rule}. {option.help}"
+            f"the engine option {name} cannot be {_short(value)}: give {_rule(name, form, choices)}"
         ) from None
 
 
-def _switched(value: Any) -> bool:
-    return {"true": True, "false": False}[str(value).strip().lower()]
+def _rule(name: str, form: Form, choices: list[Any]) -> str:
+    """What the value must be, to go after "give"."""
+    if choices:
+        return f"one of {', '.join(map(str, choices))}{_NO_MORE if name in SAFE_CHOICES else ''}"
+    if name in SAFE_KEYS:
+        return f"a JSON object with {', '.join(sorted(SAFE_KEYS[name]))}{_NO_MORE}"
+    if OPTIONS[name] is not Kind.NUMBER:
+        return OPTIONS[name]
+    bounds = "".join(f", {installed.BOUNDS[which]} {bound}" for which, bound in form.bounds.items())
+    return f"{'a whole number' if _is_whole(form) else 'a number'}{bounds}"
 
 
-def _counted(option: Option, value: Any) -> int | float:
-    """A number, or a text that vLLM takes for one: "2048", "8k" (8000), "8K" (8192), "auto" for -1."""
-    number = value
-    if isinstance(value, str):
-        text = value.strip()
-        if text.lower() == "auto" and -1 in option.choices:
-            return -1
-        number = _length(text) if option.kind is Kind.WHOLE else float(text)
+def _is_whole(form: Form) -> bool:
+    return form.types == {"int"}
+
+
+def _counted(form: Form, value: Any) -> int | float:
+    """A number, or a text that vLLM takes for one: "2048", "8k" (8000), "8K" (8192)."""
+    number = _number(value.strip()) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError
-    if number not in option.choices and not option.least <= number <= option.most:
+    if not -1 <= number <= MOST_NUMBER or not all(_HOLDS[name](number, bound) for name, bound in form.bounds.items()):
         raise ValueError
-    if option.kind is Kind.WHOLE:
-        if number != int(number):
-            raise ValueError
+    if number == int(number):
         return int(number)
+    if _is_whole(form):
+        raise ValueError
     return number
 
 
-def _length(text: str) -> int | float:
-    if not (match := _LENGTH.fullmatch(text)):
+def _number(text: str) -> int | float:
+    if not (match := _NUMBER.fullmatch(text)):
         raise ValueError
     digits, letter = match.groups()
     if not letter:
-        return int(digits)
+        return float(digits) if "." in digits else int(digits)
     if letter.isupper():
         return int(digits) * 1024 ** _POWERS[letter.lower()]
     return int(float(digits) * 1000 ** _POWERS[letter])
 
 
-def _structured(option: Option, value: Any) -> dict[str, Any]:
+def _structured(keys: frozenset[str] | None, value: Any) -> dict[str, Any]:
     content = json.loads(value) if isinstance(value, str) else value
-    if not isinstance(content, dict) or (option.keys and not content.keys() <= option.keys):
+    if not isinstance(content, dict) or (keys and not content.keys() <= keys):
         raise ValueError
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
     if len(text.encode()) > MOST_TEXT or "\\u0000" in text:  # the database takes no NUL
@@ -376,12 +219,12 @@ def _structured(option: Option, value: Any) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def _written(option: Option, value: Any) -> str:
+def _written(kind: Kind, value: Any) -> str:
     if not isinstance(value, str) or "\0" in value or len(value.encode()) > MOST_TEXT:
         raise ValueError
-    if option.kind is Kind.WORD and not _WORD.fullmatch(value):
+    if kind is Kind.WORD and not _WORD.fullmatch(value):
         raise ValueError
-    if option.kind is Kind.TEMPLATE and "{{" not in value and "{%" not in value:
+    if kind is Kind.TEMPLATE and "{{" not in value and "{%" not in value:
         raise ValueError  # vLLM would take it for the path of a file
     return value
 

@@ -24,7 +24,7 @@ SHORTEST = 256  # tokens of context; with less than that nobody can do anything
 STEP = 256  # what vLLM estimates differs a little from start to start
 HALVINGS = 3  # of the context, where nothing says how long it may be
 FEWEST_TOKENS = 2048  # computed in one step
-SHARE, SMALLEST_SHARE, SHARE_STEP = 0.92, 0.1, 0.1  # the first is vLLM's own
+SMALLEST_SHARE, SHARE_STEP = 0.1, 0.1
 MARGIN = 0.02  # of the GPU, which others may take meanwhile
 LEAST_CACHE = 64 * 2**20
 
@@ -96,7 +96,7 @@ def _shorter(spec: EngineSpec, options: dict[str, Any], short: Shortage) -> dict
 
 def _smaller(options: dict[str, Any], short: Shortage) -> dict[str, Any] | None:
     now = options.get("gpu-memory-utilization")
-    now = now if isinstance(now, int | float) else SHARE
+    now = now if isinstance(now, int | float) else defaults.UTILIZATION
     share = now - SHARE_STEP
     if short.of is Lack.SHARE and short.there and short.total:
         free = math.floor((short.there / short.total - MARGIN) * 100 + 1e-6) / 100
@@ -136,7 +136,7 @@ def _whole(value: Any, otherwise: int) -> int:
 def _explicit(spec: EngineSpec, options: dict[str, Any], short: Shortage) -> dict[str, Any]:
     """What it is where the options do not say."""
     context = short.context or _context(spec, options)
-    return {"gpu-memory-utilization": SHARE, "kv-cache-memory-bytes": f"for {short.needed} GiB"} | (
+    return {"gpu-memory-utilization": defaults.UTILIZATION, "kv-cache-memory-bytes": f"for {short.needed} GiB"} | (
         {"max-model-len": context} if context else {}
     )
 

@@ -12,8 +12,6 @@ from models_registry.engine import defaults
 from models_registry.engine.machine import main_memory
 from models_registry.fit.formula import GIB, FitError, Load, Room
 
-UTILIZATION = 0.92  # of a GPU's memory: vLLM 0.32, CacheConfig.gpu_memory_utilization
-
 DTYPES = {"float32": 32, "float": 32}  # the others have 16 bits; so has auto, which halves weights stored with 32
 CACHE_DTYPES = re.compile(r"(?P<four>int4|nvfp4)|(?P<eight>fp8|int8)")
 # What vLLM quantizes to while it loads; other names say how weights are stored, which their headers tell.
@@ -34,7 +32,7 @@ def here(options: Mapping[str, Any]) -> Room:
     if total := defaults.gpu_memory():
         if "kv-cache-memory-bytes" in options:  # takes the place of the share
             return Room("gpu", total, cache=_count(options, "kv-cache-memory-bytes", 0), host=memory)
-        share = _number(options, "gpu-memory-utilization", UTILIZATION)
+        share = _number(options, "gpu-memory-utilization", defaults.UTILIZATION)
         if not 0 < share <= 1:
             raise FitError(f"gpu-memory-utilization is {share}: give a fraction above 0 and up to 1")
         return Room("gpu", int(total * share), host=memory)

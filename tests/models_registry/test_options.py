@@ -1,6 +1,5 @@
 """Which options of vLLM a model may set: what is read how, what is refused and why, and that vLLM still has them."""
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models_registry.engine.options import MOST_TEXT, OPTIONS, OURS, REFUSED, Kind, OptionError, check
+from models_registry.engine.machine import installed
+from models_registry.engine.options import (
+    LORA_RANKS,
+    MOST_TEXT,
+    OPTIONS,
+    OURS,
+    REFUSED,
+    SAFE_CHOICES,
+    SAFE_KEYS,
+    Kind,
+    OptionError,
+    check,
+)
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
@@ -66,23 +77,24 @@ def test_a_switch_that_is_off_is_said_to_the_engine(name: str, value: Any, read:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("max-model-len", "2 thousand", "max-model-len cannot be '2 thousand': give a whole number from 1 to"),
-        ("max-model-len", 0, "or -1"),
-        ("max-model-len", 2.5, "whole number"),
-        ("max-model-len", True, "whole number"),
-        ("max-model-len", None, "whole number"),
-        ("max-model-len", "1.5K", "whole number"),
-        ("max-model-len", "9" * 5000, "whole number"),
-        ("max-model-len", "٣", "whole number"),
-        ("gpu-memory-utilization", 90, r"from 0.01 to 1\."),
+        ("max-model-len", "2 thousand", "max-model-len cannot be '2 thousand': give a "),
+        ("max-model-len", -2, "number"),
+        ("max-model-len", True, "number"),
+        ("max-model-len", None, "number"),
+        ("max-model-len", "1.5K", "number"),
+        ("max-model-len", "9" * 5000, "number"),
+        ("max-model-len", 10**20, "number"),
+        ("max-model-len", "٣", "number"),
         ("gpu-memory-utilization", "nan", "number"),
+        ("gpu-memory-utilization", float("inf"), "number"),
         ("cpu-offload-gb", "1e999", "number"),
-        ("dtype", "int8", "one of auto, half, float16"),
-        ("dtype", ["float16"], "one of"),
-        ("max-lora-rank", 24, "one of 1, 8, 16, 32, 64, 128, 256, 320, 512"),
-        ("load-format", "tensorizer", "Formats that fetch them from elsewhere"),
-        ("load-format", "runai_streamer", "elsewhere"),
+        ("dtype", ["float16"], "give "),
+        ("quantization", "my.module.Class", "a name of letters"),
+        ("load-format", "tensorizer", "What would reach files, code, another model or the network"),
+        ("load-format", "runai_streamer", "one of auto, hf, safetensors"),
         ("generation-config", "/etc", "one of auto, vllm"),
+        ("distributed-executor-backend", "my.module.Class", "one of mp, uni"),
+        ("distributed-executor-backend", "ray", "one of mp, uni"),
         ("enforce-eager", "maybe", "true or false"),
         ("enforce-eager", 1, "true or false"),
         ("reasoning-parser", "/tmp/x.py", "a name of letters"),
@@ -97,9 +109,11 @@ def test_a_switch_that_is_off_is_said_to_the_engine(name: str, value: Any, read:
         ("hf-overrides", {"rope_theta": float("nan")}, "a JSON object with"),
         ("hf-overrides", {"problem_type": "\0"}, "a JSON object with"),
         ("hf-overrides", "[" * 20_000, "a JSON object with"),
-        ("speculative-config", {"model": "org/draft"}, "another model cannot be named"),
+        ("speculative-config", {"model": "org/draft"}, "another model"),
         ("compilation-config", {"inductor_passes": {"x": "os.system"}}, "a JSON object with"),
         ("compilation-config", {"cache_dir": "/etc"}, "a JSON object with"),
+        ("structured-outputs-config", {"reasoning_parser_plugin": "/tmp/x.py"}, "a JSON object with"),
+        ("mm-processor-kwargs", {"trust_remote_code": True}, "a JSON object with"),
     ],
 )
 def test_a_value_that_is_wrong(name: str, value: Any, words: str) -> None:
@@ -131,7 +145,7 @@ def test_a_value_that_is_wrong(name: str, value: Any, words: str) -> None:
         ("rope-scaling", "use hf-overrides"),
         ("max-modle-len", "did you mean max-model-len?"),
         ("tensor-paralel-size", "did you mean tensor-parallel-size?"),
-        ("zzz", "there are dtype, "),
+        ("zzz", "there are api-server-count, "),
         ("--dtype", "without dashes before it"),
         ("dtype=x", "cannot be an engine option"),
         ("", "'' cannot be an engine option"),
@@ -171,10 +185,45 @@ def test_anything_is_read_or_refused(options: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def vllm() -> Path:
-    spec = importlib.util.find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("vLLM is not installed")
-    return Path(spec.submodule_search_locations[0])
+    return installed.root() or pytest.skip("vLLM is not installed")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("max-model-len", 2.5, "give a whole number, at least -1"),
+        ("tensor-parallel-size", 0, "give a whole number, at least 1"),
+        ("gpu-memory-utilization", 90, "give a number, above 0, at most 1"),
+        ("dtype", "int8", "one of auto, half, float16"),
+        ("max-lora-rank", 24, "one of 1, 8, 16, 32, 64, 128, 256, 320, 512"),
+        ("attention-backend", "FLASH", "one of FLASH_ATTN, "),
+        ("optimization-level", 4, "one of 0, 1, 2, 3"),
+    ],
+)
+def test_a_value_that_vllm_does_not_take(vllm: Path, name: str, value: Any, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        check({name: value})
+
+
+def test_without_vllm_its_words_and_bounds_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anything let in that reaches files or code."""
+    monkeypatch.setattr(installed, "root", lambda: None)
+    options = {"dtype": "int8", "max-lora-rank": 24, "gpu-memory-utilization": 90}
+    assert check(options) == options
+    for name, value in [("dtype", "/etc/passwd"), ("load-format", "tensorizer"), ("max-lora-rank", "many")]:
+        with pytest.raises(OptionError):
+            check({name: value})
+
+
+def test_what_is_written_otherwise_is_not_known(tmp_path: Path) -> None:
+    assert installed.forms(tmp_path) == {}
+    (tmp_path / "vllm/engine").mkdir(parents=True)
+    (tmp_path / "vllm/engine/arg_utils.py").write_text(
+        "from vllm.config import Size, Far\n"
+        'class EngineArgs:\n    size: "Size" = 1\n    far: Far | None = near(Far)\n    near: int | Far = 1\n'
+    )
+    found = installed.forms(tmp_path / "vllm")
+    assert {name: form.types for name, form in found.items()} == {"size": {"?"}, "far": {"?"}, "near": {"int", "?"}}
 
 
 REACHES = re.compile(
@@ -232,31 +281,30 @@ def test_vllm_has_every_option_that_is_refused(vllm: Path) -> None:
 
 
 def test_vllm_has_every_choice(vllm: Path) -> None:
-    places = ["config", "model_executor/layers/quantization", "model_executor/model_loader", "engine", "renderers"]
-    places += ["v1/attention/backends", "transformers_utils"]
-    said = "\n".join(path.read_text() for place in places for path in (vllm / place).glob("*.py"))
-    lost = [
-        (option.name, choice)
-        for option in OPTIONS.values()
-        if option.kind is Kind.CHOICE
-        for choice in option.choices
-        if isinstance(choice, str) and f'"{choice}"' not in said and not re.search(rf"^    {choice} = ", said, re.M)
-    ]
-    assert lost == []
+    said = "\n".join(
+        (vllm / place).read_text() for place in ("config/parallel.py", "model_executor/model_loader/__init__.py")
+    )
+    choices = SAFE_CHOICES["distributed-executor-backend"] + SAFE_CHOICES["load-format"]
+    assert [choice for choice in choices if f'"{choice}"' not in said] == []
+
+
+def test_vllm_says_of_every_option_what_it_takes(vllm: Path) -> None:
+    forms = installed.forms(vllm)
+    assert sorted(OPTIONS.keys() - forms.keys()) == ["api-server-count"]
+    assert [name for name, kind in OPTIONS.items() if kind is Kind.SWITCH and forms[name].types != {"bool"}] == []
+    known = [name for name in OPTIONS if name in forms and (forms[name].types - {"?"} or forms[name].choices)]
+    assert len(known) > 0.9 * len(OPTIONS)
 
 
 def test_vllm_has_every_rank(vllm: Path) -> None:
-    ranks = re.search(r"MaxLoRARanks = Literal\[([\d, ]+)\]", (vllm / "config/lora.py").read_text())
-    assert ranks
-    assert tuple(map(int, ranks[1].split(","))) == OPTIONS["max-lora-rank"].choices
+    assert tuple(installed.forms(vllm)["max-lora-rank"].choices) == LORA_RANKS
 
 
 def test_vllm_has_every_key(vllm: Path) -> None:
     for name, file in [
-        ("pooler-config", "pooler"),
         ("speculative-config", "speculative"),
         ("compilation-config", "compilation"),
         ("structured-outputs-config", "structured_outputs"),
     ]:
         fields = set(re.findall(r"^    ([a-z]\w*): ", (vllm / f"config/{file}.py").read_text(), re.MULTILINE))
-        assert sorted(OPTIONS[name].keys - fields) == []
+        assert sorted(SAFE_KEYS[name] - fields) == []
