@@ -34,7 +34,7 @@ SHOWN, CLIPPED = 100, 300  # bad lines, and characters of each
 MENDED, MEND_CHARACTERS = 20, 20_000  # that can be typed anew; what is longer is left out, or mended elsewhere
 FATAL = ("too_many_requests", "empty_file")
 REMEDIES = {
-    "invalid_json_line": "Write one JSON object on the line; look at its quotes, commas and brackets.",
+    "invalid_json_line": "Write one JSON object on the line, in UTF-8; look at its quotes, commas and brackets.",
     "missing_required_parameter": "A line needs custom_id, method, url and body.",
     "invalid_custom_id": "Give the request a name that is found again in the results.",
     "duplicate_custom_id": "Give each request a custom_id of its own, or leave one of the two out.",
@@ -53,6 +53,10 @@ REMEDIES = {
 
 class Refused(ValueError):
     """This file cannot be an input file; the message says why, and what to do."""
+
+
+class TooLarge(Refused):
+    """What came has more bytes than an input file may have."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def keep(project: Project, path: Path, filename: str) -> File:
         raise Refused("The file is empty. Choose one with a request on each line, or a table of prompts.")
     most = settings.VBS_MAX_BATCH_MB
     if size > most * 2**20:
-        raise Refused(f"The file has {size:,} bytes; at most {most} MB are allowed in one batch. Split it.")
+        raise TooLarge(f"The file has {size:,} bytes; at most {most} MB are allowed in one batch. Split it.")
     with path.open("rb") as file:
         head = file.read(HEAD)
     table = _is_csv(head, filename)
@@ -287,8 +291,6 @@ def _problems(path: Path, table: bool, errors: list[LineError]) -> tuple[Problem
 def remedy(error: LineError) -> str:
     if error["code"] == "invalid_request" and error["param"] == "body.model":
         return "Choose a model that suits the endpoint: the form's is used for lines that name none."
-    if error["code"] == "invalid_json_line" and "not UTF-8" in error["message"]:
-        return "Save the whole file as UTF-8 and choose it again, or leave the line out."
     return REMEDIES.get(error["code"], "")
 
 

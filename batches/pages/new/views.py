@@ -91,7 +91,7 @@ def check(request: Request) -> HttpResponseBase:
             if not found.fatal:
                 file = repair.leave_out(found)
     except Refused as error:
-        status = TOO_LARGE if "at most" in str(error) and not file else WRONG
+        status = TOO_LARGE if isinstance(error, repair.TooLarge) else WRONG
         return _show(request, form, file, form.cleaned_data, error=str(error), typed=typed, status=status)
     except FileNotFoundError:
         return _show(request, form, None, error=GONE, status=WRONG)
