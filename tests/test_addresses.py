@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from vbs.outgoing import addresses
-from vbs.outgoing.addresses import AddressError, check, origin
+from vbs.outgoing.addresses import AddressError, check_url, origin
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def names(monkeypatch):
 @pytest.mark.parametrize("url", ["https://public.example/v1", "http://8.8.8.8:8000/v1", "https://[2606:4700::1111]/v1",
                                  "https://public.example/v1?a=b%20c#d"])  # fmt: skip
 def test_public(names, url):
-    check(url)
+    check_url(url)
 
 
 @pytest.mark.parametrize(
@@ -43,18 +43,18 @@ def test_public(names, url):
 )  # fmt: skip
 def test_private(names, host):
     with pytest.raises(AddressError, match=r"not a public address: set VBS_PRIVATE_URLS=true"):
-        check(f"http://{host}/v1")
-    check(f"http://{host}/v1", private=True)
+        check_url(f"http://{host}/v1")
+    check_url(f"http://{host}/v1", private=True)
 
 
 def test_ipv4_within_ipv6_is_the_ipv4_address(names):
-    check("http://[::ffff:8.8.8.8]/v1")
-    check("http://[64:ff9b::8.8.8.8]/v1")
+    check_url("http://[::ffff:8.8.8.8]/v1")
+    check_url("http://[64:ff9b::8.8.8.8]/v1")
 
 
 def test_localhost_by_its_name():
     with pytest.raises(AddressError, match="not a public address"):
-        check("http://localhost:4080/v1")
+        check_url("http://localhost:4080/v1")
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "017700000001", "1.2.3",
@@ -62,16 +62,16 @@ def test_localhost_by_its_name():
 @pytest.mark.parametrize("private", [True, False])
 def test_an_address_has_one_way_of_writing(names, host, private):
     """Programs differ in what they take the others for."""
-    with pytest.raises(AddressError, match="no way to write an address"):
-        check(f"http://{host}/v1", private)
+    with pytest.raises(AddressError, match="is not an address"):
+        check_url(f"http://{host}/v1", private)
 
 
 @pytest.mark.parametrize("url", ["", "public.example", "ftp://public.example", "file:///etc/passwd", "http:///v1",
                                  "http://host:port/", "http://[::1", "gopher://8.8.8.8/", "http://host:0/",
                                  "http://a%2eb/", "http://a,b/", "http://[v1.a]/"])  # fmt: skip
 def test_no_url(names, url):
-    with pytest.raises(AddressError, match="is no "):
-        check(url, private=True)
+    with pytest.raises(AddressError, match="is not a"):
+        check_url(url, private=True)
 
 
 @pytest.mark.parametrize("odd", ["\r\nX-Injected: 1", "\n", "\t", " ", "\0", "\x7f", "\x85", "\u2028", "ä", "\\", "。"])
@@ -79,21 +79,21 @@ def test_no_url(names, url):
     "form", ["http://public.example{}/v1", "http://public.example/v1{}", "{}http://public.example"]
 )
 def test_what_programs_read_in_different_ways(names, form, odd):
-    with pytest.raises(AddressError, match="are escaped"):
-        check(form.format(odd), private=True)
+    with pytest.raises(AddressError, match="escape blanks"):
+        check_url(form.format(odd), private=True)
 
 
 @pytest.mark.parametrize("who", ["user@", "user:password@", "@", ":@", "public.example@"])
 def test_no_user_in_it(names, who):
     with pytest.raises(AddressError, match="a user or a password") as refused:
-        check(f"http://{who}8.8.8.8/v1", private=True)
+        check_url(f"http://{who}8.8.8.8/v1", private=True)
     assert "password@" not in str(refused.value)
 
 
 @pytest.mark.parametrize("host", ["nowhere.example", "a..b", "x" * 70 + ".example"])
 def test_a_name_that_stands_for_nothing(names, host):
-    with pytest.raises(AddressError, match="could not be found"):
-        check(f"http://{host}/v1")
+    with pytest.raises(AddressError, match="could not be resolved"):
+        check_url(f"http://{host}/v1")
 
 
 def test_an_origin_is_written_in_one_way():

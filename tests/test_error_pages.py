@@ -66,7 +66,7 @@ def test_a_form_that_is_too_old(db):
 def test_a_method_that_is_not_taken(db):
     viewer = person("viewer")
     answer = viewer.post("/models/", headers=BROWSER)
-    is_page(answer, 405, "does not take POST, but GET")
+    is_page(answer, 405, "does not take POST: it takes GET")
     assert answer["Allow"] == "GET"
     assert text(viewer.post("/models/")) == "405 Not possible here\n"
     assert viewer.post("/models/", headers={"HX-Request": "true"} | BROWSER)["Content-Type"].startswith("text/plain")

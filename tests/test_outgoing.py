@@ -67,7 +67,7 @@ def test_a_name_that_stands_for_something_else_by_now(hostile, monkeypatch, ask)
     """It is looked at when it is connected to, and what was looked at is what is connected to."""
     asked = names(monkeypatch, {"turncoat.example": ["93.184.215.14", "127.0.0.1"]})
     url = f"http://turncoat.example:{hostile.port}/v1"
-    outgoing.check(url)
+    outgoing.check_url(url)
     with pytest.raises(AddressError, match=r"127.0.0.1, which is not a public"):
         ask(url)
     assert hostile.heard == [] and len(asked) == 2, "no look-up after the check"
@@ -92,7 +92,7 @@ def test_a_proxy_for_who_asks_for_it(hostile, monkeypatch, ask):
     assert hostile.heard[0].startswith("GET http://any.example/v1")
     with pytest.raises(AddressError, match="not a public address"):
         ask("http://10.0.0.1/v1", proxies=True)
-    with pytest.raises(AddressError, match="could not be found"):
+    with pytest.raises(AddressError, match="could not be resolved"):
         ask("http://spared.example/v1", proxies=True)
 
 

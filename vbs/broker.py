@@ -16,7 +16,7 @@ from django_q.brokers.orm import ORM
 from django_q.models import OrmQ
 from django_q.signing import SignedPackage
 
-from vbs.database.outages import DATABASE_ERRORS, said
+from vbs.database.outages import DATABASE_ERRORS, first_line
 from vbs.tasks import TASKS
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class PostgresBroker(ORM):
                 return taken
             self._sleep()
         except (*DATABASE_ERRORS, psycopg.OperationalError) as error:
-            log.warning("The task queue is out of reach: %s", said(error))
+            log.warning("The task queue is out of reach: %s", first_line(error))
             self._drop()
             time.sleep(IDLE_SECONDS)
         return None

@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from vbs.accounts import roles
-from vbs.outgoing.addresses import AddressError, split
+from vbs.outgoing.addresses import AddressError, split_url
 from vbs.run import private
 
 
@@ -157,7 +157,7 @@ def the_remote_key_has_servers(**options: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = []
     for server in settings.VBS_REMOTE_ORIGINS:
         try:
-            parts = split(server)
+            parts = split_url(server)
             good = parts.path in ("", "/") and "?" not in server and "#" not in server
         except AddressError:
             good = False
@@ -186,7 +186,7 @@ def media_domains_are_hosts(**options: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = []
     for domain in settings.VBS_MEDIA_DOMAINS:
         try:
-            good = split(f"https://{domain}").hostname == domain
+            good = split_url(f"https://{domain}").hostname == domain
         except AddressError:
             good = False
         if not good or domain.startswith("-"):

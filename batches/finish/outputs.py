@@ -63,12 +63,12 @@ def rows(batch: Batch, states: Iterable[RequestState]) -> Iterator[BatchRequest]
 
 def finalize(batch_id: str) -> None:
     """Idempotent, and one at a time: a second call waits for nothing and does nothing."""
-    if not advisory.take(batch_id, 2, FROZEN_SECONDS, session=True):
+    if not advisory.try_lock(batch_id, 2, FROZEN_SECONDS, session=True):
         return
     try:
         _finalize(batch_id)
     finally:
-        advisory.release(batch_id, 2)
+        advisory.unlock(batch_id, 2)
 
 
 def _finalize(batch_id: str) -> None:

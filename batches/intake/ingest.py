@@ -50,7 +50,7 @@ def validate(batch_id: str) -> None:
     batch: Batch | None = None
     try:
         with transaction.atomic():
-            if not advisory.take(batch_id, 1, most_seconds()):
+            if not advisory.try_lock(batch_id, 1, most_seconds()):
                 return
             batch = Batch.objects.select_related("input_file", "retry_of").filter(pk=batch_id).first()
             if batch is None or batch.status != BatchStatus.VALIDATING or batch.validated_at:

@@ -21,7 +21,7 @@ from batches.models.requests import add_failed, adding
 from batches.run import expiry
 from batches.run.outcomes import Outcome, failure
 from batches.run.pace import UNKNOWN, Pace
-from vbs.database.outages import said
+from vbs.database.outages import first_line
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def commit(
         half = len(outcomes) // 2
         if not half:
             log.exception("An answer cannot be kept")
-            message = f"The answer cannot be kept: {said(error)}"[:MOST_SAID]
+            message = f"The answer cannot be kept: {first_line(error)}"[:MOST_SAID]
             outcomes = [failure(one.id, "invalid_response", message) for one in outcomes]
             return _commit(batch_id, worker, outcomes, pace)
         commit(batch_id, worker, outcomes[:half], pace)

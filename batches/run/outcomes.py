@@ -11,7 +11,7 @@ from batches.run import raw_json
 from batches.run.raw_json import NotAnObject
 from models_registry.engine.client import Answer
 from models_registry.engine.refusals import clean, parsed, refusal
-from vbs.unplaced import unplaced
+from vbs.redaction import hide_locations
 
 MOST_SHOWN = 64 * 1024  # bytes of what came instead of an answer
 DEEP = 250  # levels of nesting that are looked at
@@ -70,7 +70,9 @@ def _error(answer: Answer, body: Any) -> tuple[str, str]:
             "add the model with the URL that it leads to."
         )
     code, message = refusal(answer.status, body)
-    return code, f"{message} The engine's log says: {clean(unplaced(answer.reason))}" if answer.reason else message
+    if answer.reason:
+        message = f"{message} The engine's log says: {clean(hide_locations(answer.reason))}"
+    return code, message
 
 
 def _unreadable(answer: Answer, body: Any) -> str:

@@ -20,7 +20,7 @@ from models_registry.models import Alias, Model, ModelState, Worker
 from vbs.database.outages import DATABASE_ERRORS
 from vbs.logs import bind, one_line
 from vbs.pages.viewer import Viewer
-from vbs.unplaced import unplaced
+from vbs.redaction import hide_locations
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Batches(Workload):
                 batch.postpone(gpu.worker.pk, min(max(lasted.total_seconds(), least), most))
             except Exception as error:
                 log.exception("Unforeseen error while running the batch")
-                _again(batch, gpu.worker.pk, unplaced(one_line(repr(error)))[:MOST_SAID])
+                _again(batch, gpu.worker.pk, hide_locations(one_line(repr(error)))[:MOST_SAID])
 
     def release(self, worker: uuid.UUID) -> None:
         claims.release_all(worker)

@@ -45,7 +45,7 @@ from vbs.openai.errors import Conflict, Forbidden, InvalidRequest, NotFound, mis
 from vbs.openai.idempotency import Once
 from vbs.openai.pagination import choice, only, page, unknown_after, whole_number
 from vbs.openai.schema import Deleted, ErrorObject
-from vbs.unplaced import unplaced
+from vbs.redaction import hide_locations
 
 CHANGES = {**ERRORS, (403, "application/json"): of(ErrorObject)}
 MOST_CONTEXT = 2**31 - 1
@@ -60,7 +60,7 @@ def as_api_error(error: Exception, for_operator: bool = True) -> Exception:
     if isinstance(error, Needed):
         return Conflict(str(error), code="model_needed")
     if isinstance(error, ModelError | PasteError):
-        return InvalidRequest(str(error) if for_operator else unplaced(str(error)))
+        return InvalidRequest(str(error) if for_operator else hide_locations(str(error)))
     return error
 
 

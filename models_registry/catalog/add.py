@@ -58,7 +58,7 @@ def add(
             raise ModelError("an adapter stays where it is: leave copy out")
         return _add_adapter(row, sources.folder(source, on_server), base)
     if source.startswith(("http://", "https://")):
-        sources.check_url(source, on_server)
+        sources.check_remote_url(source, on_server)
         rules.check_options(EngineKind.REMOTE, options)
         rules.check_code(row, "a remote server decides that itself")
         row.kind, row.source, row.remote_name = EngineKind.REMOTE.value, source.rstrip("/"), remote_name

@@ -10,7 +10,7 @@ from pathlib import Path
 from django.conf import settings
 
 from models_registry.catalog.folders import ModelError
-from vbs.outgoing.addresses import AddressError, check, split
+from vbs.outgoing.addresses import AddressError, check_url, split_url
 
 
 def folder(given: str, on_server: bool) -> Path:
@@ -39,17 +39,17 @@ def folder(given: str, on_server: bool) -> Path:
     return found
 
 
-def check_url(source: str, on_server: bool) -> None:
+def check_remote_url(source: str, on_server: bool) -> None:
     """Raises ModelError unless it can be a remote server's."""
     form = "it must look like http(s)://host[:port]/v1, without a user, a query or a fragment"
     try:
-        parts = split(source)
+        parts = split_url(source)
     except AddressError as error:
         raise ModelError(f"{source!r} cannot be a remote server: {form} ({error})") from error
     if not parts.path.rstrip("/").endswith("/v1") or "?" in source or "#" in source:
         raise ModelError(f"{source!r} cannot be a remote server: {form}")
     try:
-        check(source, private=not on_server or settings.VBS_PRIVATE_URLS)
+        check_url(source, private=not on_server or settings.VBS_PRIVATE_URLS)
     except AddressError as error:
         raise ModelError(str(error)) from error
 

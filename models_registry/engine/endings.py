@@ -11,7 +11,7 @@ from pathlib import Path
 
 from models_registry.engine.reasons import last_error
 from models_registry.engine.refusals import clean
-from vbs.unplaced import unplaced
+from vbs.redaction import hide_locations
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _FIRST_PIDS = "pid:[4026531836]"  # the namespace whose numbers the kernel's log has
@@ -28,7 +28,7 @@ def words(status: int | None, killed_for_memory: bool, log: Path | None = None, 
     """
     if killed_for_memory:
         return "the system killed it or a process of it for want of memory"
-    error = clean(unplaced(last_error(log)) if log else "", MOST_WORDS)
+    error = clean(hide_locations(last_error(log)) if log else "", MOST_WORDS)
     if status is None:
         return _unseen(error, kernel_words(pid) if pid else "")
     if os.WIFSIGNALED(status):
@@ -81,7 +81,7 @@ def kernel_words(pid: int, kmsg: Path = Path("/dev/kmsg"), proc: Path = Path("/p
         pass
     finally:
         os.close(descriptor)
-    return clean(unplaced(text), MOST_WORDS)
+    return clean(hide_locations(text), MOST_WORDS)
 
 
 def memory_kills(proc: Path = Path("/proc"), cgroups: Path = _CGROUPS) -> int | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
-from vbs.unplaced import unplaced
+from vbs.redaction import hide_locations
 
 TAIL_BYTES = 64 * 1024
 REQUESTS_BYTES = 2**20  # of a log's end in which the reason of a request that failed just now is looked for
@@ -109,7 +109,7 @@ class LoadError(Exception):
         self, reason: str, hint: str = "", killed: bool = False, shortage: Shortage | None = None, public: str = ""
     ) -> None:
         super().__init__(f"{reason}. {hint}".strip())
-        self.public = f"{public}. {OPERATORS_SEE}" if public else unplaced(str(self))
+        self.public = f"{public}. {OPERATORS_SEE}" if public else hide_locations(str(self))
         self.reason, self.hint, self.killed, self.shortage = reason, hint, killed, shortage
 
 

@@ -22,7 +22,7 @@ from models_registry.gpu import operations
 from models_registry.gpu.gpu import Gpu, loaded_words
 from models_registry.gpu.workloads import Work
 from models_registry.models import Model, Operation, OperationState, WorkerState
-from vbs.database.outages import DATABASE_ERRORS, insist, said
+from vbs.database.outages import DATABASE_ERRORS, first_line, insist
 from vbs.logs import bind, bound, one_line
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class Turn:
             self.gpu.show(state, self._doing or f"Running {self.operation.kind} {self.model}", self.work)
         except DATABASE_ERRORS as error:
             connection.close()
-            log.warning("The database is out of reach: %s", said(error))
+            log.warning("The database is out of reach: %s", first_line(error))
         except Exception:  # the lease runs out then, and somebody else takes it up
             log.exception("An operation is not kept")
 

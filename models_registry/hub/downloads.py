@@ -26,7 +26,7 @@ from models_registry.hub import files as hub_files
 from models_registry.hub.files import File
 from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubToken, Model, ModelState, Task
 from vbs.broker import wake
-from vbs.database.outages import DATABASE_ERRORS, said
+from vbs.database.outages import DATABASE_ERRORS, first_line
 from vbs.leases import FREE, RELEASED
 
 log = logging.getLogger(__name__)
@@ -268,7 +268,7 @@ def clean(name: str) -> None:
     except ModelError as error:
         log.info("What has come of %s stays for now: %s", name, error)
     except (OSError, *DATABASE_ERRORS) as error:
-        log.warning("What has come of %s stays for now: %s", name, said(error))
+        log.warning("What has come of %s stays for now: %s", name, first_line(error))
 
 
 def clean_locked(name: str) -> None:

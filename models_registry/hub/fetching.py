@@ -34,7 +34,7 @@ from models_registry.hub.files import File
 from models_registry.models import Download, DownloadState, Model, ModelState, Task
 from vbs.broker import wake
 from vbs.database import outages
-from vbs.database.outages import DATABASE_ERRORS, insist, said
+from vbs.database.outages import DATABASE_ERRORS, first_line, insist
 from vbs.logs import one_line
 
 log = logging.getLogger(__name__)
@@ -217,7 +217,7 @@ class _Turn:
         try:
             return bool(self.mine.renew(bytes_done=self.done, bytes_per_second=rate))
         except DATABASE_ERRORS as error:  # nobody else can have it either, and the lock keeps him out
-            log.warning("The database is out of reach: %s", said(error))
+            log.warning("The database is out of reach: %s", first_line(error))
             connection.close()
             return True
 

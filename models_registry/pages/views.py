@@ -28,7 +28,7 @@ from models_registry.pages.forms import AddForm, BenchmarkForm, EditForm, FitFor
 from vbs.configuration import audit
 from vbs.live.pages import Parts, changes
 from vbs.pages.access import Request, page
-from vbs.unplaced import unplaced
+from vbs.redaction import hide_locations
 
 WRONG = 422  # what was typed cannot be taken
 
@@ -161,7 +161,7 @@ def _judged(request: Request, model: Model) -> dict[str, Any]:
     try:
         found = judge.judge(model, asked.get("context"), asked.get("sequences") or 1)
     except ModelError as error:
-        return {"form": form, "error": str(error) if request.viewer.may(rows.CHANGES) else unplaced(str(error))}
+        return {"form": form, "error": str(error) if request.viewer.may(rows.CHANGES) else hide_locations(str(error))}
     need = found.need
     parts = {"weights": need.weights, "KV cache": need.cache, "LoRA": need.lora, "process": need.process}
     sizes = {name: size(number) for name, number in {**parts, "working memory": need.working}.items()}

@@ -56,7 +56,7 @@ def test_a_redirect_is_not_followed_and_read(hostile):
 def test_the_address_is_looked_at_at_each_connection(hostile, monkeypatch):
     names(monkeypatch, {"turncoat.example": ["93.184.215.14", "127.0.0.1"]})
     model = f"http://turncoat.example:{hostile.port}/v1"
-    sources.check_url(model, on_server=True)
+    sources.check_remote_url(model, on_server=True)
     (one,) = ask(engine(model, private=False, key="k"))
     assert (one.status, one.error_code) == (None, "address_refused") and "not a public address" in one.error_message
     assert "turncoat" not in one.error_message and "127.0.0.1" not in one.error_message
@@ -155,7 +155,7 @@ def test_a_name_that_is_not_known_for_a_moment(hostile, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     assert server.remote(engine(f"http://localhost:{hostile.port}/v1").spec, {}, 4)
     assert failures == []
-    with pytest.raises(LoadError, match=r"cannot be reached .*could not be found"):
+    with pytest.raises(LoadError, match=r"cannot be reached .*could not be resolved"):
         server.remote(engine("http://nowhere.invalid/v1").spec, {}, 4)
 
 

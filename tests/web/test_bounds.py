@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from tests.web.tiny import KEY, MB, Server, assert_envelope, multipart, raw_answer, until
-from vbs.web.guests import neighbourhood
-from vbs.web.spool import Room
+from vbs.web.connections import network_of
+from vbs.web.spool import SpoolSpace
 
 FORM = "Content-Type: multipart/form-data; boundary=x"
 
@@ -321,7 +321,7 @@ def test_the_room_for_bodies(strict):
 
 
 def test_the_room_of_all_addresses():
-    room = Room(10)
+    room = SpoolSpace(10)
     for address in ("a", "b"):
         assert room.refuses(address, 5) is None
         room.take(address, 4)
@@ -344,7 +344,7 @@ def test_the_room_of_all_addresses():
     ],
 )
 def test_what_counts_as_one_address(host, counted):
-    assert neighbourhood(host) == counted
+    assert network_of(host) == counted
 
 
 # No descriptors

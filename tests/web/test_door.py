@@ -14,7 +14,7 @@ from django.test import Client
 from batches.models import File
 from vbs.accounts.models import ApiKey
 from vbs.http.admission import admit
-from vbs.web.refusal import Head
+from vbs.web.refusal import RequestHead
 
 MB = 2**20
 LINE = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"model": "none", "input": "x"}}
@@ -174,7 +174,7 @@ def test_open_mode_lets_in_who_comes_from_here(transactional_db, settings):
     for headers, status in (
         ([], None), ([host], None), ([host, here], None), ([host, elsewhere], 403), ([(b"host", b"evil.example")], 400),
     ):  # fmt: skip
-        refusal = admit(Head("POST", "/v1/files", headers, None, "127.0.0.1"))
+        refusal = admit(RequestHead("POST", "/v1/files", headers, None, "127.0.0.1"))
         assert (refusal and refusal.status) == status, headers
 
 

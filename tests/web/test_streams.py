@@ -120,17 +120,17 @@ def ask(answer, **attributes):
 
 def test_a_stream_ends_when_its_response_is_closed_or_lost(settings, db):
     settings.VBS_MAX_STREAMS = 2
-    before = len(streams.running)
+    before = len(streams.open_streams)
     first, second = (ask(StreamingHttpResponse(iter([b"a"]))) for _ in range(2))
     assert ask(StreamingHttpResponse(iter([b"a"]))).status_code == 429
     first.close()
     first.close()
-    assert len(streams.running) == before + 1
+    assert len(streams.open_streams) == before + 1
     third = ask(StreamingHttpResponse(iter([b"a"])))
     assert third.status_code == 200
     del second, third, first
     gc.collect()
-    assert len(streams.running) == before
+    assert len(streams.open_streams) == before
 
 
 def test_readers_are_counted_each(settings, db):

@@ -1,4 +1,4 @@
-"""PostgreSQL's locks on what is no row: tried, never waited for, and taken away from who is frozen with them."""
+"""PostgreSQL's advisory locks. A caller tries one and never waits for it; a frozen session loses its locks."""
 
 import logging
 
@@ -7,12 +7,14 @@ from django.db import connection
 log = logging.getLogger(__name__)
 
 
-def take(name: str, kind: int, seconds: int, *, session: bool = False) -> bool:
-    """Take the lock of this name among those of its kind, until the transaction (or the session) ends. False while
-    somebody else has it, whose session is ended when the database has heard nothing of it for so many seconds."""
+def try_lock(name: str, kind: int, seconds: int, *, session: bool = False) -> bool:
+    """Take the lock of this name and kind until the transaction ends, or with `session` until the session ends.
+
+    False while another session has it. A session that has sent no statement for so many seconds is ended first.
+    """
     if _try(name, kind, session):
         return True
-    # A session within COPY cannot time out: it is waiting for its client, who may have been stopped.
+    # A session within COPY does not time out: it waits for its client, and that may have been stopped.
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT pid, pg_terminate_backend(pid, 1000) FROM pg_locks JOIN pg_stat_activity USING (pid) "
@@ -29,8 +31,8 @@ def take(name: str, kind: int, seconds: int, *, session: bool = False) -> bool:
     return _try(name, kind, session)
 
 
-def release(name: str, kind: int) -> None:
-    """Give back what was taken for the session."""
+def unlock(name: str, kind: int) -> None:
+    """Give back a lock that was taken for the session."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_unlock(hashtextextended(%s, %s))", [name, kind])
 

@@ -1,4 +1,4 @@
-"""What a worker does while the database is away, and how it hears that it has to stop."""
+"""What a worker does while the database cannot be reached, and the events that tell it to stop."""
 
 import logging
 import os
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The last is what a session hears that was ended because it rested too long within a transaction.
+# InternalError comes when the session was ended because it was idle for too long within a transaction.
 DATABASE_ERRORS = (OperationalError, InterfaceError, InternalError)
 PAUSE_SECONDS = 0.5
-TOO_SLOW = 3  # times that a statement took too long, before its step is given up
+TOO_SLOW = 3  # a step is given up when its statements took too long so many times
 
 # Set when this worker has to stop. The worker command puts an event here that its processes share.
 stopping: Any = threading.Event()
@@ -28,10 +28,10 @@ cluster_pid = 0  # the first process of our cluster, which its supervisor watche
 
 
 def insist(step: Callable[[], T], seconds: float = float("inf")) -> T:
-    """Do it, again and again while the database is away. The step must bear being done twice.
+    """Do the step, and repeat it while the database cannot be reached. Doing the step twice must do no harm.
 
-    Raises the database's error when this worker has to stop, after so many seconds, and when its statements take too
-    long again and again.
+    Raises the database's error when this worker has to stop, when so many seconds are over, and when statements of the
+    step took too long several times.
     """
     deadline, slow = time.monotonic() + seconds, 0
     while True:
@@ -42,18 +42,18 @@ def insist(step: Callable[[], T], seconds: float = float("inf")) -> T:
             slow += isinstance(error.__cause__, psycopg.errors.QueryCanceled)
             if time.monotonic() > deadline or slow >= TOO_SLOW:
                 raise
-            log.warning("The database does not do it now, trying again: %s", said(error))
+            log.warning("The database failed, trying again: %s", first_line(error))
             if stopping.wait(PAUSE_SECONDS):
                 raise
 
 
-def said(error: BaseException) -> str:
-    """The first line of what the database says."""
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; PostgreSQL's have several."""
     return str(error).strip().partition("\n")[0]
 
 
 def restart() -> None:
-    """End our cluster in order: what runs is put back, and the supervisor starts all of it anew."""
+    """End this cluster in order: its work is put back into the queue, and the supervisor starts it again."""
     restarting.set()
     if cluster_pid:
         os.kill(cluster_pid, signal.SIGTERM)

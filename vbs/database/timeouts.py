@@ -1,7 +1,7 @@
-"""How long a session of the database waits, works and rests: whoever is frozen within a transaction loses it.
+"""How long a session of the database may wait for a lock, run a statement, and be idle within a transaction.
 
-PostgreSQL ends a session that rests too long within a transaction, and so frees its locks; a statement that waits for
-a lock, or that takes too long, is ended with an error. What becomes of these errors is in vbs/database/outages.py.
+PostgreSQL ends a statement that waits for a lock or runs for too long with an error. It ends a session that is idle for
+too long within a transaction, which frees its locks. `vbs/database/outages.py` handles these errors.
 """
 
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from django.db import connection
 
 @dataclass(frozen=True)
 class Timeouts:
-    """In seconds; 0: for ever. lock: to wait for one. statement: for one. idle: between two of a transaction."""
+    """Seconds; 0 is no limit. lock: to wait for one. statement: to run one. idle: between two of a transaction."""
 
     lock: int
     statement: int
     idle: int
 
     def options(self) -> str:
-        """As libpq sends them when it connects: in force at once, and whoever lends the connection out keeps them."""
+        """As libpq sends them when it connects: they are in force at once, and a pool does not reset them."""
         values = {
             "lock_timeout": self.lock,
             "statement_timeout": self.statement,
@@ -29,8 +29,8 @@ class Timeouts:
         return " ".join(f"-c {name}={value}s" for name, value in values.items())
 
 
-# Somebody waits for the web process. A worker is cut off before its lease is over, so that whoever takes its batch up
-# gets the row. Commands may migrate, and build indexes.
+# People wait for the web process. A worker's transaction ends before its lease does, so that the worker that takes the
+# batch over can lock the row. Commands may migrate and build indexes.
 OF = {
     "web": Timeouts(lock=5, statement=30, idle=10),
     "worker": Timeouts(lock=15, statement=300, idle=20),
@@ -40,12 +40,12 @@ OF = {
 
 @contextmanager
 def longer(seconds: int) -> Iterator[None]:
-    """Within a transaction: each statement, and the time between two, may take that long; then it is as before."""
+    """Within a transaction, allow so many seconds for each statement and between two; then as before."""
     names = ("statement_timeout", "idle_in_transaction_session_timeout")
     with connection.cursor() as cursor:
         for name in names:
             cursor.execute("SELECT set_config(%s, %s, true)", [name, f"{seconds}s"])
     yield
-    with connection.cursor() as cursor:  # after an error the transaction is over anyway
+    with connection.cursor() as cursor:  # not after an error, which ends the transaction and these settings with it
         for name in names:
             cursor.execute(f"SET LOCAL {name} TO DEFAULT")

@@ -1,6 +1,6 @@
-"""Who may send a large body: whoever has a key of the API that works now, or has signed in.
+"""Who may send a large body: a client with a valid API key, or a browser that has signed in.
 
-The web server asks before it takes such a body in. Nothing is remembered: a revoked key is refused the next time.
+The web server asks here before it receives such a body. No result is cached, so a revoked key is refused at once.
 """
 
 from importlib import import_module
@@ -15,11 +15,11 @@ from rest_framework.request import Request
 
 from vbs.accounts.authentication import ApiKeyAuthentication
 from vbs.openai.errors import ApiError, NotAuthenticated, refusal
-from vbs.web.refusal import Head, Refusal
+from vbs.web.refusal import Refusal, RequestHead
 
 
-def admit(head: Head) -> Refusal | None:
-    """None, or what to answer. For a thread that has a database connection of its own while it asks."""
+def admit(head: RequestHead) -> Refusal | None:
+    """None when the body may come in, else the answer. It runs in a thread, which closes its database connection."""
     here = (settings.VBS_HOST, settings.VBS_PORT)
     scope = {"type": "http", "method": head.method, "path": head.path, "headers": head.headers, "server": here}
     request = ASGIRequest(scope, BytesIO())
@@ -30,7 +30,9 @@ def admit(head: Head) -> Refusal | None:
     except NotAuthenticated as error:
         if head.path.startswith("/v1/"):
             return _refusal(error)
-        words = "Only short requests are taken here without signing in first. The API is at /v1, and needs a key."
+        words = (
+            "This request is too long to be taken without signing in. Sign in first, or use the API at /v1 with a key."
+        )
         return _refusal(NotAuthenticated(words, code="not_signed_in"))
     except ApiError as error:
         return _refusal(error)

@@ -1,19 +1,19 @@
-"""How large the body of a request may be, by its route."""
+"""How large the body of an HTTP request may be, by its route."""
 
 import re
 
-from vbs.web.limits import MB, Limit, Limits
+from vbs.web.limits import MB, BodyLimit, BodyLimits
 
 
-def limits(max_file_mb: int, max_batch_mb: int = 200) -> Limits:
-    """The limits of our own routes; multipart bodies get more than the file that they carry: what is typed with it."""
-    batch = Limit((max_batch_mb + 4) * MB, f"VBS_MAX_BATCH_MB is {max_batch_mb}")
-    file = Limit((max_file_mb + 1) * MB, f"VBS_MAX_FILE_MB is {max_file_mb}")
-    part = Limit((64 + 1) * MB, "a part has at most 64 MB")
-    other = Limit(4 * MB, "only files sent as multipart/form-data may be larger")
+def limits(max_file_mb: int, max_batch_mb: int = 200) -> BodyLimits:
+    """The limit for each of our routes. A multipart body may be larger than its file, for it has other fields too."""
+    batch = BodyLimit((max_batch_mb + 4) * MB, f"VBS_MAX_BATCH_MB is {max_batch_mb}")
+    file = BodyLimit((max_file_mb + 1) * MB, f"VBS_MAX_FILE_MB is {max_file_mb}")
+    part = BodyLimit((64 + 1) * MB, "a part has at most 64 MB")
+    other = BodyLimit(4 * MB, "only files sent as multipart/form-data may be larger")
     part_path = re.compile(r"/v1/uploads/[^/]+/parts")
 
-    def limit(method: str, path: str, content_type: str) -> Limit:
+    def limit(method: str, path: str, content_type: str) -> BodyLimit:
         if method == "POST" and content_type.lower().startswith("multipart/form-data"):
             path = path.removesuffix("/")
             if path in ("/v1/files", "/v1/batches"):

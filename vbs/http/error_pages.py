@@ -1,6 +1,6 @@
-"""What is answered where no view could: a page for browsers, the envelope for programs, a line for all others.
+"""Answers to errors outside of a view: a page for browsers, the API's envelope for programs, a line for all others.
 
-The page needs no database and nobody signed in: it is shown when those are what fails.
+The page needs neither the database nor a signed-in person, because it is shown when those fail.
 """
 
 import logging
@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpR
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 
-from vbs.http.redirects import slashed
+from vbs.http.redirects import corrected_address
 from vbs.openai import routes
 from vbs.openai.errors import ApiError, envelope, refusal, unforeseen
 from vbs.pages.access import strict
@@ -30,8 +30,8 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     todo = "Go back, load the page anew and try again."
     if isinstance(exception, DisallowedHost):
         host = request.META.get("HTTP_HOST", "")[:100]
-        message = f"This server does not answer for the host {host!r}: VBS_ALLOWED_HOSTS names those that it does."
-        todo = "Use one of those names in the address, or have the operator of this server add this one."
+        message = f"This server does not answer for the host {host!r}: it is not in VBS_ALLOWED_HOSTS."
+        todo = "Use a name that is in it, or ask the operator of this server to add this one."
     body = envelope(message, "invalid_request_error", None, "bad_request")
     return answer(request, 400, "Bad request", [message, todo], body)
 
@@ -39,7 +39,7 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
     words = [
         str(exception) or "Your account may not see this or do this.",
-        "An admin can give it another role or project, under System → People.",
+        "An admin can give your account another role or project, under System → People.",
     ]
     return answer(request, 403, "Not allowed", words, envelope(words[0], "permission_error", None, "forbidden"))
 
@@ -57,10 +57,10 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    if not _for_programs(request) and (right := slashed(request)) and not _is_of_programs(right):
+    if not _for_programs(request) and (right := corrected_address(request)) and not _is_of_programs(right):
         return HttpResponseRedirect(right)
     words = [
-        "There is nothing at this address, or it is not of your projects.",
+        "There is nothing at this address, or it belongs to a project that is not yours.",
         "It may have been removed. Look for it from one of the pages below.",
     ]
     return answer(request, 404, "Not found", words, _unknown(request))
@@ -86,13 +86,13 @@ def refused(request: HttpRequest, error: ApiError, title: str) -> HttpResponse:
 
 
 def answer(request: HttpRequest, status: int, title: str, words: Sequence[str], body: dict[str, Any]) -> HttpResponse:
-    """The same for everybody, as they read it: a page, a line, or this body."""
+    """The same error as a page, as a line or as this JSON body, depending on who asks."""
     if _for_programs(request):
         return JsonResponse(body, status=status)
     if "text/html" in request.headers.get("Accept", "") and "HX-Request" not in request.headers:
         try:
             return _page(request, status, title, words)
-        except Exception:  # an error about an error helps nobody
+        except Exception:  # the line below still says what was wrong
             log.exception("The page of an error cannot be shown")
     return HttpResponse(f"{status} {title}\n", status=status, content_type="text/plain; charset=utf-8")
 
@@ -112,9 +112,9 @@ def _page(request: HttpRequest, status: int, title: str, words: Sequence[str]) -
 
 
 class ErrorPagesMiddleware:
-    """A method that an address does not take is answered by the view itself, with nothing: say it.
+    """Gives a body to Django's answer 405, which is empty, and answers errors of Django's admin.
 
-    Sync, and next to the one that keeps a request in one thread.
+    It is sync, and stands next to the middleware that keeps a request in one thread.
     """
 
     sync_capable = True
@@ -124,10 +124,10 @@ class ErrorPagesMiddleware:
         self.get_response = get_response
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        """Django's admin passes on what it is given: a word for a number, or a NUL, which no database takes."""
+        """Django's admin passes what it is given to the database: a word for a number, or a NUL. Answer 400 then."""
         if request.path.startswith("/admin/") and isinstance(error, NOT_FOR_THE_ADMIN):
-            log.warning("The admin was asked for what cannot be: %s", error, exc_info=True)
-            return bad_request(request, ValueError("it holds what cannot be looked for"))
+            log.warning("The admin got a value that it cannot look for: %s", error, exc_info=True)
+            return bad_request(request, ValueError("it has a value that cannot be looked for"))
         return None
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
@@ -135,10 +135,10 @@ class ErrorPagesMiddleware:
         if not isinstance(response, HttpResponseNotAllowed) or response.content:
             return response
         words = [
-            f"This address does not take {request.method}, but {response.headers['Allow']}.",
-            "Open the page that it belongs to, and use the buttons there.",
+            f"This address does not take {request.method}: it takes {response.headers['Allow']}.",
+            "Open the page that the address belongs to, and use its buttons.",
         ]
         body = envelope(words[0], "invalid_request_error", None, "method_not_allowed")
-        said = answer(request, 405, "Not possible here", words, body)
-        said.headers["Allow"] = response.headers["Allow"]
-        return said
+        answered = answer(request, 405, "Not possible here", words, body)
+        answered.headers["Allow"] = response.headers["Allow"]
+        return answered

@@ -1,4 +1,4 @@
-"""One change of thread for each request, instead of one for each hook of each middleware."""
+"""Handles each HTTP request in one thread, instead of changing the thread for each hook of each middleware."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ from django.http import HttpRequest, HttpResponseBase
 
 
 class OneThreadMiddleware:
-    """The last in the list. Being sync, it has Django run all that is sync around it in the thread of the view: views
-    here are sync, and so is WhiteNoise; an async island between them would cost two changes of thread for each hook."""
+    """The last middleware in the list. It is sync, as our views and WhiteNoise are, so Django runs all of them in one
+    thread; an async middleware between them would cost two changes of thread for each hook."""
 
     sync_capable = True
     async_capable = False

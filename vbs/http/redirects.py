@@ -1,5 +1,5 @@
-"""Addresses that were, and where what they showed is now; what was asked there is left out. And the address of a page
-that was asked for with a slash too many or too few."""
+"""Redirects: from addresses of earlier versions, whose query is dropped, and from addresses with a slash too many or
+too few."""
 
 import re
 
@@ -11,7 +11,7 @@ from django.views.decorators.http import require_safe
 
 MOST_ADDRESS = 8_000  # characters; nobody types more, and Django redirects to no more than twice that
 
-# Not for ever (302): some of it gets pages of its own.
+# With status 302, not 301: some of these get pages of their own later.
 OLD = {
     "queue-monitor.html": "/queue/",
     "static/queue-monitor.html": "/queue/",
@@ -32,13 +32,13 @@ def moved(request: HttpRequest, to: str) -> HttpResponse:
 urlpatterns = [path(old, moved, {"to": to}) for old, to in OLD.items()]
 
 
-def slashed(request: HttpRequest) -> str:
-    """Where a page is, of an address at which nothing is: beginning with one slash, so here. Empty when there is none.
+def corrected_address(request: HttpRequest) -> str:
+    """The address that was meant, with its slashes put right; empty when there is none, or for another method.
 
-    Where both lead somewhere (`/batches/new/` would be the batch `new`), the one that names more itself is meant; so
-    nobody is sent back and forth.
+    It begins with one slash, so it is on this server. Where two addresses exist (`/batches/new/` could be the batch
+    `new`), the one whose route has fewer variable parts is meant, so nobody is redirected back and forth.
     """
-    if request.method not in ("GET", "HEAD") or {".", ".."} & {*request.path_info.split("/")}:  # browsers resolve those
+    if request.method not in ("GET", "HEAD") or {".", ".."} & {*request.path_info.split("/")}:  # browsers resolve these
         return ""
     plain = re.sub("/{2,}", "/", request.path_info)
     toggled = plain.rstrip("/") if plain.endswith("/") else f"{plain}/"
@@ -52,7 +52,7 @@ def slashed(request: HttpRequest) -> str:
 
 
 def _open_parts(address: str) -> int | None:
-    """How many parts of this address its route leaves open; None where it is no address."""
+    """How many variable parts the route of this address has; None when no route matches."""
     try:
         found = resolve(address)
     except Resolver404:

@@ -1,7 +1,7 @@
-"""Answers on their way to their readers: none of them holds a database connection, and nobody has too many.
+"""Streamed answers: none of them holds a database connection while its client reads, and no reader has too many.
 
-How fast a client reads is the client's business, and the connections of the pool are few. So a request's connection
-goes back when its answer is made, whatever kind of answer that is, and again after each piece of a streamed one.
+A client may read slowly, and the pool has few connections. So a request gives its connection back when its answer is
+made, whatever kind of answer it is, and again after each piece of a streamed one.
 """
 
 import weakref
@@ -24,15 +24,15 @@ from vbs.http import error_pages
 from vbs.openai.errors import TooMany
 
 
-class Running:
-    """How many streams each reader has, in this process."""
+class OpenStreams:
+    """How many streams each reader has open in this process."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._by_reader: Counter[str] = Counter()
 
     def start(self, reader: str, most: int) -> bool:
-        """Whether there may be one more."""
+        """Count one more stream. False when the reader has the most already."""
         with self._lock:
             if self._by_reader[reader] >= most:
                 return False
@@ -49,16 +49,19 @@ class Running:
         return self._by_reader.total()
 
 
-running = Running()
+open_streams = OpenStreams()
 
 
 class Stream:
-    """The content of a streamed answer. It has ended when the response is closed, or when nobody has it any more: a
-    request that is cut off may lose its response before it is sent."""
+    """The content of a streamed answer.
+
+    It ends when the response is closed, or when the garbage collector removes it: an HTTP request that is cut off may
+    lose its response before that is sent.
+    """
 
     def __init__(self, content: Iterator[bytes] | AsyncIterator[bytes], reader: str) -> None:
         self.content = content
-        self.close = weakref.finalize(self, running.end, reader)
+        self.close = weakref.finalize(self, open_streams.end, reader)
         self.close.atexit = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -71,7 +74,7 @@ class Stream:
 
 
 async def _pulled(content: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """A piece at a time, in the thread of the request; Django would make a list of them all first."""
+    """Read one piece at a time, in the thread of the request; Django would read all of them into a list first."""
     while (piece := await sync_to_async(_next)(content)) is not None:
         yield piece
 
@@ -81,8 +84,10 @@ def _next(content: Iterator[bytes]) -> bytes | None:
 
 
 class StreamsMiddleware:
-    """Outside all that asks the database. What holds of ASGI is left alone elsewhere: the connection of a test's client
-    is the test's."""
+    """Stands outside every middleware that queries the database.
+
+    It acts under ASGI only: the connection of Django's test client belongs to the test.
+    """
 
     sync_capable = True
     async_capable = False
@@ -98,7 +103,7 @@ class StreamsMiddleware:
         if not isinstance(response, StreamingHttpResponse):
             return response
         reader = reader_of(request)
-        if not running.start(reader, settings.VBS_MAX_STREAMS):
+        if not open_streams.start(reader, settings.VBS_MAX_STREAMS):
             response.close()
             return _too_many(request)
         response.streaming_content = Stream(response.streaming_content, reader)
@@ -106,7 +111,7 @@ class StreamsMiddleware:
 
 
 def reader_of(request: HttpRequest) -> str:
-    """Whose stream it is: a key's, a person's, or, where nobody says who they are, an address's."""
+    """Who reads the stream: a key, a person or, when neither is known, an address."""
     key, user = getattr(request, "auth", None), getattr(request, "user", None)
     if isinstance(key, ApiKey):
         return f"key {key.pk}"
@@ -118,6 +123,6 @@ def reader_of(request: HttpRequest) -> str:
 def _too_many(request: HttpRequest) -> HttpResponse:
     most = settings.VBS_MAX_STREAMS
     message = (
-        f"{most} downloads of yours are running; more at once are not allowed (VBS_MAX_STREAMS). Let one of them end."
+        f"You have {most} downloads running, which is the most (VBS_MAX_STREAMS). Wait until one of them has ended."
     )
     return error_pages.refused(request, TooMany(message, code="too_many_downloads"), "Too many downloads")

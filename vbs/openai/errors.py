@@ -15,7 +15,7 @@ from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from vbs.database.outages import DATABASE_ERRORS, said
+from vbs.database.outages import DATABASE_ERRORS, first_line
 from vbs.openai import ids
 from vbs.run import descriptors
 from vbs.web.refusal import NO_SPACE
@@ -162,7 +162,7 @@ def refusal(error: BaseException | None, request: Any) -> ApiError | None:
         return Unavailable("The server has as many files and connections open as it may. Try again in a moment.")
     if not isinstance(error, DATABASE_ERRORS):
         return None
-    log.warning("The database has failed %s: %s", getattr(request, "path", "?"), said(error))
+    log.warning("The database has failed %s: %s", getattr(request, "path", "?"), first_line(error))
     match error.__cause__:
         case psycopg.errors.DiskFull():
             return StorageFull("The disk of the server's database is full. Free some space and send it again.")

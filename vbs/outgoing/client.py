@@ -1,12 +1,12 @@
-"""Whatever goes out over HTTP goes through here: to servers on the public internet, unless the caller allows others.
+"""Every HTTP request that leaves this server goes through here: to the public internet, unless the caller allows more.
 
-The address that is connected to is the one that is checked, at each connection (`vbs.outgoing.addresses` has the rule).
-Redirects are not followed, or hop by hop under the same rule. Proxies of the environment are left alone, for they
-connect wherever they are told; only who asks for them uses them. Knows no Django: what is allowed, and how much, is
-said by who asks.
+Each connection goes to the very address that was checked (`vbs.outgoing.addresses` has the rule). A redirect is not
+followed, or only hop by hop under the same rule. The environment's proxies are used only where the caller asks for
+them, because a proxy connects wherever it is told. This module does not depend on Django: the caller says what is
+allowed, and how much.
 
-For aiohttp, which speaks with engines, there is a connector; for httpx, which speaks with all others, a transport; and
-`send` for one request.
+There is a connector for aiohttp, which is used for engines, a transport for httpx, which is used for all else, and
+`send` for a single request.
 """
 
 import asyncio
@@ -21,7 +21,17 @@ import aiohttp
 import httpcore2
 import httpx2
 
-from vbs.outgoing.addresses import PORTS, AddressError, UnknownHost, address_of, addresses, allow, check, origin, split
+from vbs.outgoing.addresses import (
+    PORTS,
+    AddressError,
+    UnknownHost,
+    check_address,
+    check_url,
+    origin,
+    parse_address,
+    resolve_host,
+    split_url,
+)
 
 __all__ = [
     "PORTS",
@@ -32,33 +42,33 @@ __all__ = [
     "SendError",
     "Transport",
     "UnknownHost",
-    "check",
+    "check_url",
     "connector",
     "origin",
     "read",
     "send",
-    "split",
+    "split_url",
 ]
 
 
 def connector(private: bool = False, limit: int = 100) -> aiohttp.TCPConnector:
-    """For a session of aiohttp. A connection to what is not allowed raises AddressError, whatever its name is."""
+    """For a session of aiohttp. Connecting to an address that is not allowed raises AddressError."""
 
     def opened(info: Any) -> socket.socket:
         family, kind, protocol, _, address = info
-        allow(str(address[0]), private)
+        check_address(str(address[0]), private)
         return socket.socket(family=family, type=kind, proto=protocol)
 
-    # One after the other: a race for the fastest address would hide which of them was refused.
+    # No happy eyeballs: a race for the fastest address would hide which of them was refused.
     return aiohttp.TCPConnector(limit=limit, socket_factory=opened, happy_eyeballs_delay=None)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Whom a client of httpx may connect to. own: a host and port of the operator's, wherever they are.
+    """Where a client of httpx may connect to.
 
-    proxies: those of the environment are used. They look up names themselves, so that only written addresses are
-    checked then.
+    own: a host and port that the operator has set; they may be anywhere. proxies: use those of the environment; a proxy
+    resolves names itself, so then only a host that is an address can be checked.
     """
 
     private: bool = False
@@ -66,16 +76,16 @@ class Rule:
     proxies: bool = False
 
     def addresses(self, host: str, port: int) -> list[str]:
-        return addresses(host, port, self._any(host, port))
+        return resolve_host(host, port, self._any(host, port))
 
     def proxy(self, url: httpx2.URL) -> str | None:
-        """That of the environment for this URL, where there is one. Raises AddressError."""
+        """The environment's proxy for this URL, if there is one. Raises AddressError."""
         if not self.proxies or proxy_bypass(url.host):
             return None
         found = getproxies()
         chosen = found.get(url.scheme) or found.get("all")
-        if chosen and address_of(url.host) is not None:
-            allow(url.host, self._any(url.host, url.port or PORTS[url.scheme]))
+        if chosen and parse_address(url.host) is not None:
+            check_address(url.host, self._any(url.host, url.port or PORTS[url.scheme]))
         return f"http://{chosen}" if chosen and "://" not in chosen else chosen
 
     def _any(self, host: str, port: int) -> bool:
@@ -83,7 +93,7 @@ class Rule:
 
 
 class Transport(httpx2.HTTPTransport):
-    """For a client of httpx that lives shorter than so many seconds: its connections break then, however busy."""
+    """For a client of httpx that lives for so many seconds: then its connections break, even busy ones."""
 
     def __init__(self, rule: Rule, seconds: float) -> None:
         trusted = httpx2.create_ssl_context()
@@ -104,7 +114,7 @@ class Transport(httpx2.HTTPTransport):
 
 
 class AsyncTransport(httpx2.AsyncHTTPTransport):
-    """The same for long downloads, whose time has no end."""
+    """The same for long downloads, without a limit of time."""
 
     def __init__(self, rule: Rule) -> None:
         trusted = httpx2.create_ssl_context()
@@ -125,7 +135,7 @@ class AsyncTransport(httpx2.AsyncHTTPTransport):
 
 
 class _Guard(httpcore2.NetworkBackend):
-    """until: on the monotonic clock; a connection that is still open then breaks, however busy it is."""
+    """until: a time on the monotonic clock, at which an open connection breaks, even a busy one."""
 
     def __init__(self, rule: Rule, until: float) -> None:
         self.rule, self.until = rule, until
@@ -160,7 +170,7 @@ class _Timed(httpcore2.NetworkStream):
     def _left(self, timeout: float | None) -> float:
         left = self.until - time.monotonic()
         if left <= 0:
-            raise httpcore2.ReadTimeout("it takes too long in all")
+            raise httpcore2.ReadTimeout("the time for all of it is over")
         return left if timeout is None else min(left, timeout)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -211,7 +221,7 @@ class _AsyncGuard(httpcore2.AsyncNetworkBackend):
 
 
 class SendError(Exception):
-    """No answer that could be read: the connection, the time or the answer's size."""
+    """There is no answer that could be read: the connection failed, time ran out, or the answer is too large."""
 
 
 @dataclass(frozen=True)
@@ -231,12 +241,12 @@ def send(
     seconds: float = 10,
     most_bytes: int = 2**20,
 ) -> Reply:
-    """One request and its answer, whatever the status is; a redirect is an answer like others.
+    """Send one request. Returns the answer whatever its status is; a redirect is not followed.
 
-    seconds: for all of it. most_bytes: of the answer's body, as it comes: compressed answers are refused.
-    Raises AddressError, SendError.
+    seconds: for all of it. most_bytes: of the answer's body; a compressed answer is refused. Raises AddressError,
+    SendError.
     """
-    split(url)
+    split_url(url)
     plain = {"Accept-Encoding": "identity", "User-Agent": "vbs"}
     try:
         with (
@@ -249,9 +259,9 @@ def send(
 
 
 def read(response: httpx2.Response, most_bytes: int) -> bytes:
-    """The body of an answer that is being received. Raises SendError when it is compressed, or longer than that."""
+    """Read the body of a streamed answer. Raises SendError when it is compressed, or has more than `most_bytes`."""
     if coding := response.headers.get("Content-Encoding"):
-        raise SendError(f"the answer is compressed ({coding[:50]!r}), which it was not asked to be")
+        raise SendError(f"the answer is compressed ({coding[:50]!r}), though the request forbids it")
     content = bytearray()
     for piece in response.iter_raw():
         content += piece

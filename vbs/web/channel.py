@@ -1,4 +1,4 @@
-"""One connection: refuses what must not come in, and tells requests when the client is not reading."""
+"""One connection: it refuses what must not come in, and tells its request when the client does not read."""
 
 import asyncio
 import contextlib
@@ -11,68 +11,68 @@ from twisted.protocols.basic import LineReceiver
 from twisted.web.http import RESPONSES, HTTPChannel
 
 from vbs.run import descriptors
-from vbs.web.guests import neighbourhood
-from vbs.web.limits import MB, Limit
-from vbs.web.refusal import Head, Refusal, failure
+from vbs.web.connections import network_of
+from vbs.web.limits import MB, BodyLimit
+from vbs.web.refusal import Refusal, RequestHead, out_of_resources
 from vbs.web.spool import on_disk
 
 logger = logging.getLogger(__name__)
 
-UNASKED = 64 * 1024  # bytes of a body that come in before anybody is asked: they are in memory, and soon answered
-# Many clients look for an answer only when they have sent everything. A refused one may go on for so long:
+SMALL_BODY = 64 * 1024  # bytes; a body of no more than this is taken without asking, for it is in memory only briefly
+# Many clients look for an answer only when they have sent everything. A refused client may go on sending for so long:
 LINGER_SECONDS, LINGER_BYTES = 30, 1024 * MB
-LINGERING = 64  # connections beyond the limits that may; others are told why and closed at once
+LINGERING = 64  # refused connections that may do so at once; any further one gets its answer and is closed
 
 
-class Announced(Protocol):
-    """What a connection knows of its request (`vbs.web.request`)."""
+class AnnouncedRequest(Protocol):
+    """The request as its connection sees it; `vbs.web.request.Request` is the real one."""
 
     id: str
     method: bytes
     route: str
-    limit: Limit
+    limit: BodyLimit
     over: asyncio.Event
     upgrades: bool
 
     def announce(self, method: bytes, uri: bytes) -> None: ...
 
-    def head(self, length: int | None) -> Head: ...
+    def head(self, length: int | None) -> RequestHead: ...
 
     def refused(self, status: int, size: int) -> None: ...
 
 
 class Channel(HTTPChannel):
-    """What Twisted knows of a connection, and the time by which what we wait for must have come."""
+    """Twisted's connection, with a deadline for whatever it waits for, and with answers that refuse."""
 
     factory: Any
     transport: Any
-    requests: list[Announced]
+    requests: list[AnnouncedRequest]
     phase: Literal["idle", "head", "asking", "body", "answer"] = "idle"
     refused = False
     drained = 0
     timeOut: float | None
     deadline: float | None = None
-    timer: Any = None  # one a connection, moved when it fires; Twisted would make one for each request
+    timer: Any = None  # one for each connection, moved when it fires; Twisted would make one for each request
     _abortingCall: Any = None
-    held: list[bytes] | None = None  # what came of a body while somebody is asked whether it may
+    held: list[bytes] | None = None  # the bytes of a body that came before it was admitted
 
     def __init__(self) -> None:
         super().__init__()
         self.writable = asyncio.Event()
         self.writable.set()
 
-    # Come and go
+    # Opening and closing
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.address = neighbourhood(getattr(self.transport.getPeer(), "host", ""))
-        refusal = self.factory.guests.enter(self.address, self.transport)
+        self.address = network_of(getattr(self.transport.getPeer(), "host", ""))
+        refusal = self.factory.open_connections.enter(self.address, self.transport)
         if refusal:
             self.refuse(refusal, lingers=len(self.factory.lingering) < LINGERING)
 
     def connectionLost(self, reason: Any) -> None:
         super().connectionLost(reason)
-        self.factory.guests.leave(self.address, self.transport)
+        self.factory.open_connections.leave(self.address, self.transport)
         self.factory.lingering.discard(self)
         self.writable.set()
         if self.timer is not None:
@@ -88,21 +88,21 @@ class Channel(HTTPChannel):
         super().resumeProducing()
 
     def loseConnection(self) -> None:
-        """What is still to be written is written, unless the client does not read it."""
+        """Write what is left to write; abort when the client does not read it in time."""
         super().loseConnection()
         if self._abortingCall is None and self.transport.connected:
             self._abortingCall = self.callLater(self.factory.bounds.patience, self.forceAbortClient)
 
-    # Time
+    # Deadlines
 
     def setTimeout(self, period: float | None) -> float | None:
-        """Twisted's: between requests there is one, during an answer none."""
+        """Twisted calls this: with a period between two requests, with None while one is answered."""
         previous, self.timeOut = self.timeOut, period
         self.expect_within(period)
         return previous
 
     def resetTimeout(self) -> None:
-        """Twisted's, when anything comes: here it depends on what."""
+        """Twisted calls this whenever bytes come. Here `body_came` decides what they are worth."""
 
     def expect_within(self, seconds: float | None) -> None:
         self.deadline = None if seconds is None else time.monotonic() + seconds
@@ -123,7 +123,7 @@ class Channel(HTTPChannel):
             self.timeoutConnection()
 
     def body_came(self, size: int) -> None:
-        """Every byte buys time, but never more than there was at the start."""
+        """Move the deadline by the time that these bytes may take, but never further than `patience` from now."""
         bounds = self.factory.bounds
         if self.deadline is not None:
             self.deadline = min(self.deadline + size / bounds.rate, time.monotonic() + bounds.patience)
@@ -139,7 +139,7 @@ class Channel(HTTPChannel):
             words = f"The body of the request came slower than {bounds.rate} bytes a second."
         self.refuse(Refusal(408, "request_timeout", words))
 
-    # What comes in
+    # Receiving
 
     def dataReceived(self, data: bytes) -> None:
         if self.refused:
@@ -161,7 +161,7 @@ class Channel(HTTPChannel):
     def headerReceived(self, line: bytes) -> bool:
         try:
             taken: bool = super().headerReceived(line)
-        except ValueError:  # a length of more digits than Python reads
+        except ValueError:  # the length has more digits than Python converts
             taken = self._failChooseTransferDecoder()
         return taken
 
@@ -170,11 +170,11 @@ class Channel(HTTPChannel):
         request.announce(self._command, self._path)
         if self.length is not None and self.length > request.limit.bytes:
             self.refuse_size(request, f"The request body has {self.length} bytes")
-        elif self.length != 0 and request.upgrades:  # Daphne would read it into memory, and keep the file
-            self.refuse(Refusal(400, "invalid_http", "A request to become a WebSocket has no body."))
-        elif self.length is not None and self.length <= UNASKED:
+        elif self.length != 0 and request.upgrades:  # Daphne would read the body into memory and keep the file open
+            self.refuse(Refusal(400, "invalid_http", "A request that opens a WebSocket must not have a body."))
+        elif self.length is not None and self.length <= SMALL_BODY:
             self.take_body()
-        elif on_disk(self.length) and (full := self.factory.server.room.refuses(self.address, self.length or 1)):
+        elif on_disk(self.length) and (full := self.factory.server.spool_space.refuses(self.address, self.length or 1)):
             self.refuse(full)
         else:
             self.phase, self.held = "asking", []
@@ -182,8 +182,8 @@ class Channel(HTTPChannel):
             self._networkProducer.pauseProducing()
             self.asking = asyncio.ensure_future(self.ask(request))
 
-    async def ask(self, request: Announced) -> None:
-        """Whether this body may come in. Nothing of it is read meanwhile but what came with the head."""
+    async def ask(self, request: AnnouncedRequest) -> None:
+        """Ask whether this body may come in. Meanwhile nothing more of it is read than came with the head."""
         refusal = await self.factory.server.ask(request.head(self.length))
         held, self.held = self.held or [], None
         if request.over.is_set():
@@ -209,11 +209,11 @@ class Channel(HTTPChannel):
             self.phase = "answer"
             super().allContentReceived()
 
-    def requestDone(self, request: Announced) -> None:
+    def requestDone(self, request: AnnouncedRequest) -> None:
         self.phase = "idle"
         super().requestDone(request)
 
-    # What is refused
+    # Refusing
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse_head()
@@ -222,13 +222,14 @@ class Channel(HTTPChannel):
         if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
             self.refuse_head()
         else:
-            self.refuse(Refusal(400, "invalid_http", "The request cannot be read: it is not valid HTTP/1.1."))
+            self.refuse(Refusal(400, "invalid_http", "The request is not valid HTTP/1.1: it cannot be read."))
 
     def refuse_head(self) -> None:
         most = f"{self.totalHeadersSize} bytes and {self.maxHeaders} headers"
-        self.refuse(Refusal(431, "headers_too_large", f"The URL and the headers of a request have at most {most}."))
+        words = f"The URL and the headers of this request are too large: together they may have at most {most}."
+        self.refuse(Refusal(431, "headers_too_large", words))
 
-    def refuse_size(self, request: Announced, found: str) -> None:
+    def refuse_size(self, request: AnnouncedRequest, found: str) -> None:
         limit, route = request.limit, f"{request.method.decode('latin-1')} {request.route}"
         words = f"{found}; {route} takes at most {limit.bytes} ({limit.reason})."
         self.refuse(Refusal(413, "request_too_large", words))
@@ -236,15 +237,15 @@ class Channel(HTTPChannel):
     def refuse_unstored(self, error: OSError) -> None:
         logger.error("cannot store a request body in %s: %s", tempfile.gettempdir(), error)
         if error.errno in descriptors.EXHAUSTED:
-            self.factory.server.tell_no_descriptors()
-        self.refuse(failure(error) or Refusal(500, "storage_failed", "The server cannot store the request."))
+            self.factory.server.report_no_descriptors()
+        self.refuse(out_of_resources(error) or Refusal(500, "storage_failed", "The server cannot store the request."))
 
     def refuse(self, refusal: Refusal, lingers: bool = True) -> None:
-        """Answer and close, in such a way that a client that is still sending comes to read the answer.
+        """Answer and close, so that a client that is still sending gets to read the answer.
 
-        Closing with unread data would reset the connection, and take the answer with it: so we only say that
-        there is no more from us, and throw away what comes until the client closes too, within bounds. One that does
-        not linger is closed at once, and holds nothing: most clients come to read the answer even so.
+        Closing while unread bytes are there would reset the connection, and the client would lose the answer. So only
+        our side is closed, and what still comes is thrown away, within bounds, until the client closes its side.
+        lingers: False closes both sides at once, which holds nothing; most clients read the answer even then.
         """
         if self.refused:
             return
@@ -269,11 +270,11 @@ class Channel(HTTPChannel):
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         if lingers:
             self.transport.loseWriteConnection()
-        self.transport.doWrite()  # now: should the client close first, the reactor would drop what is not yet written
+        self.transport.doWrite()  # at once: if the client closes first, the reactor drops what is not written yet
         request.refused(refusal.status, len(body))
         if lingers:
             self._abortingCall = self.callLater(LINGER_SECONDS, self.forceAbortClient)
         else:
-            with contextlib.suppress(OSError):  # nothing is there
-                self.transport.getHandle().recv(UNASKED)
+            with contextlib.suppress(OSError):  # there is nothing to read
+                self.transport.getHandle().recv(SMALL_BODY)
             self.transport.loseConnection()

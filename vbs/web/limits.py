@@ -1,4 +1,4 @@
-"""The figures: how large a body may be, and what all connections together may cost."""
+"""The figures: how large a body may be, and what connections may cost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,26 +7,26 @@ KB, MB, GB = 2**10, 2**20, 2**30
 
 
 @dataclass(frozen=True)
-class Limit:
-    """How large a body may be, and why: the name of the setting, where there is one."""
+class BodyLimit:
+    """How large a body may be. reason: what decides that, such as the name of a setting."""
 
     bytes: int
     reason: str
 
 
-Limits = Callable[[str, str, str], Limit]
-"""(method, path, content type) → the limit of the body, known before any of it is received."""
+BodyLimits = Callable[[str, str, str], BodyLimit]
+"""(method, path, content type) → the limit of the body, which is known before any of it is received."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What connections may cost. Who is slower than `rate`, averaged over `patience`, is cut off: the sender of a body
-    as well as the reader of an answer."""
+    """What connections may cost. A client that is slower than `rate`, averaged over `patience`, is cut off, whether it
+    sends a body or reads an answer."""
 
     head_seconds: float = 20  # from the first byte of a request to the end of its head
-    idle_seconds: float = 60  # of a connection between two requests
+    idle_seconds: float = 60  # between two requests of a connection
     rate: int = 4 * KB  # bytes a second
     patience: float = 60  # seconds
-    spool: int = 4 * GB  # bytes of bodies that are on disk; of one address at most half of it
+    spool: int = 4 * GB  # bytes on disk of all bodies that are not complete; one address may have half of them
     connections: int = 1000
     connections_per_address: int = 256

@@ -1,4 +1,4 @@
-"""What is asked at the door, and what is answered there: the API's error envelope, without the application."""
+"""Answers that the web server gives itself, without the application: the API's error envelope."""
 
 import errno
 import json
@@ -26,32 +26,32 @@ class Refusal:
         return json.dumps({"error": error}).encode()
 
 
-def later(status: int, code: str, message: str, seconds: int = 5) -> Refusal:
-    """Not now; the client may ask again after so many seconds."""
+def try_later(status: int, code: str, message: str, seconds: int = 5) -> Refusal:
+    """An answer that says when to ask again, in seconds."""
     return Refusal(status, code, message, (("Retry-After", str(seconds)),))
 
 
-def failure(error: BaseException | None) -> Refusal | None:
-    """What is said of an error for which the machine has no more to give, if it is one."""
+def out_of_resources(error: BaseException | None) -> Refusal | None:
+    """The answer where the disk is full or no descriptor is left; None for any other error."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
-        words = "The server's storage is full; nothing was kept. Free some space and send it again."
+        words = "The server's storage is full, and nothing was kept. Free some space and send it again."
         return Refusal(507, "storage_full", words)
     if isinstance(error, OSError) and error.errno in descriptors.EXHAUSTED:
-        words = "The server has as many files and connections open as it may; the request was not accepted."
-        return later(503, "no_descriptors", f"{words} Try again in a few seconds.")
+        words = "The server has as many files and connections open as it may, so the request was not accepted."
+        return try_later(503, "no_descriptors", f"{words} Try again in a few seconds.")
     return None
 
 
 @dataclass(frozen=True)
-class Head:
-    """What is known of a request before its body comes."""
+class RequestHead:
+    """What is known of an HTTP request before its body comes."""
 
     method: str
     path: str
     headers: list[tuple[bytes, bytes]]  # names in lower case
-    length: int | None  # of the body, where it was announced
+    length: int | None  # of the body; None when it comes in chunks
     address: str
 
 
-Admit = Callable[[Head], Refusal | None]
-"""Whether a large body may come in, or why not. Called in a thread, for the head of the request."""
+Admit = Callable[[RequestHead], Refusal | None]
+"""None when a large body may come in, else the answer. It is called in a thread, with the head of the request."""

@@ -1,4 +1,4 @@
-"""One request: its body goes to the application as that asks for it, its response as the client takes it."""
+"""One HTTP request. The application gets the body as it asks for it; the client gets the response as it reads it."""
 
 import asyncio
 import logging
@@ -10,42 +10,42 @@ from twisted.web.http import NO_BODY_CODES
 
 from vbs import logs
 from vbs.web.channel import Channel
-from vbs.web.limits import Limit
-from vbs.web.refusal import Head, Refusal, later
+from vbs.web.limits import BodyLimit
+from vbs.web.refusal import Refusal, RequestHead, try_later
 from vbs.web.spool import CHUNK, on_disk, spool
 
 logger = logging.getLogger(__name__)
 
-CLIENT_CLOSED = 499  # in the access log only, as nginx has it
+CLIENT_CLOSED = 499  # in the access log only, as nginx writes it
 
 Message = dict[str, Any]
 
 
 class Request(WebRequest):
-    """One request: its body goes to the application as that asks for it, its response as the client takes it."""
+    """Daphne's request, whose body is read piece by piece and whose response waits for the client."""
 
     channel: Channel
     content: BinaryIO
     method = b"-"
     route = "-"
-    limit: Limit
+    limit: BodyLimit
 
     def __init__(self, channel: Channel, queued: Any = False) -> None:
-        super().__init__(channel, queued, False)  # False: Twisted would parse forms, files included, in memory
+        super().__init__(channel, queued, False)  # False: with True, Twisted parses forms and their files in memory
         self.arrived = time.monotonic()
         self.id = logs.request_id(None)
         self.announced = False
         self.length: int | None = 0  # of the body, as announced
-        self.received = self.given = 0  # bytes of the body: from the client, to the application
-        self.address, self.room = channel.address, self.server.room
-        self.on_disk = 0  # bytes of the body, as the room counts them
-        self.patience: float = self.server.bounds.patience  # seconds for which the reader may keep us waiting
-        self.unread = 0  # bytes that were written since it last did
+        self.received = self.given = 0  # bytes of the body: received from the client, given to the application
+        self.address, self.spool_space = channel.address, self.server.spool_space
+        self.on_disk = 0  # bytes of the body that the spool counts
+        self.patience: float = self.server.bounds.patience  # seconds for which the client may let us wait
+        self.unread = 0  # bytes written since we last waited
         self.handed_over = False
-        self.over = asyncio.Event()  # answered in full, or the client is gone
+        self.over = asyncio.Event()  # set when the answer is complete, or the client is gone
 
     def announce(self, method: bytes, uri: bytes) -> None:
-        """The head is here: from now on the request has a name, an id and a limit."""
+        """Called when the head is complete: from now on the request has a route, an id and a limit."""
         self.method, self.uri = method, uri
         self.route = uri.partition(b"?")[0].decode("latin-1")
         self.announced = True
@@ -62,11 +62,11 @@ class Request(WebRequest):
         values: list[bytes] = self.requestHeaders.getRawHeaders(name, [b""])
         return values[0].decode("latin-1")
 
-    def head(self, length: int | None) -> Head:
+    def head(self, length: int | None) -> RequestHead:
         headers = [(name.lower(), value) for name, values in self.requestHeaders.getAllRawHeaders() for value in values]
-        return Head(self.method.decode("latin-1"), self.route, headers, length, self.address)
+        return RequestHead(self.method.decode("latin-1"), self.route, headers, length, self.address)
 
-    # In
+    # The body
 
     def gotLength(self, length: int | None) -> None:
         self.length = length
@@ -81,10 +81,10 @@ class Request(WebRequest):
             return
         self.channel.body_came(len(data))
         if on_disk(self.length):
-            if full := self.room.refuses(self.address, len(data)):
+            if full := self.spool_space.refuses(self.address, len(data)):
                 self.channel.refuse(full)
                 return
-            self.room.take(self.address, len(data))
+            self.spool_space.take(self.address, len(data))
             self.on_disk += len(data)
         rest = memoryview(data)
         try:
@@ -93,8 +93,8 @@ class Request(WebRequest):
         except OSError as error:
             self.channel.refuse_unstored(error)
 
-    def give_back_room(self) -> None:
-        self.room.give_back(self.address, self.on_disk)
+    def release_space(self) -> None:
+        self.spool_space.give_back(self.address, self.on_disk)
         self.on_disk = 0
 
     async def receive(self) -> Message:
@@ -107,27 +107,27 @@ class Request(WebRequest):
         if self.handed_over:
             self.content.close()
         else:
-            await asyncio.sleep(0)  # between the pieces of a large body it is the others' turn
+            await asyncio.sleep(0)  # lets other requests go on between the pieces of a large body
         return {"type": "http.request", "body": body, "more_body": not self.handed_over}
 
-    # Out
+    # The response
 
     async def send(self, message: Message) -> None:
-        """Write, and return when there is room for more; silent when the client is gone, which receive() tells."""
+        """Write, and return when more can be written. When the client is gone it does nothing: receive() says so."""
         if self.over.is_set():
             await asyncio.sleep(0)
             return
         channel = self.channel
         self.server.check_headers_type(message)
         if message["type"] == "http.response.body" and (self.method == b"HEAD" or self.code in NO_BODY_CODES):
-            message = {"type": "http.response.body"}  # Daphne would write every piece but the first
+            message = {"type": "http.response.body"}  # these have no body, but Daphne writes every piece but the first
         self.handle_reply(message)
         self.unread += len(message.get("body", b""))
         if not channel.writable.is_set() and not self.over.is_set():
             await self.wait_for_reader()
 
     async def wait_for_reader(self) -> None:
-        """As long as the reader is not too slow: what it takes buys time, but never more than there was at first."""
+        """Wait until the client reads. What it has read extends the time it has, up to `patience` at most."""
         bounds, started = self.server.bounds, time.monotonic()
         try:
             async with asyncio.timeout(self.patience):
@@ -149,9 +149,9 @@ class Request(WebRequest):
 
     def refused(self, status: int, size: int) -> None:
         self.code, self.sentLength = status, size
-        if self.content is not None:  # it has none before its length is known
+        if self.content is not None:  # the body has no file before its length is known
             self.content.close()
-        self.give_back_room()
+        self.release_space()
         self.channel.factory.log(self)
 
     def connectionLost(self, reason: Any) -> None:
@@ -162,23 +162,23 @@ class Request(WebRequest):
         self.end()
 
     def end(self) -> None:
-        self.give_back_room()
+        self.release_space()
         self.over.set()
 
     def basic_error(self, status: int, status_text: bytes, body: str) -> None:
-        """What Daphne itself answers: a page for people, the envelope under /v1/."""
+        """Daphne's own errors: a page, or the API's envelope below /v1/."""
         if self.route.startswith("/v1/") or self._response_started:
             if status == 500:
-                body = f"The server failed to answer; its log says more under {self.id}."
+                body = f"The server failed to answer. Its log says why, under {self.id}."
             code = status_text.decode().lower().replace(" ", "_")
-            self.answer(later(status, code, body) if status == 503 else Refusal(status, code, body))
+            self.answer(try_later(status, code, body) if status == 503 else Refusal(status, code, body))
         else:
             self.setHeader(b"x-request-id", self.id.encode())
             super().basic_error(status, status_text, body)
 
     def answer(self, refusal: Refusal) -> None:
-        """In the place of an application that has none."""
-        if self._response_started:  # too late for an answer; the client must not take this for the whole
+        """Answer for an application that did not."""
+        if self._response_started:  # too late; the client must not take what it has for the whole response
             self.channel.transport.abortConnection()
             return
         self.setHeader(b"x-request-id", self.id.encode())

@@ -1,4 +1,4 @@
-"""Daphne with our factory: listens, starts an application for each request, and stops in time."""
+"""Daphne's server with our connections: it listens, starts the application for each request, and stops in time."""
 
 import asyncio
 import logging
@@ -23,20 +23,20 @@ from twisted.logger import formatEvent, globalLogPublisher
 from vbs import logs
 from vbs.run import descriptors
 from vbs.web.channel import Channel
-from vbs.web.guests import Guests
-from vbs.web.limits import Bounds, Limits
-from vbs.web.refusal import Admit, Head, Refusal, failure, later
+from vbs.web.connections import OpenConnections
+from vbs.web.limits import BodyLimits, Bounds
+from vbs.web.refusal import Admit, Refusal, RequestHead, out_of_resources, try_later
 from vbs.web.request import Message, Request
 from vbs.web.sockets import Socket
-from vbs.web.spool import Room
+from vbs.web.spool import SpoolSpace
 
 logger = logging.getLogger(__name__)
 access_log = logging.getLogger("vbs.access")
 
-GRACE_SECONDS = 1.0  # at the end, for requests to finish by themselves, and again for those that were cancelled
-EXIT_SECONDS = 2.7  # and then even a thread that does not come back keeps nobody waiting
-REST_SECONDS = 0.5  # without new connections, when there are no descriptors for them
-DOORKEEPERS = 4  # threads that ask who may send a large body
+GRACE_SECONDS = 1.0  # when it stops: for requests to finish by themselves, and again for those that it cancels
+EXIT_SECONDS = 2.7  # after that the process exits, even if a thread of it hangs
+ACCEPT_PAUSE_SECONDS = 0.5  # without new connections, after no descriptor was left for one
+ADMISSION_THREADS = 4  # threads that ask whether a large body may come in
 
 Application = Callable[
     [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
@@ -44,15 +44,15 @@ Application = Callable[
 
 
 class Factory(HTTPFactory):
-    """Makes our channels and requests, and writes the access log: one line a request, without its query."""
+    """Makes our channels and requests, and writes the access log: a line for each request, without its query."""
 
-    protocol = Channel  # Twisted's own choice puts a proxy before it, for HTTP/2
+    protocol = Channel  # Twisted's default puts a proxy before it, for HTTP/2
 
     def __init__(self, server: "Server", bounds: Bounds) -> None:
         super().__init__(server)
         self.bounds = bounds
-        self.guests = Guests(bounds)
-        self.lingering: set[Channel] = set()  # those that were refused and may still read why
+        self.open_connections = OpenConnections(bounds)
+        self.lingering: set[Channel] = set()  # connections that were refused and still have time to read why
 
     def buildProtocol(self, addr: Any) -> Channel:
         channel: Channel = super().buildProtocol(addr)
@@ -71,14 +71,14 @@ class Factory(HTTPFactory):
 
 
 class Server(DaphneServer):
-    """Daphne with our factory: it starts an application at once, hears of its end at once, and stops in time."""
+    """Daphne's server: it starts the application at once, learns of its end at once, and stops in time."""
 
     # run() makes Daphne's own factory and sets it here.
     http_factory = property(lambda self: self.factory, lambda self, made_by_daphne: None)
     ws_factory = property(lambda self: self.sockets, lambda self, made_by_daphne: self.take_sockets(made_by_daphne))
 
     def __init__(
-        self, application: Application, limits: Limits, admit: Admit, host: str, port: int, bounds: Bounds
+        self, application: Application, limits: BodyLimits, admit: Admit, host: str, port: int, bounds: Bounds
     ) -> None:
         super().__init__(
             application,
@@ -89,10 +89,10 @@ class Server(DaphneServer):
         )
         self.limits, self.admit, self.bounds = limits, admit, bounds
         self.factory = Factory(self, bounds)
-        self.room = Room(bounds.spool)
-        self.doorkeepers = ThreadPoolExecutor(DOORKEEPERS, "doorkeeper")
+        self.spool_space = SpoolSpace(bounds.spool)
+        self.admission_threads = ThreadPoolExecutor(ADMISSION_THREADS, "admission")
         self.ports: list[Any] = []
-        self.resting = False
+        self.accepting_paused = False
         self.bind_error: CannotListenError | None = None
 
     def take_sockets(self, factory: WebSocketFactory) -> None:
@@ -115,30 +115,30 @@ class Server(DaphneServer):
         if protocol == "websocket" and action in ("connected", "rejected", "disconnected"):
             access_log.info("WEBSOCKET %s %s", details["path"], action)
 
-    async def ask(self, head: Head) -> Refusal | None:
-        """Whether a large body may come in, asked in a thread: who knows it may have to ask the database."""
+    async def ask(self, head: RequestHead) -> Refusal | None:
+        """Ask whether a large body may come in. It runs in a thread, because it may query the database."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.doorkeepers, self.admit, head)
+            return await asyncio.get_running_loop().run_in_executor(self.admission_threads, self.admit, head)
         except Exception as error:
             logger.exception("cannot tell whether the body of %s %s may come in", head.method, head.path)
-            words = "The server cannot tell now who is asking; nothing was accepted. Try again in a few seconds."
-            return failure(error) or later(503, "service_unavailable", words)
+            words = "The server cannot check your key now, so nothing was accepted. Try again in a few seconds."
+            return out_of_resources(error) or try_later(503, "service_unavailable", words)
 
     def create_application(self, protocol: Any, scope: Message) -> Any:
         if not isinstance(protocol, Request):
             return super().create_application(protocol, scope)
         scope.setdefault("asgi", {"version": "3.0"})
-        if protocol.length is None:  # it came in chunks; now it is complete, so its length is known
+        if protocol.length is None:  # the body came in chunks; it is complete now, so its length is known
             kept = [one for one in scope["headers"] if one[0] not in (b"transfer-encoding", b"content-length")]
             scope["headers"] = [*kept, (b"content-length", b"%d" % protocol.received)]
-        with logs.bind(request_id=protocol.id):  # the task takes it along
+        with logs.bind(request_id=protocol.id):  # the task copies the context
             task = asyncio.ensure_future(self.application(scope, protocol.receive, protocol.send))
         self.connections[protocol]["application_instance"] = task
         task.add_done_callback(partial(self.application_done, protocol))
-        return None  # no queue: Daphne then leaves the body to receive()
+        return None  # not a queue: then Daphne leaves the body to receive()
 
     def application_done(self, request: Request, task: "asyncio.Task[None]") -> None:
-        """Answer at once for an application that failed; Daphne looks only once a second."""
+        """Answer at once where the application failed: Daphne looks only once a second."""
         connection = self.connections.get(request, {})
         connection.pop("application_instance", None)
         if "disconnected" in connection:
@@ -151,15 +151,15 @@ class Server(DaphneServer):
                     "%s %s: the application %s", request.method.decode(), request.route, problem, exc_info=error
                 )
         if not request.over.is_set():
-            if refusal := failure(error):
+            if refusal := out_of_resources(error):
                 request.answer(refusal)
             elif task.cancelled():
-                request.basic_error(503, b"Service Unavailable", "The server is stopping; try again in a few seconds.")
+                request.basic_error(503, b"Service Unavailable", "The server is stopping. Try again in a few seconds.")
             else:
                 request.basic_error(500, b"Internal Server Error", "Exception inside application.")
 
     def kill_all_applications(self) -> Deferred:
-        """Stop taking connections, let requests finish for a moment, cancel what is left."""
+        """Stop accepting connections, let requests finish for a moment, then cancel those that are left."""
         logger.info("stopping")
         watchdog = threading.Timer(EXIT_SECONDS, os._exit, (0,))
         watchdog.daemon = True
@@ -177,46 +177,46 @@ class Server(DaphneServer):
         if running:
             await asyncio.wait(running, timeout=GRACE_SECONDS)
 
-    # What Twisted says
+    # What Twisted reports
 
-    def hear(self, event: dict[str, Any]) -> None:
-        """Twisted's log is off, but two things in it are for ours: exceptions, which are bugs of ours, and connections
-        that it cannot take."""
+    def on_twisted_event(self, event: dict[str, Any]) -> None:
+        """Twisted's own log is off. Two kinds of its events go to ours: exceptions, and connections that could not be
+        accepted."""
         if failure := event.get("log_failure"):
             exc_info = (failure.type, failure.value, failure.getTracebackObject())
             logger.error("%s", formatEvent(event), exc_info=exc_info)
         elif str(event.get("log_format", "")).startswith(("EMFILE encountered", "Could not accept new connection")):
-            self.tell_no_descriptors(formatEvent(event))
+            self.report_no_descriptors(formatEvent(event))
 
-    def tell_no_descriptors(self, said: str = "") -> None:
-        """Say it, and take no new connections for a moment: without that we would be told again at once, for ever."""
-        if self.resting:
+    def report_no_descriptors(self, detail: str = "") -> None:
+        """Log it, and accept no connection for a moment: otherwise the same event comes again at once, and again."""
+        if self.accepting_paused:
             return
-        self.resting = True
+        self.accepting_paused = True
         logger.error(
             "no descriptor is left for connections and files: this process may open %d (ulimit -n). %s",
-            descriptors.limit(), said,
+            descriptors.limit(), detail,
         )  # fmt: skip
         for port in self.ports:
             port.stopReading()
-        reactor.callLater(REST_SECONDS, self.go_on)
+        reactor.callLater(ACCEPT_PAUSE_SECONDS, self.accept_again)
 
-    def go_on(self) -> None:
-        self.resting = False
+    def accept_again(self) -> None:
+        self.accepting_paused = False
         for port in self.ports:
             if port.connected:
                 port.startReading()
 
 
 def serve(
-    application: Application, limits: Limits, admit: Admit, host: str, port: int, bounds: Bounds | None = None
+    application: Application, limits: BodyLimits, admit: Admit, host: str, port: int, bounds: Bounds | None = None
 ) -> None:
-    """Serve until SIGTERM or SIGINT; the log says where (port 0 takes a free one).
+    """Serve until SIGTERM or SIGINT. The log says where: port 0 takes a free one.
 
-    Once in a process. Raises OSError when the address is not to be had.
+    It can be called once in a process. Raises OSError when it cannot listen there.
     """
     server = Server(application, limits, admit, host, port, bounds or Bounds())
-    globalLogPublisher.addObserver(server.hear)
+    globalLogPublisher.addObserver(server.on_twisted_event)
     server.run()
     if server.bind_error:
         raise OSError(f"cannot listen on {host}:{port}: {server.bind_error.socketError}") from server.bind_error

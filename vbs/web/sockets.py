@@ -1,19 +1,18 @@
-"""WebSockets, with a bound on what a client may say: a page of ours says once what it shows, and then listens.
+"""WebSockets with a limit on what a client may send: a page of ours sends once what it shows, and then only listens.
 
-Whoever says more is closed at once, here: what comes in is not even handed on, for each message costs more to be looked
-at than to be sent.
+A client that sends more is closed here, before a message is handed on: it costs more to handle one than to send one.
 """
 
 import time
 
 from daphne.ws_protocol import WebSocketProtocol
 
-TOO_MUCH = 4429  # the code that it is closed with
-BURST, PER_SECOND = 20.0, 1.0  # frames that may come at once, and that may come on and on
+TOO_MUCH = 4429  # the code with which the socket is closed
+BURST, PER_SECOND = 20.0, 1.0  # frames that may come at once, and that may come every second without end
 
 
 class Socket(WebSocketProtocol):
-    """Daphne's, which counts the frames, pings among them."""
+    """Daphne's WebSocket, which counts the client's frames, pings included."""
 
     allowance, counted_at, over = BURST, 0.0, False
 
@@ -34,7 +33,7 @@ class Socket(WebSocketProtocol):
             super().onPong(payload)
 
     def _may(self) -> bool:
-        """Whether one more is within its allowance. If not, it is told so, and nothing more is read from it."""
+        """Count a frame. False when it is one too many: then the socket is closed, and nothing more is read."""
         now = time.monotonic()
         if not self.counted_at:
             self.counted_at = now

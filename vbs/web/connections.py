@@ -1,17 +1,17 @@
-"""Who is connected: so many at once from one address, and so many in all."""
+"""Counts the open connections, by address and in all, and refuses those beyond the limits."""
 
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from vbs.web.limits import Bounds
-from vbs.web.refusal import Refusal, later
+from vbs.web.refusal import Refusal, try_later
 
 
-def neighbourhood(host: str) -> str:
-    """What counts as one address: of IPv6 the first 64 bits, which is what one customer is given at least."""
+def network_of(host: str) -> str:
+    """What counts as one address: of IPv6 the first 64 bits, which is the least that a customer gets."""
     try:
         address = ip_address(host.partition("%")[0])
-    except ValueError:  # a Unix socket's
+    except ValueError:  # the peer is on a Unix socket
         return host
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped:
@@ -20,28 +20,31 @@ def neighbourhood(host: str) -> str:
     return str(address)
 
 
-class Guests:
-    """The transports of connections, by address. One that has become a WebSocket is handed on and tells nobody when it
-    ends, so the ended ones are looked for when it gets crowded."""
+class OpenConnections:
+    """The transports of the open connections, by address.
+
+    A connection that became a WebSocket is handed to Daphne, which does not report its end. So when a limit is reached,
+    the closed ones are looked for and forgotten.
+    """
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self.by_address: dict[str, set[Any]] = {}
 
     def enter(self, address: str, transport: Any) -> Refusal | None:
-        """Let a connection in, or say why not."""
+        """Count a new connection, or return the answer that refuses it."""
         here = self.by_address.get(address, set())
         most, in_all = self.bounds.connections_per_address, self.bounds.connections
         if len(here) >= most:
-            self._forget_the_gone()
+            self._forget_closed()
         if len(self.by_address.get(address, ())) >= most:
-            words = f"There are {most} connections from {address} (VBS_MAX_CONNECTIONS_PER_ADDRESS)."
-            return later(429, "too_many_connections", f"{words} Close some, or use them for several requests.")
+            words = f"There are {most} connections from {address}, which is the most (VBS_MAX_CONNECTIONS_PER_ADDRESS)."
+            return try_later(429, "too_many_connections", f"{words} Close some, or use each for several requests.")
         if len(self) >= in_all:
-            self._forget_the_gone()
+            self._forget_closed()
         if len(self) >= in_all:
-            words = f"There are {in_all} connections already (VBS_MAX_CONNECTIONS)."
-            return later(503, "too_many_connections", f"{words} Try again in a few seconds.")
+            words = f"The server has {in_all} connections, which is the most (VBS_MAX_CONNECTIONS)."
+            return try_later(503, "too_many_connections", f"{words} Try again in a few seconds.")
         self.by_address.setdefault(address, set()).add(transport)
         return None
 
@@ -51,7 +54,7 @@ class Guests:
             if not here:
                 del self.by_address[address]
 
-    def _forget_the_gone(self) -> None:
+    def _forget_closed(self) -> None:
         for address, transports in list(self.by_address.items()):
             for transport in [one for one in transports if not one.connected]:
                 self.leave(address, transport)

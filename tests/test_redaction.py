@@ -2,7 +2,7 @@
 
 import pytest
 
-from vbs.unplaced import unplaced
+from vbs.redaction import hide_locations
 
 
 @pytest.mark.parametrize(
@@ -21,5 +21,5 @@ from vbs.unplaced import unplaced
     ],
 )
 def test_places_are_hidden_and_nothing_else(text, said):
-    assert unplaced(text) == (text if said is None else said)
-    assert unplaced(unplaced(text)) == unplaced(text)
+    assert hide_locations(text) == (text if said is None else said)
+    assert hide_locations(hide_locations(text)) == hide_locations(text)

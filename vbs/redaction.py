@@ -1,13 +1,13 @@
-"""Words about this server for those who may not know where things are: without folders, addresses and ports.
+"""Hides paths, addresses and ports in a text, for readers who may not know where things are on this server.
 
-For texts of others (an engine's log, an operating system's error), whose places nobody can list beforehand. Whoever
-writes a text himself leaves them out himself. Knows no app, no model and no setting.
+It is for texts that others wrote, such as an engine's log or an error of the operating system. Texts of our own leave
+such locations out.
 """
 
 import re
 
 HIDDEN = "…"
-_PLACES = re.compile(
+_LOCATIONS = re.compile(
     r"\b[a-z][a-z0-9+.-]{1,20}://[^\s'\"<>()\[\]{},;]+(?<!\.)"  # a URL
     r"|(?<![\w.:/<-])~?(?:\.{1,2})?/(?!v1/)[^\s'\"<>()\[\]{},;:]+(?<!\.)"  # a path, but not one of the API
     r"|\b\d{1,3}(?:\.\d{1,3}){3}\b(?::\d{1,5})?"  # an IPv4 address
@@ -16,6 +16,6 @@ _PLACES = re.compile(
 )
 
 
-def unplaced(text: str) -> str:
-    """The text, with every place in it hidden."""
-    return _PLACES.sub(HIDDEN, text)
+def hide_locations(text: str) -> str:
+    """The text with … in place of every path, URL and address."""
+    return _LOCATIONS.sub(HIDDEN, text)
