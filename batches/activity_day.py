@@ -1,7 +1,5 @@
 """What became of requests in the last 24 hours, hour by hour: sums of `Activity` for the projects of a viewer."""
 
-import threading
-import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,11 +8,11 @@ from django.db import connection
 from django.utils import timezone
 
 from batches.models import Activity, Batch
+from vbs.kept import Kept
 from vbs.pages.viewer import Viewer
 
 HOURS = 24
 FRESH_SECONDS = 10.0  # for which what was summed up is told again: a page is renewed far more often
-MOST_KEPT = 200  # different sets of projects
 
 # By batch first, so that few rows have to be looked up among the batches.
 _SUMS = f"""
@@ -45,26 +43,10 @@ def hours(viewer: Viewer) -> tuple[Hour, ...]:
     """The last HOURS, oldest first and up to the one that runs; also those in which nothing happened. One query, or
     none within FRESH_SECONDS of the last."""
     own = viewer.projects if viewer.project is None else frozenset({viewer.project})
-    with _lock:
-        kept = _kept.get(own)
-    if kept and time.monotonic() - kept[0] <= FRESH_SECONDS:
-        return kept[1]
-    found = _read(own)
-    with _lock:
-        if len(_kept) >= MOST_KEPT:
-            _kept.clear()
-        _kept[own] = time.monotonic(), found
-    return found
+    return kept.get(own, FRESH_SECONDS, lambda: _read(own))
 
 
-def forget() -> None:
-    """Sum up anew the next time."""
-    with _lock:
-        _kept.clear()
-
-
-_lock = threading.Lock()
-_kept: dict[frozenset[int] | None, tuple[float, tuple[Hour, ...]]] = {}
+kept: Kept[tuple[Hour, ...]] = Kept()
 
 
 def since(now: datetime) -> datetime:

@@ -7,9 +7,9 @@ from decimal import Decimal
 from django.conf import settings
 from django.db.models import Count, Sum
 
-from batches.kept import Kept
 from batches.models import Batch, BatchRequest, RequestState
 from models_registry.models import Alias, Model
+from vbs.kept import Kept
 
 MILLION = 1_000_000
 RUNNING_SECONDS, ENDED_SECONDS = 10.0, 600.0  # for which the tokens by model are told again

@@ -1,7 +1,6 @@
 """Whether what vbs needs is there: the database, its workers, the storage of files."""
 
 import threading
-import time
 import uuid
 
 from django.core.files.base import ContentFile
@@ -9,6 +8,7 @@ from django.core.files.storage import default_storage
 from django.db import DatabaseError
 
 from models_registry.models import Worker
+from vbs.kept import Kept
 
 OK = "ok"
 
@@ -39,25 +39,19 @@ class Storage:
     FRESH_SECONDS, PATIENCE_SECONDS = 20.0, 2.0
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._kept: Kept[str] = Kept()
         self._asking: threading.Thread | None = None
-        self._asked_at = float("-inf")
         self._answer = ""
 
     def state(self) -> str:
-        with self._lock:
-            idle = self._asking is None or not self._asking.is_alive()
-            if idle and time.monotonic() - self._asked_at > self.FRESH_SECONDS:
-                self._asked_at = time.monotonic()
-                self._asking = threading.Thread(target=self._ask, name="storage", daemon=True)
-                self._asking.start()
-            asking = self._asking
-        if asking is not None and (not self._answer or time.monotonic() - self._asked_at < self.PATIENCE_SECONDS):
-            asking.join(self.PATIENCE_SECONDS)
-        silent = asking is not None and asking.is_alive()
-        if silent and time.monotonic() - self._asked_at > self.PATIENCE_SECONDS:
-            return "does not answer"
-        return self._answer or "does not answer"
+        return self._kept.get("state", self.FRESH_SECONDS, self._asked)
+
+    def _asked(self) -> str:
+        if self._asking is None or not self._asking.is_alive():
+            self._asking = threading.Thread(target=self._ask, name="storage", daemon=True)
+            self._asking.start()
+        self._asking.join(self.PATIENCE_SECONDS)
+        return "does not answer" if self._asking.is_alive() else self._answer
 
     def _ask(self) -> None:
         self._answer = storage()

@@ -38,7 +38,8 @@ def _nothing_from_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     forecast.forget()
     monkeypatch.setattr(runtime, "FRESH_SECONDS", float("inf"))
     monkeypatch.setattr(runtime, "_known", {})
-    monkeypatch.setattr(runtime, "_read_at", 0.0)
+    runtime.forget()
+    runtime._kept.get("overrides", float("inf"), dict)
     monkeypatch.setattr(runtime, "_said", "")
 
 

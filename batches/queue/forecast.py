@@ -9,8 +9,6 @@ have one.
 """
 
 import logging
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -33,6 +31,7 @@ from models_registry.models import OPEN_OPERATIONS, Alias, Model, ModelState, Op
 from models_registry.speed import speeds
 from models_registry.speed.speeds import UNKNOWN, Answers, Speed
 from vbs.configuration import runtime
+from vbs.kept import Kept
 
 log = logging.getLogger(__name__)
 
@@ -142,21 +141,14 @@ def of_new(batch: Batch) -> Forecast:
 
 def forget() -> None:
     """Work it out anew the next time."""
-    global _kept
-    with _lock:
-        _kept = None
+    _kept.forget()
 
 
 def _situation() -> "Situation":
-    global _kept
-    with _lock:  # whoever comes meanwhile waits for what the first works out
-        if _kept is None or time.monotonic() - _kept[0] > FRESH_SECONDS:
-            _kept = time.monotonic(), Situation()
-        return _kept[1]
+    return _kept.get("of the queue", FRESH_SECONDS, Situation)
 
 
-_lock = threading.Lock()
-_kept: "tuple[float, Situation] | None" = None
+_kept: "Kept[Situation]" = Kept()
 
 
 class Situation:

@@ -6,8 +6,6 @@ database is away, what was last known holds: a setting is never the reason why s
 
 import contextlib
 import logging
-import threading
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,14 +15,14 @@ from django.utils import timezone
 
 from vbs.configuration.limits import CHECKS
 from vbs.configuration.models import Override
+from vbs.kept import Kept
 
 log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 2.0
 
-_reading = threading.Lock()
-_known: dict[str, Any] = {}
-_read_at = float("-inf")
+_kept: Kept[dict[str, Any]] = Kept(waits=False)
+_known: dict[str, Any] = {}  # while the database is away
 _said = ""
 
 
@@ -32,7 +30,7 @@ def value(name: str) -> Any:
     """Of one of limits.CHECKS, as it is now."""
     if name not in CHECKS:
         raise KeyError(f"{name} is read once, at the start: settings.{name}")
-    known = _overrides()
+    known = _kept.get("overrides", FRESH_SECONDS, _read)
     return known[name] if name in known else getattr(settings, name)
 
 
@@ -60,8 +58,7 @@ def reset(name: str) -> tuple[Any, Any] | None:
 
 def forget() -> None:
     """Read the overrides again when they are asked for next."""
-    global _read_at
-    _read_at = float("-inf")
+    _kept.forget()
 
 
 def valid(rows: Iterable[Override]) -> dict[str, Any]:
@@ -78,24 +75,14 @@ def _forget_at_commit() -> None:
     transaction.on_commit(forget)
 
 
-def _overrides() -> dict[str, Any]:
-    global _known, _read_at
-    if time.monotonic() - _read_at < FRESH_SECONDS:
-        return _known
-    if not _reading.acquire(blocking=_read_at == float("-inf")):
-        return _known  # another thread is just reading them
+def _read() -> dict[str, Any]:
+    global _known
     try:
-        if time.monotonic() - _read_at >= FRESH_SECONDS:
-            begun = time.monotonic()
-            rows = list(Override.objects.all())
-            _known = valid(rows)
-            _say_once(", ".join(f"{row.name} is {row.value!r}"[:80] for row in rows if row.name not in _known))
-            _read_at = begun
+        rows = list(Override.objects.all())
+        _known = valid(rows)
+        _say_once(", ".join(f"{row.name} is {row.value!r}"[:80] for row in rows if row.name not in _known))
     except Exception as error:  # whatever keeps the database from us
         _say_once(f"out of reach: {str(error).strip()[:200] or type(error).__name__}")
-        _read_at = time.monotonic()
-    finally:
-        _reading.release()
     return _known
 
 

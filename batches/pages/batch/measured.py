@@ -8,9 +8,9 @@ from django.utils import timezone
 from batches import activity, cost
 from batches.activity import Pace
 from batches.cost import Share
-from batches.kept import Kept
 from batches.models import Batch
 from batches.pages.batch import parts
+from vbs.kept import Kept
 from vbs.pages.charts import plots
 from vbs.pages.plain import brief
 

@@ -29,7 +29,7 @@ BAD = "<script>alert('x')</script>"
 @pytest.fixture(autouse=True)
 def _nothing_kept(db):
     forecast.forget()
-    activity_day.forget()
+    activity_day.kept.forget()
 
 
 def person(role, *projects):
@@ -71,7 +71,7 @@ def root(db):
 
 def text(client, address="/"):
     forecast.forget()
-    activity_day.forget()
+    activity_day.kept.forget()
     response = client.get(address)
     assert response.status_code == 200
     return response.content.decode()
