@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
-from vbs.configuration.limits import seconds
+from vbs.configuration.windows import seconds
 
 
 @register()

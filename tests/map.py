@@ -1,13 +1,16 @@
-"""docs/map.md: each module, with the first sentence of its docstring. `python -m tests.map` writes it."""
+"""What is written from the code: docs/map.md, each module with the first sentence of its docstring, and the README's
+table of settings. `python -m tests.map` writes both."""
 
 import ast
 import re
 from pathlib import Path
 
+from vbs.configuration.declared import table
 from vbs.settings import BASE_DIR
 
 PACKAGES = ("vbs", "models_registry", "batches")
 PLACE = BASE_DIR / "docs" / "map.md"
+README = BASE_DIR / "README.md"
 HEAD = """# Map
 Where everything is: each module with the first sentence that it says of itself. `python -m tests.map` writes this file,
 and a test sees that it is true. How the parts work together is in [architecture.md](architecture.md).
@@ -39,5 +42,14 @@ def written() -> str:
     return text
 
 
+def readme() -> str:
+    """With the table of settings as they are declared."""
+    made = table()
+    before, head, rest = README.read_text().partition(made.partition("\n")[0])
+    assert head, "the README has no table of settings"
+    return before + made + "\n" + rest.partition("\n\n")[2]
+
+
 if __name__ == "__main__":
     PLACE.write_text(written())
+    README.write_text(readme())

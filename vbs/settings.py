@@ -1,29 +1,26 @@
-"""Django settings, and every variable of ours: each is read and checked here, and has a row in the README's table.
+"""Django settings, and every variable of ours: each is declared here once, with all that is to be known of it.
 
+It is read and checked where it stands; the README's table and the page of settings are made of the same declarations.
 What is not ours is read where it matters: vLLM's and CUDA's variables by the engine, the marks of our own processes
 (VBS_INSTANCE, Q_CLUSTER_NAME) by those.
 """
 
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
-from environs import Env, EnvError, validate
+from environs import EnvError, validate
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 from vbs import logs
-from vbs.configuration.limits import WHOLE
+from vbs.configuration import windows
+from vbs.configuration.declared import folder, one_of, several, switch, text, whole
 from vbs.database import timeouts
 from vbs.places import BASE_DIR, DATA_DIR
 from vbs.run import postgres, private
 
-env = Env()
-VBS_GIVEN = frozenset(name for name, value in os.environ.items() if value)  # for the page that says where one is from
-
-# Where everything that must survive lives: database, files, models, logs.
-VBS_DATA_DIR: Path = env.path("VBS_DATA_DIR", DATA_DIR).absolute()
+VBS_DATA_DIR: Path = folder("VBS_DATA_DIR", DATA_DIR, "Where everything that must survive lives", said="`data`")
 RUN_DIR = VBS_DATA_DIR / "run"
 LOG_DIR = VBS_DATA_DIR / "logs"
 TMP_DIR = VBS_DATA_DIR / "tmp"
@@ -31,66 +28,204 @@ MODELS_DIR = VBS_DATA_DIR / "models"
 private.close(VBS_DATA_DIR)
 
 # Web
-VBS_HOST: str = env.str("VBS_HOST", "127.0.0.1")
-VBS_PORT: int = env.int("VBS_PORT", 4080, validate=validate.Range(1, 65535))
-VBS_API_AUTH: str = env.str("VBS_API_AUTH", "required", validate=validate.OneOf(["required", "open"]))
-DEBUG: bool = env.bool("VBS_DEBUG", False)
-ALLOWED_HOSTS: list[str] = env.list("VBS_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]", VBS_HOST])
-CSRF_TRUSTED_ORIGINS: list[str] = env.list("VBS_TRUSTED_ORIGINS", [])
-VBS_SECURE_COOKIES: bool = env.bool(
-    "VBS_SECURE_COOKIES", bool(CSRF_TRUSTED_ORIGINS) and all(one.startswith("https://") for one in CSRF_TRUSTED_ORIGINS)
+VBS_HOST: str = text("VBS_HOST", "127.0.0.1", "Address to listen on")
+VBS_PORT: int = whole("VBS_PORT", 4080, "Port to listen on", 1, 65535)
+VBS_API_AUTH: str = one_of(
+    "VBS_API_AUTH",
+    "required",
+    "`open` serves one project without keys; refused unless the host is loopback",
+    ["required", "open"],
+)
+ALLOWED_HOSTS: list[str] = several(
+    "VBS_ALLOWED_HOSTS",
+    ["localhost", "127.0.0.1", "[::1]", VBS_HOST],
+    "Names that clients may address the server by",
+    said="loopback, `VBS_HOST`",
+    attribute="ALLOWED_HOSTS",
+)
+CSRF_TRUSTED_ORIGINS: list[str] = several(
+    "VBS_TRUSTED_ORIGINS",
+    [],
+    "Origins that may send forms, e.g. `https://vbs.example.org` behind a proxy",
+    attribute="CSRF_TRUSTED_ORIGINS",
+)
+VBS_SECURE_COOKIES: bool = switch(
+    "VBS_SECURE_COOKIES",
+    bool(CSRF_TRUSTED_ORIGINS) and all(one.startswith("https://") for one in CSRF_TRUSTED_ORIGINS),
+    "Cookies go over TLS only; on where `VBS_TRUSTED_ORIGINS` are all `https://`",
+    said="as the origins above",
 )
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = VBS_SECURE_COOKIES
+SECRET_KEY: str = text(
+    "VBS_SECRET_KEY",
+    "",
+    "Signs sessions and tasks",
+    said="made, kept in the data folder",
+    attribute="SECRET_KEY",
+    secret=True,
+) or private.key(VBS_DATA_DIR / "secret_key")
+DEBUG: bool = switch("VBS_DEBUG", False, "Django's debug mode; never where others reach it", attribute="DEBUG")
 
 # Logs
-VBS_LOG_FORMAT: str = env.str("VBS_LOG_FORMAT", "human", validate=validate.OneOf(["human", "json"]))
-VBS_LOG_LEVEL: str = env.str(
-    "VBS_LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
+VBS_LOG_FORMAT: str = one_of("VBS_LOG_FORMAT", "human", "`json`: an object a line", ["human", "json"])
+VBS_LOG_LEVEL: str = one_of(
+    "VBS_LOG_LEVEL", "INFO", "`DEBUG` … `CRITICAL`", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 )
-SENTRY_DSN: str = env.str("SENTRY_DSN", "")
+SENTRY_DSN: str = text("SENTRY_DSN", "", "Errors go there when it is set", secret=True)
+
+# Database and files
+DATABASE_URL: str = text(
+    "DATABASE_URL", "", "A PostgreSQL server; without it one is started in the data folder", secret=True
+)
+VBS_DB_POOL: bool = switch(
+    "VBS_DB_POOL", False, "Keep connections across requests; `make up` sets it for the web process"
+)
+VBS_STORAGE: str = text(
+    "VBS_STORAGE", "", "`s3://bucket/prefix` for files; without it they are in the data folder"
+)  # with credentials as boto3 finds them
+VBS_S3_ENDPOINT: str = text("VBS_S3_ENDPOINT", "", "URL of an S3 server that is not AWS")
 
 # Limits
-VBS_MAX_FILE_MB: int = env.int("VBS_MAX_FILE_MB", 512, validate=validate.Range(1))
-VBS_MAX_BATCH_MB: int = env.int("VBS_MAX_BATCH_MB", 200, validate=validate.Range(1))
-VBS_MAX_SPOOL_MB: int = env.int("VBS_MAX_SPOOL_MB", 4096, validate=validate.Range(1))
-VBS_MAX_CONNECTIONS: int = env.int("VBS_MAX_CONNECTIONS", 1000, validate=validate.Range(1))
-VBS_MAX_CONNECTIONS_PER_ADDRESS: int = env.int("VBS_MAX_CONNECTIONS_PER_ADDRESS", 256, validate=validate.Range(1))
-VBS_MAX_STREAMS: int = env.int("VBS_MAX_STREAMS", 16, validate=validate.Range(1))
-VBS_MAX_BATCH_REQUESTS: int = env.int("VBS_MAX_BATCH_REQUESTS", 50_000, validate=WHOLE["VBS_MAX_BATCH_REQUESTS"])
-VBS_MAX_LINE_MB: int = env.int("VBS_MAX_LINE_MB", 16, validate=validate.Range(1))
-VBS_MAX_ANSWER_MB: int = env.int("VBS_MAX_ANSWER_MB", 64, validate=validate.Range(1, 900))
-VBS_COMPLETION_WINDOWS: list[str] = env.list("VBS_COMPLETION_WINDOWS", ["24h"])
-VBS_RETENTION_DAYS: int = env.int("VBS_RETENTION_DAYS", 30, validate=WHOLE["VBS_RETENTION_DAYS"])
+VBS_MAX_FILE_MB: int = whole("VBS_MAX_FILE_MB", 512, "Largest file in one upload")
+VBS_MAX_BATCH_MB: int = whole("VBS_MAX_BATCH_MB", 200, "Largest input file of a batch")
+VBS_MAX_SPOOL_MB: int = whole(
+    "VBS_MAX_SPOOL_MB", 4096, "Disk space for bodies of requests on their way in; one address may have half of it"
+)
+VBS_MAX_CONNECTIONS: int = whole(
+    "VBS_MAX_CONNECTIONS", 1000, "Connections at once; fewer where the system allows too few open files"
+)
+VBS_MAX_CONNECTIONS_PER_ADDRESS: int = whole(
+    "VBS_MAX_CONNECTIONS_PER_ADDRESS", 256, "Of them from one address; behind a proxy, that is everybody"
+)
+VBS_MAX_STREAMS: int = whole("VBS_MAX_STREAMS", 16, "Downloads that one key, or one person, may have running at once")
+VBS_MAX_BATCH_REQUESTS: int = whole(
+    "VBS_MAX_BATCH_REQUESTS",
+    50_000,
+    "Most requests in a batch",
+    most=10_000_000,
+    changes="Holds for batches that are read from now on.",
+)
+VBS_MAX_LINE_MB: int = whole("VBS_MAX_LINE_MB", 16, "Longest line of an input file")
+VBS_MAX_ANSWER_MB: int = whole(
+    "VBS_MAX_ANSWER_MB", 64, "Longest answer of an engine; what is longer fails its request", 1, 900
+)
+VBS_COMPLETION_WINDOWS: list[str] = several(
+    "VBS_COMPLETION_WINDOWS",
+    ["24h"],
+    "Windows that clients may ask for, e.g. `1h,24h,7d`",
+    parse=windows.several,
+    changes="With commas between them. The first one is taken where a client names none. "
+    "Batches that are there keep theirs.",
+)
+VBS_RETENTION_DAYS: int = whole(
+    "VBS_RETENTION_DAYS",
+    30,
+    "How long request rows are kept after a batch has ended",
+    most=36_500,
+    changes="Lowering it deletes the request rows of older batches within a minute, for ever. Their output files stay.",
+)
 
 # Workers and engine
-VBS_IO_WORKERS: int = env.int("VBS_IO_WORKERS", 2, validate=validate.Range(1))
-VBS_LEASE_SECONDS: int = env.int("VBS_LEASE_SECONDS", 30, validate=validate.Range(5))
-VBS_MAX_WAIT_MINUTES: int = env.int("VBS_MAX_WAIT_MINUTES", 30, validate=WHOLE["VBS_MAX_WAIT_MINUTES"])
-VBS_ENGINE_START_SECONDS: int = env.int("VBS_ENGINE_START_SECONDS", 1800, validate=validate.Range(10))
-VBS_REQUEST_SECONDS: int = env.int("VBS_REQUEST_SECONDS", 3600, validate=WHOLE["VBS_REQUEST_SECONDS"])
-VBS_DEFAULT_MAX_TOKENS: int = env.int("VBS_DEFAULT_MAX_TOKENS", 0, validate=WHOLE["VBS_DEFAULT_MAX_TOKENS"])
-VBS_REQUEST_ATTEMPTS: int = env.int("VBS_REQUEST_ATTEMPTS", 4, validate=WHOLE["VBS_REQUEST_ATTEMPTS"])
-VBS_WORKER_NAME: str = env.str("VBS_WORKER_NAME", "gpu", validate=validate.Regexp(r"^[a-z0-9-]{1,20}$"))
-VBS_REMOTE_KEY: str = env.str("VBS_REMOTE_KEY", "")
-VBS_REMOTE_ORIGINS: list[str] = env.list("VBS_REMOTE_ORIGINS", [])
+VBS_IO_WORKERS: int = whole("VBS_IO_WORKERS", 2, "Processes for validation, outputs and clean-up")
+VBS_LEASE_SECONDS: int = whole(
+    "VBS_LEASE_SECONDS", 30, "After this long without a sign of life a batch is taken from its worker", 5
+)
+VBS_MAX_WAIT_MINUTES: int = whole(
+    "VBS_MAX_WAIT_MINUTES",
+    30,
+    "After this long a batch goes before those of the loaded model",
+    most=10_000_000,
+    changes="Holds from the next decision on, what the GPU does next.",
+)
+VBS_ENGINE_START_SECONDS: int = whole("VBS_ENGINE_START_SECONDS", 1800, "How long a model may take to load", 10)
+VBS_REQUEST_SECONDS: int = whole(
+    "VBS_REQUEST_SECONDS",
+    3600,
+    "How long one request may take on the engine",
+    most=365 * windows.DAY,
+    changes="A batch that runs keeps the limit with which its turn began.",
+)
+VBS_REQUEST_ATTEMPTS: int = whole(
+    "VBS_REQUEST_ATTEMPTS",
+    4,
+    "How often a request is sent at most, after 5xx or a lost connection",
+    most=1000,
+    changes="A batch that runs keeps the limit with which its turn began.",
+)
+VBS_DEFAULT_MAX_TOKENS: int = whole(
+    "VBS_DEFAULT_MAX_TOKENS",
+    0,
+    "Longest answer to a request that sets no limit, in tokens; 0: to the end of the model's context",
+    0,
+    10_000_000,
+    changes="0 sets no limit: such an answer may run to the end of the model's context. A batch that runs keeps the "
+    "limit with which its turn began.",
+)
+VBS_WORKER_NAME: str = text(
+    "VBS_WORKER_NAME", "gpu", "Tells GPU workers on one machine apart", validate.Regexp(r"^[a-z0-9-]{1,20}$")
+)
+VBS_REMOTE_KEY: str = text(
+    "VBS_REMOTE_KEY", "", "Bearer key for remote engines, sent to those of `VBS_REMOTE_ORIGINS` alone", secret=True
+)
+VBS_REMOTE_ORIGINS: list[str] = several(
+    "VBS_REMOTE_ORIGINS",
+    [],
+    "Remote servers that get the key, e.g. `https://vllm.example.org,http://10.0.0.7:8000`",
+)
 
 # Models: where they come from, and when new work waits
-VBS_HUB_URL: str = env.str("VBS_HUB_URL", "https://huggingface.co", validate=validate.URL(require_tld=False))
-HF_TOKEN: str = env.str("HF_TOKEN", "")
-VBS_DOWNLOADS: int = env.int("VBS_DOWNLOADS", 1, validate=validate.Range(1))
-VBS_MODEL_ROOTS: list[str] = env.list("VBS_MODEL_ROOTS", [])
-VBS_PRIVATE_URLS: bool = env.bool("VBS_PRIVATE_URLS", False)
-VBS_MEDIA_DOMAINS: list[str] = env.list("VBS_MEDIA_DOMAINS", [])
-VBS_GPU_MAX_CELSIUS: int = env.int("VBS_GPU_MAX_CELSIUS", 90, validate=WHOLE["VBS_GPU_MAX_CELSIUS"])
-VBS_GPU_MAX_USED_PERCENT: int = env.int("VBS_GPU_MAX_USED_PERCENT", 50, validate=WHOLE["VBS_GPU_MAX_USED_PERCENT"])
-VBS_SLEEP_MODE: bool = env.bool("VBS_SLEEP_MODE", False)
-VBS_TRUST_REMOTE_CODE: bool = env.bool("VBS_TRUST_REMOTE_CODE", False)
-VBS_SCRIPTED_ENGINE: bool = env.bool("VBS_SCRIPTED_ENGINE", False)
-VBS_CURRENCY: str = env.str("VBS_CURRENCY", "USD", validate=validate.Regexp(r"^[A-Z]{3}$"))
-
-# Database: embedded unless DATABASE_URL names a server.
-DATABASE_URL: str = env.str("DATABASE_URL", "")
-VBS_DB_POOL: bool = env.bool("VBS_DB_POOL", False)
+VBS_HUB_URL: str = text(
+    "VBS_HUB_URL", "https://huggingface.co", "The hub that models are fetched from", validate.URL(require_tld=False)
+)
+HF_TOKEN: str = text("HF_TOKEN", "", "Token of the hub, for models that need one", secret=True)
+VBS_DOWNLOADS: int = whole(
+    "VBS_DOWNLOADS",
+    1,
+    "Models that are fetched at once; fewer than `VBS_IO_WORKERS`, so that batches are still validated",
+)
+VBS_MODEL_ROOTS: list[str] = several(
+    "VBS_MODEL_ROOTS",
+    [],
+    "Folders that models may be in, comma-separated; unset: any on the command line, else only `data/models`",
+)
+VBS_PRIVATE_URLS: bool = switch(
+    "VBS_PRIVATE_URLS", False, "Remote servers that were added by API or page may have private addresses"
+)
+VBS_MEDIA_DOMAINS: list[str] = several(
+    "VBS_MEDIA_DOMAINS",
+    [],
+    "Hosts that images and sounds in requests may be fetched from, comma-separated; unset: only `data:`",
+)
+VBS_GPU_MAX_CELSIUS: int = whole(
+    "VBS_GPU_MAX_CELSIUS",
+    90,
+    "New work waits while the GPU is hotter",
+    most=1000,
+    changes="In °C. Below the temperature of an idle GPU, no work starts at all.",
+)
+VBS_GPU_MAX_USED_PERCENT: int = whole(
+    "VBS_GPU_MAX_USED_PERCENT",
+    50,
+    "No model is loaded while others use more than this of the GPU's memory",
+    most=100,
+    changes="In percent. 100 switches this check off.",
+)
+VBS_SLEEP_MODE: bool = switch(
+    "VBS_SLEEP_MODE", False, "On a GPU, models that make room sleep in main memory and wake in seconds"
+)
+VBS_TRUST_REMOTE_CODE: bool = switch(
+    "VBS_TRUST_REMOTE_CODE",
+    False,
+    "Admins may say of a model that code which comes with it is run here (`trust_remote_code`)",
+)
+VBS_SCRIPTED_ENGINE: bool = switch(
+    "VBS_SCRIPTED_ENGINE",
+    False,
+    "Models of `scripted:`, an engine for tests and demos that requests can stop, may be added and run",
+)
+VBS_CURRENCY: str = text(
+    "VBS_CURRENCY", "USD", "What models' prices are in: three letters", validate.Regexp(r"^[A-Z]{3}$")
+)
 
 
 def _database() -> dict[str, Any]:
@@ -135,10 +270,6 @@ CHANNEL_LAYERS = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# Files: a folder, or the bucket that VBS_STORAGE names (s3://bucket/prefix; credentials as boto3 finds them).
-VBS_STORAGE: str = env.str("VBS_STORAGE", "")
-VBS_S3_ENDPOINT: str = env.str("VBS_S3_ENDPOINT", "")
-
 
 def _storage() -> dict[str, Any]:
     if not VBS_STORAGE:
@@ -163,27 +294,6 @@ STORAGES = {
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 FILE_UPLOAD_TEMP_DIR = TMP_DIR  # beside the files, so that taking one in is a rename
 
-
-def _secret_key() -> str:
-    """The given key, or one made at the first start and kept, readable by its owner only."""
-    if given := env.str("VBS_SECRET_KEY", ""):
-        return given
-    path = VBS_DATA_DIR / "secret_key"
-    if not path.exists():
-        VBS_DATA_DIR.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"secret_key.{secrets.token_hex(4)}")
-        fresh.touch(mode=0o600)
-        fresh.write_text(secrets.token_urlsafe(48))
-        try:
-            path.hardlink_to(fresh)  # whoever is first wins; the others read what it wrote
-        except FileExistsError:
-            pass
-        finally:
-            fresh.unlink()
-    return path.read_text().strip()
-
-
-SECRET_KEY = _secret_key()
 
 INSTALLED_APPS = [
     "vbs.apps.AdminConfig",

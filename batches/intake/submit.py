@@ -10,7 +10,7 @@ from batches.files import store
 from batches.models import Batch, File
 from vbs.accounts.models import Project
 from vbs.broker import wake
-from vbs.configuration.limits import seconds
+from vbs.configuration.windows import seconds
 
 
 def create(project: Project, input_file_id: str, endpoint: str, completion_window: str, **options: Any) -> Batch:

@@ -5,24 +5,8 @@ from typing import Any
 from django import forms
 
 from vbs.configuration import runtime
-from vbs.configuration.limits import CHECKS
-from vbs.configuration.registry import Setting
+from vbs.configuration.declared import Setting, parsed
 
-# When a change takes hold, and what else there is to know.
-NOTES = {
-    "VBS_MAX_BATCH_REQUESTS": "Holds for batches that are read from now on.",
-    "VBS_COMPLETION_WINDOWS": "With commas between them. The first one is taken where a client names none. "
-    "Batches that are there keep theirs.",
-    "VBS_RETENTION_DAYS": "Lowering it deletes the request rows of older batches within a minute, for ever. "
-    "Their output files stay.",
-    "VBS_MAX_WAIT_MINUTES": "Holds from the next decision on, what the GPU does next.",
-    "VBS_REQUEST_SECONDS": "A batch that runs keeps the limit with which its turn began.",
-    "VBS_REQUEST_ATTEMPTS": "A batch that runs keeps the limit with which its turn began.",
-    "VBS_DEFAULT_MAX_TOKENS": "0 sets no limit: such an answer may run to the end of the model's context. A batch that "
-    "runs keeps the limit with which its turn began.",
-    "VBS_GPU_MAX_CELSIUS": "In °C. Below the temperature of an idle GPU, no work starts at all.",
-    "VBS_GPU_MAX_USED_PERCENT": "In percent. 100 switches this check off.",
-}
 LOSES = "VBS_RETENTION_DAYS"  # when it is lowered
 
 
@@ -36,14 +20,14 @@ class ValueForm(forms.Form):
         value = self.fields["value"]
         value.label = setting.name
         allowed = f"A whole number from {setting.range}. " if setting.range else ""
-        value.help_text = allowed + NOTES.get(setting.name, "")
+        value.help_text = allowed + setting.changes
         if setting.name != LOSES:
             del self.fields["sure"]
 
     def clean_value(self) -> Any:
         text = self.cleaned_data["value"]
         try:
-            return CHECKS[self.setting.name](text)
+            return parsed(self.setting.name, text)
         except ValueError as error:
             raise forms.ValidationError(f"{self.setting.name} is {text[:60]!r}: {error}") from None
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from django.urls import reverse
 
+from vbs.configuration.declared import SETTINGS, Setting
 from vbs.configuration.models import Override
-from vbs.configuration.registry import SETTINGS, Setting
-from vbs.configuration.runtime import valid
+from vbs.configuration.runtime import at_start, valid
 from vbs.live.pages import Page
 from vbs.pages.parts import Part, Pulse
 from vbs.pages.viewer import Viewer
@@ -43,7 +43,7 @@ class Table(Part):
 def build(viewer: Viewer, query: Any) -> dict[str, Part]:
     found = {row.name: row for row in Override.objects.all()}
     taken = valid(found.values())
-    first = sorted(SETTINGS, key=lambda setting: not setting.editable)
+    first = sorted(SETTINGS.values(), key=lambda setting: not setting.changes)
     rows = tuple(_row(setting, found.get(setting.name), taken) for setting in first)
     table = Table(names=tuple(row.name for row in rows), children=rows)
     return {"table": table, "pulse": Pulse(url=reverse("settings-live"), every=5)}
@@ -55,14 +55,14 @@ def _row(setting: Setting, override: Override | None, taken: dict[str, Any]) -> 
     return Row(
         id=f"setting-{setting.name}",
         name=setting.name,
-        value=setting.shown(taken[setting.name] if here else setting.environment()),
+        value=setting.shown(taken[setting.name] if here else at_start(setting)),
         default=pieces(setting.default),
         words=pieces(setting.words),
         origin=origin,
-        by=override.changed_by if override and setting.editable else "",
-        at=override.changed_at if override and setting.editable else None,
-        editable=setting.editable,
-        refused=override is not None and setting.editable and not here,
+        by=override.changed_by if override and setting.changes else "",
+        at=override.changed_at if override and setting.changes else None,
+        editable=bool(setting.changes),
+        refused=override is not None and bool(setting.changes) and not here,
     )
 
 

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from vbs.configuration.limits import CHECKS
+from vbs.configuration.declared import Setting, changeable, parsed
 from vbs.configuration.models import Override
 from vbs.kept import Kept
 
@@ -27,16 +27,20 @@ _said = ""
 
 
 def value(name: str) -> Any:
-    """Of one of limits.CHECKS, as it is now."""
-    if name not in CHECKS:
-        raise KeyError(f"{name} is read once, at the start: settings.{name}")
+    """Of one that can be changed, as it is now."""
+    setting = changeable(name)
     known = _kept.get("overrides", FRESH_SECONDS, _read)
-    return known[name] if name in known else getattr(settings, name)
+    return known[name] if name in known else at_start(setting)
+
+
+def at_start(setting: Setting) -> Any:
+    """The environment's value, or the default."""
+    return getattr(settings, setting.attribute)
 
 
 def change(name: str, given: Any, by: str) -> tuple[Any, Any]:
     """Let this value stand until it is reset. Gives the one before and the new one. Raises ValueError."""
-    new = CHECKS[name](given)
+    new = parsed(name, given)
     with transaction.atomic():
         before = Override.objects.select_for_update().filter(pk=name).first()
         row = {"value": new, "changed_at": timezone.now(), "changed_by": by[:150]}
@@ -66,7 +70,7 @@ def valid(rows: Iterable[Override]) -> dict[str, Any]:
     found = {}
     for row in rows:
         with contextlib.suppress(KeyError, ValueError):
-            found[row.name] = CHECKS[row.name](row.value)
+            found[row.name] = parsed(row.name, row.value)
     return found
 
 

@@ -9,8 +9,8 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods
 
 from vbs.configuration import audit, pages, runtime
+from vbs.configuration.declared import SETTINGS, Setting
 from vbs.configuration.forms import LOSES, ValueForm
-from vbs.configuration.registry import BY_NAME, Setting
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
 
@@ -45,10 +45,10 @@ def setting(request: Request, name: str) -> HttpResponseBase:
 def reset(request: Request, name: str) -> HttpResponseBase:
     """Take back what was set here."""
     one = _found(name)
-    value = one.shown(one.environment())
+    value = one.shown(runtime.at_start(one))
     if request.method == "GET":
         words = [f"{one.shown(runtime.value(name))} holds now; {value} will, as {_origin(one)} says."]
-        if name == LOSES and one.environment() < runtime.value(name):
+        if name == LOSES and runtime.at_start(one) < runtime.value(name):
             words.append(f"The request rows of batches that ended more than {value} days ago are deleted, for ever.")
         return confirm(request, title=f"Reset {name}?", words=words, button="Reset it", back=reverse("settings"))
     with transaction.atomic():
@@ -59,8 +59,8 @@ def reset(request: Request, name: str) -> HttpResponseBase:
 
 
 def _found(name: str) -> Setting:
-    one = BY_NAME.get(name)
-    if one is None or not one.editable:
+    one = SETTINGS.get(name)
+    if one is None or not one.changes:
         raise Http404
     return one
 

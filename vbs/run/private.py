@@ -6,6 +6,7 @@ version, or a copy that lost its modes, are mended.
 """
 
 import contextlib
+import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,6 +35,22 @@ def readable(data: Path) -> list[Path]:
             if path.stat().st_mode & taken:
                 found.append(path)
     return found
+
+
+def key(path: Path) -> str:
+    """One that is made at the first start and kept, readable by its owner only."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_urlsafe(48))
+        try:
+            path.hardlink_to(fresh)  # whoever is first wins; the others read what it wrote
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    return path.read_text().strip()
 
 
 def _places(data: Path) -> Iterator[tuple[Path, int]]:
