@@ -8,6 +8,7 @@ from django.db import connection
 
 from batches.models import RUNNABLE, Activity, Batch
 from batches.models.requests import COUNTS, TABLE
+from models_registry.speed.rates import per_second
 
 
 @dataclass(frozen=True)
@@ -57,5 +58,5 @@ def _steps(rows: list[tuple[datetime, float, float, int, float, float, float, fl
     for first, seconds, width, last, *_ in rows[-1:]:
         for place in range(last + 1):
             long = min(width, seconds - place * width)
-            sums = (one / long for one in counts.get(place, (0.0, 0.0, 0.0, 0.0)))
-            yield Pace(first + timedelta(seconds=place * width), long, *sums)
+            rates = per_second(long, *counts.get(place, (0.0, 0.0, 0.0, 0.0)))
+            yield Pace(first + timedelta(seconds=place * width), long, *rates)

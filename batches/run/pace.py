@@ -1,11 +1,10 @@
 """How fast a batch runs: requests, and tokens as `speeds.counted` counts them, a second."""
 
-import time
-from collections import deque
 from dataclasses import dataclass
 
 from batches.models import RUNNABLE, Batch, BatchStatus
 from batches.run.outcomes import Outcome
+from models_registry.speed.rates import Meter, per_second
 from models_registry.speed.speeds import counted
 
 RATE_SECONDS = 30.0  # over which the rates are measured
@@ -33,7 +32,8 @@ def of(batch: Batch) -> Pace:
         return Pace(batch.requests_per_second, batch.tokens_per_second) if runs else UNKNOWN
     if not (seconds := ran_seconds(batch)):
         return UNKNOWN
-    return Pace(batch.answered / seconds, counted(batch.input_tokens, batch.output_tokens) / seconds)
+    requests, tokens = per_second(seconds, batch.answered, counted(batch.input_tokens, batch.output_tokens))
+    return Pace(requests, tokens)
 
 
 def ran_seconds(batch: Batch) -> float | None:
@@ -48,7 +48,7 @@ class Rates:
     def __init__(self, least: float) -> None:
         self._least = least
         self._requests = self._read = self._written = 0
-        self._marks = deque([(time.monotonic(), 0, 0, 0)])
+        self._meter = Meter(RATE_SECONDS, 0, 0, 0)
 
     def add(self, made: Outcome) -> None:
         self._requests += 1
@@ -56,11 +56,6 @@ class Rates:
         self._written += made.output_tokens
 
     def read(self, oldest: float | None, in_flight: int) -> Pace:
-        now = time.monotonic()
-        self._marks.append((now, self._requests, self._read, self._written))
-        while len(self._marks) > 2 and now - self._marks[1][0] > RATE_SECONDS:
-            self._marks.popleft()
-        then, requests, read, written = self._marks[0]
-        elapsed = max(now - then, 1e-3)
-        rate = (self._requests - requests) / elapsed if self._requests >= self._least else None
-        return Pace(rate, counted(self._read - read, self._written - written) / elapsed, oldest, in_flight)
+        requests, read, written = self._meter.read(self._requests, self._read, self._written)
+        known = requests if self._requests >= self._least else None
+        return Pace(known, counted(read, written), oldest, in_flight)

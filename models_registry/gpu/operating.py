@@ -118,8 +118,8 @@ def _benchmark(turn: Turn) -> dict[str, Any]:
     count = options["requests"]
 
     def report() -> None:
-        seconds = max(tally.seconds, 1e-6)
-        speeds = f"{tally.requests / seconds:.1f}/s, {tally.output_tokens / seconds:,.0f} output tokens/s"
+        rates = tally.rates
+        speeds = f"{rates['requests_per_second']:.1f}/s, {rates['output_tokens_per_second']:,.0f} output tokens/s"
         turn.say(f"{tally.requests + tally.failed:,} of {count:,} requests, {speeds}")
 
     window = in_flight(engine)
@@ -131,11 +131,7 @@ def _benchmark(turn: Turn) -> dict[str, Any]:
     if not tally.requests:
         raise Failed(f"every request failed: {errors[0]}")
     measure.benchmark(model, engine, tally, **loading)
-    fields = tally.fields()
-    rates = {
-        f"{name}_per_second": fields[name] / tally.seconds for name in ("requests", "input_tokens", "output_tokens")
-    }
-    return fields | rates | loading | {"memory_bytes": measure.taken(engine), "errors": errors}
+    return tally.fields() | tally.rates | loading | {"memory_bytes": measure.taken(engine), "errors": errors}
 
 
 def _shown(value: Any) -> Any:

@@ -13,7 +13,6 @@ import os
 import shutil
 import time
 import uuid
-from collections import deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from models_registry.hub import downloads, transfer
 from models_registry.hub.client import Place
 from models_registry.hub.files import File
 from models_registry.models import Download, DownloadState, Model, ModelState, Task
+from models_registry.speed.rates import Meter
 from vbs.broker import wake
 from vbs.database import outages
 from vbs.database.outages import DATABASE_ERRORS, first_line, insist
@@ -119,7 +119,7 @@ class _Turn:
         self.done = self.began = 0  # bytes
         self.placing = False  # which cannot be interrupted
         self.ends = time.monotonic() + (TURN_SECONDS if settings.VBS_IO_WORKERS > 1 else ALONE_TURN_SECONDS)
-        self.recent: deque[tuple[float, int]] = deque()
+        self.meter: Meter | None = None  # of bytes, once it is known which are here already
 
     def run(self) -> None:
         """Raises _Lost, _Over, ModelError, OSError, and what the database does."""
@@ -189,6 +189,7 @@ class _Turn:
     async def _work(self, place: Place, held: int) -> dict[str, Any]:
         files = list({file.sum: file for file in self.files}.values())
         self.done = self.began = sum(transfer.present(self.folder, file) for file in files)
+        self.meter = Meter(RATE_SECONDS, self.done)
         async with hub.client() as client:
             for file in files:
                 await transfer.bring(client, place, file, self.folder, self._came)
@@ -209,11 +210,7 @@ class _Turn:
 
     def _write_down(self) -> bool:
         """Is it still ours?"""
-        self.recent.append((time.monotonic(), self.done))
-        while self.recent[-1][0] - self.recent[0][0] > RATE_SECONDS:
-            self.recent.popleft()
-        seconds = self.recent[-1][0] - self.recent[0][0]
-        rate = max(0.0, (self.recent[-1][1] - self.recent[0][1]) / seconds) if seconds else None
+        rate = max(0.0, *self.meter.read(self.done)) if self.meter else None
         try:
             return bool(self.mine.renew(bytes_done=self.done, bytes_per_second=rate))
         except DATABASE_ERRORS as error:  # nobody else can have it either, and the lock keeps him out

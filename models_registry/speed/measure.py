@@ -19,6 +19,7 @@ from models_registry.engine.server import Engine
 from models_registry.fit import judge
 from models_registry.models import Measurement, MeasurementKind, Model
 from models_registry.speed import machine
+from models_registry.speed.rates import LEAST_SECONDS, per_second
 from vbs.database.outages import DATABASE_ERRORS
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,14 @@ class Tally:
     @property
     def seconds(self) -> float:
         """From the first request to the last answer so far."""
-        return max(self._last - self._first, 1e-6) if self._first is not None and self._last else 0.0
+        return max(self._last - self._first, LEAST_SECONDS) if self._first is not None and self._last else 0.0
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Of answered requests and of tokens, so far."""
+        names = ("requests", "input_tokens", "output_tokens")
+        found = per_second(self.seconds, self.requests, self.input_tokens, self.output_tokens)
+        return {f"{name}_per_second": rate for name, rate in zip(names, found, strict=True)}
 
     @property
     def oldest(self) -> float | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from models_registry.models import Measurement, MeasurementKind, Model
+from models_registry.speed.rates import per_second
 
 RECENT = 20  # measurements of a model that count
 WINDOW = 160  # requests in flight, where the engine's own number is not known
@@ -161,11 +162,12 @@ def _speed(own: tuple[int, str], base: tuple[int | None, str], found: dict[int, 
     seconds, requests = sum(one.seconds or 0 for one in turns), sum(one.requests for one in turns)
     read, written = sum(one.input_tokens for one in turns), sum(one.output_tokens for one in turns)
     unlimited = sum(min(one.unlimited, one.requests) for one in turns)
+    rates = per_second(seconds, requests, read, written)
     longer = sum((one.seconds or 0) * _unlimited_part(one) for one in turns)
     return Speed(
-        requests_per_second=requests / seconds,
-        input_tokens_per_second=read / seconds,
-        output_tokens_per_second=written / seconds,
+        requests_per_second=rates[0],
+        input_tokens_per_second=rates[1],
+        output_tokens_per_second=rates[2],
         input_tokens=read / requests,
         output_tokens=written / requests,
         load_seconds=load_seconds,
