@@ -17,8 +17,8 @@ from vbs.pages.templatetags.plain import plain
 
 @admin.register(File)
 class FileAdmin(ReadOnlyAdmin):
-    list_display = ["id", "filename", "project", "purpose", "bytes", "created_at", "expires_at", "deleted_at"]
-    list_filter = ["purpose", "project", "created_at"]
+    list_display = ["id", "filename", "project", "purpose", "bytes", "status", "created_at", "expires_at", "deleted_at"]
+    list_filter = ["status", "purpose", "project", "created_at"]
     list_select_related = ["project"]
     search_fields = ["id", "filename"]
     actions = ["hide"]

@@ -75,7 +75,9 @@ def rows(project, number):
     Measurement.objects.create(model=model, kind="batch", requests=1, output_tokens=5, seconds=2, memory_bytes=10)
     tokens.keep(f"token-{number}", f"hf_secret{number}")
     Worker.objects.create(cluster="gpu", hostname=f"host {number}", pid=number)
-    file = File.objects.create(project=project, filename=f"{number}.jsonl", purpose="batch", bytes=3)
+    file = File.objects.create(
+        project=project, filename=f"{number}.jsonl", purpose="batch", format="jsonl", status="available", bytes=3
+    )
     upload = Upload.objects.create(
         project=project, filename="a", purpose="batch", mime_type="x", bytes=2, expires_at=now, file=file
     )

@@ -94,8 +94,9 @@ class Files(APIView):
         if is_checked:
             store.check_content(path, given["file"].size, given["purpose"])
             repair.check_lines(path)
-        file = store.take_in(project_of(request), path, name, given["purpose"], expiry(given.get("expires_after")))
-        return once.make(lambda: Response(wire.file_object(store.reveal(file))))
+        file = store.take_in(project_of(request), path, name, given["purpose"])
+        expires_at = expiry(given.get("expires_after"))
+        return once.make(lambda: Response(wire.file_object(file.publish(expires_at))))
 
     @extend_schema(
         parameters=[*PAGING, OpenApiParameter("purpose", str)], responses={200: of(schema.FileList), **ERRORS}
@@ -218,18 +219,19 @@ class Batches(APIView):
         window = given.pop("completion_window", None) or runtime.value("VBS_COMPLETION_WINDOWS")[0]
         given["default_model"] = given.pop("model", "")
         project = project_of(request)
-        file = store.take_in(project, uploaded(data), data.name, Purpose.BATCH, None)
+        file = store.take_in(project, uploaded(data), data.name, Purpose.BATCH)
         batch = submit.draft(project, file.pk, completion_window=window, **given)
         batch.input_file = file
         return self._made(batch, once, file)
 
-    def _made(self, batch: Batch, once: Once, hidden: File | None = None) -> Response:
-        """hidden: its file, shown with it. What may fail comes before the commit, or the client would send again."""
+    def _made(self, batch: Batch, once: Once, pending: File | None = None) -> Response:
+        """pending: its file, available with it. What may fail comes before the commit, or the client would send
+        again."""
         expected = forecast.of_new(batch)
 
         def create() -> Response:
-            if hidden:
-                store.reveal(hidden)
+            if pending:
+                pending.publish()
             return Response(wire.batch_object(submit.save(batch), expected=expected))
 
         return once.make(create)

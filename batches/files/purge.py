@@ -13,20 +13,20 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from batches.files import blobs
-from batches.models import Batch, File, Upload, UploadPart, UploadStatus
+from batches.models import Batch, File, FileStatus, Upload, UploadPart, UploadStatus
 from vbs.database.outages import DATABASE_ERRORS
 
 log = logging.getLogger(__name__)
 
-GRACE = timedelta(hours=1)  # a file that is being taken in is hidden at first; it must not be cleaned away
+GRACE = timedelta(hours=1)  # after a file was deleted, of which a batch may just be made
 AT_ONCE = 1000
 ENOUGH_ERRORS = 10
 
 
 def purgeable() -> QuerySet[File]:
-    """Gone for everybody, and no batch needs the bytes any more."""
+    """Gone for everybody, or pending for too long, and no batch needs the bytes any more."""
     now = timezone.now()
-    gone = Q(deleted_at__lte=now - GRACE) | Q(expires_at__lte=now)
+    gone = Q(status=FileStatus.DELETED, deleted_at__lte=now - GRACE) | Q(expires_at__lte=now)
     needed = Batch.objects.live().exclude(input_file=None).values("input_file_id")
     return File.objects.filter(gone, purged_at=None).exclude(pk__in=needed)
 

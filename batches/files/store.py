@@ -3,69 +3,70 @@
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
 import orjson
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
 from batches.files import blobs
-from batches.intake.kinds import HEAD, not_utf8, unreadable
-from batches.models import File, Purpose, Upload, UploadPart, UploadStatus
+from batches.intake.kinds import BOM, HEAD, not_utf8, unreadable
+from batches.models import PENDING_FOR, File, FileFormat, FileStatus, Purpose, Upload, UploadPart, UploadStatus
 from vbs.accounts.models import Project
 from vbs.openai import ids
 from vbs.openai.errors import Conflict, InvalidRequest
 
-BATCH_FILE_DAYS = timedelta(days=30)
+JSONL_PURPOSES = (Purpose.BATCH, Purpose.FINE_TUNE)
+TABLES, LINES = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")  # how files are called that are CSV, and JSONL
 LINE_BYTES = 16 * 2**20
 FIRST_LINES = 1000  # blank ones that may come before the first
 
 
 def store(project: Project, path: Path, filename: str, purpose: str, expires_at: datetime | None) -> File:
     """Take a local file in, for everybody to see; the path is gone afterwards. Raises InvalidRequest, OSError."""
-    return reveal(take_in(project, path, filename, purpose, expires_at))
+    return take_in(project, path, filename, purpose).publish(expires_at)
 
 
-def take_in(project: Project, path: Path, filename: str, purpose: str, expires_at: datetime | None) -> File:
-    """As `store`, but nobody sees the file yet. Not within a transaction: if we die before `reveal`, the row that was
-    made first is a deleted file, which the sweep cleans up."""
-    size = path.stat().st_size
-    check_content(path, size, purpose)
-    if expires_at is None and purpose == Purpose.BATCH:
-        expires_at = timezone.now() + BATCH_FILE_DAYS
+def take_in(project: Project, path: Path, filename: str, purpose: str) -> File:
+    """As `store`, but the file is pending: nobody sees it before its `publish`. Raises InvalidRequest, OSError."""
+    check_content(path, path.stat().st_size, purpose)
+    if purpose in JSONL_PURPOSES:
+        return keep(project, path, filename, purpose, FileFormat.JSONL)
+    with path.open("rb") as file:
+        return keep(project, path, filename, purpose, format_of(file.read(HEAD), filename))
+
+
+def keep(
+    project: Project, path: Path, filename: str, purpose: str, format: FileFormat, created_by: User | None = None
+) -> File:
+    """Keep a local file's bytes as a pending file, which whoever prepares it in the browser may use. Not within a
+    transaction: the row is made first, so that the upkeep finds what is left of it if we die. Raises OSError."""
     file = File.objects.create(
         project=project,
         filename=label(filename),
         purpose=purpose,
-        bytes=size,
-        expires_at=expires_at,
-        deleted_at=timezone.now(),
+        format=format,
+        bytes=path.stat().st_size,
+        status=FileStatus.PENDING,
+        created_by=created_by,
+        expires_at=timezone.now() + PENDING_FOR,
     )
     blobs.put(file.blob, path)
     return file
 
 
-def reveal(file: File) -> File:
-    """Show a file that was taken in. Raises OSError."""
-    if not File.objects.filter(pk=file.pk, purged_at=None).update(deleted_at=None):
-        raise OSError(f"{file.pk} was cleaned up while it was taken in")
-    file.deleted_at = None
-    return file
-
-
-def adopt(file: File, project: Project) -> bool:
-    """Show a hidden file as the input file of a batch: once, so of two calls at once one gets False. So does who comes
-    when it has been cleaned up."""
-    hidden = File.objects.filter(pk=file.pk, purged_at=None, deleted_at__isnull=False)
-    shown = {"deleted_at": None, "project": project, "purpose": Purpose.BATCH}
-    return bool(hidden.update(**shown, expires_at=timezone.now() + BATCH_FILE_DAYS))
-
-
-def keep_hidden(file: File) -> bool:
-    """Another while until the sweep takes a hidden file. False when it has been cleaned up, or is not hidden."""
-    hidden = File.objects.filter(pk=file.pk, purged_at=None, deleted_at__isnull=False)
-    return bool(hidden.update(deleted_at=timezone.now()))
+def format_of(head: bytes, filename: str) -> FileFormat:
+    """What the bytes are of a file that begins so and is called so. A name alone makes nothing of what cannot be it."""
+    begins, suffix = head.removeprefix(BOM).lstrip(), PurePath(filename).suffix.lower()
+    if unreadable(head):
+        return FileFormat.OTHER
+    if suffix in TABLES:
+        return FileFormat.JSONL if begins.startswith(b'{"') else FileFormat.CSV
+    if begins.startswith(b"{") or (suffix in LINES and not begins.startswith(b"[")):
+        return FileFormat.JSONL
+    return FileFormat.OTHER
 
 
 def label(filename: str) -> str:
@@ -76,7 +77,7 @@ def label(filename: str) -> str:
 
 def check_content(path: Path, size: int, purpose: str) -> None:
     """Raises InvalidRequest for an empty file, and for one of requests or examples that is not JSONL."""
-    jsonl = purpose in (Purpose.BATCH, Purpose.FINE_TUNE)
+    jsonl = purpose in JSONL_PURPOSES
     if size == 0:
         raise InvalidRequest(
             _format("the file is empty") if jsonl else "The file is empty.", param="file", code="invalid_file_format"
@@ -89,7 +90,7 @@ def check_content(path: Path, size: int, purpose: str) -> None:
             raise InvalidRequest(message, param="file", code="invalid_file_format")
         lines.seek(0)
         for _ in range(FIRST_LINES):
-            line = lines.readline(LINE_BYTES + 1).removeprefix(b"\xef\xbb\xbf")
+            line = lines.readline(LINE_BYTES + 1).removeprefix(BOM)
             if line.strip() or not line:
                 break
     if len(line) > LINE_BYTES:
@@ -134,7 +135,7 @@ def complete(upload: Upload, part_ids: Sequence[str], md5: str | None) -> Upload
 
 
 def join(upload: Upload, part_ids: Sequence[str], md5: str | None) -> File:
-    """The parts as one file, which nobody sees before `end`. Not within a transaction. Raises as `complete`."""
+    """The parts as one file, which is pending until `end`. Not within a transaction. Raises as `complete`."""
     _open(upload)
     parts = {part.pk: part for part in upload.parts.all()}
     for part_id in part_ids:
@@ -154,13 +155,14 @@ def end(upload: Upload, file: File) -> Upload:
     with transaction.atomic():
         upload = Upload.objects.select_for_update().select_related("project").get(pk=upload.pk)
         _open(upload)
-        upload.file, upload.status = reveal(file), UploadStatus.COMPLETED
+        expires_at = timezone.now() + timedelta(seconds=upload.file_seconds) if upload.file_seconds else None
+        upload.file, upload.status = file.publish(expires_at), UploadStatus.COMPLETED
         upload.save(update_fields=["file", "status"])
     return upload
 
 
 def _joined(upload: Upload, parts: Sequence[UploadPart], md5: str | None) -> File:
-    """The parts as one file, which nobody sees yet."""
+    """The parts as one file, which is pending."""
     digest = hashlib.md5(usedforsecurity=False)
     with blobs.scratch() as whole:
         for part in parts:
@@ -172,8 +174,7 @@ def _joined(upload: Upload, parts: Sequence[UploadPart], md5: str | None) -> Fil
         if md5 and md5.lower() != digest.hexdigest():
             message = f"The md5 of the parts is {digest.hexdigest()}, not '{md5}'."
             raise InvalidRequest(message, param="md5")
-        expires_at = timezone.now() + timedelta(seconds=upload.file_seconds) if upload.file_seconds else None
-        return take_in(upload.project, Path(whole.name), upload.filename, upload.purpose, expires_at)
+        return take_in(upload.project, Path(whole.name), upload.filename, upload.purpose)
 
 
 def _bytes(part: UploadPart) -> IO[bytes]:

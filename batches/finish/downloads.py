@@ -64,7 +64,7 @@ def results(
     request: HttpRequest | Request, batch: Batch, file: File | None, states: Collection[RequestState]
 ) -> HttpResponseBase:
     """From the file when it is written, else from the rows."""
-    if file and file.deleted_at is None and file.purged_at is None:
+    if file and file.is_kept:
         return content(request, file, BODY)
     if file and batch.purged_at:
         raise NotFound("These lines are no longer kept: the batch ended long ago.", param="id", code="results_expired")

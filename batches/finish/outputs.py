@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from batches.files import blobs
 from batches.intake.records import one_line
-from batches.models import CLOSING, Batch, BatchRequest, File, Purpose, RequestState
+from batches.models import CLOSING, Batch, BatchRequest, File, FileFormat, FileStatus, Purpose, RequestState
 from vbs.database import advisory
 from vbs.openai import ids
 
@@ -100,6 +100,8 @@ def _keep(batch: Batch, kind: str, path: Path) -> File:
         project=batch.project,
         filename=f"{batch.pk}_{kind}.jsonl",
         purpose=Purpose.BATCH_OUTPUT,
+        format=FileFormat.JSONL,
+        status=FileStatus.AVAILABLE,
         bytes=path.stat().st_size,
         created_at=now,
         expires_at=now + timedelta(seconds=batch.output_seconds) if batch.output_seconds else None,

@@ -13,8 +13,9 @@ from typing import IO, Any
 
 import orjson
 
+from batches.intake.kinds import BOM
 from batches.intake.records import record
-from batches.intake.validate import BOM, Report
+from batches.intake.validate import Report
 
 DELIMITERS = (",", ";", "\t")
 TEXT, MESSAGES = ("prompt", "input"), "messages"

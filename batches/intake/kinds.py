@@ -1,5 +1,6 @@
 """What a file is that is no text in UTF-8, in words that a person knows."""
 
+BOM = b"\xef\xbb\xbf"
 HEAD = 64 * 1024  # bytes that are looked at
 KINDS = {
     b"PK\x03\x04": "a ZIP archive or an Excel or Word file",

@@ -1,6 +1,6 @@
 """Check an input file before there is a batch, and mend it. The rules are those of the batch itself: validate, intake.
 
-A file that came in is kept hidden as it is (JSONL or CSV), and never changed: mending makes a new one. Every pass
+A file that came in is kept as it is (JSONL or CSV), pending, and never changed: mending makes a new one. Every pass
 streams; memory holds one line, and a small entry per request.
 """
 
@@ -10,20 +10,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import IO, Any
 
 import orjson
 from django.conf import settings
-from django.utils import timezone
+from django.contrib.auth.models import User
 
 from batches.files import blobs, store
 from batches.intake import csv_file, ingest
 from batches.intake.csv_file import CsvError
-from batches.intake.kinds import HEAD, not_utf8, unreadable
+from batches.intake.kinds import BOM, HEAD, not_utf8, unreadable
 from batches.intake.records import one_line
-from batches.intake.validate import BOM, REQUIRED, LineError, Report, lines, read
-from batches.models import File, Purpose
+from batches.intake.validate import REQUIRED, LineError, Report, lines, read
+from batches.models import File, FileFormat, Purpose
 from models_registry.catalog import aliases
 from models_registry.models import Task
 from vbs.accounts.models import Project
@@ -76,7 +76,6 @@ class Checked:
     """What is in a file. `fatal`: why no line matters yet. `ready`: what a batch can be made of, when all is well."""
 
     file: File
-    is_csv: bool
     endpoint: str
     requests: int = 0
     models: tuple[tuple[str, int], ...] = ()
@@ -99,8 +98,8 @@ class Checked:
 # Take in
 
 
-def keep(project: Project, path: Path, filename: str) -> File:
-    """Keep an uploaded file, hidden; its name ends with .csv or not, as its content is. Raises Refused, OSError."""
+def keep(project: Project, path: Path, filename: str, by: User) -> File:
+    """Keep an uploaded file, which only who has sent it may use yet. Raises Refused, OSError."""
     size = path.stat().st_size
     if size == 0:
         raise Refused("The file is empty. Choose one with a request on each line, or a table of prompts.")
@@ -109,34 +108,24 @@ def keep(project: Project, path: Path, filename: str) -> File:
         raise TooLarge(f"The file has {size:,} bytes; at most {most} MB are allowed in one batch. Split it.")
     with path.open("rb") as file:
         head = file.read(HEAD)
-    table = _is_csv(head, filename)
-    return _hidden(project, path, _named(store.label(filename), ".csv" if table else ".jsonl"))
-
-
-def _named(name: str, suffix: str) -> str:
-    stem, dot, last = name.rpartition(".")
-    return (stem if stem and dot and len(last) <= 6 else name)[:480] + suffix
-
-
-def _hidden(project: Project, path: Path, name: str) -> File:
-    later = timezone.now() + store.BATCH_FILE_DAYS
-    return store.take_in(project, path, name, Purpose.USER_DATA, later)  # of that purpose, it may have bad lines
-
-
-def _is_csv(head: bytes, filename: str) -> bool:
     if kind := unreadable(head):
         raise Refused(f"This is {kind}. Export it as JSONL (one request a line) or as CSV in UTF-8.")
-    begins = head.removeprefix(BOM).lstrip()
-    if begins.startswith(b"["):
+    if head.removeprefix(BOM).lstrip().startswith(b"["):
         raise Refused("This is one JSON list. JSONL has one object a line, without commas between them: convert it.")
-    suffix = PurePath(filename).suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        return not begins.startswith(b'{"')
-    return suffix not in (".jsonl", ".ndjson", ".json") and not begins.startswith(b"{")
+    found = store.format_of(head, filename)
+    if found == FileFormat.OTHER:  # text: read as a table, it is said which columns it lacks
+        found = FileFormat.CSV
+    return _kept(project, path, store.label(filename), found, by)
 
 
-def is_csv(file: File) -> bool:
-    return file.purpose == Purpose.USER_DATA and file.filename.endswith(".csv")
+def _kept(project: Project, path: Path, name: str, format: FileFormat, by: User) -> File:
+    stem, dot, last = name.rpartition(".")
+    named = (stem if stem and dot and len(last) <= 6 else name)[:480] + f".{format}"
+    return store.keep(project, path, named, Purpose.BATCH, format, by)
+
+
+def is_table(file: File) -> bool:
+    return file.format == FileFormat.CSV
 
 
 def guess_endpoint(file: File, model: str) -> str:
@@ -144,7 +133,7 @@ def guess_endpoint(file: File, model: str) -> str:
     task = aliases.tasks().get(model, "")
     usual = endpoint_of(task)
     with blobs.open_blob(file.blob) as content:
-        if is_csv(file):
+        if is_table(file):
             try:
                 names = csv_file.header(content, _line_bytes())
             except CsvError:
@@ -209,8 +198,8 @@ def check_lines(path: Path) -> None:
         raise BadLines(report.all())
 
 
-def check(file: File, endpoint: str, model: str, kind: type[Report] = Report) -> Checked:
-    """Read all of it. A table without faults is kept as JSONL too, hidden, and that is `ready`.
+def check(file: File, endpoint: str, model: str, by: User, kind: type[Report] = Report) -> Checked:
+    """Read all of it. A table without faults is kept as JSONL too, and that is `ready`.
 
     Raises FileNotFoundError when it has been cleaned up.
     """
@@ -219,13 +208,12 @@ def check(file: File, endpoint: str, model: str, kind: type[Report] = Report) ->
         path = stack.enter_context(blobs.local(file.blob))
         source = stack.enter_context(path.open("rb"))
         requests: IO[bytes] = source
-        table = is_csv(file)
-        if table:
+        if table := is_table(file):
             requests = stack.enter_context(blobs.scratch())
             try:
                 _convert(source, requests, endpoint, model, in_rows)
             except CsvError as error:
-                return Checked(file, True, endpoint, fatal=str(error))
+                return Checked(file, endpoint, fatal=str(error))
         models: Counter[str] = Counter()
         good = set()
         requests.seek(0)
@@ -238,7 +226,6 @@ def check(file: File, endpoint: str, model: str, kind: type[Report] = Report) ->
         bad = in_rows.count + in_lines.count
         found = Checked(
             file,
-            table,
             endpoint,
             requests=len(good) + bad,
             models=tuple(models.most_common(10)),
@@ -249,7 +236,7 @@ def check(file: File, endpoint: str, model: str, kind: type[Report] = Report) ->
         )
         if bad:
             return dataclasses.replace(found, problems=() if found.fatal else _problems(path, table, errors[:SHOWN]))
-        return dataclasses.replace(found, ready=_kept_as_jsonl(file, requests) if table else file)
+        return dataclasses.replace(found, ready=_as_jsonl(file, requests, by) if table else file)
 
 
 def _convert(source: IO[bytes], target: IO[bytes], endpoint: str, model: str, report: Report) -> None:
@@ -265,9 +252,9 @@ def _convert(source: IO[bytes], target: IO[bytes], endpoint: str, model: str, re
     )
 
 
-def _kept_as_jsonl(file: File, requests: IO[bytes]) -> File:
+def _as_jsonl(file: File, requests: IO[bytes], by: User) -> File:
     requests.flush()
-    return store.take_in(file.project, Path(requests.name), _named(file.filename, ".jsonl"), Purpose.BATCH, None)
+    return _kept(file.project, Path(requests.name), file.filename, FileFormat.JSONL, by)
 
 
 def _problems(path: Path, table: bool, errors: list[LineError]) -> tuple[Problem, ...]:
@@ -312,16 +299,16 @@ def _pieces(path: Path, table: bool) -> Iterator[tuple[int, bytes, bool]]:
 # Mend
 
 
-def leave_out(checked: Checked) -> File:
-    """The same without its bad lines, hidden. Raises FileNotFoundError, OSError."""
-    keeps = checked.good | {1} if checked.is_csv else checked.good
-    return _rewritten(checked.file, lambda number, raw: raw if number in keeps else b"")
+def leave_out(checked: Checked, by: User) -> File:
+    """The same without its bad lines. Raises FileNotFoundError, OSError."""
+    keeps = checked.good | {1} if is_table(checked.file) else checked.good
+    return _rewritten(checked.file, lambda number, raw: raw if number in keeps else b"", by)
 
 
-def replace(file: File, typed: Mapping[int, str]) -> File:
-    """The same with these lines typed anew, hidden; one without text is left out. Raises Refused for a row that would
-    not be one, FileNotFoundError, OSError."""
-    table, new = is_csv(file), {}
+def replace(file: File, typed: Mapping[int, str], by: User) -> File:
+    """The same with these lines typed anew; one without text is left out. Raises Refused for a row that would not be
+    one, FileNotFoundError, OSError."""
+    table, new = is_table(file), {}
     if table:
         with blobs.open_blob(file.blob) as content:
             delimiter = csv_file.delimiter_of(content, _line_bytes())
@@ -337,13 +324,13 @@ def replace(file: File, typed: Mapping[int, str]) -> File:
         if not one:
             raise Refused(f"Row {number} is not one row as it is typed: look at its double quotes.")
         new[number] = raw + b"\n" if raw else b""
-    return _rewritten(file, lambda number, raw: new.get(number, raw))
+    return _rewritten(file, lambda number, raw: new.get(number, raw), by)
 
 
-def _rewritten(file: File, change: Callable[[int, bytes], bytes]) -> File:
+def _rewritten(file: File, change: Callable[[int, bytes], bytes], by: User) -> File:
     with blobs.scratch() as target:
         with blobs.local(file.blob) as path:
-            whole_lines, table = True, is_csv(file)
+            whole_lines, table = True, is_table(file)
             for number, raw, whole in _pieces(path, table):
                 changed = change(number, raw)
                 if changed and not whole and changed is raw:
@@ -361,4 +348,4 @@ def _rewritten(file: File, change: Callable[[int, bytes], bytes]) -> File:
             raise Refused("Nothing would be left of the file: choose another.")
         if size > settings.VBS_MAX_BATCH_MB * 2**20:
             raise Refused(f"It would have {size:,} bytes; at most {settings.VBS_MAX_BATCH_MB} MB are allowed.")
-        return _hidden(file.project, Path(target.name), file.filename)
+        return _kept(file.project, Path(target.name), file.filename, FileFormat(file.format), by)

@@ -8,8 +8,8 @@ import orjson
 from django.conf import settings
 
 from batches.files import blobs
+from batches.intake.kinds import BOM
 from batches.intake.parameters import is_unlimited
-from batches.intake.validate import BOM
 from batches.models import File, Purpose
 
 log = logging.getLogger(__name__)

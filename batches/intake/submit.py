@@ -4,10 +4,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
-from batches.files import store
-from batches.models import Batch, File
+from batches.models import Batch, File, FileFormat, FileStatus
 from vbs.accounts.models import Project
 from vbs.broker import wake
 from vbs.configuration.windows import seconds
@@ -51,22 +51,22 @@ def save(batch: Batch) -> Batch:
 
 
 class NoFile(LookupError):
-    """The input file has been cleaned up, deleted, or is of another project."""
+    """The input file has been cleaned up, deleted, or is somebody else's."""
 
 
 def create_once(
-    project: Project, input_file_id: str, since: datetime, created_by: str, **options: Any
+    usable: QuerySet[File], project: Project, input_file_id: str, since: datetime, created_by: str, **options: Any
 ) -> tuple[Batch, bool]:
-    """A new batch of a file that is still hidden, or can be seen; or the one that the same person has made of it since
-    then, and False: a form that is sent twice makes one batch. Raises NoFile."""
+    """A new batch of one of the files that the caller may use, which is available from then on; or the one that the
+    same person has made of it since then, and False: a form that is sent twice makes one batch. Raises NoFile."""
     with transaction.atomic():
-        file = File.objects.select_for_update().filter(pk=input_file_id, purged_at=None).first()
+        file = usable.select_for_update().filter(pk=input_file_id, format=FileFormat.JSONL).first()
         if file is None:
             raise NoFile(input_file_id)
         if made := Batch.objects.filter(input_file=file, created_by=created_by, created_at__gte=since).first():
             return made, False
-        if file.deleted_at and not store.adopt(file, project):
-            raise NoFile(input_file_id)
-        if not File.objects.visible(project).filter(pk=file.pk).exists():
+        if file.status == FileStatus.PENDING:
+            file.publish(project=project)
+        elif file.project_id != project.pk:
             raise NoFile(input_file_id)
         return create(project, file.pk, created_by=created_by, **options), True

@@ -14,7 +14,7 @@ import orjson
 
 from batches.intake import parameters, values
 from batches.intake.constraints import Constraints
-from batches.intake.kinds import not_utf8
+from batches.intake.kinds import BOM, not_utf8
 from batches.intake.parameters import Serving
 from batches.run import raw_json
 from batches.run.raw_json import NotAnObject
@@ -22,7 +22,6 @@ from batches.run.raw_json import NotAnObject
 MAX_ERRORS = 1000
 MAX_CUSTOM_ID = 512
 MAX_IGNORED = 20  # names of parameters
-BOM = b"\xef\xbb\xbf"
 
 # What the body must have besides the model.
 REQUIRED = {

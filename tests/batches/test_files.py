@@ -9,13 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 from django.test import Client
 from django.utils import timezone
 
 from batches.files import blobs, store
 from batches.finish import downloads
-from batches.models import File, Upload, UploadPart, UploadStatus
+from batches.models import File, FileStatus, Upload, UploadPart, UploadStatus
 from vbs.accounts.models import ApiKey, Project
 from vbs.openai.errors import Conflict, InvalidRequest
 
@@ -139,10 +139,58 @@ def test_batch_files_expire_and_others_do_not(project):
     assert take(project, b"{}", purpose="fine-tune").expires_at is None
 
 
-def test_deleting_twice(project):
-    file = take(project, b"x")
+@pytest.mark.parametrize(
+    "filename, content, purpose, format",
+    [
+        ("a.jsonl", b'{"a": 1}', "user_data", "jsonl"),
+        ("a.ndjson", b"oops", "user_data", "jsonl"),
+        ("a", b'\xef\xbb\xbf\n{"a": 1}', "evals", "jsonl"),
+        ("a.csv", b'{"a": 1}', "user_data", "jsonl"),
+        ("a.csv", b"{a},b\n", "user_data", "csv"),
+        ("A.TSV", b"a\tb\n", "assistants", "csv"),
+        ("a.csv", b"PK\x03\x04", "user_data", "other"),
+        ("a.json", b"[1]", "user_data", "other"),
+        ("a.txt", b"just some words", "user_data", "other"),
+        ("a.png", b"\x89PNG\0", "vision", "other"),
+        ("a.csv", b'{"a": 1}', "batch", "jsonl"),
+        ("a.txt", b"\n1\n", "fine-tune", "jsonl"),
+    ],
+)
+def test_what_a_file_is_is_known_when_it_is_taken_in(project, filename, content, purpose, format):
+    assert take(project, content, filename, purpose).format == format
+
+
+def test_a_file_from_its_first_byte_to_its_end(project, api):
+    with blobs.scratch() as scratch:
+        scratch.write(b"x")
+        scratch.flush()
+        file = store.take_in(project, Path(scratch.name), "a", "user_data")
+    url = f"/v1/files/{file.pk}"
+    assert file.status == FileStatus.PENDING and not file.delete_softly(), "nobody can delete what they do not see"
+    assert {api.get(url).status_code, api.get(f"{url}/content").status_code, api.delete(url).status_code} == {404}
+    file.publish()
+    assert api.get(url).json()["status"] == "processed" and file.expires_at is None
+    with pytest.raises(FileNotFoundError, match="taken in already"):
+        file.publish()
     assert [file.delete_softly(), file.delete_softly()] == [True, False]
-    assert not File.objects.visible(project).exists()
+    assert not File.objects.visible(project).exists() and api.get(url).status_code == 404
+    with pytest.raises(FileNotFoundError):
+        file.publish()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": "pending"},
+        {"status": "deleted"},
+        {"status": "available", "deleted_at": timezone.now()},
+        {"status": "pending", "expires_at": timezone.now(), "deleted_at": timezone.now()},
+        {},
+    ],
+)
+def test_a_status_and_its_times_go_together(project, fields):
+    with pytest.raises(IntegrityError, match="file_times_of_status"), transaction.atomic():
+        File.objects.create(project=project, filename="a", purpose="batch", format="jsonl", bytes=1, **fields)
 
 
 # A full disk.

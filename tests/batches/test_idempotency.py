@@ -69,7 +69,7 @@ def test_a_file(api):
         return post(api, "/files", file=upload(content, name), purpose="batch", **form)
 
     made = same(send(), send())
-    assert File.objects.get(deleted_at=None).pk == made["id"]
+    assert File.objects.get(status="available").pk == made["id"]
     for other in (send(b"[]\n"), send(name="other"), send(**{"expires_after[anchor]": "created_at"})):
         conflicts(other)
     assert lines_of(File.objects.get(pk=made["id"])) == [json.loads(LINE)]
@@ -80,7 +80,7 @@ def test_a_batch_with_its_file(api):
         return post(api, "/batches", file=upload(), **form)
 
     made = same(send(), send())
-    assert Batch.objects.get().pk == made["id"] and File.objects.get(deleted_at=None).pk == made["input_file_id"]
+    assert Batch.objects.get().pk == made["id"] and File.objects.get(status="available").pk == made["input_file_id"]
     conflicts(send(priority="3"))
 
 
@@ -93,7 +93,7 @@ def test_an_upload_its_parts_and_its_end(api):
     assert UploadPart.objects.count() == 1
     conflicts(post(api, f"{path}/parts", data=upload(b"other")))
     ended = same(*(post(api, f"{path}/complete", {"part_ids": [part["id"]]}) for _ in range(2)))
-    assert ended["status"] == "completed" and File.objects.get(deleted_at=None).pk == ended["file"]["id"]
+    assert ended["status"] == "completed" and File.objects.get(status="available").pk == ended["file"]["id"]
     assert post(api, f"{path}/complete", {"part_ids": [part["id"]]}, key=None).status_code == 409
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 
 import pytest
+from django.contrib.auth.models import User
 
 from batches.files import store
 from batches.intake import kinds, repair
@@ -78,7 +79,8 @@ def test_a_line_that_is_no_utf_8_cannot_be_mended_by_typing(project, tmp_path):
     Model.objects.create(name="scripted", kind="scripted")
     path = tmp_path / "in.jsonl"
     path.write_bytes(LINE + b"\n" + ROW.encode("latin-1"))
-    checked = repair.check(repair.keep(project, path, "in.jsonl"), "/v1/chat/completions", "")
+    ann = User.objects.create_user("ann")
+    checked = repair.check(repair.keep(project, path, "in.jsonl", ann), "/v1/chat/completions", "", ann)
     (problem,) = checked.problems
     assert problem.line == 2 and problem.whole is None and checked.mendable == []
     assert "Save the whole file as UTF-8" in problem.remedy

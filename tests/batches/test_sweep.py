@@ -15,7 +15,7 @@ from batches import sweep
 from batches.files import blobs, purge, store
 from batches.finish import downloads, outputs
 from batches.intake import submit
-from batches.models import Batch, BatchStatus, File, RequestState, Upload, UploadPart
+from batches.models import Batch, BatchStatus, File, FileStatus, RequestState, Upload, UploadPart
 from batches.queue import forecast, pauses
 from batches.run import claims, commit
 from batches.run.outcomes import failure
@@ -255,8 +255,8 @@ def test_a_hundred_percent_is_all_of_it():
 
 def test_bytes_go_when_nobody_can_see_the_file_any_more(project):
     now = timezone.now()
-    gone = [stored(project, expires_at=now), stored(project, deleted_at=now - DAY)]
-    kept = [stored(project), stored(project, deleted_at=now), stored(project, expires_at=now + DAY)]
+    gone = [stored(project, expires_at=now), stored(project, status="deleted", deleted_at=now - DAY)]
+    kept = [stored(project), stored(project, status="deleted", deleted_at=now), stored(project, expires_at=now + DAY)]
     upkeep.run()
     assert [exists(one.blob) for one in gone] == [False, False] and all(exists(one.blob) for one in kept)
     assert File.objects.filter(pk__in=[one.pk for one in gone], purged_at=None).count() == 0
@@ -276,14 +276,19 @@ def test_bytes_stay_while_a_live_batch_needs_them(project, add_model, submitted)
 
 def test_a_file_that_died_while_it_was_taken_in_is_cleaned_up(project, monkeypatch):
     """Killed between the bytes and their being shown."""
-    monkeypatch.setattr(store, "reveal", lambda file: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(File, "publish", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
         stored(project)
     file = File.objects.get()
-    assert not File.objects.visible(project).exists() and exists(file.blob)
-    File.objects.update(deleted_at=timezone.now() - DAY)
+    upkeep.run()
+    assert file.status == FileStatus.PENDING and exists(file.blob), "it may still be taken in"
+    assert not File.objects.visible(project).exists()
+    File.objects.update(expires_at=timezone.now())
     upkeep.run()
     assert not exists(file.blob)
+    with pytest.raises(FileNotFoundError, match="cleaned up"):
+        file.publish()
+    assert not File.objects.visible(project).exists()
 
 
 def test_uploads_expire_and_their_parts_go(project, tmp_path):

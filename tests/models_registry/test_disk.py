@@ -120,7 +120,7 @@ def test_a_folder_is_measured_without_following_links_and_in_time(data, monkeypa
 
 def test_the_page(db, data):
     put(data / "logs" / "io.log.1", size=3 * 2**20)
-    stored(deleted_at=timezone.now() - timedelta(days=1))
+    stored(status="deleted", deleted_at=timezone.now() - timedelta(days=1))
     operator = client("operator")
     page = text(operator.get(PAGE))
     for words in ("Database", "Models", "Files of batches", "Rotated logs", "3 MiB", "cannot be brought back"):

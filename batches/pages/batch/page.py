@@ -131,7 +131,7 @@ def _about(moment: datetime) -> str:
 
 def _files(batch: Batch) -> parts.Files:
     def file(name: str, words: str, lines: int, row: File | None) -> tuple[str, str, int, int | None, bool]:
-        kept = row is not None and row.deleted_at is None and row.purged_at is None
+        kept = row is not None and row.is_kept
         there = bool(lines) and (kept or not batch.purged_at)
         return name, words, lines if batch.is_terminal else 0, row.bytes if row and kept else None, there
 

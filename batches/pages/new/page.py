@@ -12,7 +12,7 @@ from django.conf import settings
 from django.core import signing
 
 from batches.intake.records import record
-from batches.intake.repair import CLIPPED, Checked, endpoint_of, remedy
+from batches.intake.repair import CLIPPED, Checked, endpoint_of, is_table, remedy
 from batches.intake.validate import LineError, Report
 from batches.models import File
 from models_registry.models import Alias, Model, ModelState, Task
@@ -91,7 +91,7 @@ def result(checked: Checked, typed: Mapping[int, str]) -> Result:
     return Result(
         name=visible(checked.file.filename),
         size=size(checked.file.bytes),
-        unit="row" if checked.is_csv else "line",
+        unit="row" if is_table(checked.file) else "line",
         requests=checked.requests,
         endpoint=checked.endpoint,
         models=tuple((visible(name), count) for name, count in checked.models),
@@ -139,30 +139,22 @@ def _csv(*fields: str) -> bytes:
     return out.getvalue().encode()
 
 
-# What goes through the form: ids that only this page gives out, to this person
+# What goes through the form: that a file was found right by us. Whose it is, its row says
 
 
-def signed(user: int, **values: str) -> str:
-    return signing.dumps(values, salt=f"{SALT}.{user}")
+def ready_token(file: File, endpoint: str, model: str) -> str:
+    """What a batch can be made of, what it was checked for, and since when."""
+    now = datetime.now(UTC).isoformat()
+    return signing.dumps({"file": file.pk, "endpoint": endpoint, "model": model, "since": now}, salt=SALT)
 
 
-def opened(user: int, text: str) -> dict[str, str]:
-    """What was signed for this person, or nothing."""
+def ready(token: str) -> dict[str, str]:
+    """What `ready_token` was given, or nothing."""
     try:
-        found: dict[str, str] = signing.loads(text, salt=f"{SALT}.{user}")
+        found: dict[str, str] = signing.loads(token, salt=SALT)
     except signing.BadSignature:
         return {}
     return found
-
-
-def file_token(user: int, file: File) -> str:
-    """One that others see was not hidden by us: once its owner has deleted it, it stays so."""
-    return signed(user, file=file.pk) if file.deleted_at else signed(user, file=file.pk, shown="yes")
-
-
-def ready_token(user: int, file: File, endpoint: str, model: str) -> str:
-    """What a batch can be made of, what it was checked for, and since when."""
-    return signed(user, ready=file.pk, endpoint=endpoint, model=model, since=datetime.now(UTC).isoformat())
 
 
 # Samples

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from batches.files import blobs
-from batches.intake.validate import BOM
+from batches.intake.kinds import BOM
 from batches.models import Batch, File
 from batches.pages.batch.parts import Problem, Problems
 from vbs.logs import mask
@@ -42,7 +42,7 @@ def _texts(file: File | None, numbers: tuple[int, ...]) -> tuple[dict[int, str],
     """By the line's number; and why some are not there."""
     if not numbers:
         return {}, ""
-    if file is None or file.purged_at or file.deleted_at:
+    if file is None or not file.is_kept:
         return {}, "The lines themselves are not shown: the input file is no longer kept."
     if blobs.folder() is None and file.bytes > READ:  # a distant storage gives it as a whole or not at all
         return {}, "The lines themselves are not shown: the input file is large, and in a distant storage."

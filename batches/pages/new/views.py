@@ -17,10 +17,10 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from batches.api.serializers import ENDPOINTS
-from batches.files import blobs, store
+from batches.files import blobs
 from batches.intake import repair, submit
 from batches.intake.repair import Refused
-from batches.models import Batch, File
+from batches.models import Batch, File, FileQuerySet, FileStatus
 from batches.pages.new import page as create
 from batches.pages.new.forms import RECHECKED, NewBatch, like
 from vbs.configuration import audit
@@ -47,7 +47,7 @@ def _empty(request: Request) -> HttpResponseBase:
     if "clone" in request.GET:
         batch = _own_batch(request, request.GET["clone"])
         initial = dict(like(batch))
-        file = File.objects.visible(batch.project).filter(pk=batch.input_file_id, purged_at=None).first()
+        file = _usable(request).filter(pk=batch.input_file_id).first()
         error = "" if file else f"The input file of {batch.pk} is not kept any more: choose a file."
     known = create.ready_names()
     if initial["model"] and initial["model"] not in known:
@@ -79,17 +79,17 @@ def check(request: Request) -> HttpResponseBase:
     try:
         file, fresh = _file(request, form)
         if fresh or not data.get("endpoint"):
-            if file and (not data.get("endpoint") or not repair.is_csv(file)):
+            if file and (not data.get("endpoint") or not repair.is_table(file)):
                 data["endpoint"] = repair.guess_endpoint(file, form.cleaned_data.get("model", ""))
             form = NewBatch(request.viewer, data)
             form.is_valid()
         if file and not fresh and data.get("do") == "mend":
             typed = _typed(data)
-            file, typed = repair.replace(file, typed), {}
+            file, typed = repair.replace(file, typed, request.user), {}
         elif file and not fresh and data.get("do") == "leave-out":
-            found = repair.check(file, *(_chosen(form)))
+            found = repair.check(file, *(_chosen(form)), request.user)
             if not found.fatal:
-                file = repair.leave_out(found)
+                file = repair.leave_out(found, request.user)
     except Refused as error:
         status = TOO_LARGE if isinstance(error, repair.TooLarge) else WRONG
         return _show(request, form, file, form.cleaned_data, error=str(error), typed=typed, status=status)
@@ -115,25 +115,27 @@ def _file(request: Request, form: NewBatch) -> tuple[File | None, bool]:
         with blobs.scratch() as scratch:
             scratch.write(create.sample_jsonl(*create.sample_model(form.cleaned_data.get("model", ""))))
             scratch.flush()
-            return repair.keep(project, Path(scratch.name), "sample.jsonl"), True
+            return repair.keep(project, Path(scratch.name), "sample.jsonl", request.user), True
     assert isinstance(given, TemporaryUploadedFile)
-    return repair.keep(project, Path(given.temporary_file_path()), given.name or ""), True
+    return repair.keep(project, Path(given.temporary_file_path()), given.name or "", request.user), True
 
 
-def _kept(request: Request, token: str = "") -> File | None:
-    """The file that this page gave out to this person before, while it is theirs. Raises FileNotFoundError."""
-    text = token or request.POST.get("kept", "")
-    if not text:
-        return None
-    found = create.opened(request.user.pk, text)
-    rows = request.viewer.all_own(File.objects.filter(purged_at=None).select_related("project"))
-    file: File | None = rows.filter(pk=found.get("file", "")).first()
-    if file is None or (file.deleted_at and "shown" in found):
+def _usable(request: Request) -> FileQuerySet:
+    """What this person may make a batch of, whichever id they send."""
+    return request.viewer.all_own(File.objects.usable_by(request.user))  # type: ignore[return-value]
+
+
+def _kept(request: Request) -> File | None:
+    """The file that the form has had before, which is kept for another while. Raises FileNotFoundError."""
+    file_id = request.POST.get("kept", "")
+    return _find(request, file_id) if file_id else None
+
+
+def _find(request: Request, file_id: str) -> File:
+    rows = _usable(request).filter(pk=file_id.replace("\0", ""))
+    rows.prolong()
+    if (file := rows.select_related("project").first()) is None:
         raise FileNotFoundError
-    if file.deleted_at and not store.keep_hidden(file):
-        file.refresh_from_db()
-        if file.deleted_at:  # else the same form was sent twice, and the first has just made a batch of it
-            raise FileNotFoundError
     return file
 
 
@@ -164,15 +166,14 @@ def _show(
     if file is not None and chosen is not None:
         endpoint, model = chosen.get("endpoint") or ENDPOINTS[0], chosen.get("model") or ""
         try:
-            found = repair.check(file, endpoint, model)
+            found = repair.check(file, endpoint, model, request.user)
         except FileNotFoundError:
             context["error"], status = GONE, WRONG
         else:
-            user = request.user.pk
             context |= {
                 "result": create.result(found, typed or {}),
-                "kept": create.file_token(user, file),
-                "ready": create.ready_token(user, found.ready, endpoint, model) if found.ready else "",
+                "kept": file.pk,
+                "ready": create.ready_token(found.ready, endpoint, model) if found.ready else "",
                 "checked": {"endpoint": endpoint, "model": model},
             }
     template = "batches/new/_form.html" if request.htmx else "batches/new/index.html"
@@ -184,11 +185,11 @@ def _show(
 def report(request: Request) -> HttpResponseBase:
     """Every bad line of a file, to be kept."""
     endpoint = request.GET.get("endpoint", "")
+    if endpoint not in ENDPOINTS:
+        raise Http404
     try:
-        file = _kept(request, request.GET.get("file", "") or "none")
-        if file is None or endpoint not in ENDPOINTS:
-            raise Http404
-        found = repair.check(file, endpoint, request.GET.get("model", ""), create.WholeReport)
+        file = _find(request, request.GET.get("file", ""))
+        found = repair.check(file, endpoint, request.GET.get("model", ""), request.user, create.WholeReport)
     except FileNotFoundError:
         raise Http404 from None
     as_json = request.GET.get("format") == "json"
@@ -233,14 +234,14 @@ def _create(request: Request) -> HttpResponseBase:
         return _show(request, form, None, error="Choose a file first, or use the sample.", status=WRONG)
     if not valid:
         return _show(request, form, file, form.cleaned_data, status=WRONG)
-    ready = create.opened(request.user.pk, request.POST.get("ready", ""))
+    ready = create.ready(request.POST.get("ready", ""))
     if any(ready.get(name) != (form.cleaned_data[name] or "") for name in RECHECKED):
         if not form.cleaned_data["endpoint"]:
             return check(request)
         note = "The file has been checked for what you have chosen now. Look it over, then create the batch."
         return _show(request, form, file, form.cleaned_data, note=note, status=WRONG)
     project = form.cleaned_data["project"]
-    if file.deleted_at is None and file.project_id != project.pk:
+    if file.status == FileStatus.AVAILABLE and file.project_id != project.pk:
         error = f"This input file belongs to the project {file.project.name}: choose that, or upload the file."
         return _show(request, form, file, form.cleaned_data, error=error, status=WRONG)
     note = "The file had to be read anew. Look it over, then create the batch."
@@ -250,12 +251,10 @@ def _create(request: Request) -> HttpResponseBase:
 def _made_of(request: Request, form: NewBatch, ready: dict[str, str]) -> HttpResponseBase | None:
     """None when the file is not there any more."""
     project, who = form.cleaned_data["project"], request.user.get_username()
-    if not request.viewer.all_own(File.objects.filter(pk=ready["ready"])).exists():
-        return None
     since = datetime.fromisoformat(ready["since"])
     try:
         with transaction.atomic():
-            batch, is_new = submit.create_once(project, ready["ready"], since, who, **form.options())
+            batch, is_new = submit.create_once(_usable(request), project, ready["file"], since, who, **form.options())
             if is_new:
                 detail = f"{batch.endpoint}, priority {batch.priority}, {batch.completion_window}, {batch.input_file}"
                 audit.record(request, "batch.create", batch.pk, detail, project=project)

@@ -107,7 +107,7 @@ def _sent(line: bytes) -> Members | None:
 def gone(batch: Batch) -> str:
     """Why its input file cannot be looked at any more; empty when it can."""
     file = batch.input_file
-    if file is None or file.deleted_at or file.purged_at:
+    if file is None or not file.is_kept:
         return "The input file was deleted."
     if file.expires_at and file.expires_at <= timezone.now():
         return "The input file has expired."

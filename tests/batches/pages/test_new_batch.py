@@ -259,6 +259,15 @@ def test_run_it_again(ann, submitted, project):
     assert ann.post(NEW, given).url == first.url
 
 
+def test_what_one_has_sent_is_mended_by_another(project, submitted):
+    before = submitted([line("a"), line("b", model="nobody")])
+    friend = person("friend", project)
+    found = again(friend, friend.get(f"{NEW}?clone={before.pk}"), do="leave-out")
+    mended = made(create(friend, found)).input_file
+    assert [one["custom_id"] for one in lines_of(mended)] == ["a"] and mended.created_by.username == "friend"
+    assert len(lines_of(before.input_file)) == 2
+
+
 def test_what_cannot_be_run_again(ann, submitted, project):
     before = submitted([line("a")])
     given = fields(ann.get(f"{NEW}?clone={before.pk}"))
@@ -315,10 +324,38 @@ def test_strangers_files_are_refused(ann, project):
         for address in (NEW, CHECK):
             answer = client.post(address, stolen)
             assert answer.status_code == 422 and "Choose it again" in text(answer)
-    plain = fields(ann.get(NEW)) | {"kept": File.objects.first().pk}
-    assert "Choose it again" in text(ann.post(CHECK, plain)), "an id alone is not enough"
     assert eve.post(NEW, mine | {"ready": given["ready"]}).status_code == 422
     assert not Batch.objects.exists()
+    table = fields(check(ann, b"prompt\nhi\n", "t.csv", model="scripted"))
+    for file in File.objects.exclude(pk=mine["kept"]):
+        for client in (eve, friend):
+            assert "Choose it again" in text(client.post(CHECK, fields(client.get(NEW)) | {"kept": file.pk}))
+            assert client.get(f"{NEW}/report", {"file": file.pk, "endpoint": CHAT}).status_code == 404
+    assert File.objects.count() == 4 and not Batch.objects.exists()
+    forged = friend.post(NEW, fields(friend.get(NEW)) | table)
+    assert forged.status_code == 422 and not Batch.objects.exists()
+    given["kept"] = table["kept"]
+    batch = made(ann.post(NEW, given))
+    assert "Nothing is wrong" in text(check(friend, kept=batch.input_file_id)), "its project has it now"
+    assert eve.post(CHECK, fields(eve.get(NEW)) | {"kept": batch.input_file_id}).status_code == 422
+
+
+def test_a_file_that_is_prepared_goes_with_its_project_and_its_person(ann, project):
+    given = fields(check(ann, jsonl(line("a"))))
+    project.members.clear()
+    other = Project.objects.create(name="other")
+    other.members.add(User.objects.get(username="ann"))
+    assert "Choose it again" in text(ann.post(NEW, given | {"project": other.pk}))
+    project.members.add(User.objects.get(username="ann"))
+    File.objects.update(created_by=None)  # as when somebody is deleted
+    assert "Choose it again" in text(ann.post(NEW, given))
+    assert not Batch.objects.exists()
+
+
+@pytest.mark.parametrize("file_id", ["nothing", "\0", "file-\0", "<b>", "x" * 10_000])
+def test_ids_that_are_none(ann, file_id):
+    assert "Choose it again" in text(ann.post(CHECK, fields(ann.get(NEW)) | {"kept": file_id}))
+    assert ann.get(f"{NEW}/report", {"file": file_id, "endpoint": CHAT}).status_code == 404
 
 
 def test_a_project_of_others_is_refused(ann):
@@ -336,7 +373,7 @@ def test_a_project_of_others_is_refused(ann):
 
 def test_a_file_that_was_cleaned_away(ann):
     given = fields(check(ann, jsonl(line("a")), **{"key-0": "team", "value-0": "search"}))
-    File.objects.update(deleted_at=timezone.now() - timedelta(hours=2))
+    File.objects.update(expires_at=timezone.now())
     purge.files()
     for address in (NEW, CHECK):
         answer = ann.post(address, given)
@@ -346,9 +383,9 @@ def test_a_file_that_was_cleaned_away(ann):
 
 def test_a_file_that_is_looked_at_is_kept(ann):
     found = check(ann, jsonl(line("a")))
-    File.objects.update(deleted_at=timezone.now() - timedelta(minutes=50))
+    File.objects.update(expires_at=timezone.now() + timedelta(minutes=10))
     again(ann, found)
-    assert File.objects.get().deleted_at > timezone.now() - timedelta(minutes=1)
+    assert File.objects.get().expires_at > timezone.now() + timedelta(minutes=59)
 
 
 @pytest.mark.parametrize(

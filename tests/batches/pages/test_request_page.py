@@ -295,7 +295,11 @@ def test_out_of_a_bucket_only_its_range_is_fetched(monkeypatch):
 
 def test_without_its_input_file_the_answer_is_still_shown(looker, batch):
     file = File.objects.get()
-    for fields in ({"deleted_at": timezone.now()}, {"deleted_at": None, "purged_at": timezone.now()}):
+    now = timezone.now()
+    for fields in (
+        {"status": "deleted", "deleted_at": now},
+        {"status": "available", "deleted_at": None, "purged_at": now},
+    ):
         File.objects.update(**fields)
         page = text(looker.get(url(batch, 1)))
         assert "The input file was deleted." in page and "question of" not in page and "The answer\nis yes" in page
