@@ -18,6 +18,7 @@ from channels_postgres.models import GroupChannel, Message
 from django.contrib.auth.models import User
 from django.contrib.sessions.backends.db import SessionStore
 from django.http import QueryDict
+from django.template.loader import render_to_string
 from django.test import Client
 from django.utils import timezone
 
@@ -29,7 +30,8 @@ from vbs.live import rooms, topics
 from vbs.live import socket as sockets_of_pages
 from vbs.live.pages import Page
 from vbs.live.rooms import Hub, Room
-from vbs.pages.parts import Pulse, whole
+from vbs.pages import parts
+from vbs.pages.parts import Part, rendered, whole
 from vbs.pages.viewer import Viewer
 
 BODY = re.compile(r'name="seen" value="([^"]+)"')
@@ -113,31 +115,32 @@ class Browser:
         self.admitted = admitted
 
 
-def parts(numbers):
-    return lambda viewer, query: {
-        str(n): Pulse(id=f"part{n}", url=f"/{viewer.project}", every=next(numbers)) for n in (1, 2)
-    }
+def shown(viewer, query):
+    """Two parts."""
+    return {name: Part(name, "_pulse.html", {"url": f"/{name}", "every": 5}) for name in ("other", "pulse")}
 
 
 VIEWER = Viewer(frozenset(), None)
 
 
-def test_what_many_look_at_is_built_once_and_each_gets_what_is_new_to_them(db):
-    built = count()
+def test_what_many_look_at_is_built_once_and_each_gets_what_is_new_to_them(monkeypatch):
+    built, drawn = count(), count()
 
     def build(viewer, query):
         next(built)
-        return {str(n): Pulse(id=f"part{n}", url="/", every=n) for n in (1, 2)}
+        return shown(viewer, query)
 
+    other, pulse = rendered(shown(VIEWER, None).values(), VIEWER)
+    monkeypatch.setattr(parts, "render_to_string", lambda *given: (next(drawn), render_to_string(*given))[1])
     room = Room(Page(build, lambda: ()), VIEWER, QueryDict(), {})
     nothing, half, everything = Browser(), Browser(), Browser()
-    shown = build(VIEWER, QueryDict())
-    half.seen = {"part1": shown["1"].seen}
-    everything.seen = {mark.rpartition(":")[0]: mark for mark in whole(shown.values())}
-    news = room.build([nothing, half, everything])
-    assert next(built) == 2
-    assert [sorted(one.marks) for one in news] == [["part1", "part2"], ["part2"], []]
-    assert [BODY.findall(one.html) for one in news] == [[one.seen for one in shown.values()], [shown["2"].seen], []]
+    half.seen = {"other": other.seen}
+    everything.seen = {mark.rpartition(":")[0]: mark for mark in whole([other, pulse])}
+    news = room.build([nothing, half, everything, Browser()])
+    assert (next(built), next(drawn)) == (1, 2)
+    assert [sorted(one.marks) for one in news] == [["other", "pulse"], ["pulse"], [], ["other", "pulse"]]
+    both = [other.seen, pulse.seen]
+    assert [BODY.findall(one.html) for one in news] == [both, [pulse.seen], [], both]
     assert news[2].html == ""
 
 
@@ -299,7 +302,7 @@ def test_a_commit_of_anybody_reaches_the_browser(vbs, cookie):
     first, news = talk(vbs, conversation, cookie)
     assert 'id="table"' in first and "from-outside" not in first
     assert "<table" in news and 'id="machines"' not in news  # which has not changed
-    assert "csrfmiddlewaretoken" not in news
+    assert set(re.findall(r'csrfmiddlewaretoken" value="([^"]*)"', news)) == {""}, "nobody's token is sent to others"
 
 
 def test_who_has_seen_it_all_is_sent_nothing_old(vbs, cookie):

@@ -15,7 +15,7 @@ from batches.pages.request import views as request_views
 from vbs.live import pages as live
 
 urlpatterns: list[URLPattern] = [
-    path("", overview_views.show, name="overview"),
+    path("", overview_views.index, name="overview"),
     live.path("live", overview.PAGE, name="overview-live"),
     path("queue/", queue_views.queue, name="queue"),
     live.path("queue/live", queue.PAGE, name="queue-live"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from vbs.pages.charts.plots import Plot
-from vbs.pages.parts import Part
+from vbs.pages.parts import Values
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine(Part):
+class Machine(Values):
     """A worker that serves models. doing: in words, unless it is idle. waits: why an idle one takes up no work. lost:
     that its engine ended while it was idle."""
 
@@ -33,7 +33,7 @@ class Machine(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machines(Part):
+class Machines(Values):
     """The workers that are alive."""
 
     template = "models/_machines.html"
@@ -69,7 +69,7 @@ class Doing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row(Part):
+class Row(Values):
     """A model in the table. actions: what can be done with it now, each with what its button says."""
 
     template = "models/_row.html"
@@ -82,7 +82,7 @@ class Row(Part):
     task: str
     kind: str
     size: str
-    context: str
+    window: str
     fit_id: str  # empty when there is nothing to ask; another one when the answer may be another
     speed: tuple[str, ...]  # empty when it was never measured
     loaded: bool
@@ -105,7 +105,7 @@ class Summary(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(Part):
+class Table(Values):
     """Every model, adapters after their base; another one only when a model comes or goes."""
 
     template = "models/_table.html"
@@ -114,7 +114,7 @@ class Table(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class History(Part):
+class History(Values):
     """The last operations of a model."""
 
     template = "models/_history.html"
@@ -123,7 +123,7 @@ class History(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ran(Part):
+class Ran(Values):
     """An operation with its log and what came out. unfold: whether it is shown open."""
 
     template = "models/_operation.html"
@@ -149,7 +149,7 @@ class Measurements:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured(Part):
+class Measured(Values):
     """What was measured, as plots and as a table."""
 
     template = "models/_measured.html"

@@ -33,7 +33,7 @@ from models_registry.speed import speeds
 from models_registry.speed.speeds import Speed
 from vbs.configuration import runtime
 from vbs.live.pages import Gone, Page
-from vbs.pages.parts import Part, Pulse
+from vbs.pages.parts import Part, Values, pulse
 from vbs.pages.plain import visible
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, number
@@ -43,7 +43,7 @@ CHANGES = "models_registry.change_model"  # who may, is told where models are
 LOST_SECONDS = 86_400  # for which the end of an idle engine is told
 
 
-def registry(viewer: Viewer) -> dict[str, Part]:
+def registry(viewer: Viewer) -> dict[str, Part | Values]:
     """The page of all models."""
     machines = _machines(viewer)
     rows = _rows(_in_order(list(Model.objects.described())), Row, viewer)
@@ -51,7 +51,7 @@ def registry(viewer: Viewer) -> dict[str, Part]:
     return {"machines": machines, "table": table, "pulse": _pulse(reverse("models-live"), rows, machines)}
 
 
-def one(model: Model, viewer: Viewer) -> dict[str, Part]:
+def one(model: Model, viewer: Viewer) -> dict[str, Part | Values]:
     """The page of a model."""
     machines = _machines(viewer)
     (summary,) = _rows([model], Summary, viewer)
@@ -73,9 +73,9 @@ def that_chat() -> Iterable[str]:
     return ready.order_by(F("base_id").asc(nulls_first=True), "name").values_list("name", flat=True)[:20]
 
 
-def _pulse(url: str, rows: Iterable[Row], machines: Machines) -> Pulse:
+def _pulse(url: str, rows: Iterable[Row], machines: Machines) -> Part:
     moves = any(row.moves for row in rows) or machines.busy
-    return Pulse(url=url, every=SOON if moves else LATER)
+    return pulse(url=url, every=SOON if moves else LATER)
 
 
 def _in_order(models: list[Model]) -> list[Model]:
@@ -213,7 +213,7 @@ def _row(
         task=model.task,
         kind=model.kind,
         size=formula.size(model.size_bytes) if model.size_bytes else "",
-        context=f"{model.context_length:,}" if model.context_length else "",
+        window=f"{model.context_length:,}" if model.context_length else "",
         fit_id=_fit_id(model),
         speed=_speed(speed),
         loaded=here,

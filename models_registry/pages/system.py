@@ -16,7 +16,7 @@ from models_registry.pages.parts import Reading
 from models_registry.pages.rows import readings_of
 from models_registry.readiness import OK, STORAGE
 from vbs.live.pages import Page
-from vbs.pages.parts import Part, Pulse
+from vbs.pages.parts import Part, Values, pulse
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
 
@@ -37,14 +37,14 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Health(Part):
+class Health(Values):
     template = "system/_health.html"
     id: str = "health"
     checks: tuple[Check, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beat(Part):
+class Beat(Values):
     """What moves of a worker. age: since its last heartbeat. doing: in words."""
 
     template = "system/_beat.html"
@@ -56,7 +56,7 @@ class Beat(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card(Part):
+class Card(Values):
     """A worker. fix: what to do about one that is dead. version: of vbs, where that is known. loaded: whether there is
     an engine that can be started again."""
 
@@ -79,7 +79,7 @@ class Card(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workers(Part):
+class Workers(Values):
     template = "system/_workers.html"
     id: str = "workers"
     ids: tuple[str, ...]
@@ -87,14 +87,14 @@ class Workers(Part):
     children: Sequence[Card] = field(default=(), repr=False)
 
 
-def build(viewer: Viewer, query: Any) -> dict[str, Part]:
+def build(viewer: Viewer, query: Any) -> dict[str, Part | Values]:
     rows = list(Worker.objects.order_by("cluster", "started_at", "pk")[: MOST + 1])
     shown = sorted(rows[:MOST], key=lambda worker: not worker.alive)
     cards = tuple(_card(worker, viewer) for worker in shown)
     return {
         "health": Health(checks=tuple(_checks(rows, viewer.may(OPERATES)))),
         "workers": Workers(ids=tuple(card.id for card in cards), more=len(rows) - len(shown), children=cards),
-        "pulse": Pulse(url=reverse("system-live"), every=5),
+        "pulse": pulse(url=reverse("system-live"), every=5),
     }
 
 

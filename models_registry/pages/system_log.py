@@ -1,7 +1,6 @@
 """The page of logs as parts: the end of one of them, live."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 from uuid import UUID
@@ -12,33 +11,11 @@ from django.urls import reverse
 from models_registry.models import Worker
 from models_registry.pages import logfiles
 from vbs.live.pages import Gone, Page
-from vbs.pages.parts import Part, Pulse
+from vbs.pages.parts import Part, pulse
 from vbs.pages.viewer import Viewer
-from vbs.pages.words import size
 
 PERMISSION = "accounts.view_project"  # of those who see all projects: a log names batches of any
 WHOLE = "models_registry.delete_worker"  # of admins: the whole of a log
-
-
-@dataclass(frozen=True, kw_only=True)
-class Log(Part):
-    """About one log: its name, its file's name, how large it is. missing: why there is nothing of it."""
-
-    template = "system/_log.html"
-    id: str = "log"
-    name: str
-    file: str
-    size: str
-    cut: bool
-    missing: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lines(Part):
-    template = "system/_lines.html"
-    id: str = "lines"
-    name: str
-    lines: tuple[str, ...]
 
 
 def sources() -> list[tuple[str, str]]:
@@ -74,12 +51,12 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
         missing = "There is none yet. Programs that 'manage.py up' has not started write elsewhere."
     except OSError as error:
         missing = f"It cannot be read: {error.strerror or error}."
-    log = Log(name=name, file=path.name if path else "", size=size(tail.bytes), cut=tail.cut, missing=missing)
-    return {"log": log, "lines": Lines(name=name, lines=tail.lines), "pulse": _pulse(key)}
-
-
-def _pulse(key: str) -> Pulse:
-    return Pulse(url=f"{reverse('system-log-live')}?{urlencode({'of': key})}", every=2)
+    about = {"name": name, "file": path.name if path else "", "tail": tail, "missing": missing}
+    return {
+        "log": Part("log", "system/_log.html", about),
+        "lines": Part("lines", "system/_lines.html", about),
+        "pulse": pulse(f"{reverse('system-log-live')}?{urlencode({'of': key})}", every=2),
+    }
 
 
 def _engines() -> Iterable[Worker]:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -21,7 +20,7 @@ from models_registry.models import Worker
 from models_registry.pages import logfiles, system, system_log
 from models_registry.pages.system import OPERATES
 from vbs.configuration import audit
-from vbs.live.pages import Gone
+from vbs.live.pages import Gone, show
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
 from vbs.pages.words import size
@@ -32,7 +31,7 @@ PIECE = 256 * 1024
 @require_GET
 @page()
 def index(request: Request) -> HttpResponse:
-    return render(request, "system/index.html", system.build(request.viewer, request.GET))
+    return show(request, "system/index.html", system.build(request.viewer, request.GET))
 
 
 # What is done with a worker
@@ -118,13 +117,19 @@ def _found(pk: UUID) -> Worker:
 def log(request: Request) -> HttpResponse:
     """`still`: as it is now, without going on."""
     try:
-        parts: dict[str, Any] = dict(system_log.build(request.viewer, request.GET))
+        parts = system_log.build(request.viewer, request.GET)
         key, _, _ = system_log.chosen(request.GET)
     except Gone:
         raise Http404 from None
-    still = "still" in request.GET
-    context = {"sources": system_log.sources(), "key": key, "still": still, "may_download": _may_whole(request)}
-    return render(request, "system/log.html", parts | context)
+    return show(
+        request,
+        "system/log.html",
+        parts,
+        sources=system_log.sources(),
+        key=key,
+        still="still" in request.GET,
+        may_download=request.viewer.may(system_log.WHOLE) and not parts["log"].context["missing"],
+    )
 
 
 @require_GET
@@ -157,10 +162,6 @@ async def _pieces(path: Path) -> AsyncIterator[bytes]:
                 return
             left -= len(data) + len(rest)
             yield logfiles.masked(data + rest)
-
-
-def _may_whole(request: Request) -> bool:
-    return request.viewer.may(system_log.WHOLE)
 
 
 # The disk

@@ -26,7 +26,7 @@ from models_registry.models import OPEN_OPERATIONS, Model, ModelState, Operation
 from models_registry.pages import rows
 from models_registry.pages.forms import AddForm, BenchmarkForm, EditForm, FitForm, PasteForm, TestForm
 from vbs.configuration import audit
-from vbs.live.pages import Parts, changes
+from vbs.live.pages import Parts, changes, show
 from vbs.pages.access import Request, page
 from vbs.redaction import hide_locations
 
@@ -47,7 +47,7 @@ def _models(request: Request, paste: PasteForm, add: AddForm | None = None, **co
     status = WRONG if paste.errors or (add and add.errors) else 200
     if request.htmx:
         return render(request, "models/_add.html", context, status=status)
-    return render(request, "models/index.html", context | rows.registry(request.viewer), status=status)
+    return show(request, "models/index.html", rows.registry(request.viewer), status, **context)
 
 
 @require_POST
@@ -136,9 +136,7 @@ def _model(request: Request, model: Model, **forms: Any) -> HttpResponse:
     }
     context: dict[str, Any] = {"model": model, "adapters": model.adapters.all(), **usual, **forms}
     context |= {"prices": _prices(model), "currency": settings.VBS_CURRENCY}
-    return render(
-        request, "models/model.html", context | rows.one(model, request.viewer), status=WRONG if forms else 200
-    )
+    return show(request, "models/model.html", rows.one(model, request.viewer), WRONG if forms else 200, **context)
 
 
 def _prices(model: Model) -> list[str]:

@@ -21,12 +21,10 @@ from models_registry.models import (
     OperationState,
     Worker,
 )
-from models_registry.pages import parts
 from tests.models_registry.test_fit import SMOLLM2, weights
 from tests.models_registry.test_importer import model_folder
 from vbs.configuration.models import AuditEntry
 from vbs.pages.charts import plots
-from vbs.pages.parts import Pulse, unseen
 
 BAD = "<script>alert('x')</script>"
 HTMX = {"HX-Request": "true"}
@@ -581,15 +579,6 @@ def test_a_plot_of_any_size_stays_within_its_frame(value):
 def test_nothing_to_draw():
     assert plots.plot("t", "u", []) is None
     assert plots.plot("t", "u", [plots.Point(timezone.now(), float("nan"), "load")]) is None
-
-
-def test_parts_that_were_seen():
-    inner = Pulse(id="inner", url="/", every=1)
-    outer = parts.Table(ids=("inner",), children=(inner,))
-    assert list(unseen([outer], [])) == [outer]
-    assert list(unseen([outer], [outer.seen])) == [inner]
-    assert list(unseen([outer], [outer.seen, inner.seen])) == []
-    assert Pulse(id="inner", url="/", every=2).seen != inner.seen
 
 
 def test_what_people_do_with_models_is_kept(root, scripted):

@@ -10,14 +10,14 @@ from django.utils import timezone
 
 from vbs.accounts.models import ApiKey
 from vbs.live.pages import Page
-from vbs.pages.parts import Part, Pulse
+from vbs.pages.parts import Part, Values, pulse
 from vbs.pages.viewer import Viewer
 
 PER_PAGE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Key(Part):
+class Key(Values):
     template = "system/_key.html"
     pk: int
     name: str
@@ -31,7 +31,7 @@ class Key(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keys(Part):
+class Keys(Values):
     """ids: which keys, in which order. older: the address of more of them, or empty."""
 
     template = "system/_keys.html"
@@ -42,7 +42,7 @@ class Keys(Part):
     children: Sequence[Key] = field(default=(), repr=False)
 
 
-def build(viewer: Viewer, query: Mapping[str, Any]) -> dict[str, Part]:
+def build(viewer: Viewer, query: Mapping[str, Any]) -> dict[str, Part | Values]:
     """?before=: the key of a key; only older ones are shown."""
     rows = viewer.own(ApiKey.objects.select_related("project")).order_by("-pk")
     before = str(query.get("before", ""))
@@ -57,7 +57,7 @@ def build(viewer: Viewer, query: Mapping[str, Any]) -> dict[str, Part]:
         ids=tuple(row.id for row in shown), newest=here if before else "", older=older, children=shown
     )  # fmt: skip
     url = reverse("keys-live") + (f"?before={before}" if before else "")
-    return {"table": table, "pulse": Pulse(url=url, every=5)}
+    return {"table": table, "pulse": pulse(url=url, every=5)}
 
 
 def _row(key: ApiKey) -> Key:

@@ -15,6 +15,7 @@ from vbs.accounts import key_page
 from vbs.accounts.forms import KeyForm, NewKeyForm
 from vbs.accounts.models import ApiKey, Project
 from vbs.configuration import audit
+from vbs.live.pages import show
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
 
@@ -31,8 +32,8 @@ def keys(request: Request) -> HttpResponseBase:
 
 
 def _keys(request: Request, form: NewKeyForm) -> HttpResponse:
-    context: dict[str, Any] = {"tab": "keys", "form": form, **key_page.build(request.viewer, request.GET)}
-    return render(request, "system/keys.html", context, status=WRONG if form.errors else 200)
+    parts, status = key_page.build(request.viewer, request.GET), WRONG if form.errors else 200
+    return show(request, "system/keys.html", parts, status, tab="keys", form=form)
 
 
 def _form(request: Request, data: Any = None) -> NewKeyForm:

@@ -11,12 +11,12 @@ from vbs.configuration.declared import SETTINGS, Setting
 from vbs.configuration.models import Override
 from vbs.configuration.runtime import at_start, valid
 from vbs.live.pages import Page
-from vbs.pages.parts import Part, Pulse
+from vbs.pages.parts import Part, Values, pulse
 from vbs.pages.viewer import Viewer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row(Part):
+class Row(Values):
     """A setting. origin: default, environment or here; by and at: who set it here, and when. words and default: pieces
     of text, each with whether it is code. refused: why what was set here does not hold."""
 
@@ -33,20 +33,20 @@ class Row(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(Part):
+class Table(Values):
     template = "configuration/_table.html"
     id: str = "settings"
     names: tuple[str, ...]
     children: Sequence[Row] = field(default=(), repr=False)
 
 
-def build(viewer: Viewer, query: Any) -> dict[str, Part]:
+def build(viewer: Viewer, query: Any) -> dict[str, Part | Values]:
     found = {row.name: row for row in Override.objects.all()}
     taken = valid(found.values())
     first = sorted(SETTINGS.values(), key=lambda setting: not setting.changes)
     rows = tuple(_row(setting, found.get(setting.name), taken) for setting in first)
     table = Table(names=tuple(row.name for row in rows), children=rows)
-    return {"table": table, "pulse": Pulse(url=reverse("settings-live"), every=5)}
+    return {"table": table, "pulse": pulse(url=reverse("settings-live"), every=5)}
 
 
 def _row(setting: Setting, override: Override | None, taken: dict[str, Any]) -> Row:

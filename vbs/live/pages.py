@@ -4,19 +4,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http import HttpResponse, QueryDict
 from django.http.response import HttpResponseBase
+from django.middleware.csrf import get_token
 from django.shortcuts import render
 from django.urls import URLPattern
 from django.urls import path as url_path
 from django.views.decorators.http import require_GET
 
 from vbs.pages.access import Request, page
-from vbs.pages.parts import Part, unseen
+from vbs.pages.parts import Part, Values, news, rendered, unseen
 
 MOST_SEEN = 5000  # parts that a browser may claim to have seen
 
-Parts = Mapping[str, Part]
+Parts = Mapping[str, Part | Values]
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,18 @@ def path(route: str, shown: Page, name: str) -> URLPattern:
     return url_path(route, poll, name=name)
 
 
-def changes(request: HttpRequest, parts: Parts, given: QueryDict) -> HttpResponse:
+def show(request: Request, template: str, parts: Parts, status: int = 200, **context: Any) -> HttpResponse:
+    """A page: its template has each part as it was rendered, by its name."""
+    token = get_token(request)
+    fragments = zip(parts, rendered(parts.values(), request.viewer), strict=True)
+    shown = {name: fragment.html(token) for name, fragment in fragments}
+    return render(request, template, context | shown, status=status)
+
+
+def changes(request: Request, parts: Parts, given: QueryDict) -> HttpResponse:
     """What is not as the browser has seen it, and what there is to say."""
-    changed = list(unseen(parts.values(), set(given.getlist("seen")[:MOST_SEEN])))
+    seen = set(given.getlist("seen")[:MOST_SEEN])
+    changed = list(unseen(rendered(parts.values(), request.viewer), seen))
     if not changed and request.method == "GET":
         return HttpResponse(status=204)
-    return render(request, "_changed.html", {"changed": changed})
+    return render(request, "_changed.html", {"changed": news(changed)})

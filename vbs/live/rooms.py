@@ -15,11 +15,10 @@ from channels.db import database_sync_to_async
 from channels.layers import channel_layers, get_channel_layer
 from django.db import DatabaseError
 from django.http import QueryDict
-from django.template.loader import render_to_string
 
 from vbs.live.pages import Gone, Page
 from vbs.live.topics import PEOPLE
-from vbs.pages.parts import Part, Pulse, unseen, whole
+from vbs.pages.parts import news, rendered, unseen, whole
 from vbs.pages.viewer import Viewer
 
 log = logging.getLogger(__name__)
@@ -69,22 +68,18 @@ class Room:
 
     def build(self, sockets: list[Member]) -> list["News"]:
         """What each of these has not seen. Raises Gone."""
-        parts = list(self.shown.build(self.viewer, self.query, **self.named).values())
-        self.every = max([ALONE_SECONDS, *(part.every for part in parts if isinstance(part, Pulse))])
-        html: dict[str, str] = {}
+        parts = self.shown.build(self.viewer, self.query, **self.named)
+        self.every = max(ALONE_SECONDS, parts["pulse"].context["every"])
+        fragments = rendered(parts.values(), self.viewer)
+        told: dict[tuple[str, ...], News] = {}
         found = []
         for socket in sockets:
-            new = list(unseen(parts, set(socket.seen.values())))
-            for part in new:
-                if part.seen not in html:
-                    html[part.seen] = self._render(part)
-            marks = {mark.rpartition(":")[0]: mark for mark in whole(new)}
-            found.append(News("".join(html[part.seen] for part in new), marks))
+            new = list(unseen(fragments, set(socket.seen.values())))
+            marks = tuple(fragment.seen for fragment in new)
+            if marks not in told:
+                told[marks] = News(news(new), {mark.rpartition(":")[0]: mark for mark in whole(new)})
+            found.append(told[marks])
         return found
-
-    def _render(self, part: Part) -> str:
-        context = {"changed": [part], "viewer": self.viewer, "perms": self.viewer.perms}
-        return render_to_string("_changed.html", context)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from batches.queue import forecast
 from batches.run import pace
 from vbs.live.pages import Gone, Page
 from vbs.logs import mask
-from vbs.pages.parts import Part, Pulse
+from vbs.pages.parts import Part, Values, pulse
 from vbs.pages.plain import brief, clip
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, number, size
@@ -37,10 +37,10 @@ def find(viewer: Viewer, pk: str) -> Batch:
     return batch
 
 
-def build(viewer: Viewer, query: QueryDict, pk: str) -> dict[str, Part]:
+def build(viewer: Viewer, query: QueryDict, pk: str) -> dict[str, Part | Values]:
     batch = find(viewer, pk)
     shares = cost.shares(batch)
-    found: dict[str, Part] = {
+    found: dict[str, Part | Values] = {
         "head": _head(batch),
         "bar": _bar(batch),
         "going": _going(batch),
@@ -53,7 +53,7 @@ def build(viewer: Viewer, query: QueryDict, pk: str) -> dict[str, Part]:
         "problems": problems.of(batch),
         "log": _log(batch),
     }
-    return found | {"pulse": Pulse(url=reverse("batch-live", args=[batch.pk]), every=5 if batch.is_terminal else 1)}
+    return found | {"pulse": pulse(url=reverse("batch-live", args=[batch.pk]), every=5 if batch.is_terminal else 1)}
 
 
 PAGE = Page(build=build, topics=lambda pk: (f"batch:{pk}",))

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vbs.pages.charts.plots import Plot
-from vbs.pages.parts import Part
+from vbs.pages.parts import Values
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head(Part):
+class Head(Values):
     """state: as it is shown, `waiting` while it is validated and has not begun. retries: whether what has no good
     answer can be run again: `failed`, and `left` that were never run."""
 
@@ -28,7 +28,7 @@ class Head(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bar(Part):
+class Bar(Values):
     """good, bad: widths of 1000."""
 
     template = "batches/detail/_bar.html"
@@ -45,7 +45,7 @@ class Bar(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Going(Part):
+class Going(Values):
     """How fast it goes, when it starts and ends; `why` where that is not known."""
 
     template = "batches/detail/_going.html"
@@ -67,7 +67,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timeline(Part):
+class Timeline(Values):
     template = "batches/detail/_timeline.html"
     id: str = "timeline"
     steps: tuple[Step, ...]
@@ -75,7 +75,7 @@ class Timeline(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Part):
+class Settings(Values):
     """models: of each the name that was asked for, what it stands for, its revision, and its key in the registry."""
 
     template = "batches/detail/_settings.html"
@@ -91,7 +91,7 @@ class Settings(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed(Part):
+class Speed(Values):
     template = "batches/detail/_speed.html"
     id: str = "speed"
     plots: tuple[Plot, ...]
@@ -112,7 +112,7 @@ class Charge:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spent(Part):
+class Spent(Values):
     """gone: requests can no longer be told apart by model."""
 
     template = "batches/detail/_spent.html"
@@ -125,7 +125,7 @@ class Spent(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prices(Part):
+class Prices(Values):
     """unpriced: models without a price, each with its key in the registry."""
 
     template = "batches/detail/_prices.html"
@@ -143,7 +143,7 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problems(Part):
+class Problems(Values):
     """Why validation failed. unread: why the lines' texts are not shown."""
 
     template = "batches/detail/_problems.html"
@@ -156,7 +156,7 @@ class Problems(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files(Part):
+class Files(Values):
     """Of the output and the error file: its name in the address, in words, its lines (0 while it runs, or a button
     would be another one all the time), its size where it is written, and whether it can be had."""
 
@@ -168,7 +168,7 @@ class Files(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log(Part):
+class Log(Values):
     template = "batches/detail/_log.html"
     id: str = "log"
     pk: str

@@ -7,7 +7,7 @@ import orjson
 from django.contrib import messages
 from django.db import transaction
 from django.http import Http404, HttpResponse, HttpResponseBase
-from django.shortcuts import redirect, render, resolve_url
+from django.shortcuts import redirect, resolve_url
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
@@ -15,7 +15,7 @@ from batches.finish import downloads
 from batches.models import Batch
 from batches.pages.batch import page as detail
 from vbs.configuration import audit
-from vbs.live.pages import Gone, changes
+from vbs.live.pages import Gone, changes, show
 from vbs.logs import one_line
 from vbs.openai.errors import Conflict, NotFound
 from vbs.pages.access import Request, page
@@ -39,7 +39,7 @@ def batch(request: Request, pk: str) -> HttpResponse:
         parts = detail.build(request.viewer, request.GET, pk)
     except Gone:
         raise Http404 from None
-    return render(request, "batches/detail/index.html", {"pk": pk, **parts})
+    return show(request, "batches/detail/index.html", parts, pk=pk)
 
 
 # What can be done

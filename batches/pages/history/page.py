@@ -13,7 +13,7 @@ from batches.models import TERMINAL, Batch, BatchStatus
 from batches.pages.history.filters import Filter, form, page
 from batches.queue import forecast
 from vbs.live.pages import Gone, Page
-from vbs.pages.parts import Part, Pulse
+from vbs.pages.parts import Part, Values, pulse
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration
@@ -33,7 +33,7 @@ class Bar:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row(Part):
+class Row(Values):
     """A batch. time: how long it took, or is expected to take still."""
 
     template = "batches/history/_row.html"
@@ -54,7 +54,7 @@ class Row(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(Part):
+class Table(Values):
     """A page of batches; another one when one comes, goes, or is not what is asked for any more.
 
     newer, older: the pages beside it. narrowed: whether a filter is set, which an empty table depends on. base_url: of
@@ -71,7 +71,7 @@ class Table(Part):
     children: Sequence[Row] = field(default=(), repr=False)
 
 
-def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
+def build(viewer: Viewer, query: QueryDict) -> dict[str, Part | Values]:
     """Raises Gone when what is asked for cannot be read."""
     given = form(viewer, query)
     if not given.is_valid():
@@ -79,7 +79,7 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
     return parts(viewer, Filter(**given.cleaned_data))
 
 
-def parts(viewer: Viewer, asked: Filter) -> dict[str, Part]:
+def parts(viewer: Viewer, asked: Filter) -> dict[str, Part | Values]:
     batches, newer, older = page(viewer, asked)
     expected: Mapping[str, forecast.Forecast] = {}
     if any(batch.status == BatchStatus.IN_PROGRESS or batch.status == BatchStatus.VALIDATING for batch in batches):
@@ -96,7 +96,7 @@ def parts(viewer: Viewer, asked: Filter) -> dict[str, Part]:
     place = {name: value for name in ("before", "after") if (value := getattr(asked, name))}
     moves = any(row.status not in TERMINAL for row in rows)
     url = reverse("batches-live") + asked.query(**place).rstrip("?")
-    return {"table": table, "pulse": Pulse(url=url, every=SOON if moves else LATER)}
+    return {"table": table, "pulse": pulse(url=url, every=SOON if moves else LATER)}
 
 
 HISTORY = Page(build=build, topics=lambda: ("batches",))

@@ -9,6 +9,7 @@ from django.views.decorators.http import require_GET
 from batches.pages.history import page as history
 from batches.pages.history.filters import Filter, form
 from models_registry.models import Alias, Model
+from vbs.live.pages import show
 from vbs.pages.access import Request, page
 
 WRONG = 422  # what was typed cannot be taken
@@ -24,5 +25,5 @@ def batches(request: Request) -> HttpResponse:
     if not asked.is_valid():
         return render(request, "batches/history/index.html", context, status=WRONG)
     filled = Filter(**asked.cleaned_data)
-    context |= {"narrowed": filled.narrows} | history.parts(request.viewer, filled)
-    return render(request, "batches/history/index.html", context)
+    parts = history.parts(request.viewer, filled)
+    return show(request, "batches/history/index.html", parts, narrowed=filled.narrows, **context)

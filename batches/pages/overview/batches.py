@@ -11,7 +11,7 @@ from batches.models import TERMINAL, Batch
 from batches.queue import forecast
 from batches.queue.forecast import Forecast
 from batches.run import pace
-from vbs.pages.parts import Part
+from vbs.pages.parts import Values
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration
@@ -21,7 +21,7 @@ RECENT = 50  # of the newest that have ended, those that ended last are shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runs(Part):
+class Runs(Values):
     """A batch on a worker. pk: empty when it is of a project that the viewer does not see; then little else is told."""
 
     template = "batches/overview/_runs.html"
@@ -39,7 +39,7 @@ class Runs(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running(Part):
+class Running(Values):
     """The batches on workers."""
 
     template = "batches/overview/_running.html"
@@ -62,7 +62,7 @@ class Waits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waiting(Part):
+class Waiting(Values):
     """How many wait, and the first of them in the order of the queue."""
 
     template = "batches/overview/_waiting.html"
@@ -88,7 +88,7 @@ class Past:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended(Part):
+class Ended(Values):
     """The viewer's batches that have ended, the last first."""
 
     template = "batches/overview/_ended.html"

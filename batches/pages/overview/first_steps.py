@@ -7,7 +7,7 @@ from django.conf import settings
 from batches.models import Batch
 from models_registry.models import Model, ModelState
 from vbs.accounts.models import ApiKey
-from vbs.pages.parts import Part
+from vbs.pages.parts import Values
 from vbs.pages.viewer import Viewer
 
 
@@ -24,7 +24,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps(Part):
+class Steps(Values):
     """Empty once all of them are done."""
 
     template = "batches/overview/_steps.html"

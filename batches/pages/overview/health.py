@@ -13,7 +13,7 @@ from django.utils import timezone
 from models_registry.gpu.control import activity
 from models_registry.models import Download, DownloadState, Model, ModelState, Worker, WorkerState
 from models_registry.pages.system import OPERATES
-from vbs.pages.parts import Part
+from vbs.pages.parts import Values
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
 
@@ -38,7 +38,7 @@ class Fact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Health(Part):
+class Health(Values):
     template = "batches/overview/_health.html"
     id: str = "health"
     facts: tuple[Fact, ...]

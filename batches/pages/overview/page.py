@@ -17,7 +17,7 @@ from models_registry.pages.parts import Machines
 from models_registry.pages.rows import machine_of
 from vbs.live.pages import Page
 from vbs.pages.charts.bars import Bar, Bars, bars
-from vbs.pages.parts import Part, Pulse
+from vbs.pages.parts import Part, Values, pulse
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 
@@ -25,7 +25,7 @@ SOON, LATER = 1, 5  # seconds until a page asks again: while something runs, and
 
 
 @dataclass(frozen=True, kw_only=True)
-class Banner(Part):
+class Banner(Values):
     """That no batch is run for now. at: since when, or None while the queue goes on."""
 
     template = "batches/overview/_banner.html"
@@ -36,7 +36,7 @@ class Banner(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Day(Part):
+class Day(Values):
     """The last 24 hours of the viewer's projects: sums, and hour by hour."""
 
     template = "batches/overview/_day.html"
@@ -49,7 +49,7 @@ class Day(Part):
     hours: tuple[activity_day.Hour, ...]
 
 
-def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
+def build(viewer: Viewer, query: QueryDict) -> dict[str, Part | Values]:
     """A fixed number of queries; the forecast and the day's sums are worked out anew every few seconds only."""
     workers = list(Worker.objects.order_by("started_at"))
     taken = list(Batch.objects.running().select_related("project").order_by("pk")[:100])
@@ -64,7 +64,7 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
         "ended": batches.ended(viewer),
         "day": _day(activity_day.hours(viewer)),
         "health": health(workers, viewer),
-        "pulse": Pulse(url=reverse("overview-live"), every=SOON if running.ids or machines.busy else LATER),
+        "pulse": pulse(url=reverse("overview-live"), every=SOON if running.ids or machines.busy else LATER),
     }
 
 

@@ -12,7 +12,7 @@ from batches.queue import pauses
 from batches.queue.order import Entry, entries
 from batches.run import pace
 from vbs.live.pages import Page
-from vbs.pages.parts import Part, Pulse
+from vbs.pages.parts import Part, Values, pulse
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, number
@@ -23,7 +23,7 @@ SOON, LATER = 1, 5  # seconds until the page asks again: while something runs, a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hold(Part):
+class Hold(Values):
     """Whether the queue is paused, since when, by whom and why."""
 
     template = "batches/queue/_hold.html"
@@ -34,7 +34,7 @@ class Hold(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress(Part):
+class Progress(Values):
     """How far what runs is. rates: in words. left: how long it still takes, or why that is not known."""
 
     template = "batches/queue/_progress.html"
@@ -47,7 +47,7 @@ class Progress(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item(Part):
+class Item(Values):
     """A batch or an operation. Of another project's batch nothing is told but numbers: no address, project and model.
 
     pk: of a batch that this viewer may see. requests: that are left, None for an operation.
@@ -73,7 +73,7 @@ class Run(Item):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expected(Part):
+class Expected(Values):
     """When something that waits is expected to start and to end, in words. why: neither or not both is known."""
 
     template = "batches/queue/_expected.html"
@@ -91,7 +91,7 @@ class Row(Item):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running(Part):
+class Running(Values):
     template = "batches/queue/_running.html"
     id: str = "running"
     ids: tuple[str, ...]
@@ -99,7 +99,7 @@ class Running(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waiting(Part):
+class Waiting(Values):
     """In order; another one when something comes, goes or changes its place. more: that are not shown. reading: batches
     that come when their lines have been read. empty: nothing runs either."""
 
@@ -112,7 +112,7 @@ class Waiting(Part):
     children: Sequence[Row] = field(default=(), repr=False)
 
 
-def build(viewer: Viewer) -> dict[str, Part]:
+def build(viewer: Viewer) -> dict[str, Part | Values]:
     found = entries(MOST)
     runs = tuple(_run(entry, viewer, place) for place, entry in enumerate(found.running))
     rows = tuple(_row(entry, viewer, place) for place, entry in enumerate(found.waiting))
@@ -126,7 +126,7 @@ def build(viewer: Viewer) -> dict[str, Part]:
             empty=not (runs or rows),
             children=rows,
         ),
-        "pulse": Pulse(url=reverse("queue-live"), every=SOON if runs else LATER),
+        "pulse": pulse(url=reverse("queue-live"), every=SOON if runs else LATER),
     }
 
 

@@ -12,7 +12,7 @@ from batches.models import PRIORITIES, Batch, Pause
 from batches.pages.queue.page import build
 from batches.queue import forecast, pauses
 from vbs.configuration import audit
-from vbs.live.pages import changes
+from vbs.live.pages import changes, show
 from vbs.openai.errors import Conflict
 from vbs.pages.access import Request, page, way_back
 from vbs.pages.words import number
@@ -65,7 +65,7 @@ def queue(request: Request) -> HttpResponse:
 
 
 def _queue(request: Request, status: int = 200) -> HttpResponse:
-    return render(request, "batches/queue/index.html", build(request.viewer), status=status)
+    return show(request, "batches/queue/index.html", build(request.viewer), status)
 
 
 @require_http_methods(["GET", "POST"])

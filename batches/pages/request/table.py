@@ -20,7 +20,7 @@ from batches.finish.outputs import NOT_RUN
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
 from batches.pages.new.beginning import beginning
 from vbs.live.pages import Gone
-from vbs.pages.parts import Part
+from vbs.pages.parts import Values
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 
@@ -63,7 +63,7 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Requests(Part):
+class Requests(Values):
     """The table with what can be chosen. why: instead of rows, or what is missing from them."""
 
     template = "batches/requests/_table.html"
@@ -108,7 +108,7 @@ def limited(seconds: int = MOST_SECONDS) -> Iterator[None]:
         raise
 
 
-def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Part]:
+def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Values]:
     """query: state, q, and after or before: a line. What cannot be understood is as if it were not there."""
     batch = batch_of(viewer, pk)
     state = query.get("state", "") if query.get("state") in STATES else ""
