@@ -20,9 +20,9 @@ INSERT INTO accounts_project (name) SELECT 'seeded ' || n FROM generate_series(1
 _BATCHES: LiteralString = """
 INSERT INTO batches_batch (
     id, project_id, input_file_id_given, endpoint, completion_window, metadata, priority, default_model, created_by,
-    status, outcome, hidden, model_names, resolved, total, completed, failed, input_tokens, cached_tokens,
-    output_tokens, reasoning_tokens, tokens_per_second, created_at, expires_at, validated_at, in_progress_at,
-    finalizing_at, completed_at, failed_at, expired_at, cancelled_at, attempts
+    status, outcome, hidden, model_names, resolved, total, completed, failed, not_run, unlimited, input_tokens,
+    cached_tokens, output_tokens, reasoning_tokens, tokens_per_second, created_at, expires_at, validated_at,
+    in_progress_at, finalizing_at, completed_at, failed_at, expired_at, cancelled_at, attempts, stumbles
 )
 SELECT
     'batch_' || lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || substr(md5(n::text), 1, 20),
@@ -38,7 +38,7 @@ SELECT
         WHEN n < %(batches)s / 2 AND n %% 10000 = 7 THEN 'rare'
         WHEN n %% 10 = 0 THEN 'sometimes-' || n %% 7 ELSE 'common' END),
     '[]', total, CASE WHEN status IN ('validating', 'failed') THEN 0 ELSE total - total / 20 END,
-    CASE WHEN status IN ('validating', 'failed') THEN 0 ELSE total / 20 END,
+    CASE WHEN status IN ('validating', 'failed') THEN 0 ELSE total / 20 END, 0, 0,
     total * 120, 0, total * 80, 0, 900, at, at + interval '1 day',
     CASE WHEN status IN ('validating', 'failed') THEN NULL ELSE at + interval '1 second' END,
     CASE WHEN status IN ('validating', 'failed') THEN NULL ELSE at + interval '2 seconds' END,
@@ -47,7 +47,7 @@ SELECT
     CASE status WHEN 'failed' THEN at + interval '1 second' END,
     CASE status WHEN 'expired' THEN at + interval '4 minutes' END,
     CASE status WHEN 'cancelled' THEN at + interval '4 minutes' END,
-    CASE WHEN status IN ('validating', 'failed') THEN 0 ELSE 1 END
+    CASE WHEN status IN ('validating', 'failed') THEN 0 ELSE 1 END, 0
 FROM (
     SELECT n, now() - (%(batches)s - n) * %(apart)s * interval '1 second' AS at, %(each)s AS total, CASE
         WHEN n > %(batches)s - %(live)s THEN 'validating'

@@ -354,7 +354,7 @@ def test_what_it_costs(batch, line, django_assert_num_queries):
 
 def test_numbers_are_shown_digit_by_digit(project, looker):
     batch = made(project, [request("a", seed=2**64, temperature=0.5)])
-    page = text(looker.get(url(batch, 1)))
+    page = text(looker.get(url(batch, 1))).replace(batch.pk, "")  # whose digits may be anything
     assert "18446744073709551616" in page and "e+19" not in page and "e19" not in page
     sent = raw_json.members(b'{"seed": 18446744073709551616, "top_p": 0.10, "user": "u\\u00e9", "n": null}')
     side = asked({"seed": 2.0**64, "top_p": 0.1, "user": "u\u00e9", "n": None}, sent)
