@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from django.conf import settings
 from django.db.models import Count, Sum
 
 from batches.models import Batch, BatchRequest, RequestState
@@ -77,12 +76,6 @@ def total(found: Iterable[Share]) -> Decimal | None:
     costs = [one.cost for one in found]
     known = [cost for cost in costs if cost is not None]
     return sum(known, Decimal(0)) if known and len(known) == len(costs) else None
-
-
-def money(amount: Decimal) -> str:
-    """In three digits or more."""
-    digits = 2 if amount >= 1 or not amount else min(10, 2 - amount.adjusted())
-    return f"{amount:,.{digits}f} {settings.VBS_CURRENCY}"
 
 
 def _models(names: Iterable[str]) -> dict[str, Model]:

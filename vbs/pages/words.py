@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+from decimal import Decimal
+
 
 def number(value: float | None) -> str:
     """In three digits or more."""
@@ -25,3 +27,16 @@ def size(number: int) -> str:
     if number == 0 or abs(number) >= 2**20:
         return f"{number / 2**20:.0f} MiB"
     return f"{number / 2**10:.0f} KiB" if abs(number) >= 2**10 else f"{number} bytes"
+
+
+def price(amount: Decimal | None) -> str:
+    """With all of its digits."""
+    return "–" if amount is None else f"{amount.normalize():f}"
+
+
+def money(amount: Decimal | None, currency: str) -> str:
+    """In three digits or more."""
+    if amount is None:
+        return "–"
+    digits = 2 if amount >= 1 or not amount else min(10, 2 - amount.adjusted())
+    return f"{amount:,.{digits}f} {currency}"

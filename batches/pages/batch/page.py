@@ -1,7 +1,8 @@
 """The page of one batch: its rows as parts, in a fixed number of queries. Knows no request and no HTML."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 from django.db.models.functions import Left
 from django.http import QueryDict
@@ -11,21 +12,19 @@ from django.utils import timezone
 from batches import cost
 from batches.cost import Share
 from batches.models import RUNNABLE, Batch, BatchStatus, File
-from batches.pages.batch import measured, parts
+from batches.pages.batch import measured
 from batches.pages.new import problems
 from batches.queue import forecast
 from batches.run import pace
 from vbs.live.pages import Gone, Page
-from vbs.logs import mask
-from vbs.pages.parts import Part, Values, pulse
-from vbs.pages.plain import brief, clip
+from vbs.pages.parts import Part, pulse
 from vbs.pages.viewer import Viewer
-from vbs.pages.words import duration, number, size
+from vbs.pages.words import duration, number
 
 LINES = 100  # of the log
-MESSAGE = 500  # characters of one of them
+MESSAGE = 500  # characters of one of them, of which the template shows all
 RETRIES = 10
-METADATA, VALUE = 50, 600  # pairs, and characters of each
+METADATA = 50  # pairs
 
 
 def find(viewer: Viewer, pk: str) -> Batch:
@@ -37,65 +36,55 @@ def find(viewer: Viewer, pk: str) -> Batch:
     return batch
 
 
-def build(viewer: Viewer, query: QueryDict, pk: str) -> dict[str, Part | Values]:
+def build(viewer: Viewer, query: QueryDict, pk: str) -> dict[str, Part]:
     batch = find(viewer, pk)
     shares = cost.shares(batch)
-    found: dict[str, Part | Values] = {
-        "head": _head(batch),
-        "bar": _bar(batch),
-        "going": _going(batch),
-        "files": _files(batch),
-        "timeline": _timeline(batch),
-        "settings": _settings(batch, shares),
-        "speed": measured.speed(batch),
-        "spent": measured.spent(batch, shares),
-        "prices": measured.prices(shares),
-        "problems": problems.of(batch),
-        "log": _log(batch),
-    }
-    return found | {"pulse": pulse(url=reverse("batch-live", args=[batch.pk]), every=5 if batch.is_terminal else 1)}
+    parts = (
+        _head(batch),
+        _bar(batch),
+        _going(batch),
+        _files(batch),
+        _timeline(batch),
+        _settings(batch, shares),
+        measured.speed(batch),
+        measured.spent(batch, shares),
+        Part("prices", "batches/detail/_prices.html", {"shares": shares}),
+        problems.of(batch),
+        _log(batch),
+        pulse(reverse("batch-live", args=[batch.pk]), every=5 if batch.is_terminal else 1),
+    )
+    return {part.id: part for part in parts}
 
 
 PAGE = Page(build=build, topics=lambda pk: (f"batch:{pk}",))
 
 
-def state(batch: Batch) -> str:
+def _head(batch: Batch) -> Part:
     waits = batch.status == BatchStatus.VALIDATING and batch.validated_at
-    return "waiting" if waits else batch.status
-
-
-def _head(batch: Batch) -> parts.Head:
+    state: str = "waiting" if waits else batch.status
     gone = batch.purged_at or batch.input_file is None or batch.input_file.purged_at
-    retries = batch.is_terminal and not gone and batch.total > batch.completed
-    return parts.Head(
-        pk=batch.pk,
-        state=state(batch),
-        reason=clip(mask(batch.errors[0].get("message") or ""), problems.MESSAGE).shown if batch.errors else "",
-        cancels=not batch.is_terminal and batch.status != BatchStatus.CANCELLING,
-        retries=retries,
-        failed=batch.counts.failures if retries else 0,  # or its buttons were made anew while it runs
-        left=batch.total - batch.answered if retries else 0,
-    )
+    context = {
+        "batch": batch,
+        "state": state,
+        "words": state.replace("_", " "),
+        "reason": batch.errors[0].get("message") if batch.errors else "",
+        "cancels": not batch.is_terminal and batch.status != BatchStatus.CANCELLING,
+        "retries": batch.is_terminal and not gone and batch.total > batch.completed,
+        "left": batch.total - batch.answered,
+    }
+    return Part("head", "batches/detail/_head.html", context)
 
 
-def _bar(batch: Batch) -> parts.Bar:
-    total, counts = batch.total or 1, batch.counts
-    return parts.Bar(
-        ended=batch.is_terminal,
-        total=batch.total,
-        completed=batch.completed,
-        failed=counts.failures,
-        not_run=counts.not_run,
-        pending=counts.pending,
-        percent=f"{batch.percent():.1f}",
-        good=1000 * batch.completed // total,
-        bad=-(-1000 * counts.failures // total),
-    )
+def _bar(batch: Batch) -> Part:
+    total = batch.total or 1
+    good, bad = 1000 * batch.completed // total, -(-1000 * batch.counts.failures // total)
+    return Part("bar", "batches/detail/_bar.html", {"batch": batch, "good": good, "bad": bad})
 
 
-def _going(batch: Batch) -> parts.Going:
+def _going(batch: Batch) -> Part:
+    """How fast it goes, when it starts and ends, or why that is not known; and how fast it went."""
     if batch.status not in RUNNABLE:
-        return parts.Going(readings=tuple(_past(batch)), starts=None, ends=None, why="")
+        return Part("going", "batches/detail/_going.html", {"readings": list(_past(batch))})
     expected, place = forecast.of(batch), forecast.position(batch)
     readings = []
     if place == 0:
@@ -108,7 +97,8 @@ def _going(batch: Batch) -> parts.Going:
     starts = expected.start_at if place else None
     if starts:
         readings.append(("Starts in", _about(starts)))
-    return parts.Going(readings=tuple(readings), starts=starts, ends=expected.completion_at, why=expected.why)
+    context = {"readings": readings, "starts": starts, "ends": expected.completion_at, "why": expected.why}
+    return Part("going", "batches/detail/_going.html", context)
 
 
 def _past(batch: Batch) -> Iterator[tuple[str, str]]:
@@ -129,69 +119,51 @@ def _about(moment: datetime) -> str:
     return f"about {duration(seconds)}" if seconds >= 1 else "any moment"
 
 
-def _files(batch: Batch) -> parts.Files:
-    def file(name: str, words: str, lines: int, row: File | None) -> tuple[str, str, int, int | None, bool]:
+def _files(batch: Batch) -> Part:
+    """lines: 0 while it runs, or a button would be another one all the time. bytes: where it is written."""
+
+    def file(name: str, words: str, lines: int, row: File | None) -> dict[str, Any]:
         kept = row is not None and row.is_kept
-        there = bool(lines) and (kept or not batch.purged_at)
-        return name, words, lines if batch.is_terminal else 0, row.bytes if row and kept else None, there
+        return {
+            "name": name,
+            "words": words,
+            "lines": lines if batch.is_terminal else 0,
+            "bytes": row.bytes if row and kept else None,
+            "there": bool(lines) and (kept or not batch.purged_at),
+        }
 
-    return parts.Files(
-        pk=batch.pk,
-        files=(
-            file("output", "Output", batch.completed, batch.output_file),
-            file("errors", "Errors", batch.failed, batch.error_file),
-        ),
-        so_far=not batch.is_terminal,
-    )
+    files = [
+        file("output", "Output", batch.completed, batch.output_file),
+        file("errors", "Errors", batch.failed, batch.error_file),
+    ]
+    return Part("files", "batches/detail/_files.html", {"batch": batch, "files": files})
 
 
-def _timeline(batch: Batch) -> parts.Timeline:
+def _timeline(batch: Batch) -> Part:
+    """The states that it has been in, and for how long; the last one lasts."""
     stamps = [
         ("Validating", batch.created_at), ("Waiting", batch.validated_at), ("In progress", batch.in_progress_at),
         ("Finalizing", batch.finalizing_at), ("Cancelling", batch.cancelling_at), ("Completed", batch.completed_at),
         ("Failed", batch.failed_at), ("Expired", batch.expired_at), ("Cancelled", batch.cancelled_at),
     ]  # fmt: skip
     been = sorted(((name, at) for name, at in stamps if at), key=lambda one: one[1])  # stable: those at once stay so
-    steps = []
-    for place, (name, at) in enumerate(been):
-        last = place == len(been) - 1
-        took = "" if last else duration(max(0.0, (been[place + 1][1] - at).total_seconds()))
-        steps.append(parts.Step(name, at, took, current=last))
-    whole = duration((been[-1][1] - batch.created_at).total_seconds()) if batch.is_terminal else ""
-    return parts.Timeline(steps=tuple(steps), whole=whole)
-
-
-def _settings(batch: Batch, shares: list[Share]) -> parts.Settings:
-    file = batch.input_file
-    name = f"{brief(file.filename, 200)} ({size(file.bytes)})" if file else "not found"
-    facts = [
-        ("Endpoint", batch.endpoint),
-        ("Window", batch.completion_window),
-        ("Priority", str(batch.priority)),
-        ("Input file", name),
-        ("Its id", brief(batch.input_file_id_given, 200)),
-        ("Default model", brief(batch.default_model, 200)),
-        ("Taken up", f"{batch.attempts} {'time' if batch.attempts == 1 else 'times'}"),
-        ("Made by", brief(batch.created_by, 150) or "an API key or a command"),
+    ends = [at for _, at in been[1:]] + [None]
+    steps = [
+        (name, at, max(0.0, (end - at).total_seconds()) if end else None)
+        for (name, at), end in zip(been, ends, strict=True)
     ]
-    retries = Batch.objects.filter(retry_of=batch, hidden=False).order_by("id").values_list("pk", "status")
+    whole = (been[-1][1] - batch.created_at).total_seconds() if batch.is_terminal else None
+    return Part("timeline", "batches/detail/_timeline.html", {"steps": steps, "whole": whole})
+
+
+def _settings(batch: Batch, shares: list[Share]) -> Part:
+    retries = Batch.objects.filter(retry_of=batch, hidden=False).order_by("id").only("status")
     pairs = list(batch.metadata.items()) if isinstance(batch.metadata, dict) else []
-    return parts.Settings(
-        project=brief(batch.project.name, 200),
-        models=tuple((brief(one.asked, 200), brief(one.name, 200), one.revision, one.pk) for one in shares),
-        facts=tuple((label, value) for label, value in facts if value),
-        expires=batch.expires_at,
-        metadata=tuple(
-            (brief(mask(str(key)), VALUE), brief(mask(str(value)), VALUE)) for key, value in pairs[:METADATA]
-        ),
-        retry_of=batch.retry_of_id or "",
-        retry_of_shown=batch.retry_of is not None and not batch.retry_of.hidden,
-        retries=tuple(retries[:RETRIES]),
-    )
+    context = {"batch": batch, "shares": shares, "metadata": pairs[:METADATA], "retries": list(retries[:RETRIES])}
+    return Part("settings", "batches/detail/_settings.html", context)
 
 
-def _log(batch: Batch) -> parts.Log:
+def _log(batch: Batch) -> Part:
     rows = batch.events.order_by("-id").values_list("at", "level", Left("message", MESSAGE + 1))
-    found: Iterable[tuple[datetime, str, str]] = rows[: LINES + 1]
-    lines = [(at, brief(level, 8), clip(mask(message), MESSAGE).shown) for at, level, message in found]
-    return parts.Log(pk=batch.pk, lines=tuple(lines[:LINES]), more=len(lines) > LINES)
+    lines = list(rows[: LINES + 1])
+    return Part("log", "batches/detail/_log.html", {"batch": batch, "lines": lines[:LINES], "more": len(lines) > LINES})

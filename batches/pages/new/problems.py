@@ -5,37 +5,26 @@ from functools import lru_cache
 from batches.files import blobs
 from batches.intake.kinds import BOM
 from batches.models import Batch, File
-from batches.pages.batch.parts import Problem, Problems
-from vbs.logs import mask
-from vbs.pages.plain import brief, clip
+from vbs.pages.parts import Part
 
 SHOWN = 100
-TEXT = 300  # characters of a line
-MESSAGE = 1000
+TEXT = 300  # characters of a line, of which the template shows all
 READ = 64 * 2**20  # bytes of the file that are read to find the lines
 
 
-def of(batch: Batch) -> Problems:
+def of(batch: Batch) -> Part:
     errors = batch.errors or []
     shown = errors[:SHOWN]
     numbers = tuple(sorted({one["line"] for one in shown if one.get("line")}))
     texts, unread = _texts(batch.input_file, numbers)
-    return Problems(
-        pk=batch.pk,
-        count=len(errors),
-        shown=tuple(
-            Problem(
-                line=one.get("line"),
-                code=brief(one.get("code") or "", 100),
-                param=brief(one.get("param") or "", 200),
-                message=clip(mask(one.get("message") or ""), MESSAGE).shown,
-                text=clip(mask(texts.get(one.get("line"), "")), TEXT).shown,
-            )
-            for one in shown
-        ),
-        more=len(errors) - len(shown),
-        unread=unread,
-    )
+    context = {
+        "batch": batch,
+        "count": len(errors),
+        "shown": [(one, texts.get(one.get("line"), "")) for one in shown],
+        "more": len(errors) - len(shown),
+        "unread": unread,
+    }
+    return Part("problems", "batches/detail/_problems.html", context)
 
 
 def _texts(file: File | None, numbers: tuple[int, ...]) -> tuple[dict[int, str], str]:

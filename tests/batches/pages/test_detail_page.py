@@ -26,7 +26,9 @@ from tests.engines import CHAT, line
 from vbs.accounts import roles
 from vbs.accounts.models import Project
 from vbs.configuration.models import AuditEntry
+from vbs.pages.parts import rendered
 from vbs.pages.viewer import Viewer
+from vbs.pages.words import money
 
 HTMX = {"HX-Request": "true"}
 BAD = "<script>alert('x')</script>"
@@ -248,7 +250,7 @@ def test_without_a_price_it_says_where_to_set_one(operator, ran, settings):
     [("0", "0.00"), ("1234567.891", "1,234,567.89"), ("0.5", "0.500"), ("0.000123456", "0.000123"), ("1e-12", "0.00")],
 )
 def test_money(amount, said):
-    assert cost.money(Decimal(amount)).removesuffix(" USD").rstrip("0") == said.rstrip("0")
+    assert money(Decimal(amount), "USD").removesuffix(" USD").rstrip("0") == said.rstrip("0")
 
 
 # What can be done
@@ -428,6 +430,6 @@ def test_a_large_batch_has_its_page_in_few_queries(operator, project, models):
     measured.steps.forget()
     cost.by_model.forget()
     with CaptureQueriesContext(connection) as found:
-        detail.build(viewer, {}, batch.pk)
+        rendered(detail.build(viewer, {}, batch.pk).values(), viewer)
     assert len(found) <= 8, [one["sql"][:100] for one in found]
     assert operator.get(at(batch)).status_code == 200

@@ -1,4 +1,5 @@
-"""Text that others wrote: `{{ text|plain }}` within an element of its own with dir="auto", `{{ text|brief:120 }}`."""
+"""Text that others wrote: `{{ text|plain }}` within an element of its own with dir="auto", `{{ text|brief:120 }}`,
+`{{ text|masked|clipped:500 }}`."""
 
 from typing import Any
 
@@ -6,6 +7,7 @@ from django import template
 from django.utils.html import conditional_escape, format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from vbs.logs import mask
 from vbs.pages import plain as plainly
 from vbs.pages.words import number
 
@@ -38,3 +40,15 @@ def plain(text: Any) -> SafeString:
 def brief(text: Any, most: int = 120) -> str:
     """The beginning, on one line."""
     return plainly.brief("" if text is None else str(text), most)
+
+
+@register.filter
+def clipped(text: Any, most: int) -> str:
+    """The beginning, visible, with its newlines."""
+    return plainly.clip("" if text is None else str(text), most).shown
+
+
+@register.filter
+def masked(text: Any) -> str:
+    """Without keys and bearer tokens."""
+    return mask("" if text is None else str(text))

@@ -12,6 +12,8 @@ register = template.Library()
 register.filter("number", words.number)
 register.filter("duration", words.duration)
 register.filter("size", words.size)
+register.filter("price", words.price)
+register.filter("money", words.money)
 
 
 @register.filter
