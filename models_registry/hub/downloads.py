@@ -28,12 +28,12 @@ from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubT
 from vbs.broker import wake
 from vbs.database.outages import DATABASE_ERRORS, first_line
 from vbs.leases import FREE, RELEASED
+from vbs.run import space
 
 log = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
-RESERVE = 2**30  # bytes of the disk that stay free
 LONGEST_FOLDER = 240  # bytes of a folder's name, with room for an ending
 WAITING = Q(state=DownloadState.QUEUED) | Q(state=DownloadState.RUNNING) & FREE
 KEPT = (*OPEN_DOWNLOADS, DownloadState.FAILED)  # of which what has come is kept
@@ -66,12 +66,12 @@ class Plan:
 
     @property
     def free_after(self) -> int:
-        """Of the disk, when this and what was promised before is done; less than RESERVE when it does not fit."""
+        """Of the disk, when this and what was promised before is done; less than the reserve when it does not fit."""
         return self.disk_free - self.promised - self.need
 
     @property
     def fits(self) -> bool:
-        return self.free_after >= RESERVE
+        return space.fits(self.promised + self.need, self.disk_free)
 
 
 def add(
@@ -160,7 +160,8 @@ def start(model: Model) -> Download:
         raise ModelError(
             f"the disk of {settings.MODELS_DIR} cannot hold {model.name}: it needs {_size(planned.need)}"
             f"{f', other downloads still need {_size(planned.promised)},' if planned.promised else ''} and "
-            f"{_size(RESERVE)} stay free, but only {_size(planned.disk_free)} are: free some (manage.py model remove)"
+            f"{_size(space.RESERVE)} stay free, but only {_size(planned.disk_free)} are: "
+            "free some (manage.py model remove)"
         )
     if planned.gated:  # the hub lists its files to anybody
         client.check_access(place(model, planned.commit), planned.files[0].path)
@@ -404,7 +405,7 @@ def _disk_free() -> int:
     folder = Path(settings.MODELS_DIR)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return shutil.disk_usage(folder).free
+        return space.of(folder).free
     except OSError as error:
         raise ModelError(f"{folder} cannot be used: {error}") from error
 
