@@ -8,7 +8,7 @@ from django.db import connection
 
 from batches.models import RUNNABLE, Activity, Batch
 from batches.models.requests import COUNTS, TABLE
-from models_registry.speed.rates import per_second
+from models_registry.rates import per_second
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ class BatchesConfig(AppConfig):
         from batches import checks, metrics, sweep  # noqa: F401  (the checks register themselves)
         from batches.files import disk_use
         from batches.run.source import Batches
+        from models_registry import workloads
         from models_registry.catalog import disk
-        from models_registry.gpu import workloads
         from vbs import tasks, upkeep
 
         metrics.register()

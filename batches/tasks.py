@@ -6,10 +6,12 @@ from vbs.logs import bind
 
 def validate(batch_id: str) -> None:
     from batches.intake import ingest
-    from batches.run import troubles
+    from batches.run import troubles, unloadable
 
     with bind(batch_id=batch_id), troubles.told(batch_id, "Its input file is not read"):
-        insist(lambda: ingest.validate(batch_id))
+        if batch := insist(lambda: ingest.validate(batch_id)):
+            # While it was read its model may have been cancelled, or its fetching have failed.
+            insist(lambda: unloadable.end(batch))
 
 
 def finalize(batch_id: str) -> None:

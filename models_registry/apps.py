@@ -8,8 +8,8 @@ class ModelsRegistryConfig(AppConfig):
     verbose_name = "Models and workers"
 
     def ready(self) -> None:
-        from models_registry import metrics
-        from models_registry.gpu import operations, worker, workloads
+        from models_registry import metrics, workloads
+        from models_registry.gpu import operations, worker
         from models_registry.gpu.operating import Operations
         from models_registry.hub import downloads
         from models_registry.pages import rows

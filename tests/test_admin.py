@@ -421,7 +421,7 @@ def test_a_model_that_is_needed_stays_and_bad_options_are_refused(root, monkeypa
     """What the command refuses, the admin refuses too."""
     settings.VBS_TRUST_REMOTE_CODE = True
     model = Model.objects.create(name="m", kind="vllm", source=str(model_folder(tmp_path / "m")))
-    monkeypatch.setattr("models_registry.gpu.workloads.needs", lambda names: ["batch_1 waits"])
+    monkeypatch.setattr("models_registry.workloads.needs", lambda names: ["batch_1 waits"])
     assert act(root, Model, "remove", model)[1] == ["m is still needed: batch_1 waits"]
     assert Model.objects.exists()
     assert root.get(address(Model, "add")).status_code == 403
@@ -434,7 +434,7 @@ def test_a_model_that_is_needed_stays_and_bad_options_are_refused(root, monkeypa
     model.refresh_from_db()
     assert model.engine_args == {"max-model-len": 2048} and model.context_length == 2048
     assert model.trust_remote_code and dict(model.spec().args)["trust-remote-code"] is True
-    monkeypatch.setattr("models_registry.gpu.workloads.needs", lambda names: [])
+    monkeypatch.setattr("models_registry.workloads.needs", lambda names: [])
     assert "m: removed." in act(root, Model, "remove", model)[1]
     assert not Model.objects.exists()
 

@@ -74,7 +74,7 @@ def every_action():
 @pytest.mark.parametrize(("model", "action"), list(every_action()))
 def test_every_action_on_many_keeps_each(root, project, model, action, monkeypatch):
     """As many as it was done to: what is refused is said, and not kept."""
-    monkeypatch.setattr("models_registry.gpu.workloads.needs", lambda names: [])
+    monkeypatch.setattr("models_registry.workloads.needs", lambda names: [])
     rows(project, 1)
     rows(Project.objects.create(name="other"), 2)
     if model is Model:

@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from batches.files import blobs
-from batches.intake.kinds import BOM, HEAD, not_utf8, unreadable
+from batches.files.kinds import BOM, HEAD, not_utf8, unreadable
 from batches.models import PENDING_FOR, File, FileFormat, FileStatus, Purpose, Upload, UploadPart, UploadStatus
 from vbs.accounts.models import Project
 from vbs.openai import ids

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import orjson
 
-from batches.intake.kinds import BOM
+from batches.files.kinds import BOM
 from batches.intake.records import record
 from batches.intake.validate import Report
 

@@ -17,7 +17,6 @@ from batches.intake import parameters
 from batches.intake.parameters import Serving
 from batches.intake.validate import Line, LineError, Report, Rules, read
 from batches.models import Batch, BatchRequest, BatchStatus, Purpose, RequestState
-from batches.run import unloadable
 from models_registry.catalog import aliases, tool_calls
 from models_registry.engine import defaults
 from models_registry.engine.spec import EngineKind
@@ -45,16 +44,17 @@ def most_seconds() -> int:
     return LEAST_SECONDS + settings.VBS_MAX_BATCH_MB
 
 
-def validate(batch_id: str) -> None:
-    """Idempotent: does nothing when the batch is validated already, has ended, or is being validated by another."""
+def validate(batch_id: str) -> Batch | None:
+    """The batch, if it has been validated just now. Idempotent: does nothing when it is validated already, has ended,
+    or is being validated by another."""
     batch: Batch | None = None
     try:
         with transaction.atomic():
             if not advisory.try_lock(batch_id, 1, most_seconds()):
-                return
+                return None
             batch = Batch.objects.select_related("input_file", "retry_of").filter(pk=batch_id).first()
             if batch is None or batch.status != BatchStatus.VALIDATING or batch.validated_at:
-                return
+                return None
             report = Report()
             with timeouts.longer(most_seconds()):  # it holds no row that others need
                 total, names = _copy_failed(batch) if batch.retry_of else _take_in(batch, report)
@@ -65,8 +65,8 @@ def validate(batch_id: str) -> None:
     except _Refused as refused:
         if batch and refused.errors:
             batch.fail([dict(error) for error in refused.errors])
-    else:
-        unloadable.end(batch)  # while it was read its model may have been cancelled, or its fetching have failed
+        return None
+    return batch
 
 
 def _unlimited(batch: Batch, total: int, report: Report) -> int:

@@ -18,9 +18,9 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from batches.files import blobs, store
+from batches.files.kinds import BOM, HEAD, not_utf8, unreadable
 from batches.intake import csv_file, ingest
 from batches.intake.csv_file import CsvError
-from batches.intake.kinds import BOM, HEAD, not_utf8, unreadable
 from batches.intake.records import one_line
 from batches.intake.validate import REQUIRED, LineError, Report, lines, read
 from batches.models import File, FileFormat, Purpose

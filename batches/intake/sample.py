@@ -8,7 +8,7 @@ import orjson
 from django.conf import settings
 
 from batches.files import blobs
-from batches.intake.kinds import BOM
+from batches.files.kinds import BOM
 from batches.intake.parameters import is_unlimited
 from batches.models import File, Purpose
 

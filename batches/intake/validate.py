@@ -12,12 +12,11 @@ from typing import IO, Any, TypedDict
 
 import orjson
 
-from batches.intake import parameters, values
+from batches.files.kinds import BOM, not_utf8
+from batches.intake import parameters, raw_json, values
 from batches.intake.constraints import Constraints
-from batches.intake.kinds import BOM, not_utf8
 from batches.intake.parameters import Serving
-from batches.run import raw_json
-from batches.run.raw_json import NotAnObject
+from batches.intake.raw_json import NotAnObject
 
 MAX_ERRORS = 1000
 MAX_CUSTOM_ID = 512

@@ -15,9 +15,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from batches.counts import Counts
+from batches.models import expiry
 from batches.models.files import File
 from batches.models.requests import RequestState, add_failed
-from batches.run import expiry
 from models_registry.models import Model
 from vbs.accounts.models import Project
 from vbs.broker import wake

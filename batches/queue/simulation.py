@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import cast
 
 from models_registry.gpu.arbiter import Reason, choose, why
-from models_registry.gpu.workloads import Work, Workload
+from models_registry.workloads import Work, Workload
 
 
 @dataclass(frozen=True)

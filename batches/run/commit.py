@@ -16,9 +16,8 @@ from django.db import DataError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from batches.models import CLOSING, RUNNABLE, Batch, BatchRequest, LeaseLost, RequestState
+from batches.models import CLOSING, RUNNABLE, Batch, BatchRequest, LeaseLost, RequestState, expiry
 from batches.models.requests import add_failed, adding
-from batches.run import expiry
 from batches.run.outcomes import Outcome, failure
 from batches.run.pace import UNKNOWN, Pace
 from vbs.database.outages import first_line

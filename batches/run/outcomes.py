@@ -5,10 +5,10 @@ from typing import Any
 
 import orjson
 
+from batches.intake import raw_json
+from batches.intake.raw_json import NotAnObject
 from batches.intake.records import one_line
 from batches.models import RequestState
-from batches.run import raw_json
-from batches.run.raw_json import NotAnObject
 from models_registry.engine.client import Answer
 from models_registry.engine.refusals import clean, parsed, refusal
 from vbs.redaction import hide_locations

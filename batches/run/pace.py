@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from batches.models import RUNNABLE, Batch, BatchStatus
 from batches.run.outcomes import Outcome
-from models_registry.speed.rates import Meter, per_second
+from models_registry.rates import Meter, per_second
 from models_registry.speed.speeds import counted
 
 RATE_SECONDS = 30.0  # over which the rates are measured

@@ -19,11 +19,11 @@ from django.db import connection
 from django.db.models import Exists
 
 from batches.files import blobs
-from batches.intake import ingest, parameters
+from batches.intake import ingest, parameters, raw_json
 from batches.intake.validate import LineError
 from batches.models import Batch, Pause, RequestState, request_id
 from batches.queue import pauses
-from batches.run import commit, deaths, raw_json, troubles, unloadable
+from batches.run import commit, deaths, troubles, unloadable
 from batches.run.outcomes import Outcome, failure, outcome
 from batches.run.pace import Rates
 from models_registry.catalog import aliases
@@ -32,9 +32,9 @@ from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.gpu.gpu import Gpu, loaded_words
 from models_registry.gpu.window import few, in_flight, limits
-from models_registry.gpu.workloads import Work
 from models_registry.models import Model, ModelState, WorkerState
 from models_registry.speed import measure
+from models_registry.workloads import Work
 from vbs.configuration import runtime
 from vbs.database.outages import insist
 

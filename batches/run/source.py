@@ -15,8 +15,8 @@ from batches.run.runner import Runner
 from models_registry.catalog import aliases
 from models_registry.gpu.arbiter import patience
 from models_registry.gpu.gpu import Gpu
-from models_registry.gpu.workloads import Work, Workload
 from models_registry.models import Alias, Model, ModelState, Worker
+from models_registry.workloads import Work, Workload
 from vbs.database.outages import DATABASE_ERRORS
 from vbs.logs import bind, one_line
 from vbs.pages.viewer import Viewer

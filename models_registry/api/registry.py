@@ -166,7 +166,8 @@ def _add(given: dict[str, Any]) -> Model:
     if odd := [name for name in ("revision", "file", "token") if given.get(name)]:
         raise ModelError(f"{odd[0]} is only for a model of the hub: leave it out, or give hub_id instead of source")
     remote_name = given.get("remote_name", "")
-    return add.add(given["name"], given["source"], remote_name=remote_name, base=base, on_server=True, **about)
+    places = {"base": base, "on_server": True, "later": downloads.start}
+    return add.add(given["name"], given["source"], remote_name=remote_name, **places, **about)
 
 
 def _find_token(name: str) -> HubToken:

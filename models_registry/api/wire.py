@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from models_registry.gpu import control, workloads
+from models_registry import workloads
+from models_registry.gpu import control
 from models_registry.models import Model, Worker, WorkerState
 from models_registry.speed import speeds
 from models_registry.speed.speeds import Speed

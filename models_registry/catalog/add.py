@@ -5,6 +5,7 @@ OpenAI-compatible server, or `scripted:` (an engine without a model, for tests a
 `hub.downloads`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from models_registry.catalog import adapter_folders, allowed, made_folders, rule
 from models_registry.catalog.folders import Facts, ModelError, examine
 from models_registry.catalog.made_folders import Progress
 from models_registry.engine.spec import EngineKind
-from models_registry.hub import downloads
 from models_registry.models import Model, ModelState, Task
 
 MOST_SOURCE = 900  # characters, so that it fits its column also as an absolute path
@@ -35,6 +35,7 @@ def add(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     on_server: bool = False,
+    later: Callable[[Model], object] | None = None,
     on_progress: Progress = lambda step: None,
 ) -> Model:
     """Register a model. Raises ModelError, which says what was wrong and what to do; then nothing has changed.
@@ -43,8 +44,8 @@ def add(
     dashes; for vLLM those of models_registry.engine.options. remote_name: what a remote server calls the model. base:
     the model whose LoRA adapter the folder holds. copy: keep a copy of the folder under MODELS_DIR instead of using it
     where it is. license: read from the folder where it is not given. on_server: who asks has no shell here, and may
-    only name folders and servers that models may come from; nor does he wait while a .gguf file is converted: the model
-    is `downloading` until an io worker has done so. on_progress is told each step that takes long.
+    only name folders and servers that models may come from. later: queues the conversion of a .gguf file, for whom does
+    not wait for it (`hub.downloads.start`). on_progress is told each step that takes long.
     """
     options = engine_args or {}
     rules.check_name(name, task)
@@ -79,8 +80,8 @@ def add(
     allowed.check(row)
     options = rules.check_options(EngineKind.VLLM, options)
     path = sources.folder(source, on_server)
-    if on_server and path.suffix.lower() == ".gguf" and path.is_file():
-        return _convert_later(row, path, task, options)
+    if later and path.suffix.lower() == ".gguf" and path.is_file():
+        return _convert_later(row, path, task, options, later)
     return _add_local(row, path, task, options, copy, on_progress)
 
 
@@ -130,12 +131,14 @@ def _add_local(
             raise
 
 
-def _convert_later(row: Model, path: Path, task: str | None, options: dict[str, Any]) -> Model:
+def _convert_later(
+    row: Model, path: Path, task: str | None, options: dict[str, Any], later: Callable[[Model], object]
+) -> Model:
     _free_folder(row)
     row.source, row.state = str(path), ModelState.DRAFT
     with transaction.atomic():
         rules.register(row, task or Task.CHAT, options)
-        downloads.start(row)
+        later(row)
     return row
 
 

@@ -7,9 +7,9 @@ import re
 
 from django.db.models.functions import Now
 
+from models_registry import workloads
 from models_registry.catalog import allowed
 from models_registry.catalog.folders import ModelError, Needed, Taken
-from models_registry.gpu import workloads
 from models_registry.models import Alias, Model
 
 ALIAS = re.compile(r"@?[A-Za-z0-9][A-Za-z0-9._:/-]{0,198}")

@@ -12,10 +12,9 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import ProtectedError, Q
 
-from models_registry.catalog import made_folders
+from models_registry import workloads
+from models_registry.catalog import made_folders, parts
 from models_registry.catalog.folders import ModelError, Needed
-from models_registry.gpu import workloads
-from models_registry.hub import downloads
 from models_registry.models import OPEN_DOWNLOADS, OPEN_OPERATIONS, Download, Model, ModelState
 from vbs.broker import wake
 
@@ -78,7 +77,7 @@ def remove(model: Model, files: bool = False) -> None:
             _delete(model)
             made_folders.discard(folder)
     if model.hub_id:
-        downloads.clean(model.name)
+        parts.clean(model.name)
 
 
 def leftovers() -> list[Leftover]:
@@ -128,7 +127,7 @@ def _own_folder(model: Model) -> Path | None:
 
 def _parts(model: Model) -> Path | None:
     """What has come of a download that is not done."""
-    folder = downloads.folder_of(model.name)
+    folder = parts.folder_of(model.name)
     return folder if model.hub_id and folder.is_dir() else None
 
 

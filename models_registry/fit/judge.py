@@ -19,14 +19,13 @@ from typing import Any
 from models_registry.catalog import folders
 from models_registry.catalog.folders import ModelError
 from models_registry.engine import defaults
-from models_registry.engine.machine import main_memory
+from models_registry.engine.machine import identity, main_memory
 from models_registry.engine.spec import EngineKind
 from models_registry.fit import formula
 from models_registry.fit import machine as room
 from models_registry.hub import client, downloads
 from models_registry.hub import files as hub_files
 from models_registry.models import Measurement, MeasurementKind, Model, ModelState, Worker
-from models_registry.speed import machine
 
 RECENT = 20  # loads of one model that count
 LOG_START = 4 * 2**20  # bytes of an engine's log; it speaks of its cache before it is ready
@@ -161,7 +160,7 @@ def _room(options: dict[str, Any]) -> formula.Room:
         return here
     fresh = Worker.objects.alive().filter(hostname=socket.gethostname())
     loaded = fresh.exclude(model_name="").values("model_name")
-    held = Measurement.objects.filter(model__name__in=loaded, machine=machine.name(), memory_bytes__gt=0)
+    held = Measurement.objects.filter(model__name__in=loaded, machine=identity.name(), memory_bytes__gt=0)
     last = held.order_by("model_id", "-at").distinct("model_id")
     total = here.total + sum(one.memory_bytes or 0 for one in last)
     return replace(here, total=min(total, main_memory.total()))
@@ -170,7 +169,7 @@ def _room(options: dict[str, Any]) -> formula.Room:
 def _correction(model: Model, load: formula.Load) -> tuple[int, int]:
     """Bytes, on each GPU when several share the model, and how many loads say so."""
     measured = Measurement.objects.filter(
-        kind=MeasurementKind.LOAD, machine=machine.name(), memory_bytes__gt=0, predicted_bytes__gt=0
+        kind=MeasurementKind.LOAD, machine=identity.name(), memory_bytes__gt=0, predicted_bytes__gt=0
     )
     own = measured.filter(model=model.pk).order_by("-at")[:RECENT]
     # Each model once, or the one that is loaded most often would speak for all.

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from models_registry.gpu.workloads import Work
+from models_registry.workloads import Work
 from vbs.configuration import runtime
 
 

@@ -2,8 +2,9 @@
 
 from django.db import transaction
 
+from models_registry import workloads
 from models_registry.catalog.folders import ModelError
-from models_registry.gpu import operations, workloads
+from models_registry.gpu import operations
 from models_registry.models import Model, Operation, OperationKind, OperationState, Worker, WorkerState
 from vbs.pages.plain import visible
 from vbs.pages.viewer import Viewer

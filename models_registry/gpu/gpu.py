@@ -5,17 +5,18 @@ from datetime import datetime
 
 from django.utils import timezone
 
+from models_registry import workloads
 from models_registry.catalog.allowed import not_ready
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.server import Engine, Progress
-from models_registry.gpu import health, workloads
+from models_registry.gpu import health
 from models_registry.gpu.arbiter import choose, patience
 from models_registry.gpu.loading import Loading
 from models_registry.gpu.losses import Losses
-from models_registry.gpu.workloads import Work
 from models_registry.models import Model, Worker, WorkerState
 from models_registry.speed import measure
+from models_registry.workloads import Work
 from vbs.database import outages
 
 HEALTH_SECONDS = 3  # between looks at a GPU that is too hot or too full

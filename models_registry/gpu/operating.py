@@ -9,9 +9,9 @@ from models_registry.gpu import benchmark, operations
 from models_registry.gpu.gpu import Gpu
 from models_registry.gpu.turn import Failed, Turn
 from models_registry.gpu.window import few, in_flight, limits
-from models_registry.gpu.workloads import Work, Workload
 from models_registry.models import Operation, OperationKind, OperationState, Worker
 from models_registry.speed import measure
+from models_registry.workloads import Work, Workload
 from vbs.logs import bind
 from vbs.pages.viewer import Viewer
 

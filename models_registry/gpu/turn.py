@@ -20,8 +20,8 @@ from models_registry.engine.reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.gpu import operations
 from models_registry.gpu.gpu import Gpu, loaded_words
-from models_registry.gpu.workloads import Work
 from models_registry.models import Model, Operation, OperationState, WorkerState
+from models_registry.workloads import Work
 from vbs.database.outages import DATABASE_ERRORS, first_line, insist
 from vbs.logs import bind, bound, one_line
 

@@ -14,8 +14,9 @@ from django.conf import settings
 from django.db import connection
 from django.db.models.functions import Now
 
+from models_registry import workloads
 from models_registry.engine.resident import Resident
-from models_registry.gpu import health, workloads
+from models_registry.gpu import health
 from models_registry.gpu.gpu import Gpu
 from models_registry.models import HEARTBEAT_SECONDS, Worker, WorkerState
 from vbs import __version__

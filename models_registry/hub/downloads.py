@@ -1,8 +1,7 @@
 """Models that are on a hub: registering one, what fetching it takes, and starting, pausing, cancelling that.
 
 A .gguf file of this machine that a worker is to convert goes the same way, with nothing to fetch. Everything here is a
-change of rows, and safe to do twice; the bytes are fetched by `fetching`, on the io cluster. What has come lies in
-MODELS_DIR/.fetch/<name> until the model is whole.
+change of rows, and safe to do twice; the bytes are fetched by `fetching`, on the io cluster.
 """
 
 import logging
@@ -11,14 +10,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
-from models_registry.catalog import allowed, made_folders, rules
+from models_registry.catalog import allowed, parts, rules
 from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
 from models_registry.hub import adapters, client, tokens, transfer
@@ -26,17 +24,14 @@ from models_registry.hub import files as hub_files
 from models_registry.hub.files import File
 from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubToken, Model, ModelState, Task
 from vbs.broker import wake
-from vbs.database.outages import DATABASE_ERRORS, first_line
 from vbs.leases import FREE, RELEASED
-from vbs.run import space
 
 log = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
-LONGEST_FOLDER = 240  # bytes of a folder's name, with room for an ending
+RESERVE = 2**30  # bytes of the disk that stay free
 WAITING = Q(state=DownloadState.QUEUED) | Q(state=DownloadState.RUNNING) & FREE
-KEPT = (*OPEN_DOWNLOADS, DownloadState.FAILED)  # of which what has come is kept
 IDLE: dict[str, Any] = RELEASED | {"bytes_per_second": None}
 
 
@@ -66,12 +61,12 @@ class Plan:
 
     @property
     def free_after(self) -> int:
-        """Of the disk, when this and what was promised before is done; less than the reserve when it does not fit."""
+        """Of the disk, when this and what was promised before is done; less than RESERVE when it does not fit."""
         return self.disk_free - self.promised - self.need
 
     @property
     def fits(self) -> bool:
-        return space.fits(self.promised + self.need, self.disk_free)
+        return self.free_after >= RESERVE
 
 
 def add(
@@ -96,7 +91,7 @@ def add(
     model; otherwise HF_TOKEN is used, where it is set.
     """
     rules.check_name(name, task)
-    _check_length(name)
+    parts.check_length(name)
     _check_source(hub_id, revision, file)
     row = Model(
         name=name,
@@ -132,7 +127,7 @@ def plan(model: Model) -> Plan:
     found = client.repository(place(model))
     files = _choose(model, found.files)
     sizes = {file.sum: file for file in files}.values()  # what is there twice is fetched once
-    folder = folder_of(model.name)
+    folder = parts.folder_of(model.name)
     return Plan(
         commit=found.commit,
         files=files,
@@ -160,8 +155,7 @@ def start(model: Model) -> Download:
         raise ModelError(
             f"the disk of {settings.MODELS_DIR} cannot hold {model.name}: it needs {_size(planned.need)}"
             f"{f', other downloads still need {_size(planned.promised)},' if planned.promised else ''} and "
-            f"{_size(space.RESERVE)} stay free, but only {_size(planned.disk_free)} are: "
-            "free some (manage.py model remove)"
+            f"{_size(RESERVE)} stay free, but only {_size(planned.disk_free)} are: free some (manage.py model remove)"
         )
     if planned.gated:  # the hub lists its files to anybody
         client.check_access(place(model, planned.commit), planned.files[0].path)
@@ -214,7 +208,7 @@ def cancel(model: Model) -> None:
     """Back to a draft; what has come goes. Raises ModelError."""
     with transaction.atomic():
         _lock(model)
-        changed = Download.objects.filter(model=model, state__in=KEPT).update(
+        changed = Download.objects.filter(model=model, state__in=parts.KEPT).update(
             state=DownloadState.CANCELLED, reason="", bytes_done=0, finished_at=Now(), **IDLE
         )
         if not changed:
@@ -222,7 +216,7 @@ def cancel(model: Model) -> None:
         Model.objects.filter(pk=model.pk).update(state=ModelState.DRAFT, reason="")
         wake("sweep")  # what has waited for it can end
     model.refresh_from_db()
-    clean(model.name)
+    parts.clean(model.name)
 
 
 def retry(model: Model) -> Download:
@@ -235,10 +229,7 @@ def retry(model: Model) -> Download:
 def sweep() -> None:
     """Wake what waits or was left by a worker that is gone, and remove what no download needs any more."""
     wake_next()
-    for folder in _root().glob("*"):
-        name = unquote(folder.name)
-        if not Download.objects.filter(model__name=name, state__in=KEPT).exists():
-            clean(name)
+    parts.sweep()
 
 
 def wake_next() -> None:
@@ -256,31 +247,6 @@ def waiting() -> QuerySet[Download]:
 def most_at_once() -> int:
     """One io worker stays free for validation, where there are several."""
     return max(1, min(settings.VBS_DOWNLOADS, settings.VBS_IO_WORKERS - 1))
-
-
-def clean(name: str) -> None:
-    """Remove what has come of a model that nobody fetches any more. Whoever still works on it does that himself.
-
-    It is no more than tidy: what led to it has happened, and is not to be told as failed.
-    """
-    try:
-        with made_folders.lock(made_folders.path_of(name)):
-            clean_locked(name)
-    except ModelError as error:
-        log.info("What has come of %s stays for now: %s", name, error)
-    except (OSError, *DATABASE_ERRORS) as error:
-        log.warning("What has come of %s stays for now: %s", name, first_line(error))
-
-
-def clean_locked(name: str) -> None:
-    """As above, for whoever has the lock of the model's folder."""
-    if Download.objects.filter(model__name=name, state__in=KEPT).exists():
-        return
-    shutil.rmtree(folder_of(name), ignore_errors=True)
-    folder = made_folders.path_of(name)
-    cancelled = Model.objects.filter(name=name, state=ModelState.DRAFT, download__state=DownloadState.CANCELLED)
-    if made_folders.is_ours(folder) and cancelled.exists():
-        made_folders.discard(folder)  # made by somebody who was killed before he could register it
 
 
 def place(model: Model, commit: str = "") -> client.Place:
@@ -301,26 +267,8 @@ def doing(model: Model, download: Download) -> str:
     return "being converted" if model.hub_file or not model.hub_id else "being put in its place"
 
 
-def folder_of(name: str) -> Path:
-    """Where what has come of a model lies."""
-    return _root() / _quoted(name)
-
-
-def _root() -> Path:
-    return Path(settings.MODELS_DIR) / ".fetch"
-
-
-def _quoted(name: str) -> str:
-    return quote(name, safe="")
-
-
-def _check_length(name: str) -> None:
-    if len(_quoted(name)) > LONGEST_FOLDER:
-        raise ModelError(f"{name[:60]}… is too long for the name of a folder: choose a shorter name")
-
-
 def _check_can_come(model: Model) -> None:
-    _check_length(model.name)
+    parts.check_length(model.name)
     if is_conversion(model):
         return
     if not model.hub_id:
@@ -405,7 +353,7 @@ def _disk_free() -> int:
     folder = Path(settings.MODELS_DIR)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return space.of(folder).free
+        return shutil.disk_usage(folder).free
     except OSError as error:
         raise ModelError(f"{folder} cannot be used: {error}") from error
 

@@ -23,7 +23,7 @@ from django.db import connection, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 
-from models_registry.catalog import folders, made_folders, rules, sources
+from models_registry.catalog import folders, made_folders, parts, rules, sources
 from models_registry.catalog.folders import ModelError
 from models_registry.catalog.made_folders import Progress
 from models_registry.hub import client as hub
@@ -31,12 +31,11 @@ from models_registry.hub import downloads, transfer
 from models_registry.hub.client import Place
 from models_registry.hub.files import File
 from models_registry.models import Download, DownloadState, Model, ModelState, Task
-from models_registry.speed.rates import Meter
+from models_registry.rates import Meter
 from vbs.broker import wake
 from vbs.database import outages
 from vbs.database.outages import DATABASE_ERRORS, first_line, insist
 from vbs.logs import one_line
-from vbs.run import space
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +46,7 @@ ALONE_TURN_SECONDS = 60.0  # where the one io worker has everything else to do a
 LOCK_SECONDS = 5.0  # that a turn waits for the one before it
 MOST_REASON = 2000  # characters
 CLAIM_LOCK = 7_338_102  # of PostgreSQL: one claim at a time, so that they can be counted
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Lost(Exception):
@@ -100,9 +100,9 @@ def _claim(model_id: int, worker_id: uuid.UUID) -> Download | None:
 
 
 def _disk_error(error: OSError) -> str:
-    folder = downloads.folder_of("").parent
-    if space.is_full(error):
-        return f"{space.WORDS} of {folder}: free some of it, then retry. What has come is kept"
+    folder = parts.root()
+    if error.errno in FULL:
+        return f"the disk of {folder} is full: free some of it, then retry. What has come is kept"
     return f"{folder} cannot be written ({error.strerror or error}): make that possible, then retry"
 
 
@@ -113,7 +113,7 @@ class _Turn:
         self.model = download.model
         self.commit = download.commit
         self.files = [File.from_json(one) for one in download.files]
-        self.folder = downloads.folder_of(self.model.name)
+        self.folder = parts.folder_of(self.model.name)
         self.target = made_folders.path_of(self.model.name)
         self.mine = Download.objects.filter(model_id=self.model.pk, state=DownloadState.RUNNING).of(worker_id)
         self.done = self.began = 0  # bytes
@@ -138,7 +138,7 @@ class _Turn:
                 self._finish(found)
             except _Lost:
                 Download.objects.filter(model_id=self.model.pk, state=DownloadState.PAUSED).update(bytes_done=self.done)
-                downloads.clean_locked(self.model.name)
+                parts.clean_locked(self.model.name)
                 raise
 
     def give_back(self) -> None:
@@ -247,7 +247,7 @@ class _Turn:
             try:
                 os.link(source / file.sum, path)
             except OSError as error:
-                if error.errno == errno.EEXIST or space.is_full(error):
+                if error.errno in (errno.EEXIST, *FULL):
                     raise
                 shutil.copyfile(source / file.sum, path)  # a file system without links
 

@@ -171,7 +171,7 @@ class AddForm(GuardedForm):
         on_hub, name, source = data.pop("on_hub"), data.pop("name"), data.pop("source")
         data["task"] = data["task"] or None
         if not on_hub:
-            return importer.add(name, source, on_server=True, **data)
+            return importer.add(name, source, on_server=True, later=downloads.start, **data)
         model = downloads.add(name, source, **data)
         try:
             downloads.start(model)

@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 from django.db import connection
 
 from models_registry.catalog.folders import ModelError
-from models_registry.engine.machine import memory
+from models_registry.engine.machine import identity, memory
 from models_registry.engine.server import Engine
 from models_registry.fit import judge
 from models_registry.models import Measurement, MeasurementKind, Model
-from models_registry.speed import machine
-from models_registry.speed.rates import LEAST_SECONDS, per_second
+from models_registry.rates import LEAST_SECONDS, per_second
 from vbs.database.outages import DATABASE_ERRORS
 
 log = logging.getLogger(__name__)
@@ -144,7 +143,7 @@ def _predicted(model: Model, engine: Engine) -> int | None:
 def _keep(model: Model, kind: MeasurementKind, fields: Callable[[], dict[str, Any]]) -> None:
     def write() -> None:
         Measurement.objects.create(
-            model=model, kind=kind, machine=machine.name(), versions=machine.versions(), **fields()
+            model=model, kind=kind, machine=identity.name(), versions=identity.versions(), **fields()
         )
         of_its_kind = Measurement.objects.filter(model=model, kind=kind)
         old = list(of_its_kind.order_by("-at", "-pk").values_list("pk", flat=True)[KEPT:])

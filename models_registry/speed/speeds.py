@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from models_registry.models import Measurement, MeasurementKind, Model
-from models_registry.speed.rates import per_second
+from models_registry.rates import per_second
 
 RECENT = 20  # measurements of a model that count
 WINDOW = 160  # requests in flight, where the engine's own number is not known

@@ -31,9 +31,9 @@ from batches.run.pace import Pace
 from batches.run.source import Batches
 from models_registry.gpu import operations
 from models_registry.gpu.arbiter import choose
-from models_registry.gpu.workloads import Work
 from models_registry.models import Alias, Measurement, Model, Worker
 from models_registry.speed import speeds
+from models_registry.workloads import Work
 from tests.engines import CHAT, line
 from vbs.accounts.models import Project
 

@@ -6,8 +6,8 @@ import json
 import pytest
 from django.contrib.auth.models import User
 
-from batches.files import store
-from batches.intake import kinds, repair
+from batches.files import kinds, store
+from batches.intake import repair
 from batches.intake.repair import BadLines
 from models_registry.models import Model
 from tests.engines import line
@@ -83,4 +83,4 @@ def test_a_line_that_is_no_utf_8_cannot_be_mended_by_typing(project, tmp_path):
     checked = repair.check(repair.keep(project, path, "in.jsonl", ann), "/v1/chat/completions", "", ann)
     (problem,) = checked.problems
     assert problem.line == 2 and problem.whole is None and checked.mendable == []
-    assert "Save the whole file as UTF-8" in problem.remedy
+    assert "save the file as UTF-8" in problem.message and "in UTF-8" in problem.remedy

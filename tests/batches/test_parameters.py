@@ -8,11 +8,10 @@ import sys
 
 import pytest
 
-from batches.intake import ingest, parameters
+from batches.intake import ingest, parameters, raw_json
 from batches.intake.parameters import Serving
 from batches.intake.validate import MAX_IGNORED, Report, Rules, read
 from batches.models import BatchStatus
-from batches.run import raw_json
 from models_registry.catalog import tool_calls
 from models_registry.models import Model
 from tests.engines import CHAT, line, lines_of

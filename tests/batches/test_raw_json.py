@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from batches.intake import raw_json
+from batches.intake.raw_json import NotAnObject
 from batches.intake.validate import Report, Rules, read
-from batches.run import raw_json
 from batches.run.outcomes import outcome
-from batches.run.raw_json import NotAnObject
 from models_registry.engine.client import Answer
 
 SENT = [

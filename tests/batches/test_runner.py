@@ -20,17 +20,17 @@ from django.utils import timezone
 
 from batches.files import blobs
 from batches.finish import outputs
-from batches.intake import ingest
-from batches.models import Batch, BatchStatus, LeaseLost
+from batches.intake import ingest, raw_json
+from batches.models import Batch, BatchStatus, LeaseLost, expiry
 from batches.queue import pauses
-from batches.run import claims, commit, deaths, expiry, raw_json, runner
+from batches.run import claims, commit, deaths, runner
 from batches.run.outcomes import failure
 from batches.run.source import Batches
 from models_registry.catalog import add
 from models_registry.engine.client import Answer, Client
 from models_registry.gpu import window
-from models_registry.gpu.workloads import Work
 from models_registry.models import Measurement, MeasurementKind, Model, Worker
+from models_registry.workloads import Work
 from tests.engines import CHAT, line, status_of
 from vbs.database import outages
 from vbs.run.stack import free_port

@@ -16,9 +16,9 @@ from models_registry.catalog import aliases
 from models_registry.engine.reasons import LoadError
 from models_registry.gpu import health, operations
 from models_registry.gpu.worker import look_for_work
-from models_registry.gpu.workloads import Work
 from models_registry.models import Measurement, MeasurementKind, Model, ModelState, Worker
 from models_registry.speed import measure
+from models_registry.workloads import Work
 from tests.batches.test_runner import fresh, until
 from tests.engines import line, status_of
 from vbs.database import outages

@@ -9,8 +9,8 @@ import pytest
 from models_registry.engine.spec import Address, EngineSpec, Start
 from models_registry.gpu.arbiter import choose
 from models_registry.gpu.gpu import loaded_words
-from models_registry.gpu.workloads import Work
 from models_registry.models import Model
+from models_registry.workloads import Work
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PATIENCE = timedelta(minutes=30)

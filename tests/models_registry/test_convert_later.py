@@ -25,7 +25,6 @@ from tests.models_registry.test_fetch import fetched, is_whole, killed_in, turn
 from tests.models_registry.test_fetch_kills import worker
 from tests.models_registry.test_model_command import run
 from tests.models_registry.test_registry_api import MODELS, Api
-from vbs.run import space
 
 pytestmark = pytest.mark.django_db
 
@@ -69,7 +68,7 @@ def making(folder):
 
 
 def add(gguf, **more):
-    return importer.add("m", str(gguf), on_server=True, **more)
+    return importer.add("m", str(gguf), on_server=True, later=downloads.start, **more)
 
 
 # Converted
@@ -163,13 +162,13 @@ def test_what_cannot_be_converted_is_not_registered(gguf, content, monkeypatch):
     with pytest.raises(ModelError, match="is the folder of other"):
         add(gguf)
     with pytest.raises(ModelError, match="too long for the name of a folder"):
-        importer.add("m" + ":" * 150, str(gguf), on_server=True)
+        importer.add("m" + ":" * 150, str(gguf), on_server=True, later=downloads.start)
     os.mkfifo(gguf.with_name("pipe.gguf"))
     with pytest.raises(ModelError, match=r"pipe\.gguf"):
-        importer.add("pipe", str(gguf.with_name("pipe.gguf")), on_server=True)
-    monkeypatch.setattr(downloads, "_disk_free", lambda: space.RESERVE + 15_999)
+        importer.add("pipe", str(gguf.with_name("pipe.gguf")), on_server=True, later=downloads.start)
+    monkeypatch.setattr(downloads, "_disk_free", lambda: downloads.RESERVE + 15_999)
     with pytest.raises(ModelError, match="cannot hold m2"):
-        importer.add("m2", str(gguf), on_server=True)
+        importer.add("m2", str(gguf), on_server=True, later=downloads.start)
     assert Model.objects.get() == other
     assert not Download.objects.exists() and not OrmQ.objects.exists()
 

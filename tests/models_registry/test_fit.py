@@ -428,7 +428,7 @@ def test_a_registered_model_as_it_is_set(folder: Path) -> None:
 
 @pytest.mark.django_db
 def test_measured_loads_correct_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models_registry.speed.machine.name", lambda: "here")
+    monkeypatch.setattr("models_registry.engine.machine.identity.name", lambda: "here")
     model = add.add("tiny", str(folder))
     for taken in (2 * GIB, 2 * GIB + 2**20):
         Measurement.objects.create(

@@ -11,11 +11,10 @@ from django.utils import timezone
 
 from models_registry.catalog.folders import ModelError
 from models_registry.engine import defaults
-from models_registry.engine.machine import gpus
+from models_registry.engine.machine import gpus, identity
 from models_registry.fit import judge
 from models_registry.fit.formula import GIB, PER_WORD, PROCESS, Verdict
 from models_registry.models import Measurement, Model
-from models_registry.speed import machine
 from tests.models_registry.test_fit import MINILM, SMOLLM2, weights
 from tests.models_registry.test_importer import model_folder as make_folder
 
@@ -33,7 +32,7 @@ def cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defaults, "gpu_memory", lambda: 0)
     monkeypatch.setattr(defaults, "computes_in_16_bits", lambda: True)
     monkeypatch.setattr(gpus, "library", lambda: None)
-    monkeypatch.setattr(machine, "name", lambda: "this one")
+    monkeypatch.setattr(identity, "name", lambda: "this one")
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     memory = SimpleNamespace(total=16 * GIB, available=8 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from models_registry import workloads
 from models_registry.catalog import add as importer
 from models_registry.catalog import made_folders, remove, rules
 from models_registry.catalog.folders import ModelError, Taken
 from models_registry.engine.spec import EngineKind
-from models_registry.gpu import workloads
 from models_registry.models import Model
 from tests.adapters import adapter_folder
 from tests.converter import stand_in

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from models_registry.engine.client import Answer
+from models_registry.engine.machine import identity
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import Address, Start
 from models_registry.fit import judge
 from models_registry.gpu import benchmark
 from models_registry.models import Measurement, Model
-from models_registry.speed import machine, measure
+from models_registry.speed import measure
 
 
 @pytest.mark.parametrize(
@@ -115,8 +116,8 @@ def test_a_load_stands_beside_what_had_been_said_of_it(model, monkeypatch):
     measure.load(model, engine)
     one = Measurement.objects.get()
     assert (one.kind, one.load_seconds, one.memory_bytes, one.predicted_bytes) == ("load", 12.5, 5 * 2**30, 4 * 2**30)
-    assert one.options == {"max-model-len": 4096} and one.machine == machine.name()
-    assert one.versions == machine.versions()
+    assert one.options == {"max-model-len": 4096} and one.machine == identity.name()
+    assert one.versions == identity.versions()
     assert asked == [(model, {"max-model-len": 4096}, Path("/no/log"))], "as it was started, not as it was asked for"
 
 
@@ -133,8 +134,8 @@ def test_a_model_that_is_gone_meanwhile_is_no_error(transactional_db):
 
 
 def test_the_machine_has_a_name_and_versions_without_loading_anything():
-    assert 3 < len(machine.name()) <= 200 and "\n" not in machine.name()
-    assert set(machine.versions()) <= {"vllm", "torch"}
+    assert 3 < len(identity.name()) <= 200 and "\n" not in identity.name()
+    assert set(identity.versions()) <= {"vllm", "torch"}
 
 
 @pytest.mark.parametrize(

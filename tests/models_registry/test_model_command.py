@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from models_registry import workloads
 from models_registry.catalog import add as importer
 from models_registry.catalog import demo
-from models_registry.gpu import workloads
 from models_registry.models import Model
 from tests.models_registry.test_importer import model_folder
 

@@ -18,8 +18,8 @@ from models_registry.engine.spec import EngineKind
 from models_registry.gpu import control, operating, operations
 from models_registry.gpu.operating import Operations
 from models_registry.gpu.worker import _enrol
-from models_registry.gpu.workloads import Work
 from models_registry.models import Measurement, MeasurementKind, Model, Operation, OperationState, Worker
+from models_registry.workloads import Work
 from tests.adapters import adapter_folder
 from tests.batches.test_runner import until
 from tests.engines import line

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from models_registry.speed import rates
-from models_registry.speed.rates import Meter, per_second
+from models_registry import rates
+from models_registry.rates import Meter, per_second
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from models_registry import workloads
 from models_registry.catalog import remove
-from models_registry.gpu import workloads
 from models_registry.hub import downloads, tokens
 from models_registry.models import Alias, Download, Measurement, Model, Operation, Worker
 from tests.adapters import adapter_folder

@@ -35,7 +35,7 @@ def queued():
 
 def test_every_change_is_kept(api, settings, monkeypatch):
     """All routes of the registry that change something: who adds one adds it here."""
-    monkeypatch.setattr("models_registry.gpu.workloads.needs", lambda names: [])
+    monkeypatch.setattr("models_registry.workloads.needs", lambda names: [])
     monkeypatch.setattr(registry.ModelFetch, "act", staticmethod(lambda model: drafted("queued")))
     tried, expected = set(), []
 

@@ -7,9 +7,10 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from models_registry.catalog import add, made_folders, remove
+from models_registry import workloads
+from models_registry.catalog import add, made_folders, parts, remove
 from models_registry.catalog.folders import ModelError, Needed
-from models_registry.gpu import operations, workloads
+from models_registry.gpu import operations
 from models_registry.hub import downloads
 from models_registry.models import Alias, Download, Model, Operation
 from tests.models_registry.test_importer import model_folder
@@ -163,12 +164,12 @@ def test_the_files_of_a_needed_model_stay(tmp_path):
 def test_parts_of_a_download_that_failed_go_with_their_model(files):
     model = Model.objects.create(name="o/m", hub_id="o/n", state="failed")
     Download.objects.create(model=model, state="failed")
-    parts = downloads.folder_of("o/m")
-    parts.mkdir(parents=True)
-    (parts / "x").write_bytes(b"x" * 1000)
-    assert remove.preview(model) == remove.Preview(parts, 1000, 1)
+    came = parts.folder_of("o/m")
+    came.mkdir(parents=True)
+    (came / "x").write_bytes(b"x" * 1000)
+    assert remove.preview(model) == remove.Preview(came, 1000, 1)
     remove.remove(model, files)
-    assert not parts.exists() and not Model.objects.exists()
+    assert not came.exists() and not Model.objects.exists()
 
 
 def test_a_draft_has_no_files():

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from batches.files import blobs
-from batches.intake.kinds import BOM
+from batches.files.kinds import BOM
 from batches.models import Batch, File
 from vbs.pages.parts import Part
 

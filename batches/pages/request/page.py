@@ -9,11 +9,11 @@ from django.utils import timezone
 
 from batches.files import blobs
 from batches.finish.outputs import NOT_RUN
+from batches.intake import raw_json
+from batches.intake.raw_json import Members, NotAnObject
 from batches.models import Batch, BatchRequest, RequestState
 from batches.pages.request.exchange import Piece, Side, answered, asked, pretty
 from batches.pages.request.table import SIZE, TooSlow, limited, response
-from batches.run import raw_json
-from batches.run.raw_json import Members, NotAnObject
 from vbs.live.pages import Gone
 from vbs.pages.plain import MOST as MOST_CHARACTERS
 from vbs.pages.plain import Clip, clip
