@@ -7,12 +7,11 @@ from contextlib import contextmanager
 
 from batches.files import blobs
 from batches.models import Batch
+from vbs.run import space
 
 log = logging.getLogger(__name__)
 
 WORDS = {
-    errno.ENOSPC: "no space is left on the disk",
-    errno.EDQUOT: "no space is left on the disk",
     errno.EMFILE: "no more files and connections may be open (ulimit -n)",
     errno.ENFILE: "no more files and connections may be open on this machine",
 }
@@ -29,6 +28,8 @@ def passing() -> tuple[type[Exception], ...]:
 
 def words(error: BaseException) -> str:
     """Without paths and addresses of the server: a batch's log is for whoever made it."""
+    if space.is_full(error):
+        return space.WORDS
     if isinstance(error, OSError) and error.errno is not None:
         return WORDS.get(error.errno, error.strerror or type(error).__name__)
     return f"the storage cannot be reached ({type(error).__name__})"

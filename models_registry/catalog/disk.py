@@ -7,7 +7,6 @@ cleaned within one request is cleaned with the next.
 import contextlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from django.db import connection
 
 from models_registry.catalog import remove
 from models_registry.catalog.folders import ModelError
+from vbs.run import space
 
 STALE_SECONDS = 24 * 3600  # after so long nobody writes to a temporary file any more
 LOOK_SECONDS, CLEAN_SECONDS = 2.0, 10.0
@@ -60,7 +60,7 @@ class Report:
 
 
 def report() -> Report:
-    disk = shutil.disk_usage(settings.VBS_DATA_DIR)
+    disk = space.of(settings.VBS_DATA_DIR)
     return Report(
         free=disk.free,
         total=disk.total,

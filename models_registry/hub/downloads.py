@@ -6,7 +6,6 @@ change of rows, and safe to do twice; the bytes are fetched by `fetching`, on th
 
 import logging
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,12 @@ from models_registry.hub.files import File
 from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubToken, Model, ModelState, Task
 from vbs.broker import wake
 from vbs.leases import FREE, RELEASED
+from vbs.run import space
 
 log = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
-RESERVE = 2**30  # bytes of the disk that stay free
 WAITING = Q(state=DownloadState.QUEUED) | Q(state=DownloadState.RUNNING) & FREE
 IDLE: dict[str, Any] = RELEASED | {"bytes_per_second": None}
 
@@ -61,12 +60,12 @@ class Plan:
 
     @property
     def free_after(self) -> int:
-        """Of the disk, when this and what was promised before is done; less than RESERVE when it does not fit."""
+        """Of the disk, when this and what was promised before is done; less than the reserve when it does not fit."""
         return self.disk_free - self.promised - self.need
 
     @property
     def fits(self) -> bool:
-        return self.free_after >= RESERVE
+        return space.fits(self.promised + self.need, self.disk_free)
 
 
 def add(
@@ -155,7 +154,8 @@ def start(model: Model) -> Download:
         raise ModelError(
             f"the disk of {settings.MODELS_DIR} cannot hold {model.name}: it needs {_size(planned.need)}"
             f"{f', other downloads still need {_size(planned.promised)},' if planned.promised else ''} and "
-            f"{_size(RESERVE)} stay free, but only {_size(planned.disk_free)} are: free some (manage.py model remove)"
+            f"{_size(space.RESERVE)} stay free, but only {_size(planned.disk_free)} are: "
+            "free some (manage.py model remove)"
         )
     if planned.gated:  # the hub lists its files to anybody
         client.check_access(place(model, planned.commit), planned.files[0].path)
@@ -353,7 +353,7 @@ def _disk_free() -> int:
     folder = Path(settings.MODELS_DIR)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return shutil.disk_usage(folder).free
+        return space.of(folder).free
     except OSError as error:
         raise ModelError(f"{folder} cannot be used: {error}") from error
 

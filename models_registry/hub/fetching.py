@@ -36,6 +36,7 @@ from vbs.broker import wake
 from vbs.database import outages
 from vbs.database.outages import DATABASE_ERRORS, first_line, insist
 from vbs.logs import one_line
+from vbs.run import space
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,6 @@ ALONE_TURN_SECONDS = 60.0  # where the one io worker has everything else to do a
 LOCK_SECONDS = 5.0  # that a turn waits for the one before it
 MOST_REASON = 2000  # characters
 CLAIM_LOCK = 7_338_102  # of PostgreSQL: one claim at a time, so that they can be counted
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Lost(Exception):
@@ -101,8 +101,8 @@ def _claim(model_id: int, worker_id: uuid.UUID) -> Download | None:
 
 def _disk_error(error: OSError) -> str:
     folder = parts.root()
-    if error.errno in FULL:
-        return f"the disk of {folder} is full: free some of it, then retry. What has come is kept"
+    if space.is_full(error):
+        return f"{space.WORDS} of {folder}: free some of it, then retry. What has come is kept"
     return f"{folder} cannot be written ({error.strerror or error}): make that possible, then retry"
 
 
@@ -247,7 +247,7 @@ class _Turn:
             try:
                 os.link(source / file.sum, path)
             except OSError as error:
-                if error.errno in (errno.EEXIST, *FULL):
+                if error.errno == errno.EEXIST or space.is_full(error):
                     raise
                 shutil.copyfile(source / file.sum, path)  # a file system without links
 

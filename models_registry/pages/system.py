@@ -1,6 +1,5 @@
 """The page of the system as parts: every worker, and whether what vbs needs is there."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,8 +18,8 @@ from vbs.live.pages import Page
 from vbs.pages.parts import Part, Values, pulse
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
+from vbs.run import space
 
-LITTLE = 0.05  # of the disk
 MOST = 100  # workers that are shown
 OPERATES = "models_registry.change_worker"  # who may, is told which machine it is
 SILENT = f"No heartbeat for more than {STALE.seconds} s. The operators of this server see what to do."
@@ -167,9 +166,9 @@ def _checks(rows: Sequence[Worker], for_operator: bool) -> list[Check]:
     if settings.VBS_STORAGE:
         fix = "Files can be neither taken in nor given out: check VBS_STORAGE, VBS_S3_ENDPOINT and the credentials."
     found.append(Check("Storage", "can be written to" if storage == OK else storage, storage == OK, fix))
-    disk = shutil.disk_usage(settings.VBS_DATA_DIR)
+    disk = space.of(settings.VBS_DATA_DIR)
     state = f"{size(disk.free)} of {size(disk.total)} are free"
-    found.append(Check("Disk", state, disk.free > LITTLE * disk.total, "Clean the disk, or remove models, below."))
+    found.append(Check("Disk", state, not disk.is_low, "Clean the disk, or remove models, below."))
     return found
 
 

@@ -25,6 +25,7 @@ from tests.models_registry.test_fetch import fetched, is_whole, killed_in, turn
 from tests.models_registry.test_fetch_kills import worker
 from tests.models_registry.test_model_command import run
 from tests.models_registry.test_registry_api import MODELS, Api
+from vbs.run import space
 
 pytestmark = pytest.mark.django_db
 
@@ -166,7 +167,7 @@ def test_what_cannot_be_converted_is_not_registered(gguf, content, monkeypatch):
     os.mkfifo(gguf.with_name("pipe.gguf"))
     with pytest.raises(ModelError, match=r"pipe\.gguf"):
         importer.add("pipe", str(gguf.with_name("pipe.gguf")), on_server=True, later=downloads.start)
-    monkeypatch.setattr(downloads, "_disk_free", lambda: downloads.RESERVE + 15_999)
+    monkeypatch.setattr(downloads, "_disk_free", lambda: space.RESERVE + 15_999)
     with pytest.raises(ModelError, match="cannot hold m2"):
         importer.add("m2", str(gguf), on_server=True, later=downloads.start)
     assert Model.objects.get() == other

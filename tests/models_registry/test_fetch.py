@@ -25,6 +25,7 @@ from models_registry.models import Download, DownloadState, Model, ModelState
 from tests.converter import stand_in
 from tests.models_registry.hubs import CONFIG, repository, running, weights
 from vbs.database import outages
+from vbs.run import space
 
 pytestmark = pytest.mark.django_db
 TOKEN = "hf_0123456789"
@@ -174,7 +175,7 @@ def test_a_model_that_is_not_of_a_hub():
 def test_the_disk_is_too_small(served, monkeypatch):
     repository(served)
     model = fetch.add("m", "org/tiny")
-    free = fetch.plan(model).need + fetch.RESERVE
+    free = fetch.plan(model).need + space.RESERVE
     monkeypatch.setattr(fetch, "_disk_free", lambda: free - 1)
     assert not fetch.plan(model).fits
     with pytest.raises(ModelError, match=r"cannot hold m: it needs 0\.3 MiB and 1\.0 GiB stay free"):
@@ -462,7 +463,7 @@ def test_a_disk_that_fills_up(served, monkeypatch):
         patched.setattr(transfer._Part, "write", full)
         download = turn(model)
     assert (download.state, model.state) == ("failed", "failed")
-    assert "is full" in model.reason
+    assert "no space is left on the disk of" in model.reason
     assert "retry" in model.reason
     assert download.bytes_done > 100_000
     is_nowhere(model)

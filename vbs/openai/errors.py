@@ -17,8 +17,7 @@ from rest_framework.response import Response
 
 from vbs.database.outages import DATABASE_ERRORS, first_line
 from vbs.openai import ids
-from vbs.run import descriptors
-from vbs.web.refusal import NO_SPACE
+from vbs.run import descriptors, space
 
 log = logging.getLogger(__name__)
 
@@ -155,10 +154,10 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
 def refusal(error: BaseException | None, request: Any) -> ApiError | None:
     """What a request is answered when the database has failed it, or the machine has no more to give, which is logged;
     None for any other error."""
-    if isinstance(error, OSError) and error.errno in descriptors.EXHAUSTED | NO_SPACE:
+    if isinstance(error, OSError) and error.errno in descriptors.EXHAUSTED | space.NO_SPACE:
         log.error("The machine has failed %s: %s", getattr(request, "path", "?"), error)
-        if error.errno in NO_SPACE:
-            return StorageFull("The server's storage is full; nothing was kept. Free some space and send it again.")
+        if space.is_full(error):
+            return StorageFull(space.REFUSAL)
         return Unavailable("The server has as many files and connections open as it may. Try again in a moment.")
     if not isinstance(error, DATABASE_ERRORS):
         return None

@@ -1,13 +1,11 @@
 """Answers that the web server gives itself, without the application: the API's error envelope."""
 
-import errno
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vbs.run import descriptors
+from vbs.run import descriptors, space
 
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -33,9 +31,8 @@ def try_later(status: int, code: str, message: str, seconds: int = 5) -> Refusal
 
 def out_of_resources(error: BaseException | None) -> Refusal | None:
     """The answer where the disk is full or no descriptor is left; None for any other error."""
-    if isinstance(error, OSError) and error.errno in NO_SPACE:
-        words = "The server's storage is full, and nothing was kept. Free some space and send it again."
-        return Refusal(507, "storage_full", words)
+    if space.is_full(error):
+        return Refusal(507, "storage_full", space.REFUSAL)
     if isinstance(error, OSError) and error.errno in descriptors.EXHAUSTED:
         words = "The server has as many files and connections open as it may, so the request was not accepted."
         return try_later(503, "no_descriptors", f"{words} Try again in a few seconds.")

@@ -2,7 +2,6 @@
 /ready does."""
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +15,9 @@ from models_registry.pages.system import OPERATES
 from vbs.pages.parts import Values
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
+from vbs.run import space
 
 OK, ATTENTION, BAD = "ok", "attention", "bad"
-LOW_PERCENT, LOW_BYTES = 10, 10 * 2**30  # of the disk that are free: attention when both are passed
-FULL_BYTES = 2**30  # with less, outputs and models do not fit
 NO_WORKER = {
     "io": "Uploaded batches are not read, outputs are not written and models are not fetched.",
     "gpu": "Nothing is loaded and no batch is run.",
@@ -77,7 +75,7 @@ def _storage(viewer: Viewer) -> Fact:
     folder = settings.VBS_DATA_DIR
     look = f"ls -ld {folder}" if viewer.may(OPERATES) else ""
     try:
-        disk = shutil.disk_usage(folder)
+        disk = space.of(folder)
         writable = os.access(folder, os.W_OK | os.X_OK)
     except OSError as error:
         return Fact("Storage", BAD, f"The data folder cannot be read: {error.strerror}.", look)
@@ -85,10 +83,10 @@ def _storage(viewer: Viewer) -> Fact:
     where = " for models and scratch files; batches' files are in S3" if settings.VBS_STORAGE else ""
     if not writable:
         return Fact("Storage", BAD, "The data folder cannot be written to: give it to the server.", look)
-    if disk.free < FULL_BYTES:
+    if disk.is_full:
         words = f"{free}: outputs and models do not fit any more. Remove models, or make room."
         return Fact("Storage", BAD, words, "manage.py model cleanup", "/models/")
-    if disk.free < LOW_BYTES and 100 * disk.free < LOW_PERCENT * disk.total:
+    if disk.is_low:
         return Fact("Storage", ATTENTION, f"{free}{where}: it may soon be full.", "manage.py model cleanup", "/models/")
     return Fact("Storage", OK, f"{free}{where}.")
 

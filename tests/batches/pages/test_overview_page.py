@@ -22,6 +22,7 @@ from models_registry.models import Download, DownloadState, Model, ModelState, W
 from vbs.accounts import roles
 from vbs.accounts.models import ApiKey, Project
 from vbs.pages.viewer import Viewer
+from vbs.run import space
 
 BAD = "<script>alert('x')</script>"
 
@@ -378,7 +379,7 @@ def test_what_models_and_downloads_need(db):
     ],
 )
 def test_the_disk(db, monkeypatch, total, free, state):
-    monkeypatch.setattr(health.shutil, "disk_usage", lambda folder: disk(total, free))
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda folder: disk(total, free))
     assert facts()[0]["Storage"].state == state
 
 
@@ -416,7 +417,7 @@ def test_where_the_data_are_is_for_operators(looker, operator, monkeypatch, sett
 
 
 def test_a_push_has_only_what_is_new(root, mine, monkeypatch):
-    monkeypatch.setattr(health.shutil, "disk_usage", lambda folder: disk(100, 50))
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda folder: disk(100, 50))
     page = text(root)
     seen = re.findall(r'name="seen" value="([^"]+)"', page)
     assert root.get("/live", {"seen": seen}).status_code == 204
