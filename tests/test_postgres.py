@@ -16,7 +16,7 @@ import psutil
 import psycopg
 import pytest
 
-from vbs.run import postgres
+from vbs.run import postgres, processes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,7 +55,7 @@ def eventually(condition: Callable[[], object], seconds: float = 20) -> None:
 def kill(pid: int, after: float = 0) -> None:
     time.sleep(after)
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not postgres._alive(pid))
+    eventually(lambda: not processes.alive(pid))
 
 
 def leave_pid_file(data: Path, text: str) -> None:

@@ -17,7 +17,7 @@ import psutil
 import psycopg
 import pytest
 
-from vbs.run import leftovers, postgres, stack, supervise
+from vbs.run import leftovers, postgres, processes, stack, supervise
 from vbs.run.stack import Program, Stack, StackError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +95,7 @@ def helper_and_engine(running: Stack) -> tuple[int, int]:
 
 
 def gone(pid: int) -> bool:
-    return not postgres._alive(pid)
+    return not processes.alive(pid)
 
 
 def test_everything_is_stopped_within_15_s_whatever_it_does(data: Path) -> None:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import psutil
 
 from models_registry.engine.control import answers
-from models_registry.engine.machine import processes
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import EngineKind
+from vbs.run import processes
 
 log = logging.getLogger(__name__)
 

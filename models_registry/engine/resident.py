@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from models_registry.engine import control, retry, server
-from models_registry.engine.machine import processes
+from models_registry.engine.machine import leftovers
 from models_registry.engine.reasons import Lack, LoadError
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.sleepers import Sleepers
@@ -72,7 +72,7 @@ class Resident:
             except control.SILENT as error:
                 log.warning("The engine of an earlier worker is not adopted: %s", error)
         spare = [self.engine.folder] if self.engine else []
-        if ended := processes.end_leftovers(self.home, spare):
+        if ended := leftovers.end(self.home, spare):
             log.warning("Ended %d processes of engines that an earlier worker left behind", ended)
         server.forget_folders(self.home, spare)
 
@@ -173,7 +173,7 @@ class Resident:
         self._end()
         self.sleepers.end_all()
         if self.sleep:
-            processes.end_leftovers(self.home)
+            leftovers.end(self.home)
 
     def _end(self) -> None:
         """First it is ours no more: whoever looks meanwhile must not take its end for an accident."""

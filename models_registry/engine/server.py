@@ -25,12 +25,12 @@ import psutil
 from models_registry.engine import defaults, endings
 from models_registry.engine.control import answers
 from models_registry.engine.environment import minimal
-from models_registry.engine.machine import main_memory
-from models_registry.engine.machine.processes import MARK, end, end_leftovers, family
+from models_registry.engine.machine import leftovers, main_memory
 from models_registry.engine.reasons import Lack, LoadError, Shortage, explain
 from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
 from models_registry.engine.stages import Stages
 from vbs.outgoing.client import AddressError, SendError, UnknownHost, origin, send
+from vbs.run import processes
 
 CODE = Path(__file__).resolve().parents[2]
 MODULES = {
@@ -89,11 +89,8 @@ class Engine:
         with contextlib.suppress(ChildProcessError):  # our own child must be reaped, an adopted one cannot be
             ended, status = os.waitpid(self.pid, os.WNOHANG)
             self._status = status if ended else self._status
-        try:
-            if psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return False
+        if processes.alive(self.pid):
+            return True
         self._status = endings.left_status(self.pid) if self._status is None else self._status
         return False
 
@@ -257,7 +254,7 @@ def effective(spec: EngineSpec, less: dict[str, Any], sleeps: bool = False) -> d
 
 
 def _environment(folder: Path, options: dict[str, Any], sleeps: bool) -> dict[str, str]:
-    environment = minimal(**defaults.environment(), **{MARK: str(folder)})
+    environment = minimal(**defaults.environment(), **{leftovers.MARK: str(folder)})
     if "kv-cache-memory-bytes" in options:
         environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # which would win
     if options.get("enable-lora"):
@@ -274,7 +271,7 @@ def _prepare(home: Path, folder: Path, spare: Collection[Path]) -> None:
     """Private folders, with nothing in them that runs or once did, but for what is spared."""
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
-    end_leftovers(home, spare)
+    leftovers.end(home, spare)
     forget_folders(home, spare)
     folder.mkdir(mode=0o700, exist_ok=True)
 
@@ -383,13 +380,13 @@ def stop(engine: Engine, home: Path, grace: float = 5) -> None:
     """End the engine and all that it started: politely, then surely. Nothing of it is left when this returns."""
     if engine.pid is None:
         return
-    end(family(engine.pid), grace)
+    processes.end(processes.family(engine.pid), grace)
     clear(engine, home)
 
 
 def clear(engine: Engine, home: Path) -> None:
     """Take away what an engine that has ended left: children, sockets, what says that it runs."""
-    end_leftovers(engine.folder)
+    leftovers.end(engine.folder)
     forget(home, engine)
     Path(engine.address.socket).unlink(missing_ok=True)
     if engine.folder.parent == home:

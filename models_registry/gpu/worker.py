@@ -25,6 +25,7 @@ from vbs.database import outages
 from vbs.database.outages import DATABASE_ERRORS, insist
 from vbs.logs import bind
 from vbs.outgoing.addresses import origin
+from vbs.run import processes
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def _enrol(cluster: str) -> Worker:
     for other in Worker.objects.filter(cluster=cluster, hostname=host):
         if cluster == "gpu" and other.home != str(settings.RUN_DIR / settings.VBS_WORKER_NAME):
             continue
-        if cluster == "gpu" or not _runs(other.pid):
+        if cluster == "gpu" or not processes.alive(other.pid):
             workloads.release(other.pk)
             other.delete()
     return Worker.objects.create(
@@ -91,16 +92,6 @@ def _enrol(cluster: str) -> Worker:
         version=__version__,
         home=str(settings.RUN_DIR / settings.VBS_WORKER_NAME) if cluster == "gpu" else "",
     )
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _beat(worker: Worker) -> None:

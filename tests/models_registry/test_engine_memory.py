@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from models_registry.engine import defaults, server
-from models_registry.engine.machine import gpus, memory, processes
+from models_registry.engine.machine import gpus, leftovers, memory
 from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
 
 MIB = 2**20
@@ -21,7 +21,7 @@ MIB = 2**20
 def home():
     folder = Path(tempfile.mkdtemp(prefix="vbs-engine-"))
     yield folder
-    processes.end_leftovers(folder)
+    leftovers.end(folder)
     shutil.rmtree(folder)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from models_registry.engine import control, defaults, retry, server
-from models_registry.engine.machine import processes
+from models_registry.engine.machine import leftovers
 from models_registry.engine.reasons import Lack, LoadError, Shortage
 from models_registry.engine.resident import Resident
 from models_registry.engine.spec import EngineKind, EngineSpec, Start
@@ -24,7 +24,7 @@ def spec(name="one", **args):
 def home():
     folder = Path(tempfile.mkdtemp(prefix="vbs-engine-"))
     yield folder
-    processes.end_leftovers(folder)
+    leftovers.end(folder)
     shutil.rmtree(folder)
 
 
@@ -126,7 +126,7 @@ def test_when_nothing_helps_it_says_what_was_tried(resident, home):
         assert words in error.reason
     assert "Lower max-model-len" in error.hint and error.shortage
     assert starts(home) <= retry.ATTEMPTS and resident.engine is None
-    assert processes.end_leftovers(home) == 0 and not (home / "engine.json").exists()
+    assert leftovers.end(home) == 0 and not (home / "engine.json").exists()
 
 
 def test_less_than_the_shortest_context_is_not_tried(resident, home):
@@ -148,7 +148,7 @@ def test_whoever_watches_may_break_it_off(resident, home):
 
     with pytest.raises(KeyboardInterrupt):
         resident.acquire(spec(max_model_len=8192, fits_context=4096), watch)
-    assert starts(home) == 1 and processes.end_leftovers(home) == 0 and resident.engine is None
+    assert starts(home) == 1 and leftovers.end(home) == 0 and resident.engine is None
 
 
 # Which change helps, without starting anything.

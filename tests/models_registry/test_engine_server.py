@@ -21,12 +21,13 @@ import pytest
 
 from models_registry.engine import control, endings, pulse, server
 from models_registry.engine.client import Answer, Call, Client, EngineDied, Limits
-from models_registry.engine.machine import processes
+from models_registry.engine.machine import leftovers
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
 from models_registry.models import Model
 from vbs.outgoing.addresses import origin
+from vbs.run import processes
 
 
 def spec(name="one", **args):
@@ -37,7 +38,7 @@ def spec(name="one", **args):
 def home():
     folder = Path(tempfile.mkdtemp(prefix="vbs-engine-"))
     yield folder
-    server.end_leftovers(folder)
+    leftovers.end(folder)
     shutil.rmtree(folder)
 
 
@@ -151,13 +152,13 @@ def test_stop_ends_the_whole_session(home):
 
 
 def test_a_process_that_hides_in_a_session_of_its_own_is_found_by_its_mark(home):
-    process = subprocess.Popen(["sleep", "300"], start_new_session=True, env=os.environ | {processes.MARK: str(home)})
-    stranger = subprocess.Popen(["sleep", "302"], env=os.environ | {processes.MARK: f"{home}-2"})
-    assert server.end_leftovers(home) == 1
+    process = subprocess.Popen(["sleep", "300"], start_new_session=True, env=os.environ | {leftovers.MARK: str(home)})
+    stranger = subprocess.Popen(["sleep", "302"], env=os.environ | {leftovers.MARK: f"{home}-2"})
+    assert leftovers.end(home) == 1
     assert gone(process.pid) and not gone(stranger.pid)
     stranger.kill()
     stranger.wait()
-    assert server.end_leftovers(home) == 0
+    assert leftovers.end(home) == 0
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_process_that_hides_in_a_session_of_its_own_is_found_by_its_mark(home)
 def test_a_start_that_fails_leaves_nothing(start, home, args, reason):
     with pytest.raises(LoadError, match=reason):
         start(spec(**args), timeout=1 if "start-seconds" in args else 30)
-    assert server.end_leftovers(home) == 0
+    assert leftovers.end(home) == 0
     assert not (home / "engine.json").exists() and not list(home.glob("*.sock"))
     assert list(home.glob("*.log")), "what it said is kept"
 
@@ -178,7 +179,7 @@ def test_a_start_that_is_broken_off_leaves_nothing(start, home):
 
     with pytest.raises(KeyboardInterrupt):
         start(spec(**{"start-seconds": 60}), on_progress=stop)
-    assert server.end_leftovers(home) == 0 and not (home / "engine.json").exists()
+    assert leftovers.end(home) == 0 and not (home / "engine.json").exists()
 
 
 def test_an_option_that_the_engine_does_not_know(start):

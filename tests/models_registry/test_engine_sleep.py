@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from models_registry.engine import control, defaults, server, sleepers
-from models_registry.engine.machine import processes
+from models_registry.engine.machine import leftovers
 from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.spec import Adapter, Address, EngineKind, EngineSpec
@@ -33,7 +33,7 @@ ONE, TWO, THREE = spec("one"), spec("two"), spec("three")
 def home():
     folder = Path(tempfile.mkdtemp(prefix="vbs-engine-"))
     yield folder
-    processes.end_leftovers(folder)
+    leftovers.end(folder)
     shutil.rmtree(folder)
 
 
@@ -375,12 +375,12 @@ def test_an_adopted_engine_that_gives_no_sensible_answer_is_ended(home, monkeypa
 
 def test_what_is_spared(home):
     def started(mark):
-        return subprocess.Popen(["sleep", "300"], start_new_session=True, env=os.environ | {processes.MARK: mark})
+        return subprocess.Popen(["sleep", "300"], start_new_session=True, env=os.environ | {leftovers.MARK: mark})
 
     spared, ended, stranger = started(f"{home}/a"), started(f"{home}/b"), started(f"{home}-2")
-    assert processes.end_leftovers(home, [home / "a"]) == 1
+    assert leftovers.end(home, [home / "a"]) == 1
     assert gone(ended.pid) and not gone(spared.pid) and not gone(stranger.pid)
-    assert processes.end_leftovers(home) == 1 and gone(spared.pid)
+    assert leftovers.end(home) == 1 and gone(spared.pid)
     stranger.kill()
     stranger.wait()
 

@@ -3,19 +3,17 @@
 A process that overwrites its environment (PostgreSQL's do) is not found here; vbs.run.postgres knows its own.
 """
 
-import os
-import signal
-import time
 from collections.abc import Collection
 from pathlib import Path
 
 import psutil
 
-from vbs.run import postgres
+from vbs.run import postgres, processes
 
 MARK = "VBS_INSTANCE"  # =<data folder>, in the environment of every process of a stack
 KEEP_MARK = {"SPT_NOENV": "1"}  # setproctitle would write its titles over the environment
 SUPERVISOR_SECONDS = 14.0
+KILL_SECONDS = 2.0
 
 
 def mark(data: Path) -> dict[str, str]:
@@ -24,47 +22,19 @@ def mark(data: Path) -> dict[str, str]:
 
 def find(data: Path) -> list[psutil.Process]:
     """All that carry the mark of this data folder, except ourselves and our ancestors."""
-    ours = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid not in ours and process.environ().get(MARK) == str(data.resolve()):
-                found.append(process)
-        except (psutil.Error, OSError):  # gone, a zombie, or of another user
-            continue
-    return found
+    folder = str(data.resolve())
+    return [process for process, marked in processes.marked(MARK) if marked == folder]
 
 
-def end(data: Path, processes: Collection[psutil.Process], patience: float) -> None:
+def end(data: Path, left: Collection[psutil.Process], patience: float) -> None:
     """End them: a supervisor in its own good order, others after `patience` seconds by force, the database safely."""
     database = postgres.pids(data)
-    supervisors = [process for process in processes if "vbs.run.supervise" in _command(process)]
-    others = [process for process in processes if process not in supervisors and process.pid not in database]
-    _end(supervisors, SUPERVISOR_SECONDS)
-    _end(others, patience)
-    if any(process.pid in database for process in processes):
+    supervisors = [process for process in left if "vbs.run.supervise" in _command(process)]
+    others = [process for process in left if process not in supervisors and process.pid not in database]
+    processes.end(supervisors, SUPERVISOR_SECONDS, kill_seconds=KILL_SECONDS)
+    processes.end(others, patience, kill_seconds=KILL_SECONDS)
+    if any(process.pid in database for process in left):
         postgres.stop(data)
-
-
-def _end(processes: Collection[psutil.Process], patience: float) -> None:
-    for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 2.0)):
-        if not seconds:
-            continue
-        for process in processes:
-            try:
-                process.send_signal(number)
-            except psutil.Error:
-                continue
-        deadline = time.monotonic() + seconds
-        while any(map(_alive, processes)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -105,6 +105,7 @@ def serve(data: Path, tell: Callable[[str], None]) -> None:
 
     Ends by PostgresError when the server dies, or by the exception of a signal handler; it never leaves one behind.
     """
+    from vbs.run import processes
     from vbs.run.follow import Tail
 
     log = Tail(data_dir(data) / "log")
@@ -113,7 +114,7 @@ def serve(data: Path, tell: Callable[[str], None]) -> None:
         try:
             pid = start(data)
             tell(f"PostgreSQL runs with pid {pid} in {data_dir(data)}")
-            while _alive(pid):
+            while processes.alive(pid):
                 for line in log.lines():
                     tell(line)
                 if log.size() > LOG_BYTES:
@@ -169,16 +170,6 @@ def _processes(folder: Path) -> dict["psutil.Process", bool]:
         elif " ".join(words).startswith(title):
             found[process] = False
     return found
-
-
-def _alive(pid: int) -> bool:
-    """False also for a zombie: the one who should reap it may be slow."""
-    import psutil
-
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 # Start and stop (with postgres.lock held)
@@ -264,7 +255,9 @@ def _launch(folder: Path) -> int:
 
 
 def _until_ready(folder: Path, pid: int) -> int:
-    while _alive(pid):
+    from vbs.run import processes
+
+    while processes.alive(pid):
         if _pid_file(folder) == (pid, "ready"):
             return pid
         time.sleep(0.02)
@@ -274,24 +267,12 @@ def _until_ready(folder: Path, pid: int) -> int:
 
 def _end(folder: Path, seconds: float) -> None:
     """Fast shutdown, then immediate shutdown, then kill. All three keep what was committed."""
-    import psutil
+    from vbs.run import processes
 
-    for number, patience in ((signal.SIGINT, seconds), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 5.0)):
-        deadline = time.monotonic() + patience
-        processes = _processes(folder)
-        if number == signal.SIGINT:
-            processes = {process: True for process, is_postmaster in processes.items() if is_postmaster}
-            if not processes:  # orphans know no fast shutdown
-                continue
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-        while _processes(folder):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
-        else:
-            break
+    postmasters = [process for process, is_postmaster in _processes(folder).items() if is_postmaster]
+    processes.end(postmasters, seconds, signal.SIGINT, kill_seconds=0)  # orphans know no fast shutdown
+    processes.end(_processes(folder), 2.0, signal.SIGQUIT, kill_seconds=0)
+    processes.end(_processes(folder), 0, kill_seconds=5.0)
     _reap(folder)
 
 

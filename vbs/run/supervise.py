@@ -20,10 +20,10 @@ from supervisor.medusa import asyncore_25 as asyncore
 from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor
 
-from vbs.run import descriptors, leftovers
+from vbs.run import descriptors, leftovers, processes
 
 LONGEST_PAUSE = 5.0  # supervisord alone would wait a second longer each time
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_CHILD_SUBREAPER = 36
 
 
 class Keeper(Supervisor):
@@ -52,9 +52,9 @@ def end_leftovers() -> None:
 
 
 def become_keeper(parent: int) -> None:
-    kernel = ctypes.CDLL(None, use_errno=True)
-    kernel.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    kernel.prctl(PR_SET_CHILD_SUBREAPER, 1)  # orphans come to us: reaped where pid 1 is no init, and never lost
+    processes.end_with_parent(signal.SIGTERM)
+    # Orphans come to us: reaped where pid 1 is no init, and never lost.
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
     if os.getppid() != parent:  # it was dead before we asked to be told
         sys.exit(f"The process {parent} that wanted a supervisor is gone.")
 

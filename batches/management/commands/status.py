@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import httpx
-import psutil
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connection
@@ -25,7 +24,7 @@ from vbs.cli.remote import Remote, RemoteError
 from vbs.cli.terminal import aligned
 from vbs.logs import one_line
 from vbs.pages.viewer import Viewer
-from vbs.run import postgres, stack
+from vbs.run import postgres, processes, stack
 
 WEB_TIMEOUT = httpx.Timeout(10)
 DATABASE_SECONDS = 5
@@ -125,21 +124,14 @@ def _worker(worker: Any) -> Found:
 
 def _engine(worker: Worker) -> Found:
     """alive: None when we cannot know, because it runs on another machine or is a server of somebody else."""
-    ours = worker.hostname == socket.gethostname() and worker.engine_pid is not None
+    ours = worker.hostname == socket.gethostname()
     return {
         "worker": str(worker),
         "model": worker.model_name,
         "pid": worker.engine_pid,
         "url": worker.engine_url,
-        "alive": _runs(worker.engine_pid) if ours else None,
+        "alive": processes.alive(worker.engine_pid) if ours and worker.engine_pid else None,
     }
-
-
-def _runs(pid: int | None) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _queue() -> Found:

@@ -7,9 +7,9 @@ import psutil
 
 from models_registry.engine import defaults
 from models_registry.engine.machine import gpus
-from models_registry.engine.machine.processes import family
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import EngineKind
+from vbs.run import processes
 
 
 def taken(engine: Engine, nvml: Any = None) -> int | None:
@@ -21,10 +21,10 @@ def taken(engine: Engine, nvml: Any = None) -> int | None:
     """
     if engine.pid is None:
         return None
-    processes = family(engine.pid)
+    family = processes.family(engine.pid)
     if engine.spec.kind is EngineKind.VLLM and defaults.gpu_memory():
-        return _of_gpu(nvml, {process.pid for process in processes}, engine.started.options)
-    return sum(map(_of, processes)) or None
+        return _of_gpu(nvml, {process.pid for process in family}, engine.started.options)
+    return sum(map(_of, family)) or None
 
 
 def _of(process: psutil.Process) -> int:

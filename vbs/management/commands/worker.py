@@ -5,7 +5,6 @@ the killed may have held a lock of the queue that all share (an idle worker hold
 would be handed out ever again.
 """
 
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -15,16 +14,17 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from vbs.run import processes
+
 log = logging.getLogger(__name__)
 
-PR_SET_PDEATHSIG = 1
 RESTART_SECONDS = 30  # for the orderly end of a worker that is to start anew; then it is ended by force
 RECYCLED = -2  # timer of a worker that has left by itself, holding nothing
 
 
 def _die_with_parent() -> None:
     """In each process that the cluster forks: when its parent is killed, so is it. (The engine is not forked.)"""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    processes.end_with_parent(signal.SIGKILL)
 
 
 class Command(BaseCommand):
