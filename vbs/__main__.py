@@ -80,7 +80,8 @@ def database_for(words: list[str]) -> AbstractContextManager[object]:
 
     from vbs.run import postgres
 
-    idle = not words or words[0] in NEED_NO_DATABASE or not {"-h", "--help", "--version"}.isdisjoint(words)
+    distant = any(word.partition("=")[0] == "--url" for word in words)
+    idle = not words or distant or words[0] in NEED_NO_DATABASE or not {"-h", "--help", "--version"}.isdisjoint(words)
     if idle or settings.DATABASE_URL or "VBS_INSTANCE" in os.environ:
         return nullcontext()
     for number in (signal.SIGTERM, signal.SIGHUP):  # to end by way of the context manager

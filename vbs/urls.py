@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from batches.api import views as batches
-from models_registry.api import models, registry
+from models_registry.api import models, registry, server
 from vbs import metrics
 from vbs.openai import routes
 from vbs.openai.errors import NotFound
@@ -73,6 +73,11 @@ urlpatterns = [
     path("v1/registry/operations/<str:operation_id>/cancel", registry.OperationCancellation.as_view()),
     path("v1/registry/aliases", registry.Aliases.as_view()),
     path("v1/registry/aliases/<path:name>", registry.AliasDetail.as_view()),
+    path("v1/registry/demo-models/<path:name>", server.DemoModels.as_view()),
+    path("v1/registry/tokens/<path:name>", server.Tokens.as_view()),
+    path("v1/registry/leftovers", server.Leftovers.as_view()),
+    path("v1/registry/leftovers/<path:name>", server.LeftoverDetail.as_view()),
+    path("v1/registry/fit", server.FolderFit.as_view()),
     path("v1/registry/paste", registry.Paste.as_view()),
     path("", include("vbs.pages.urls")),
     path("", include("vbs.pages.help.urls")),

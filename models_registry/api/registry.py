@@ -15,7 +15,7 @@ from rest_framework.views import APIView
 
 from models_registry.api import registry_wire as wire
 from models_registry.api.serializers import AliasPut, ModelChange, ModelCreate, OperationAsk, PasteRead
-from models_registry.catalog import add, aliases, paste, remove, rules
+from models_registry.catalog import add, aliases, allowed, paste, remove, rules
 from models_registry.catalog.folders import ModelError, Needed, Taken
 from models_registry.catalog.paste import PasteError, Proposal
 from models_registry.fit import judge
@@ -36,6 +36,7 @@ from models_registry.models import (
 from models_registry.speed import speeds
 from vbs.accounts.authentication import HasProject, IsOperator, is_operator, project_of
 from vbs.accounts.models import ApiKey
+from vbs.accounts.shell import Shell, shell_of
 from vbs.configuration import audit
 from vbs.database import timeouts
 from vbs.openai import idempotency, ids
@@ -45,11 +46,13 @@ from vbs.openai.errors import Conflict, Forbidden, InvalidRequest, NotFound, mis
 from vbs.openai.idempotency import Once
 from vbs.openai.pagination import choice, only, page, unknown_after, whole_number
 from vbs.openai.schema import Deleted, ErrorObject
+from vbs.places import PROGRAM
 from vbs.redaction import hide_locations
 
 CHANGES = {**ERRORS, (403, "application/json"): of(ErrorObject)}
 MOST_CONTEXT = 2**31 - 1
 HUB_SECONDS = 120
+UNLIMITED = 0
 
 
 def as_api_error(error: Exception, for_operator: bool = True) -> Exception:
@@ -72,6 +75,9 @@ class RegistryView(APIView):
 
     def keep(self, action: str, target: str, detail: str = "") -> None:
         """In the audit log, as the pages do: what changes what this server has and does."""
+        if shell_of(self.request):
+            audit.record_command(action, target, detail)
+            return
         key = self.request.auth
         audit.record_key(key if isinstance(key, ApiKey) else None, action, target, detail)
 
@@ -119,29 +125,37 @@ class RegistryModels(RegistryView):
         once = Once(request)
         if before := once.answer():
             return before
-        given = checked(ModelCreate(data=request.data))
-        _check_trust(given)
+        given, shell = checked(ModelCreate(data=request.data)), shell_of(request)
+        _check_trust(request, given)
         found = paste.read(given["paste"]) if "paste" in given else None
 
         def create() -> Response:
-            with timeouts.longer(HUB_SECONDS):  # what is asked of hubs and of other servers
-                model = _add(_with(found, given))
+            # A command waits while a folder is copied; others for what is asked of hubs and of other servers.
+            with timeouts.longer(UNLIMITED if shell else HUB_SECONDS):
+                model = _add(_with(found, given), shell)
                 if given["fetch"] and model.hub_id:
                     downloads.start(model)  # whoever asked for both gets both or nothing
                 self.keep("model.add", model.name, model.hub_id or model.source)
+                _keep_trust(self, model, given)
                 return Response({**model_object(model), "refused": wire.refused_options(found)})
 
         return once.make(create)
 
 
-def _check_trust(given: dict[str, Any]) -> None:
+def _check_trust(request: Request, given: dict[str, Any]) -> None:
     """Code that comes with a model runs with all that this server may do, so it takes a person who answers for it."""
-    if given.get("trust_remote_code"):
+    if not shell_of(request) and given.get("trust_remote_code"):
         raise Forbidden(
-            "No key may have code run that comes with a model. An admin can, on the model's page or with "
-            "'manage.py model edit NAME --trust-remote-code', where VBS_TRUST_REMOTE_CODE allows it.",
+            "No key may have code run that comes with a model. An admin can, on the model's page or on the server with "
+            f"'{PROGRAM} model edit NAME --trust-remote-code', where VBS_TRUST_REMOTE_CODE allows it.",
             param="trust_remote_code",
         )
+
+
+def _keep_trust(view: RegistryView, model: Model, given: dict[str, Any]) -> None:
+    """Who says that code of a model may run stands in the audit log."""
+    if "trust_remote_code" in given and shell_of(view.request):
+        view.keep("model.trust", model.name, allowed.told(model.trust_remote_code))
 
 
 def _with(found: Proposal | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -154,20 +168,23 @@ def _with(found: Proposal | None, given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in read.items() if value} | given | {"engine_args": options}
 
 
-def _add(given: dict[str, Any]) -> Model:
+def _add(given: dict[str, Any], shell: Shell | None) -> Model:
     about = {name: given[name] for name in rules.EDITABLE if name in given}
     base = find(given["base"]) if given.get("base") else None
     if "hub_id" in given:
-        if given.get("remote_name"):
-            raise ModelError("remote_name is not for a model of the hub: leave it out")
+        if odd := [name for name in ("remote_name", "copy") if given.get(name)]:
+            raise ModelError(f"{odd[0]} is not for a model of the hub: leave it out")
         places = {name: given[name] for name in ("revision", "file") if given.get(name)}
         token = _find_token(given["token"]) if given.get("token") else None
         return downloads.add(given["name"], given["hub_id"], base=base, token=token, **places, **about)
     if odd := [name for name in ("revision", "file", "token") if given.get(name)]:
         raise ModelError(f"{odd[0]} is only for a model of the hub: leave it out, or give hub_id instead of source")
-    remote_name = given.get("remote_name", "")
-    places = {"base": base, "on_server": True, "later": downloads.start}
-    return add.add(given["name"], given["source"], remote_name=remote_name, **places, **about)
+    about |= {"remote_name": given.get("remote_name", ""), "base": base}
+    if shell:
+        return add.add(given["name"], given["source"], copy=given["copy"], on_progress=shell.progress, **about)
+    if given["copy"]:
+        raise ModelError(f"a folder is copied by a command on the server alone: '{PROGRAM} model add … --copy' there")
+    return add.add(given["name"], given["source"], on_server=True, later=downloads.start, **about)
 
 
 def _find_token(name: str) -> HubToken:
@@ -185,12 +202,13 @@ class RegistryModelDetail(RegistryView):
     def patch(self, request: Request, name: str) -> Response:
         model = find(name)
         changes = checked(ModelChange(data=request.data))
-        _check_trust(changes)
+        _check_trust(request, changes)
         if "token" in changes:
             name = changes.pop("token")
             changes["hub_token"] = _find_token(name) if name else None
-        edited = add.edit(model, **changes)
+        edited = add.edit(model, on_server=not shell_of(request), **changes)
         self.keep("model.edit", model.name, ", ".join(sorted(changes)))
+        _keep_trust(self, edited, changes)
         return Response(model_object(edited))
 
     @extend_schema(
@@ -212,6 +230,8 @@ class RegistryModelDetail(RegistryView):
 
 
 def asker(request: Request) -> str:
+    if shell_of(request):
+        return "manage.py"
     key = f" ({request.auth.name})" if isinstance(request.auth, ApiKey) else ""
     return f"{project_of(request)}{key}"
 
@@ -311,17 +331,22 @@ class ModelPlan(RegistryView):
         return Response(wire.plan_object(model, downloads.plan(model)))
 
 
+def read_load(request: Request) -> tuple[int | None, int]:
+    """What a model is to fit with: the context, or None for what it is set to, and how many sequences at once."""
+    query = request.query_params
+    context = whole_number(query, "context", 0, 1, MOST_CONTEXT) or None
+    return context, whole_number(query, "sequences", 1, 1, 1_000_000)
+
+
 class ModelFit(RegistryView):
     @extend_schema(
         parameters=[OpenApiParameter("context", int), OpenApiParameter("sequences", int)],
         responses={200: of(wire.FitObject), **ERRORS},
     )
     def get(self, request: Request, name: str) -> Response:
-        query = request.query_params
-        context = whole_number(query, "context", 0, 1, MOST_CONTEXT) or None
-        sequences = whole_number(query, "sequences", 1, 1, 1_000_000)
+        context, sequences = read_load(request)
         model = find(name)
-        return Response(wire.fit_object(model, judge.judge(model, context, sequences, ask_hub=True)))
+        return Response(wire.fit_object(model.name, judge.judge(model, context, sequences, ask_hub=True)))
 
 
 class ModelMeasurements(RegistryView):
@@ -349,12 +374,18 @@ class Operations(RegistryView):
     """Of all models; `state=open` are those that wait or run."""
 
     @extend_schema(
-        parameters=[*PAGING, OpenApiParameter("model", str), OpenApiParameter("state", str, enum=["all", "open"])],
+        parameters=[
+            *PAGING,
+            OpenApiParameter("model", str),
+            OpenApiParameter("state", str, enum=["all", "open"]),
+            OpenApiParameter("log", bool, description="With the log of each"),
+        ],
         responses={200: of(wire.OperationList), **ERRORS},
     )
     def get(self, request: Request) -> Response:
         query = request.query_params
-        rows = Operation.objects.select_related("model").defer("log")
+        with_log = switch(request, "log")
+        rows = Operation.objects.select_related("model").defer(*(() if with_log else ("log",)))
         if "model" in query:
             rows = rows.filter(model=find(query["model"]))
         if choice(query, "state", "all", ("all", "open")) == "open":
@@ -362,9 +393,9 @@ class Operations(RegistryView):
         trusted = is_operator(request)
 
         def item(row: Operation) -> wire.OperationObject:
-            return wire.operation_object(row, trusted, with_log=False)
+            return wire.operation_object(row, trusted, with_log)
 
-        return Response(page(rows, query, item, default=20, high=100, filters=["model", "state"]))
+        return Response(page(rows, query, item, default=20, high=100, filters=["model", "state", "log"]))
 
 
 def find_operation(operation_id: str) -> Operation:

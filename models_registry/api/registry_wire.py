@@ -12,11 +12,12 @@ from django.conf import settings
 from models_registry.api.wire import model_object, reason
 from models_registry.catalog import folders, remove
 from models_registry.catalog.paste import Proposal
+from models_registry.catalog.remove import Leftover
 from models_registry.engine.spec import EngineKind
-from models_registry.fit.formula import Fit
+from models_registry.fit.formula import Fit, Need
 from models_registry.hub import downloads
 from models_registry.hub.downloads import Plan
-from models_registry.models import Alias, Download, Measurement, Model, Operation
+from models_registry.models import Alias, Download, HubToken, Measurement, Model, Operation
 from models_registry.speed import speeds
 from vbs.openai.schema import ModelObject, unix
 
@@ -105,10 +106,11 @@ class PlannedFile(TypedDict):
 
 
 class PlanObject(TypedDict):
-    """What fetching takes, in bytes. present: of `bytes`, those that are here. need: what it takes of the disk still.
+    """What fetching takes, in bytes. present: of `bytes`, those that are here. converted: what it takes once more as it
+    is turned into a folder, about. need: what it takes of the disk still.
 
-    promised: what other downloads will take. fits: whether the disk holds all that, and some stays free. made_for: the
-    base that an adapter names itself.
+    promised: what other downloads will take. free_after: of the disk, after all that. fits: whether some stays free.
+    made_for: the base that an adapter names itself.
     """
 
     object: Literal["registry.plan"]
@@ -117,9 +119,11 @@ class PlanObject(TypedDict):
     files: list[PlannedFile]
     bytes: int
     present: int
+    converted: int
     need: int
     promised: int
     disk_free: int
+    free_after: int
     fits: bool
     license: str | None
     gated: bool
@@ -127,7 +131,11 @@ class PlanObject(TypedDict):
 
 
 class FitObject(TypedDict):
-    """verdict: in words. change: engine options that make it fit. loads: measured ones, behind the correction."""
+    """verdict: in words. change: engine options that make it fit. loads: measured ones, behind the correction.
+
+    asked: the need without the context and the change that are given here. resident: bytes right after a load.
+    room_cache: of the room, what is set aside for the KV cache. room_host: main memory that can take weights of a GPU.
+    """
 
     object: Literal["registry.fit"]
     model: str
@@ -137,8 +145,12 @@ class FitObject(TypedDict):
     sequences: int
     change: dict[str, Any]
     need: NeedObject
+    asked: NeedObject
+    resident: int | None
     room_bytes: int
     room_kind: str
+    room_cache: int | None
+    room_host: int
     loads: int
 
 
@@ -157,9 +169,12 @@ class MeasurementObject(TypedDict):
     failed: int
     input_tokens: int
     output_tokens: int
+    unlimited: int
+    unlimited_tokens: int
     seconds: float | None
     latency_p50: float | None
     latency_p99: float | None
+    latency_mean: float | None
     load_seconds: float | None
     first_token_seconds: float | None
     memory_bytes: int | None
@@ -175,7 +190,7 @@ class MeasurementList(TypedDict):
 
 
 class OperationObject(TypedDict):
-    """log: null in lists. asked_by: null unless an operator asks."""
+    """log: null in lists without `log=true`. asked_by: null unless an operator asks."""
 
     id: str
     object: Literal["registry.operation"]
@@ -212,6 +227,41 @@ class AliasObject(TypedDict):
 class AliasList(TypedDict):
     object: Literal["list"]
     data: list[AliasObject]
+
+
+class AddedDemo(RegistryModel):
+    """new: false when it was there. steps: what was done, in words."""
+
+    new: bool
+    steps: list[str]
+
+
+class LeftoverObject(TypedDict):
+    """A folder that this server has made and no model uses. what: why it is there, in words."""
+
+    id: str
+    object: Literal["registry.leftover"]
+    folder: str
+    what: str
+    bytes: int
+    files: int
+
+
+class LeftoverList(TypedDict):
+    object: Literal["list"]
+    data: list[LeftoverObject]
+
+
+class TokenObject(TypedDict):
+    """models: those that use it."""
+
+    id: str
+    object: Literal["registry.token"]
+    models: list[str]
+
+
+class DeletedToken(TokenObject):
+    deleted: Literal[True]
 
 
 class ProposalObject(TypedDict):
@@ -295,9 +345,11 @@ def plan_object(model: Model, plan: Plan) -> PlanObject:
         "files": [{"path": file.path, "size": file.size} for file in plan.files],
         "bytes": plan.bytes,
         "present": plan.present,
+        "converted": plan.converted,
         "need": plan.need,
         "promised": plan.promised,
         "disk_free": plan.disk_free,
+        "free_after": plan.free_after,
         "fits": plan.fits,
         "license": plan.license or None,
         "gated": plan.gated,
@@ -317,27 +369,35 @@ def removal_object(model: Model, going: remove.Preview, needed_by: list[str], de
     }
 
 
-def fit_object(model: Model, found: Fit) -> FitObject:
-    need = found.need
+def need_object(need: Need) -> NeedObject:
+    return {
+        "weights": need.weights,
+        "cache": need.cache,
+        "lora": need.lora,
+        "process": need.process,
+        "working": need.working,
+        "correction": need.correction,
+        "total": need.total,
+    }
+
+
+def fit_object(name: str, found: Fit) -> FitObject:
+    """name: of a model, or a folder's path."""
     return {
         "object": "registry.fit",
-        "model": model.name,
+        "model": name,
         "verdict": found.verdict.value,
         "text": found.text,
         "context": found.context,
         "sequences": found.sequences,
         "change": dict(found.change),
-        "need": {
-            "weights": need.weights,
-            "cache": need.cache,
-            "lora": need.lora,
-            "process": need.process,
-            "working": need.working,
-            "correction": need.correction,
-            "total": need.total,
-        },
+        "need": need_object(found.need),
+        "asked": need_object(found.asked),
+        "resident": found.resident,
         "room_bytes": found.room.total,
         "room_kind": found.room.kind,
+        "room_cache": found.room.cache,
+        "room_host": found.room.host,
         "loads": found.loads,
     }
 
@@ -358,9 +418,12 @@ def measurement_object(row: Measurement, for_operator: bool) -> MeasurementObjec
         "failed": row.failed,
         "input_tokens": row.input_tokens,
         "output_tokens": row.output_tokens,
+        "unlimited": row.unlimited,
+        "unlimited_tokens": row.unlimited_tokens,
         "seconds": row.seconds,
         "latency_p50": row.latency_p50,
         "latency_p99": row.latency_p99,
+        "latency_mean": row.latency_mean,
         "load_seconds": row.load_seconds,
         "first_token_seconds": row.first_token_seconds,
         "memory_bytes": row.memory_bytes,
@@ -395,6 +458,23 @@ def alias_object(alias: Alias) -> AliasObject:
         "model": alias.model.name,
         "changed_at": int(alias.changed_at.timestamp()),
     }
+
+
+def leftover_object(leftover: Leftover) -> LeftoverObject:
+    return {
+        "id": leftover.id,
+        "object": "registry.leftover",
+        "folder": str(leftover.folder),
+        "what": leftover.what,
+        "bytes": leftover.bytes,
+        "files": leftover.files,
+    }
+
+
+def token_object(token: HubToken) -> TokenObject:
+    """Never with what it says."""
+    models = Model.objects.filter(hub_token=token).values_list("name", flat=True)
+    return {"id": token.name, "object": "registry.token", "models": list(models)}
 
 
 def refused_options(found: Proposal | None) -> list[RefusedOption]:

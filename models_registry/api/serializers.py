@@ -11,6 +11,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from models_registry.catalog.add import MOST_SOURCE
 from models_registry.catalog.paste import MOST_TEXT
 from models_registry.catalog.rules import MOST_NOTES
+from models_registry.hub.tokens import MOST_TOKEN
 from vbs.openai.fields import Flag, PlainObject, PlainText
 
 PLACES = ("source", "hub_id", "paste")
@@ -63,6 +64,7 @@ class ModelCreate(ModelAbout):
     paste = PlainText(required=False, max_length=MOST_TEXT)
     base = PlainText(required=False, max_length=200)
     remote_name = PlainText(required=False, allow_blank=True, max_length=200)
+    copy = Flag(required=False, default=False, help_text="Copy the folder; for a command on the server alone")
     fetch = Flag(required=False, default=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +81,10 @@ class ModelCreate(ModelAbout):
 
 class AliasPut(_Strict):
     model = PlainText(max_length=200)
+
+
+class TokenPut(_Strict):
+    token = PlainText(max_length=MOST_TOKEN, allow_blank=True)
 
 
 class PasteRead(_Strict):

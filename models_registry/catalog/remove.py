@@ -42,6 +42,10 @@ class Leftover:
     bytes: int
     files: int
 
+    @property
+    def id(self) -> str:
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
 
 def needed_by(model: Model) -> list[str]:
     """What stands on the model, in words, and what to do about it where that is not plain."""

@@ -1,23 +1,26 @@
 """The actions of `manage.py model`, a module for each group. What they have in common is here.
 
-Each module has `add_to(actions)`, which adds parsers whose default `run` is a function of the console and the options.
+Each module has `add_to(actions)`, which adds parsers whose default `run` is a function of the console, the server's
+registry and the options.
 """
 
 import json
+import shlex
+from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import OutputWrapper
 
-from models_registry.catalog.folders import ModelError
 from models_registry.fit import formula
-from models_registry.models import Model
+from vbs.logs import one_line
+from vbs.places import PROGRAM
 
 
 class Console:
-    """Results go to standard output, progress to standard error."""
+    """Results go to standard output, progress to standard error. where: options by which commands reach the server."""
 
-    def __init__(self, out: OutputWrapper, err: OutputWrapper) -> None:
-        self.out, self.err = out, err
+    def __init__(self, out: OutputWrapper, err: OutputWrapper, where: list[str]) -> None:
+        self.out, self.err, self.where = out, err, where
 
     def say(self, line: str) -> None:
         self.out.write(line)
@@ -26,11 +29,9 @@ class Console:
         self.err.write(step, style_func=str)  # not in the colour of errors
         self.err.flush()
 
-
-def find(name: str) -> Model:
-    if (model := Model.objects.select_related("base").filter(name=name).first()) is None:
-        raise ModelError(f"there is no model {name!r}: 'manage.py model list' names those there are")
-    return model
+    def command(self, *words: str) -> str:
+        """Another action on the same server, as it is typed."""
+        return one_line(f"'{shlex.join([PROGRAM, 'model', *words, *self.where])}'")
 
 
 def positive(text: str) -> int:
@@ -46,3 +47,11 @@ def as_json(content: Any) -> str:
 
 def size(number: int | None) -> str:
     return "-" if number is None else formula.size(number)
+
+
+def moment(unix: int) -> str:
+    return f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def iso(unix: int | None) -> str | None:
+    return None if unix is None else datetime.fromtimestamp(unix, UTC).isoformat()

@@ -6,16 +6,17 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from models_registry.catalog import add as importer
-from models_registry.catalog import allowed, rules
+from models_registry.api.registry_wire import RegistryModel
 from models_registry.catalog import demo as demo_models
 from models_registry.catalog import paste as pasting
-from models_registry.cli import Console, find, size
-from models_registry.hub import downloads
-from models_registry.models import HubToken, Model, Task
-from vbs.configuration import audit
+from models_registry.catalog.rules import PRICES
+from models_registry.cli import Console, size
+from models_registry.cli.remote import Registry
+from models_registry.models import Task
+from vbs.logs import one_line
 
-ABOUT = ("license", "notes", "trust_remote_code", "allow_pickle")
+ABOUT = ("license", "notes", "trust_remote_code", "allow_pickle")  # what can be said of any model
+PLACE = ("revision", "file", "token", "base", "remote_name", "copy")  # what says more of where a new one is
 
 
 def add_to(actions: Any) -> None:
@@ -73,103 +74,70 @@ def _said(given: dict[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in ABOUT if given[name] is not None}
 
 
+def _given(given: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: given[name] for name in names if given[name]}
+
+
 def _add(
-    console: Console, *, name: str | None, source: str | None, task: str | None, arg: list[str], **given: Any
+    console: Console,
+    registry: Registry,
+    *,
+    name: str | None,
+    source: str | None,
+    task: str | None,
+    arg: list[str],
+    **given: Any,
 ) -> None:
-    options, hub, places = dict(map(_option, arg)), given["hub"], {key: given[key] for key in ("revision", "file")}
-    if given["paste"] is not None:
-        if source or hub:
-            raise CommandError(f"--paste says where the model is: leave out {'SOURCE' if source else '--hub'}")
-        found = _pasted(console, given["paste"])
-        name, task, options = given["chosen"] or name or found.name, task or found.task, found.engine_args | options
-        source, hub = (None, found.source) if found.on_hub else (found.source, None)
-        places = {"revision": places["revision"] or found.revision, "file": places["file"] or found.file}
-    elif given["chosen"]:
+    hub, paste, chosen = given["hub"], given["paste"], given["chosen"]
+    if chosen and paste is None:
         raise CommandError("--name is for --paste: give the name as the first argument")
+    if (source or hub) and paste is not None:
+        raise CommandError(f"--paste says where the model is: leave out {'SOURCE' if source else '--hub'}")
     if source and hub:
         raise CommandError("--hub says where the model is: leave out SOURCE")
-    if not name or not (source or hub):
+    if paste is None and not (name and (source or hub)):
         raise CommandError("a name and a source are required, or --hub ORG/NAME, or --paste TEXT")
-    base = find(given["base"]) if given["base"] else None
-    if hub:
-        _check(given, ("copy", "remote_name"), "is not for a model of the hub")
-        token = _token(given["token"]) if given["token"] else None
-        places |= _said(given)
-        model = downloads.add(name, hub, task=task, engine_args=options, base=base, token=token, **places)
-        _keep(model, given)
-        console.say(line(model))
-        console.progress(f"its files are not here yet: fetch them with 'manage.py model fetch {model.name}'")
-        return
-    assert source is not None
-    _check(given, ("revision", "file", "token"), "is only for a model of the hub")
-    model = importer.add(
-        name,
-        source,
-        task,
-        options,
-        remote_name=given["remote_name"],
-        base=base,
-        copy=given["copy"],
-        on_progress=console.progress,
-        **_said(given),
-    )
-    _keep(model, given)
+    places = {"name": chosen or name, "source": source, "hub_id": hub, "paste": paste, "task": task}
+    if arg:
+        places["engine_args"] = dict(map(_option, arg))
+    about = _given(given, PLACE) | _said(given)
+    model = registry.add(**{key: value for key, value in places.items() if value is not None}, **about)
+    for one in model["refused"]:
+        console.progress(f"not taken: {one['reason']}")
     console.say(line(model))
+    if model["state"] == "draft":
+        console.progress(f"its files are not here yet: fetch them with {console.command('fetch', model['id'])}")
 
 
-def _keep(model: Model, given: dict[str, Any]) -> None:
-    """Who says that code of a model may run stands in the audit log, also when it is said here."""
-    if given["trust_remote_code"] is not None:
-        audit.record_command("model.trust", model.name, allowed.told(model.trust_remote_code))
+def _add_demo(console: Console, registry: Registry, *, models: list[str], **_: Any) -> None:
+    for key in list(demo_models.DEMO_MODELS) if "all" in models else models or ["smollm2"]:
+        model = registry.add_demo(key)
+        for step in model["steps"]:
+            console.progress(step)
+        console.say(line(model) if model["new"] else f"{model['id']} is already there")
 
 
-def _check(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
-    if odd := [name for name in names if given[name]]:
-        raise CommandError(f"--{odd[0].replace('_', '-')} {why}: leave it out")
-
-
-def _token(name: str) -> HubToken:
-    if (token := HubToken.objects.filter(name=name).first()) is None:
-        raise CommandError(f"there is no token {name!r}: 'manage.py model token {name}' keeps one")
-    return token
-
-
-def _pasted(console: Console, text: str) -> pasting.Proposal:
-    try:
-        found = pasting.read(text)
-    except pasting.PasteError as error:
-        raise CommandError(str(error)) from error
-    for _option_name, reason in found.refused:
-        console.progress(f"not taken: {reason}")
-    return found
-
-
-def _add_demo(console: Console, *, models: list[str], **_: Any) -> None:
-    keys = list(demo_models.DEMO_MODELS) if "all" in models else models or ["smollm2"]
-    if unknown := [key for key in keys if key not in demo_models.DEMO_MODELS]:
-        choices = ", ".join(demo_models.DEMO_MODELS)
-        raise CommandError(f"there is no demo model {unknown[0]!r}: choose from {choices}, all")
-    for key in keys:
-        model, new = demo_models.add(key, console.progress)
-        console.say(line(model) if new else f"{model.name} is already there")
-
-
-def _edit(console: Console, *, name: str, task: str | None, arg: list[str] | None, no_args: bool, **given: Any) -> None:
-    changes = _said(given) | ({"task": task} if task else {})
+def _edit(
+    console: Console,
+    registry: Registry,
+    *,
+    name: str,
+    task: str | None,
+    arg: list[str] | None,
+    no_args: bool,
+    **given: Any,
+) -> None:
+    changes = _said(given) | _given(given, ("token",)) | ({"task": task} if task else {})
     if arg and no_args:
         raise CommandError("--arg and --no-args cannot both be meant: leave one out")
     if arg or no_args:
         changes["engine_args"] = dict(map(_option, arg or []))
-    if given["token"]:
-        changes["hub_token"] = _token(given["token"])
-    for price in rules.PRICES:
+    for price in PRICES:
         if given[price] is not None:
             changes[price] = None if given[price] == "none" else given[price]
     if not changes:
         raise CommandError("there is nothing to change: give --task, --arg, --license …")
-    model = importer.edit(find(name), on_server=False, **changes)
-    _keep(model, given)
-    console.say(line(model))
+    console.say(line(registry.edit(name, **changes)))
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -188,8 +156,9 @@ def _no_json(name: str) -> None:
     raise ValueError(f"{name} is not JSON")  # whatever Python's parser thinks of NaN
 
 
-def line(model: Model) -> str:
-    length = f"{model.context_length:,} tokens" if model.context_length else "-"
-    names = ", ".join([model.name, *(alias.name for alias in model.aliases.all())])
-    facts = f"{names:<28} {model.state:<11} {model.task:<11} {model.kind:<9} {size(model.size_bytes):>9} {length:>16}"
-    return f"{facts}  {model.source or model.hub_id}".rstrip()
+def line(model: RegistryModel) -> str:
+    length = f"{model['context_length']:,} tokens" if model["context_length"] else "-"
+    names = ", ".join([model["id"], *model["aliases"]])
+    facts = f"{names:<28} {model['state']:<11} {model['task']:<11} {model['kind']:<9}"
+    place = model["source"] or model["hub_id"] or ""
+    return one_line(f"{facts} {size(model['size_bytes']):>9} {length:>16}  {place}".rstrip())

@@ -7,22 +7,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from django.core.management.base import CommandError
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from models_registry.catalog.folders import ModelError
-from models_registry.cli import Console, find, size
-from models_registry.fit import judge
-from models_registry.hub import downloads, tokens
-from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubToken, Model, ModelState, Worker
-from vbs.database.outages import insist
+from models_registry.api.registry_wire import DownloadObject, RegistryModel
+from models_registry.cli import Console, size
+from models_registry.cli.remote import Registry, patiently
+from vbs.cli.remote import RemoteError
 from vbs.logs import one_line
+from vbs.places import PROGRAM
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0  # at least between plain lines
 NAMED = 20  # files in a plan
 
-Show = Callable[[Download], None]
+ENDED = {"pause": "is paused: --resume goes on", "cancel": "is a draft again"}
+
+Show = Callable[[DownloadObject], None]
 
 
 def add_to(actions: Any) -> None:
@@ -44,106 +46,99 @@ def add_to(actions: Any) -> None:
 
 
 def _fetch(
-    console: Console,
-    *,
-    name: str,
-    plan: bool,
-    pause: bool,
-    resume: bool,
-    cancel: bool,
-    retry: bool,
-    detach: bool,
-    **_: Any,
+    console: Console, registry: Registry, *, name: str, plan: bool, retry: bool, detach: bool, **given: bool
 ) -> None:
-    model = find(name)
-    if pause:
-        downloads.pause(model)
-        console.say(f"{name} is paused: --resume goes on")
-        return
-    if cancel:
-        downloads.cancel(model)
-        console.say(f"{name} is a draft again")
-        return
+    for verb, words in ENDED.items():
+        if given[verb]:
+            registry.fetch(name, verb)
+            console.say(f"{name} {words}")
+            return
+    model = registry.model(name)
     if plan:
-        _say_plan(console.say, model)
+        _say_plan(console.say, registry, model)
         return
-    if resume:
-        downloads.resume(model)
-    elif model.state in (ModelState.DOWNLOADING, ModelState.READY):
-        downloads.start(model)  # says why not, if it cannot go on
+    if given["resume"]:
+        registry.fetch(name, "resume")
     else:
-        _say_plan(console.progress, model)
-        (downloads.retry if retry else downloads.start)(model)
-    _say_if_nobody_works(console)
+        if model["state"] not in ("downloading", "ready"):  # else it is said why not, if it cannot go on
+            _say_plan(console.progress, registry, model)
+        registry.fetch(name, "retry" if retry else "fetch")
+    if not registry.has_worker("io"):
+        console.progress(f"no io worker runs, and it waits for one: on the server, '{PROGRAM} up' starts everything")
     if detach:
         console.say(f"{name} is queued")
         return
     try:
-        _follow(console, model)
+        _follow(console, registry, name)
     except KeyboardInterrupt:
-        console.progress(f"the download goes on: 'manage.py model fetch {name} --pause' pauses it")
+        console.progress(f"the download goes on: {console.command('fetch', name, '--pause')} pauses it")
 
 
-def _say_plan(say: Callable[[str], None], model: Model) -> None:
-    plan = downloads.plan(model)
-    for file in plan.files[:NAMED]:
-        say(f"{size(file.size) if file.size else '0 bytes':>10}  {one_line(file.path)}")
-    if (more := len(plan.files) - NAMED) > 0:
+def _say_plan(say: Callable[[str], None], registry: Registry, model: RegistryModel) -> None:
+    plan = registry.plan(model["id"])
+    for file in plan["files"][:NAMED]:
+        say(f"{size(file['size']) if file['size'] else '0 bytes':>10}  {one_line(file['path'])}")
+    if (more := len(plan["files"]) - NAMED) > 0:
         say(f"{'':>10}  and {more} more")
-    there = f", {size(plan.present)} of it here already" if plan.present else ""
-    if plan.files:
-        say(f"{size(plan.bytes):>10}  in {len(plan.files)} files{there}; licence: {plan.license or 'not named'}")
-    if plan.converted:
-        say(f"{size(plan.converted):>10}  more, about, as it is turned into a folder")
-    if model.base:
-        say(f"an adapter of {plan.made_for or 'a model that it does not name'}; here of {model.base.name}")
-    if plan.files and not model.base:
-        say(f"{model.name} {_fit(model, plan)}")
-    if plan.gated:
-        say(f"{model.hub_id} is gated: it needs a token with access")
-    if plan.fits:
-        say(f"{size(plan.free_after):>10}  of the disk stay free")
+    there = f", {size(plan['present'])} of it here already" if plan["present"] else ""
+    if plan["files"]:
+        count, license = len(plan["files"]), plan["license"] or "not named"
+        say(one_line(f"{size(plan['bytes']):>10}  in {count} files{there}; licence: {license}"))
+    if plan["converted"]:
+        say(f"{size(plan['converted']):>10}  more, about, as it is turned into a folder")
+    if model["parent"]:
+        say(one_line(f"an adapter of {plan['made_for'] or 'a model that it does not name'}; here of {model['parent']}"))
+    if plan["files"] and not model["parent"]:
+        say(one_line(f"{model['id']} {_fit(registry, model['id'])}"))
+    if plan["gated"]:
+        say(f"{model['hub_id']} is gated: it needs a token with access")
+    if plan["fits"]:
+        say(f"{size(plan['free_after']):>10}  of the disk stay free")
     else:
-        say(f"the disk cannot hold it: {size(plan.disk_free)} are free")
+        say(f"the disk cannot hold it: {size(plan['disk_free'])} are free")
 
 
-def _fit(model: Model, plan: downloads.Plan) -> str:
+def _fit(registry: Registry, name: str) -> str:
     try:
-        return judge.judge_hub(model, plan).text
-    except ModelError as error:
+        return registry.fit(name)["text"]
+    except RemoteError as error:
         return f"may fit or not: {error}"
 
 
-def _say_if_nobody_works(console: Console) -> None:
-    alive = Worker.objects.alive().filter(cluster="io")
-    if not alive.exists():
-        console.progress("no io worker runs here, and it waits for one: 'manage.py up' starts everything")
-
-
-def _follow(console: Console, model: Model) -> None:
-    """Until it has ended. Raises ModelError when it has failed."""
-    with _bar(model) if console.err.isatty() else _lines(console, model) as show:
+def _follow(console: Console, registry: Registry, name: str) -> None:
+    """Until it has ended. Raises CommandError when it has failed."""
+    with _bar() if console.err.isatty() else _lines(console) as show:
         while True:
-            download = insist(lambda: Download.objects.filter(model_id=model.pk).first())
+            model = _look(registry, name)
+            download = model["download"]
             if download is None:
-                raise ModelError(f"the model {model.name} has been removed")
+                raise CommandError(f"the model {name} has been removed")
             show(download)
-            if download.state not in (DownloadState.QUEUED, DownloadState.RUNNING):
+            if download["state"] not in ("queued", "running"):
                 break
             time.sleep(POLL_SECONDS)
-    if download.state == DownloadState.FAILED:
-        raise ModelError(f"{model.name}: {one_line(download.reason)}")
-    if download.state in OPEN_DOWNLOADS:
-        console.say(f"{model.name} is paused: 'manage.py model fetch {model.name} --resume' goes on")
-    elif download.state == DownloadState.CANCELLED:
-        console.say(f"{model.name} is a draft again: the download was cancelled")
-    else:
-        model.refresh_from_db()
-        console.say(f"{model.name} is ready in {model.source}")
+    match download["state"]:
+        case "failed":
+            raise CommandError(one_line(f"{name}: {download['reason']}"))
+        case "paused":
+            console.say(f"{name} is paused: {console.command('fetch', name, '--resume')} goes on")
+        case "cancelled":
+            console.say(f"{name} is a draft again: the download was cancelled")
+        case _:
+            console.say(one_line(f"{name} is ready in {model['source']}"))
+
+
+def _look(registry: Registry, name: str) -> RegistryModel:
+    try:
+        return patiently(lambda: registry.model(name))
+    except RemoteError as error:
+        if error.code == "model_not_found":
+            raise CommandError(f"the model {name} has been removed") from error
+        raise
 
 
 @contextmanager
-def _bar(model: Model) -> Iterator[Show]:
+def _bar() -> Iterator[Show]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
@@ -154,22 +149,23 @@ def _bar(model: Model) -> Iterator[Show]:
     with Progress(*columns, console=RichConsole(stderr=True, markup=False, highlight=False)) as progress:
         task = progress.add_task("queued", total=None)
 
-        def show(download: Download) -> None:
-            words = downloads.doing(model, download) or download.state
-            progress.update(task, description=words, total=download.bytes_total, completed=download.bytes_done)
+        def show(download: DownloadObject) -> None:
+            words = download["doing"] or download["state"]
+            progress.update(task, description=words, total=download["bytes_total"], completed=download["bytes_done"])
 
         yield show
 
 
 @contextmanager
-def _lines(console: Console, model: Model) -> Iterator[Show]:
+def _lines(console: Console) -> Iterator[Show]:
     said, due = "", 0.0
 
-    def show(download: Download) -> None:
+    def show(download: DownloadObject) -> None:
         nonlocal said, due
-        speed = f", {size(int(download.bytes_per_second))}/s" if download.bytes_per_second else ""
-        words = downloads.doing(model, download) or download.state
-        line = f"{words}: {size(download.bytes_done)} of {size(download.bytes_total)}{speed}"
+        rate = download["bytes_per_second"]
+        speed = f", {size(int(rate))}/s" if rate else ""
+        words = download["doing"] or download["state"]
+        line = f"{words}: {size(download['bytes_done'])} of {size(download['bytes_total'])}{speed}"
         now = time.monotonic()
         if line != said and now >= due:
             console.progress(line)
@@ -178,14 +174,12 @@ def _lines(console: Console, model: Model) -> Iterator[Show]:
     yield show
 
 
-def _token(console: Console, *, name: str, remove: bool, **_: Any) -> None:
+def _token(console: Console, registry: Registry, *, name: str, remove: bool, **_: Any) -> None:
     if remove:
-        users = list(Model.objects.filter(hub_token__name=name).values_list("name", flat=True))
-        if not HubToken.objects.filter(name=name).delete()[0]:
-            raise ModelError(f"there is no token {name!r}")
+        users = registry.remove_token(name)["models"]
         without = f"; without it now: {', '.join(users)}" if users else ""
         console.say(f"the token {name} is forgotten{without}")
         return
     given = getpass.getpass("Token: ") if sys.stdin.isatty() else sys.stdin.readline()
-    tokens.keep(name, given)
+    registry.keep_token(name, given.strip())
     console.say(f"the token {name} is kept")

@@ -1,13 +1,15 @@
 """`manage.py model fit`."""
 
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from models_registry.catalog import aliases
-from models_registry.catalog.folders import ModelError
+from django.core.management.base import CommandError
+
+from models_registry.api.registry_wire import FitObject
 from models_registry.cli import Console, as_json, positive
-from models_registry.fit import formula, judge
+from models_registry.cli.remote import Registry
+from models_registry.fit.formula import size
+from vbs.cli.remote import RemoteError
+from vbs.logs import one_line
 
 
 def add_to(actions: Any) -> None:
@@ -19,34 +21,48 @@ def add_to(actions: Any) -> None:
     fits.set_defaults(run=_fit)
 
 
-def _fit(console: Console, *, name: str, context: int | None, sequences: int, json: bool, **_: Any) -> None:
-    found = _judged(name, context, sequences)
+def _fit(
+    console: Console, registry: Registry, *, name: str, context: int | None, sequences: int, json: bool, **_: Any
+) -> None:
+    found = _judged(console, registry, name, {"sequences": sequences} | ({"context": context} if context else {}))
     if json:
-        content = {"model": name, **asdict(found), "resident": found.resident}
-        for part in ("need", "asked"):
-            content[part]["total"] = getattr(found, part).total
-        console.say(as_json(content))
+        console.say(as_json(_described(name, found)))
         return
-    console.say(f"{name} {found.text}")
-    loads = f"{found.loads} load{'s' * (found.loads != 1)}"
+    console.say(one_line(f"{name} {found['text']}"))
+    need, loads = found["need"], f"{found['loads']} load{'s' * (found['loads'] != 1)}"
     sizes = {
-        "weights": found.need.weights,
-        "KV cache": found.need.cache,
-        "LoRA": found.need.lora,
-        "process": found.need.process,
-        "working memory": found.need.working,
-        f"correction ({loads})": found.need.correction,
-        "sum": found.need.total,
-        f"room ({found.room.kind.upper()})": found.room.total,
+        "weights": need["weights"],
+        "KV cache": need["cache"],
+        "LoRA": need["lora"],
+        "process": need["process"],
+        "working memory": need["working"],
+        f"correction ({loads})": need["correction"],
+        "sum": need["total"],
+        f"room ({found['room_kind'].upper()})": found["room_bytes"],
     }
     for title, number in sizes.items():
-        console.say(f"  {title:<21}{formula.size(number):>10}")
+        console.say(f"  {title:<21}{size(number):>10}")
 
 
-def _judged(name: str, context: int | None, sequences: int) -> formula.Fit:
-    """A registered model, or a folder. Raises ModelError."""
-    if model := aliases.resolve(name):
-        return judge.judge(model, context, sequences, ask_hub=True)
-    if Path(name).is_dir():
-        return judge.judge_folder(Path(name), context, sequences)
-    raise ModelError(f"{name!r} is neither a model ('manage.py model list' names those there are) nor a folder")
+def _judged(console: Console, registry: Registry, name: str, load: dict[str, int]) -> FitObject:
+    """A registered model, or a folder of the server."""
+    try:
+        return registry.fit(registry.own_name(name), **load)
+    except RemoteError as error:
+        if error.code != "model_not_found":
+            raise
+    try:
+        return registry.fit_of_folder(name, **load)
+    except RemoteError as error:
+        if error.code != "folder_not_found":
+            raise
+    known = console.command("list")
+    raise CommandError(one_line(f"{name!r} is neither a model ({known} names those there are) nor a folder"))
+
+
+def _described(name: str, found: FitObject) -> dict[str, Any]:
+    """As `fit` has always told it: the room in one piece."""
+    plain = ("verdict", "need", "asked", "context", "sequences", "change", "loads", "text", "resident")
+    room = {"kind": found["room_kind"], "total": found["room_bytes"], "cache": found["room_cache"]}
+    told: dict[str, Any] = {**found}
+    return {"model": name, **{key: told[key] for key in plain}, "room": room | {"host": found["room_host"]}}

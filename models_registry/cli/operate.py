@@ -1,22 +1,24 @@
 """`manage.py model load|unload|test|benchmark|operations|cancel|measurements`: ask the GPU's worker, and follow it."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import CommandError
 
-from models_registry.catalog import aliases
-from models_registry.catalog.folders import ModelError
-from models_registry.cli import Console, as_json, positive, size
-from models_registry.gpu import operations
-from models_registry.models import OPEN_OPERATIONS, Measurement, Model, Operation, OperationKind, OperationState, Worker
-from vbs.database.outages import insist
+from models_registry.api.registry_wire import MeasurementObject, OperationObject
+from models_registry.cli import Console, as_json, iso, moment, positive, size
+from models_registry.cli.remote import Registry, patiently
+from models_registry.models import OperationKind
+from vbs.cli.remote import RemoteError
+from vbs.cli.terminal import aligned
 from vbs.logs import one_line
+from vbs.places import PROGRAM
 
 POLL_SECONDS = 0.4
 SHOWN = 20  # rows of a table
-NO_WORKER = "no GPU worker is alive: it waits until one runs (manage.py up)"
+NO_WORKER = f"no GPU worker is alive: it waits until one runs (on the server, '{PROGRAM} up')"
+OPTIONS = ("prompt", "max_tokens", "temperature", "requests", "prompt_tokens", "seed", "cold")
+NOT_MEASURED = ("id", "object", "model", "at")  # fields of a measurement that are not told as they are
 
 ABOUT = {
     OperationKind.LOAD: "load a model, so that the next request finds it there",
@@ -62,52 +64,44 @@ def add_to(actions: Any) -> None:
 
 
 def _operate(
-    console: Console, *, kind: OperationKind, name: str, now: bool, detach: bool, json: bool, **given: Any
+    console: Console, registry: Registry, *, kind: str, name: str, now: bool, detach: bool, json: bool, **given: Any
 ) -> None:
-    known = operations.OPTIONS[kind]
-    options = {option: given[option] for option in known if given.get(option) is not None}
-    operation = operations.ask(kind, _find(name), options, now=now, asked_by="manage.py")
-    if not _worker_is_alive():
+    options = {option: given[option] for option in OPTIONS if given.get(option) is not None}
+    operation = registry.operate(kind, registry.own_name(name), options, now)
+    if not registry.has_worker("gpu"):
         console.progress(NO_WORKER)
     if not detach:
-        console.progress(f"{operation.pk}: {kind} {name}")
-        _follow(console, operation)
+        console.progress(f"{operation['id']}: {kind} {name}")
+        operation = _follow(console, registry, operation["id"])
     if json:
         console.say(as_json(_described(operation)))
     elif detach:
-        console.say(operation.pk)
-    elif operation.state == OperationState.SUCCEEDED:
+        console.say(operation["id"])
+    elif operation["state"] == "succeeded":
         _tell(console, operation)
-    if operation.state in (OperationState.FAILED, OperationState.CANCELLED):
-        raise CommandError(one_line(f"{operation.pk} {operation.state}: {operation.error}".removesuffix(": ")))
+    if operation["state"] in ("failed", "cancelled"):
+        words = f"{operation['id']} {operation['state']}: {operation['error'] or ''}"
+        raise CommandError(one_line(words.removesuffix(": ")))
 
 
-def _find(name: str) -> Model:
-    if (model := aliases.resolve(name)) is None:
-        raise ModelError(f"there is no model {name!r}: 'manage.py model list' names those there are")
-    return model
-
-
-def _worker_is_alive() -> bool:
-    return Worker.objects.alive().filter(cluster="gpu").exists()
-
-
-def _follow(console: Console, operation: Operation) -> None:
-    """Until it has ended; the instance is fresh then. What it says goes to standard error."""
+def _follow(console: Console, registry: Registry, operation_id: str) -> OperationObject:
+    """As it is when it has ended. What it says goes to standard error."""
     last = ""
     try:
         while True:
-            insist(operation.refresh_from_db)
-            for line in new_lines(operation.log, last):
+            operation = patiently(lambda: registry.operation(operation_id))
+            for line in new_lines(operation["log"] or "", last):
                 console.progress(one_line(line))
                 last = line
-            if operation.state not in OPEN_OPERATIONS:
-                return
+            if operation["state"] not in ("queued", "running"):
+                return operation
             time.sleep(POLL_SECONDS)
-    except Operation.DoesNotExist:
-        raise CommandError(f"{operation.pk} is gone: its model was removed") from None
+    except RemoteError as error:
+        if error.code == "operation_not_found":
+            raise CommandError(f"{operation_id} is gone: its model was removed") from None
+        raise
     except KeyboardInterrupt:
-        message = f"not followed any more; it goes on. To end it: manage.py model cancel {operation.pk}"
+        message = f"not followed any more; it goes on. To end it: {console.command('cancel', operation_id)}"
         raise CommandError(message, returncode=130) from None
 
 
@@ -118,9 +112,9 @@ def new_lines(log: str, last: str) -> list[str]:
     return whole[start + len(last) + 1 if start >= 0 else 0 :].splitlines()
 
 
-def _tell(console: Console, operation: Operation) -> None:
-    result = dict(operation.result or {})
-    if operation.kind == OperationKind.TEST:
+def _tell(console: Console, operation: OperationObject) -> None:
+    result = dict(operation["result"] or {})
+    if operation["kind"] == "test":
         answer = result["answer"]
         console.say(_lines(answer) if answer is not None else as_json(result["response"]))
         return
@@ -139,85 +133,66 @@ def _value(name: str, value: Any) -> str:
     return f"{value:,.3f}" if isinstance(value, float) else one_line(str(value))
 
 
-def _cancel(console: Console, *, operation: str, **_: Any) -> None:
-    found = Operation.objects.filter(pk=operation).first()
-    if found is None:
-        raise ModelError(f"there is no operation {operation!r}: 'manage.py model operations' names those there are")
-    if not operations.cancel(found):
-        raise ModelError(f"{found.pk} has ended already ({found.state})")
-    console.say(f"{found.pk} is cancelled")
+def _cancel(console: Console, registry: Registry, *, operation: str, **_: Any) -> None:
+    console.say(f"{registry.cancel(operation)['id']} is cancelled")
 
 
-def _measurements(console: Console, *, name: str, json: bool, **_: Any) -> None:
-    rows = _find(name).measurements.order_by("-at", "-pk")
+def _measurements(console: Console, registry: Registry, *, name: str, json: bool, **_: Any) -> None:
+    own_name = registry.own_name(name)
     if json:
-        console.say(as_json([_measured(row) for row in rows]))
+        console.say(as_json([_measured(row) for row in registry.measurements(own_name)]))
         return
-    found = list(rows[:SHOWN])
+    found = list(registry.measurements(own_name, SHOWN))
     if not found:
-        console.progress(f"{name} was never measured: try 'manage.py model benchmark {name}'")
+        console.progress(f"{name} was never measured: try {console.command('benchmark', name)}")
         return
     titles = ["at", "kind", "requests", "failed", "req/s", "in/s", "out/s", "p50 s", "p99 s", "load s", "memory"]
-    _table(console, [titles, *map(_row, found)], left=2)
+    console.say(aligned([titles, *map(_row, found)], right=frozenset(range(2, len(titles)))))
 
 
-def _operations(console: Console, *, name: str | None, open: bool, json: bool, **_: Any) -> None:
-    rows = Operation.objects.select_related("model").order_by("-created_at", "-pk")
+def _operations(console: Console, registry: Registry, *, name: str | None, open: bool, json: bool, **_: Any) -> None:
+    chosen = {"state": "open"} if open else {}
     if name is not None:
-        rows = rows.filter(model=_find(name))
-    if open:
-        rows = rows.filter(state__in=OPEN_OPERATIONS)
+        chosen["model"] = registry.own_name(name)
     if json:
-        console.say(as_json([_described(row) for row in rows]))
+        console.say(as_json([_described(row) for row in registry.operations(chosen | {"log": "true"})]))
         return
-    found = list(rows.defer("log")[:SHOWN])
+    found = list(registry.operations(chosen, SHOWN))
     if not found:
         console.progress("there are no such operations: load, unload, test and benchmark each make one")
         return
-    _table(console, [["id", "kind", "model", "state", "asked by", "at", "what came of it"], *map(_line, found)], left=7)
+    titles = ["id", "kind", "model", "state", "asked by", "at", "what came of it"]
+    console.say(aligned([titles, *map(_line, found)]))
 
 
-def _line(one: Operation) -> list[str]:
-    words = [one.pk, one.kind, one.model.name, one.state, one.asked_by, f"{one.created_at:%Y-%m-%d %H:%M:%S}"]
-    return [*map(one_line, words), one_line(one.error.partition("\n")[0])[:100]]
+def _line(one: OperationObject) -> list[str]:
+    words = [one["id"], one["kind"], one["model"], one["state"], one["asked_by"] or ""]
+    return [*words, moment(one["created_at"]), one_line((one["error"] or "").partition("\n")[0])[:100]]
 
 
-def _table(console: Console, rows: Sequence[Sequence[str]], left: int) -> None:
-    """left: how many columns are of words; numbers stand on the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:left], widths, strict=False)]
-        cells += [cell.rjust(width) for cell, width in zip(row[left:], widths[left:], strict=True)]
-        console.say("  ".join(cells).rstrip())
-
-
-def _row(one: Measurement) -> list[str]:
+def _row(one: MeasurementObject) -> list[str]:
     def rate(count: int) -> str:
-        return f"{count / one.seconds:,.1f}" if one.seconds else "-"
+        return f"{count / one['seconds']:,.1f}" if one["seconds"] else "-"
 
     def seconds(number: float | None) -> str:
         return f"{number:.2f}" if number is not None else "-"
 
     return [
-        f"{one.at:%Y-%m-%d %H:%M:%S}",
-        one.kind,
-        *(f"{number:,}" if one.seconds else "-" for number in (one.requests, one.failed)),
-        *map(rate, (one.requests, one.input_tokens, one.output_tokens)),
-        *map(seconds, (one.latency_p50, one.latency_p99, one.load_seconds)),
-        size(one.memory_bytes),
+        moment(one["at"]),
+        one["kind"],
+        *(f"{number:,}" if one["seconds"] else "-" for number in (one["requests"], one["failed"])),
+        *map(rate, (one["requests"], one["input_tokens"], one["output_tokens"])),
+        *map(seconds, (one["latency_p50"], one["latency_p99"], one["load_seconds"])),
+        size(one["memory_bytes"]),
     ]
 
 
-def _measured(one: Measurement) -> dict[str, Any]:
-    names = [field.name for field in Measurement._meta.fields if field.name not in ("id", "model", "at")]
-    return {"at": one.at.isoformat()} | {name: getattr(one, name) for name in names}
+def _measured(one: MeasurementObject) -> dict[str, Any]:
+    return {"at": iso(one["at"])} | {key: value for key, value in one.items() if key not in NOT_MEASURED}
 
 
-def _described(operation: Operation) -> dict[str, Any]:
-    names = ("kind", "state", "priority", "options", "result", "error", "log")
-    made: dict[str, Any] = {"id": operation.pk, "model": operation.model.name}
-    made |= {name: getattr(operation, name) for name in names}
-    for name in ("created_at", "started_at", "finished_at"):
-        at = getattr(operation, name)
-        made[name] = at.isoformat() if at else None
-    return made
+def _described(operation: OperationObject) -> dict[str, Any]:
+    names = ("id", "model", "kind", "state", "priority", "options", "result")
+    told: dict[str, Any] = {**operation}
+    made = {name: told[name] for name in names} | {name: told[name] or "" for name in ("error", "log")}
+    return made | {name: iso(told[name]) for name in ("created_at", "started_at", "finished_at")}

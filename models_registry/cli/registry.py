@@ -4,12 +4,10 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from models_registry.api.registry_wire import has_own_code
-from models_registry.catalog import aliases
-from models_registry.catalog import remove as removal
-from models_registry.cli import Console, adding, as_json, find, size
+from models_registry.api.registry_wire import RegistryModel
+from models_registry.cli import Console, adding, as_json, iso, size
 from models_registry.cli.adding import line
-from models_registry.models import Model
+from models_registry.cli.remote import Registry
 
 
 def add_to(actions: Any) -> None:
@@ -41,57 +39,56 @@ def add_to(actions: Any) -> None:
     cleanup.set_defaults(run=_cleanup)
 
 
-def _list(console: Console, *, json: bool, **_: Any) -> None:
-    models = Model.objects.described()
+def _list(console: Console, registry: Registry, *, json: bool, **_: Any) -> None:
+    models = registry.models()
     if json:
         console.say(as_json([_described(model) for model in models]))
-    else:
-        for model in models:
-            console.say(line(model))
-        if not models:
-            console.progress("no models yet: try 'manage.py model add-demo'")
+        return
+    for model in models:
+        console.say(line(model))
+    if not models:
+        console.progress(f"no models yet: try {console.command('add-demo')}")
 
 
-def _show(console: Console, *, name: str, **_: Any) -> None:
-    console.say(as_json(_described(find(name))))
+def _show(console: Console, registry: Registry, *, name: str, **_: Any) -> None:
+    console.say(as_json(_described(registry.model(name))))
 
 
-def _alias(console: Console, *, alias: str, name: str | None, remove: bool, **_: Any) -> None:
+def _alias(console: Console, registry: Registry, *, alias: str, name: str | None, remove: bool, **_: Any) -> None:
     if remove:
-        aliases.remove(alias)
+        registry.remove_alias(alias)
         console.say(f"{alias} is removed")
-    else:
-        assert name is not None
-        before = aliases.point(alias, find(name))
-        console.say(f"{alias} stands for {name}" + (f", no longer for {before}" if before else ""))
+        return
+    assert name is not None
+    before = registry.alias(alias)
+    registry.point(alias, name)
+    console.say(f"{alias} stands for {name}" + (f", no longer for {before['model']}" if before else ""))
 
 
-def _remove(console: Console, *, name: str, files: bool, dry_run: bool, **_: Any) -> None:
-    model = find(name)
+def _remove(console: Console, registry: Registry, *, name: str, files: bool, dry_run: bool, **_: Any) -> None:
+    found = registry.remove(name, files, dry_run)
     if dry_run:
-        reasons = removal.needed_by(model)
+        reasons = found["needed_by"]
         console.say(f"{name} is still needed: {'; '.join(reasons)}" if reasons else f"{name} would be removed")
     if files:
-        going = removal.preview(model)
-        freed = f"{going.folder}: {size(going.bytes)} in {going.files} files" if going.folder else "no files of ours"
-        (console.say if dry_run else console.progress)(f"frees {freed}")
+        freed = f"{found['folder']}: {size(found['bytes'])} in {found['files']} files"
+        (console.say if dry_run else console.progress)(f"frees {freed if found['folder'] else 'no files of ours'}")
     if not dry_run:
-        removal.remove(model, files)
         console.say(f"{name} is removed")
 
 
-def _cleanup(console: Console, *, dry_run: bool, yes: bool, **_: Any) -> None:
-    found = removal.leftovers()
+def _cleanup(console: Console, registry: Registry, *, dry_run: bool, yes: bool, **_: Any) -> None:
+    found = registry.leftovers()
     for one in found:
-        console.say(f"{one.folder}: {size(one.bytes)} in {one.files} files ({one.what})")
-    total = size(sum(one.bytes for one in found))
+        console.say(f"{one['folder']}: {size(one['bytes'])} in {one['files']} files ({one['what']})")
+    total = size(sum(one["bytes"] for one in found))
     if not found:
         console.say("there is nothing to clean up")
     elif dry_run:
         console.say(f"this would free {total}")
     elif yes or _confirmed(f"Delete these, and free {total}? [y/N] "):
         for one in found:
-            removal.clean(one)
+            registry.clean(one["id"])
         console.say(f"{total} are free again")
     else:
         console.say("nothing is deleted")
@@ -104,28 +101,28 @@ def _confirmed(question: str) -> bool:
         raise CommandError("nobody is here to ask: give --yes, or --dry-run to look first") from None
 
 
-def _described(model: Model) -> dict[str, Any]:
+def _described(model: RegistryModel) -> dict[str, Any]:
     return {
-        "name": model.name,
-        "kind": model.kind,
-        "task": model.task,
-        "source": model.source,
-        "remote_name": model.remote_name,
-        "engine_args": model.engine_args,
-        "size_bytes": model.size_bytes,
-        "context_length": model.context_length,
-        "revision": model.revision or None,
-        "state": model.state,
-        "reason": model.reason or None,
-        "hub_id": model.hub_id or None,
-        "license": model.license or None,
-        "notes": model.notes or None,
-        "input_price": None if model.input_price is None else float(model.input_price),
-        "output_price": None if model.output_price is None else float(model.output_price),
-        "trust_remote_code": model.trust_remote_code,
-        "allow_pickle": model.allow_pickle,
-        "own_code": has_own_code(model),
-        "base": model.base.name if model.base else None,
-        "aliases": [alias.name for alias in model.aliases.all()],
-        "created_at": model.created_at.isoformat(),
+        "name": model["id"],
+        "kind": model["kind"],
+        "task": model["task"],
+        "source": model["source"] or "",
+        "remote_name": model["remote_name"] or "",
+        "engine_args": model["engine_args"],
+        "size_bytes": model["size_bytes"],
+        "context_length": model["context_length"],
+        "revision": model["revision"],
+        "state": model["state"],
+        "reason": model["reason"],
+        "hub_id": model["hub_id"],
+        "license": model["license"],
+        "notes": model["notes"],
+        "input_price": model["input_price"],
+        "output_price": model["output_price"],
+        "trust_remote_code": model["trust_remote_code"],
+        "allow_pickle": model["allow_pickle"],
+        "own_code": model["own_code"],
+        "base": model["parent"],
+        "aliases": model["aliases"],
+        "created_at": iso(model["created"]),
     }

@@ -338,12 +338,14 @@ def test_a_plan(api, monkeypatch):
     assert (found["bytes"], found["present"], found["need"], found["promised"]) == (100, 20, 80, 5)
 
 
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+    "intermediate_size": 128, "vocab_size": 100, "max_position_embeddings": 2048,
+}  # fmt: skip
+
+
 def test_fit(api, folders):
-    config = {
-        "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
-        "intermediate_size": 128, "vocab_size": 100, "max_position_embeddings": 2048,
-    }  # fmt: skip
-    folder = model_folder(folders / "m", **{"config.json": config})
+    folder = model_folder(folders / "m", **{"config.json": CONFIG})
     api("POST", MODELS, {"name": "o/m", "source": str(folder)})
     found = api("GET", f"{MODELS}/o/m/fit?context=512&sequences=4")
     assert found["model"] == "o/m" and found["context"] <= 2048 and found["text"]
@@ -398,7 +400,9 @@ CHANGES = [
     *(("POST", f"{MODELS}/m/{verb}") for verb in ("fetch", "pause", "resume", "cancel", "retry")),
     *(("POST", f"{MODELS}/m/{verb}") for verb in ("load", "unload", "test", "benchmark")),
     ("POST", "/v1/registry/operations/op_x/cancel"), ("PUT", "/v1/registry/aliases/a"),
-    ("DELETE", "/v1/registry/aliases/a"),
+    ("DELETE", "/v1/registry/aliases/a"), ("POST", "/v1/registry/demo-models/smollm2"),
+    ("GET", "/v1/registry/leftovers"), ("DELETE", "/v1/registry/leftovers/models/x"), ("GET", "/v1/registry/fit"),
+    ("PUT", "/v1/registry/tokens/t"), ("DELETE", "/v1/registry/tokens/t"),
 ]  # fmt: skip
 
 
@@ -411,6 +415,32 @@ def test_a_key_that_is_no_operators_changes_nothing(plain, method, path):
     assert error["type"] == "permission_error" and "--operator" in error["message"]
     assert Model.objects.get().notes == "" and Alias.objects.exists() and not Operation.objects.exists()
     assert Client().generic(method, path).status_code == 401
+
+
+def test_what_takes_a_shell_is_refused_to_an_operators_key(api, folders):
+    kept = tokens.keep("t", "hf_0123456789")
+    for method, body in (("PUT", {"token": "hf_other"}), ("DELETE", None)):
+        assert "No key may keep or remove tokens" in api(method, "/v1/registry/tokens/t", body, 403)["message"]
+    kept.refresh_from_db()
+    assert tokens.reveal(kept) == "hf_0123456789"
+    given = {"name": "m", "source": str(model_folder(folders / "m")), "copy": True}
+    assert "copied by a command on the server alone" in api("POST", MODELS, given, 400)["message"]
+    given["copy"] = False
+    assert "No key may have code run" in api("POST", MODELS, given | {"trust_remote_code": True}, 403)["message"]
+    spoofed = api.client.put(
+        "/v1/registry/tokens/t", '{"token": "x"}', "application/json", headers={"vbs.shell": "x", "Vbs-Shell": "x"}
+    )
+    assert spoofed.status_code == 403 and not Model.objects.exists()
+
+
+def test_the_fit_of_a_folder_of_the_server(api, folders, tmp_path):
+    folder = model_folder(folders / "m", **{"config.json": CONFIG})
+    found = api("GET", f"/v1/registry/fit?folder={folder}&context=512")
+    assert found["model"] == str(folder) and found["need"] == found["asked"] and found["resident"] is not None
+    for given in ("m", str(folders / "nothing"), ""):
+        assert api("GET", f"/v1/registry/fit?folder={given}", status=404)["code"] == "folder_not_found"
+    elsewhere = model_folder(tmp_path / "elsewhere")
+    assert "models may come from" in api("GET", f"/v1/registry/fit?folder={elsewhere}", status=400)["message"]
 
 
 def test_every_key_may_look(plain):

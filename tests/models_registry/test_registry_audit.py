@@ -1,10 +1,16 @@
 """What programs change in the registry stands in the audit log, with whose key, and no more than was done."""
 
+import io
+import sys
+
+import psutil
 import pytest
 from django.urls import get_resolver
 
-from models_registry.api import registry
+from models_registry.api import registry, server
+from models_registry.catalog import demo, made_folders
 from models_registry.models import Download, Model, Operation
+from tests.models_registry.test_model_command import run
 from tests.models_registry.test_registry_api import MODELS, Api
 from vbs.accounts.models import ApiKey
 from vbs.configuration.models import AuditEntry
@@ -33,8 +39,9 @@ def queued():
     return Operation.objects.create(model=Model.objects.get(name="m"), kind="unload").pk
 
 
-def test_every_change_is_kept(api, settings, monkeypatch):
+def test_every_change_is_kept(api, settings, monkeypatch, tmp_path):
     """All routes of the registry that change something: who adds one adds it here."""
+    settings.VBS_DATA_DIR, settings.MODELS_DIR = tmp_path, tmp_path / "models"
     monkeypatch.setattr("models_registry.workloads.needs", lambda names: [])
     monkeypatch.setattr(registry.ModelFetch, "act", staticmethod(lambda model: drafted("queued")))
     tried, expected = set(), []
@@ -65,6 +72,12 @@ def test_every_change_is_kept(api, settings, monkeypatch):
     ):  # fmt: skip
         drafted(state)
         call("POST", f"{MODELS}/d/{verb}", None, view, f"model.{verb}", "d")
+    monkeypatch.setattr(demo, "add", lambda key, told: (Model.objects.get(name="m"), True))
+    call("POST", "/v1/registry/demo-models/smollm2", None, server.DemoModels, "model.add", "m")
+    folder = made_folders.path_of("left")
+    folder.mkdir(parents=True)
+    (folder / made_folders.ORIGIN).touch()
+    call("DELETE", "/v1/registry/leftovers/models/left", None, server.LeftoverDetail, "folder.remove", "models/left")
     Operation.objects.all().delete()  # which need it
     call("DELETE", one, None, registry.RegistryModelDetail, "model.remove", "m")
     assert kept() == expected
@@ -72,7 +85,8 @@ def test_every_change_is_kept(api, settings, monkeypatch):
     assert set(AuditEntry.objects.values_list("username", flat=True)) == {f"key {key.prefix}… (laptop)"}
     assert all("project “project”" in row.detail for row in AuditEntry.objects.all())
     views = {getattr(one.callback, "cls", None) for one in get_resolver().url_patterns if hasattr(one, "callback")}
-    views = {view for view in views if view and issubclass(view, registry.RegistryView)} - {registry.Paste}
+    views = {view for view in views if view and issubclass(view, registry.RegistryView)}
+    views -= {registry.Paste, server.Tokens}  # one changes nothing, the other is for commands
     assert tried == {(view, method) for view in views for method in UNSAFE if hasattr(view, method)}
 
 
@@ -90,6 +104,16 @@ def test_what_is_refused_or_sent_again_is_not_kept(api):
     api("DELETE", f"{MODELS}/m?dry_run=true")
     api("POST", "/v1/registry/paste", {"text": "org/name"})
     assert kept() == [("model.add", "m")]
+
+
+def test_what_a_command_does_is_kept_with_the_name_of_the_systems_user(db, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hf_0123456789\n"))
+    run("token", "mine")
+    run("add", "m", "scripted:")
+    run("token", "mine", "--remove")
+    assert kept() == [("token.keep", "mine"), ("model.add", "m"), ("token.remove", "mine")]
+    assert set(AuditEntry.objects.values_list("username", flat=True)) == {f"manage.py, {psutil.Process().username()}"}
+    assert "hf_" not in str(list(AuditEntry.objects.values()))
 
 
 def test_without_keys(db, client, settings):

@@ -1,4 +1,7 @@
-"""Bearer keys for the API. `request.auth` is the key (None in open mode), `request.user` its project."""
+"""Bearer keys for the API. `request.auth` is the key, `request.user` its project.
+
+In open mode, and for a command on this machine, there is no key, and the project is the usual one.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +11,7 @@ from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from vbs.accounts.models import DEFAULT_PROJECT, ApiKey, Project
+from vbs.accounts.shell import shell_of
 from vbs.openai.errors import Forbidden, NotAuthenticated
 from vbs.pages import origins
 
@@ -25,6 +29,8 @@ def sent_key(request: Request) -> str:
 
 class ApiKeyAuthentication(BaseAuthentication):
     def authenticate(self, request: Request) -> tuple[Project, ApiKey | None]:
+        if shell_of(request):
+            return Project.objects.get_or_create(name=DEFAULT_PROJECT)[0], None
         secret = sent_key(request)
         if settings.VBS_API_AUTH == "open":
             if said := origins.foreign(request.headers, request.get_host(), request.is_secure()):
@@ -62,8 +68,9 @@ class HasProject(BasePermission):
 
 
 def is_operator(request: Request) -> bool:
-    """Whether the key may change the registry of models. In open mode, which is for loopback only, everybody may."""
-    if settings.VBS_API_AUTH == "open":
+    """Whether the key may change the registry of models. A command on this machine may, and in open mode, which is for
+    loopback only, everybody."""
+    if settings.VBS_API_AUTH == "open" or shell_of(request):
         return True
     return isinstance(request.auth, ApiKey) and request.auth.operator
 
@@ -71,12 +78,20 @@ def is_operator(request: Request) -> bool:
 class IsOperator(HasProject):
     """Looking is for every key, changing for operators' keys."""
 
+    free = SAFE_METHODS  # for every key
+
     def has_permission(self, request: Request, view: "APIView") -> bool:
         if not super().has_permission(request, view):
             return False
-        if request.method in SAFE_METHODS or is_operator(request):
+        if request.method in self.free or is_operator(request):
             return True
         raise Forbidden(
             "This key may not change the registry of models. Use an operator's key: "
             "'manage.py create_api_key --project PROJECT --name NAME --operator' makes one."
         )
+
+
+class IsOperatorAlways(IsOperator):
+    """For what only operators may even look at."""
+
+    free = ()

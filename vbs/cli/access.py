@@ -1,16 +1,23 @@
-"""Which server a command asks, and with which key: a distant one as told, or this one with a key made for the time."""
+"""Which server a command asks, and as whom: a distant one with a key, as told; this one with a key made for the time,
+or within this process.
+"""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import httpx
 from django.conf import settings
+from django.core.handlers.wsgi import WSGIHandler
 from django.core.management.base import CommandError, CommandParser
-from django.db import DatabaseError, connection
+from django.core.signals import got_request_exception, request_finished, request_started
+from django.db import DatabaseError, close_old_connections, connection
 from django.utils import timezone
 
 from vbs.accounts.models import DEFAULT_PROJECT, ApiKey, Project
+from vbs.accounts.shell import ENTRY, Shell
 from vbs.cli.remote import Remote, RemoteError
 from vbs.run import stack
 
@@ -29,22 +36,65 @@ def connected(client: type[R], url: str | None, key: str | None, project: str | 
     """The server to ask. With `url` or `key` the database is left alone. Raises CommandError, RemoteError."""
     if project is not None and (url or key):
         raise CommandError("--project is for this server; elsewhere the key says which project it is.")
-    if url:
-        with client(url, key or "") as remote:
+    if url or key:
+        with asked(client, url, key) as remote:
             yield remote
         return
+    here = _running()
+    with temporary_key(project or DEFAULT_PROJECT, purpose) as secret, client(here, secret) as remote:
+        yield remote
+
+
+def asked(client: type[R], url: str | None, key: str | None) -> R:
+    """A distant server, or with a key alone the one that runs here. Raises CommandError, RemoteError."""
+    return client(url or _running(), key or "")
+
+
+def _running() -> str:
+    """Where the server of this machine answers. Raises CommandError when it does not."""
     here = local_url()
     with Remote(here) as remote:
         if not remote.answers():
             raise CommandError(
                 f"No vbs answers at {here}: start it with 'make up', or set VBS_HOST and VBS_PORT to where it is."
             )
-    if key:
-        with client(here, key) as remote:
+    return here
+
+
+@contextmanager
+def within(client: type[R], progress: Callable[[str], None]) -> Iterator[R]:
+    """This server's application in this process, with all that a shell on its machine may do: no more than the database
+    has to run. progress: is told each step that takes long. What nobody foresaw is raised as it is."""
+    handler, shell = WSGIHandler(), Shell(progress)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        if not connection.in_atomic_block:
+            close_old_connections()
+        path = environ["PATH_INFO"].encode().decode("latin-1")  # as WSGI has it
+        return handler(environ | {"PATH_INFO": path, ENTRY: shell}, start_response)
+
+    def unforeseen(**_: Any) -> None:
+        raise
+
+    log = logging.getLogger("django.request")  # it tells of answers, which the command does
+    log.disabled = True
+    got_request_exception.connect(unforeseen)
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)  # which would end a transaction around all this
+    try:
+        with client(f"http://{_own_name()}", transport=httpx.WSGITransport(application)) as remote:
             yield remote
-        return
-    with temporary_key(project or DEFAULT_PROJECT, purpose) as secret, client(here, secret) as remote:
-        yield remote
+    finally:
+        for signal in (request_started, request_finished):
+            signal.connect(close_old_connections)
+        got_request_exception.disconnect(unforeseen)
+        log.disabled = False
+
+
+def _own_name() -> str:
+    """A name that the application takes for its own."""
+    name = next((one for one in settings.ALLOWED_HOSTS if one != "*"), "localhost")
+    return name.removeprefix(".")
 
 
 def local_url() -> str:

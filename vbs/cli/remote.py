@@ -19,9 +19,9 @@ PAGE = 100  # what the server gives at once
 class RemoteError(Exception):
     """The server refused, or gave no answer (then `status` is None). The message is the server's where it has one."""
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.code = status, code
 
     @property
     def passing(self) -> bool:
@@ -120,13 +120,15 @@ class Remote:
             raise self._stranger() from None
 
     def _refusal(self, response: httpx.Response) -> RemoteError:
+        code = None
         try:
-            message = response.json()["error"]["message"]
-        except (ValueError, KeyError, TypeError):
+            error = response.json()["error"]
+            message, code = error["message"], error.get("code")
+        except (ValueError, KeyError, TypeError, AttributeError):
             message = f"{self.url} answered {response.status_code} {response.reason_phrase}"
             if text := response.text[:200].strip():
                 message += f": {text}"
-        return RemoteError(str(message), response.status_code)
+        return RemoteError(str(message), response.status_code, code)
 
     def _stranger(self) -> RemoteError:
         return RemoteError(f"{self.url} does not answer as a vbs server does: is the address right?", 200)

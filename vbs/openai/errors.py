@@ -15,6 +15,7 @@ from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 
+from vbs.accounts.shell import shell_of
 from vbs.database.outages import DATABASE_ERRORS, first_line
 from vbs.openai import ids
 from vbs.run import descriptors, space
@@ -148,6 +149,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
         wait = getattr(error, "wait", None) or RETRY_SECONDS
         headers = {"Retry-After": str(math.ceil(wait))} if status in (429, 503) else {}
         return Response(envelope(message, kind, None, code), status=status, headers=headers)
+    if shell_of(request):
+        raise error  # to whoever asks from within this process, who shows it as any other
     return Response(unforeseen(error, request), status=500)
 
 
