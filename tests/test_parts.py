@@ -4,6 +4,7 @@ import re
 
 from django.utils import timezone
 
+from batches.models import Pause
 from vbs.pages.parts import Part, news, pulse, rendered, unseen, whole
 from vbs.pages.viewer import Viewer
 
@@ -53,7 +54,7 @@ def test_what_is_sent_takes_the_place_of_what_has_its_id():
 
 
 def test_the_token_of_a_form_is_filled_in_and_changes_no_mark():
-    part = Part("hold", "batches/queue/_hold.html", {"part": {"since": timezone.now()}})
+    part = Part("hold", "batches/queue/_hold.html", {"pause": Pause(began_at=timezone.now())})
     (fragment,) = drawn(part, viewer=Viewer(frozenset({"batches.change_pause"}), None))
     assert 'name="csrfmiddlewaretoken" value="abc"' in fragment.html("abc")
     assert 'name="csrfmiddlewaretoken" value=""' in news([fragment])

@@ -8,9 +8,11 @@ from django.db.models import QuerySet
 from models_registry.api.wire import reason
 from models_registry.fit import formula
 from models_registry.models import OPEN_OPERATIONS, Measurement, MeasurementKind, Model, Operation, OperationKind, Task
-from models_registry.pages.parts import Measured, Measurements, Ran
+from models_registry.pages.rows import CHANGES
 from vbs.pages.charts import plots
-from vbs.pages.words import duration, number
+from vbs.pages.parts import Part
+from vbs.pages.viewer import Viewer
+from vbs.pages.words import number
 
 RECENT = 10  # operations that are shown
 DRAWN = 200  # measurements in the plots
@@ -36,33 +38,30 @@ FACTS = {
 }
 
 
-def operations(model: Model, for_operator: bool) -> list[Ran]:
+def operations(model: Model, viewer: Viewer) -> Part:
     """The last of them, the newest first. Who asked, what was said and why it failed is for operators, as on /v1."""
     rows: QuerySet[Operation] = model.operations.order_by("-id")[:RECENT]
-    return [_ran(row, place == 0, for_operator) for place, row in enumerate(rows)]
+    ran = [_ran(row, place == 0, viewer.may(CHANGES)) for place, row in enumerate(rows)]
+    return Part("history", "models/_history.html", {}, ran)
 
 
-def _ran(row: Operation, newest: bool, for_operator: bool) -> Ran:
+def _ran(row: Operation, newest: bool, for_operator: bool) -> Part:
+    """An operation with its log and what came out. unfold: whether it is shown open."""
     is_open = row.state in OPEN_OPERATIONS
     result = dict(row.result or {})
-    tested = row.kind == OperationKind.TEST
-    answer = _answer(result) if tested else ""
-    seconds = (row.finished_at - row.started_at).total_seconds() if row.finished_at and row.started_at else None
-    return Ran(
-        id=row.pk,
-        kind=row.kind,
-        state=row.state,
-        open=is_open,
-        unfold=is_open or newest,
-        asked_by=row.asked_by if for_operator else "",
-        at=row.created_at,
-        took=duration(seconds) if seconds is not None else "",
-        log=row.log[-LOG:] if for_operator else "",
-        error=reason(row.error, for_operator) or "",
-        question=str(row.options.get("prompt", "")) if tested and for_operator else "",
-        answer=answer if for_operator else "",
-        facts=tuple(_facts(result)),
-    )
+    answer = _answer(result) if row.kind == OperationKind.TEST else ""
+    context = {
+        "operation": row,
+        "is_open": is_open,
+        "unfold": is_open or newest,
+        "seconds": (row.finished_at - row.started_at).total_seconds() if row.finished_at and row.started_at else None,
+        "error": reason(row.error, for_operator),
+        "facts": list(_facts(result)),
+    }
+    if for_operator:
+        question = row.options.get("prompt", "") if row.kind == OperationKind.TEST else ""
+        context |= {"asked_by": row.asked_by, "log": row.log[-LOG:], "question": question, "answer": answer}
+    return Part(row.pk, "models/_operation.html", context)
 
 
 def _answer(result: dict[str, Any]) -> str:
@@ -100,17 +99,22 @@ def _value(key: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def measurements(model: Model) -> Measured:
+COLUMNS = (
+    *("tokens/s in", "tokens/s out", "requests/s", "requests", "failed", "p50", "p99"),
+    *("load", "memory", "predicted"),
+)
+
+
+def measurements(model: Model) -> Part:
+    """What was measured, as plots and as a table."""
     rows = list(model.measurements.defer("versions", "options")[:DRAWN])
-    return Measured(
-        plots=tuple(plot for plot in _plots(rows, model.task) if plot),
-        columns=(
-            *("tokens/s in", "tokens/s out", "requests/s", "requests", "failed", "p50", "p99"),
-            *("load", "memory", "predicted"),
-        ),
-        rows=tuple(Measurements(row.at, row.kind, _cells(row)) for row in rows[:LISTED]),
-        more=max(0, len(rows) - LISTED),
-    )
+    context = {
+        "plots": [plot for plot in _plots(rows, model.task) if plot],
+        "columns": COLUMNS,
+        "rows": [(row, _cells(row)) for row in rows[:LISTED]],
+        "more": max(0, len(rows) - LISTED),
+    }
+    return Part("measured", "models/_measured.html", context)
 
 
 def _plots(rows: list[Measurement], task: str) -> Iterable[plots.Plot | None]:

@@ -1,8 +1,7 @@
 """The page of the system as parts: every worker, and whether what vbs needs is there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
@@ -11,11 +10,10 @@ from django.utils import timezone
 
 from models_registry.gpu import control
 from models_registry.models import STALE, Worker
-from models_registry.pages.parts import Reading
-from models_registry.pages.rows import readings_of
+from models_registry.pages.machines import readings
 from models_registry.readiness import OK, STORAGE
 from vbs.live.pages import Page
-from vbs.pages.parts import Part, Values, pulse
+from vbs.pages.parts import Part, pulse
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
 from vbs.run import space
@@ -35,103 +33,50 @@ class Check:
     fix: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Health(Values):
-    template = "system/_health.html"
-    id: str = "health"
-    checks: tuple[Check, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Beat(Values):
-    """What moves of a worker. age: since its last heartbeat. doing: in words."""
-
-    template = "system/_beat.html"
-    alive: bool
-    state: str
-    doing: str
-    age: str
-    readings: tuple[Reading, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card(Values):
-    """A worker. fix: what to do about one that is dead. version: of vbs, where that is known. loaded: whether there is
-    an engine that can be started again."""
-
-    template = "system/_worker.html"
-    pk: str
-    name: str
-    cluster: str
-    host: str
-    pid: int
-    version: str
-    started: datetime
-    alive: bool
-    fix: str
-    restarting: bool
-    model: str
-    adapters: tuple[str, ...]
-    engine_pid: int | None
-    loaded: bool
-    children: Sequence[Beat] = field(default=(), repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workers(Values):
-    template = "system/_workers.html"
-    id: str = "workers"
-    ids: tuple[str, ...]
-    more: int
-    children: Sequence[Card] = field(default=(), repr=False)
-
-
-def build(viewer: Viewer, query: Any) -> dict[str, Part | Values]:
+def build(viewer: Viewer, query: Any) -> dict[str, Part]:
     rows = list(Worker.objects.order_by("cluster", "started_at", "pk")[: MOST + 1])
     shown = sorted(rows[:MOST], key=lambda worker: not worker.alive)
-    cards = tuple(_card(worker, viewer) for worker in shown)
+    cards = [_card(worker, viewer) for worker in shown]
     return {
-        "health": Health(checks=tuple(_checks(rows, viewer.may(OPERATES)))),
-        "workers": Workers(ids=tuple(card.id for card in cards), more=len(rows) - len(shown), children=cards),
-        "pulse": pulse(url=reverse("system-live"), every=5),
+        "health": Part("health", "system/_health.html", {"checks": _checks(rows, viewer.may(OPERATES))}),
+        "workers": Part("workers", "system/_workers.html", {"more": len(rows) > len(shown)}, cards),
+        "pulse": pulse(reverse("system-live")),
     }
+
+
+PAGE = Page(build=build, topics=lambda: ("workers",))
 
 
 # Workers
 
 
-def _card(worker: Worker, viewer: Viewer) -> Card:
-    alive = worker.alive
-    asked, operates = worker.restart_asked_at, viewer.may(OPERATES)
-    return Card(
-        id=f"worker-{worker.pk}",
-        pk=str(worker.pk),
-        name=str(worker) if operates else f"{worker.cluster}, pid {worker.pid}",
-        cluster=worker.cluster,
-        host=worker.hostname if operates else "",
-        pid=worker.pid,
-        version=worker.version,
-        started=worker.started_at,
-        alive=alive,
-        fix="" if alive else _fix(worker) if operates else SILENT,
-        restarting=alive and asked is not None and asked >= worker.started_at,
-        model=worker.model_name,
-        adapters=tuple(worker.adapters),
-        engine_pid=worker.engine_pid,
-        loaded=alive and bool(worker.model_name) and worker.engine_pid is not None,
-        children=(_beat(worker, viewer, alive),),
-    )
+def _card(worker: Worker, viewer: Viewer) -> Part:
+    """A worker, and what moves of it. fix: what to do about one that is dead. loaded: whether there is an engine that
+    can be started again."""
+    alive, operates = worker.alive, viewer.may(OPERATES)
+    asked = worker.restart_asked_at
+    context = {
+        "worker": worker,
+        "alive": alive,
+        "name": str(worker) if operates else f"{worker.cluster}, pid {worker.pid}",
+        "host": worker.hostname if operates else "",
+        "fix": "" if alive else _fix(worker) if operates else SILENT,
+        "restarting": alive and asked is not None and asked >= worker.started_at,
+        "loaded": alive and bool(worker.model_name) and worker.engine_pid is not None,
+    }
+    return Part(f"worker-{worker.pk}", "system/_worker.html", context, [_beat(worker, viewer, alive)])
 
 
-def _beat(worker: Worker, viewer: Viewer, alive: bool) -> Beat:
-    return Beat(
-        id=f"beat-{worker.pk}",
-        alive=alive,
-        state=worker.state if alive else "dead",
-        doing=control.activity(worker, viewer),
-        age=_age((timezone.now() - worker.heartbeat_at).total_seconds()),
-        readings=tuple(readings_of(worker.health)) if alive else (),
-    )
+def _beat(worker: Worker, viewer: Viewer, alive: bool) -> Part:
+    """age: since its last heartbeat. doing: in words."""
+    context = {
+        "state": worker.state if alive else "dead",
+        "alive": alive,
+        "doing": control.activity(worker, viewer),
+        "age": _age((timezone.now() - worker.heartbeat_at).total_seconds()),
+        "readings": list(readings(worker.health)) if alive else [],
+    }
+    return Part(f"beat-{worker.pk}", "system/_beat.html", context)
 
 
 def _age(seconds: float) -> str:
@@ -175,6 +120,3 @@ def _checks(rows: Sequence[Worker], for_operator: bool) -> list[Check]:
 def _cluster(name: str, shown: str, without: str, alive: set[str]) -> Check:
     fix = f"{without}: start 'manage.py up', or 'manage.py worker {name}'. The log of {name} says why it ended."
     return Check(shown, "alive" if name in alive else "no heartbeat", name in alive, fix)
-
-
-PAGE = Page(build=build, topics=lambda: ("workers",))

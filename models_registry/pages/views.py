@@ -23,8 +23,9 @@ from models_registry.fit.formula import size
 from models_registry.gpu import operations
 from models_registry.hub import downloads
 from models_registry.models import OPEN_OPERATIONS, Model, ModelState, OperationKind
-from models_registry.pages import rows
+from models_registry.pages import model_page, models_page
 from models_registry.pages.forms import AddForm, BenchmarkForm, EditForm, FitForm, PasteForm, TestForm
+from models_registry.pages.rows import CHANGES
 from vbs.configuration import audit
 from vbs.live.pages import Parts, changes, show
 from vbs.pages.access import Request, page
@@ -47,7 +48,7 @@ def _models(request: Request, paste: PasteForm, add: AddForm | None = None, **co
     status = WRONG if paste.errors or (add and add.errors) else 200
     if request.htmx:
         return render(request, "models/_add.html", context, status=status)
-    return show(request, "models/index.html", rows.registry(request.viewer), status, **context)
+    return show(request, "models/index.html", models_page.build(request.viewer, request.GET), status, **context)
 
 
 @require_POST
@@ -135,13 +136,10 @@ def _model(request: Request, model: Model, **forms: Any) -> HttpResponse:
         "fit": _judged(request, model),
     }
     context: dict[str, Any] = {"model": model, "adapters": model.adapters.all(), **usual, **forms}
-    context |= {"prices": _prices(model), "currency": settings.VBS_CURRENCY}
-    return show(request, "models/model.html", rows.one(model, request.viewer), WRONG if forms else 200, **context)
-
-
-def _prices(model: Model) -> list[str]:
-    given = (("in", model.input_price), ("out", model.output_price))
-    return [f"{price.normalize():f} {name}" for name, price in given if price is not None]
+    context["currency"] = settings.VBS_CURRENCY
+    return show(
+        request, "models/model.html", model_page.parts(model, request.viewer), WRONG if forms else 200, **context
+    )
 
 
 @require_GET
@@ -159,7 +157,7 @@ def _judged(request: Request, model: Model) -> dict[str, Any]:
     try:
         found = judge.judge(model, asked.get("context"), asked.get("sequences") or 1)
     except ModelError as error:
-        return {"form": form, "error": str(error) if request.viewer.may(rows.CHANGES) else hide_locations(str(error))}
+        return {"form": form, "error": str(error) if request.viewer.may(CHANGES) else hide_locations(str(error))}
     need = found.need
     parts = {"weights": need.weights, "KV cache": need.cache, "LoRA": need.lora, "process": need.process}
     sizes = {name: size(number) for name, number in {**parts, "working memory": need.working}.items()}
@@ -204,8 +202,8 @@ def act(request: Request, pk: int) -> HttpResponseBase:
     do = request.POST["do"]
     _say(request, do, model.name, lambda: act(model, request.user.get_username()), words.format(model.name))
     if request.POST.get("on") == "model":
-        return _done(request, lambda: rows.one(_find(pk), request.viewer), "model", pk)
-    return _done(request, lambda: rows.registry(request.viewer), "models")
+        return _done(request, lambda: model_page.parts(_find(pk), request.viewer), "model", pk)
+    return _done(request, lambda: models_page.build(request.viewer, request.GET), "models")
 
 
 @require_POST

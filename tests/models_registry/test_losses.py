@@ -8,7 +8,7 @@ import pytest
 
 from models_registry.engine import endings, server
 from models_registry.models import Worker, WorkerState
-from models_registry.pages.rows import machine_of
+from models_registry.pages.machines import machines
 from tests.models_registry.test_metrics import scrape
 from vbs.pages.viewer import Viewer
 
@@ -43,7 +43,7 @@ def test_an_idle_engine_that_is_killed(gpu, add_model, caplog):
     worker.set(
         health={"devices": [], "losses": reading} | dict.fromkeys(("memory_used", "memory_total", "utilization"), 0)
     )
-    said = machine_of(worker, Viewer(frozenset(), None)).lost
+    said = machines([worker], Viewer(frozenset(), None)).children[0].context["lost"]
     assert said.startswith("The idle engine of m ended at ") and "killed by SIGKILL" in said
     lost = {labels["why"]: count for labels, count in scrape()["vbs_engine_losses"] if labels["worker"] == str(worker)}
     assert lost == {"memory": 0, "other": 1}

@@ -303,7 +303,7 @@ def server(**given):
 
 
 def test_adding_a_server(root, monkeypatch):
-    monkeypatch.setattr("models_registry.catalog.sources.check", lambda url, private: None)
+    monkeypatch.setattr("models_registry.catalog.sources.check_url", lambda url, private: None)
     answer = root.post("/models/add", server(notes=BAD, task="chat"))
     model = Model.objects.get()
     assert answer.status_code == 302 and answer.url == f"/models/{model.pk}/"
@@ -339,7 +339,7 @@ def test_what_cannot_be_added_is_said_in_place_and_kept(root, scripted, given, s
 
 def test_who_may_only_add_chooses_nothing_that_runs_code(db, monkeypatch, settings):
     settings.VBS_TRUST_REMOTE_CODE = True
-    monkeypatch.setattr("models_registry.catalog.sources.check", lambda url, private: None)
+    monkeypatch.setattr("models_registry.catalog.sources.check_url", lambda url, private: None)
     adder = user("add_model")
     page = text(adder.post("/models/read", {"text": "org/model"}, headers=HTMX))
     assert "trust_remote_code" not in page and "allow_pickle" not in page

@@ -72,5 +72,5 @@ def _origin(one: Setting) -> str:
 
 def _form(request: HttpRequest, form: ValueForm, one: Setting) -> HttpResponse:
     template = "configuration/_edit.html" if getattr(request, "htmx", False) else "configuration/edit.html"
-    context = {"form": form, "setting": one, "words": pages.pieces(one.words), "default": pages.pieces(one.default)}
+    context = {"form": form, "setting": one}
     return render(request, template, context, status=WRONG if form.errors else 200)

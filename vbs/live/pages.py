@@ -13,11 +13,11 @@ from django.urls import path as url_path
 from django.views.decorators.http import require_GET
 
 from vbs.pages.access import Request, page
-from vbs.pages.parts import Part, Values, news, rendered, unseen
+from vbs.pages.parts import Part, news, rendered, unseen
 
 MOST_SEEN = 5000  # parts that a browser may claim to have seen
 
-Parts = Mapping[str, Part | Values]
+Parts = Mapping[str, Part]
 
 
 @dataclass(frozen=True)

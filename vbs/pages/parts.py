@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 from django.template.loader import render_to_string
 from django.utils.html import escape
@@ -18,6 +18,9 @@ from vbs.pages.viewer import Viewer
 
 # What is filled in when a fragment is sent. No text that a template escapes can look like it.
 SEEN, TOKEN, CHILDREN = SafeString("<seen>"), SafeString("<token>"), SafeString("<children>")
+
+
+SOON, LATER = 1, 5  # seconds until a page asks again: while something moves, and while nothing does
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,6 @@ class Part:
     template: str
     context: Mapping[str, Any] = field(default_factory=dict)
     children: Sequence["Part"] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Values:
-    """A part that is not yet one of the above: its template knows it as `part`."""
-
-    template: ClassVar[str]
-    id: str
-    children: Sequence[Any] = field(default=(), repr=False)
-
-    @property
-    def context(self) -> Mapping[str, Any]:
-        return {"part": self}
 
 
 @dataclass(frozen=True)
@@ -69,13 +59,13 @@ class Fragment:
         return SafeString(text.replace(CHILDREN, "".join(child.html(token) for child in self.children)))
 
 
-def rendered(parts: Iterable[Part | Values], viewer: Viewer) -> list[Fragment]:
+def rendered(parts: Iterable[Part], viewer: Viewer) -> list[Fragment]:
     """As such a viewer sees them."""
     shared = {"viewer": viewer, "perms": viewer.perms, "seen": SEEN, "csrf_token": TOKEN}
     return [_rendered(part, shared) for part in parts]
 
 
-def _rendered(part: Part | Values, shared: Mapping[str, Any]) -> Fragment:
+def _rendered(part: Part, shared: Mapping[str, Any]) -> Fragment:
     context = {**part.context, **shared, "id": part.id, "children": CHILDREN if part.children else ""}
     text = render_to_string(part.template, context)
     return Fragment(part.id, text, [_rendered(child, shared) for child in part.children])
@@ -102,6 +92,6 @@ def news(fragments: Iterable[Fragment]) -> SafeString:
     return SafeString("".join(f"<template>{fragment.html(takes_place=True)}</template>\n" for fragment in fragments))
 
 
-def pulse(url: str, every: int) -> Part:
+def pulse(url: str, every: int = LATER) -> Part:
     """What hears of new parts: by a socket at `url`, and where that is down by asking there every so many seconds."""
     return Part("pulse", "_pulse.html", {"url": url, "every": every})

@@ -17,7 +17,7 @@ from batches.pages.new import problems
 from batches.queue import forecast
 from batches.run import pace
 from vbs.live.pages import Gone, Page
-from vbs.pages.parts import Part, pulse
+from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, number
 
@@ -51,7 +51,7 @@ def build(viewer: Viewer, query: QueryDict, pk: str) -> dict[str, Part]:
         Part("prices", "batches/detail/_prices.html", {"shares": shares}),
         problems.of(batch),
         _log(batch),
-        pulse(reverse("batch-live", args=[batch.pk]), every=5 if batch.is_terminal else 1),
+        pulse(reverse("batch-live", args=[batch.pk]), LATER if batch.is_terminal else SOON),
     )
     return {part.id: part for part in parts}
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from models_registry.gpu.control import activity
 from models_registry.models import Download, DownloadState, Model, ModelState, Worker, WorkerState
 from models_registry.pages.system import OPERATES
-from vbs.pages.parts import Values
+from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
 from vbs.run import space
@@ -35,35 +35,23 @@ class Fact:
     address: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Health(Values):
-    template = "batches/overview/_health.html"
-    id: str = "health"
-    facts: tuple[Fact, ...]
-
-    @property
-    def worst(self) -> str:
-        states = {fact.state for fact in self.facts}
-        return next(state for state in (BAD, ATTENTION, OK) if state in states)
-
-    @property
-    def wrong(self) -> int:
-        return sum(fact.state != OK for fact in self.facts)
+def health(workers: Sequence[Worker], viewer: Viewer) -> Part:
+    found = facts(workers, viewer)
+    context = {"facts": found, "wrong": sum(fact.state != OK for fact in found)}
+    return Part("health", "batches/overview/_health.html", context)
 
 
-def health(workers: Sequence[Worker], viewer: Viewer) -> Health:
+def facts(workers: Sequence[Worker], viewer: Viewer) -> list[Fact]:
     """Two queries. workers: all rows, those of the dead too."""
-    return Health(
-        facts=(
-            Fact("Web", OK, "Answers: this page comes from it."),
-            Fact("Database", OK, _database()),
-            _storage(viewer),
-            _io(workers),
-            *_gpu(workers, viewer),
-            _models(),
-            _downloads(),
-        )
-    )
+    return [
+        Fact("Web", OK, "Answers: this page comes from it."),
+        Fact("Database", OK, _database()),
+        _storage(viewer),
+        _io(workers),
+        *_gpu(workers, viewer),
+        _models(),
+        _downloads(),
+    ]
 
 
 def _database() -> str:

@@ -6,8 +6,7 @@ line at which it begins, so the last one costs what the first one does.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
+from typing import Any
 from urllib.parse import urlencode
 
 import psycopg
@@ -20,7 +19,6 @@ from batches.finish.outputs import NOT_RUN
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
 from batches.pages.new.beginning import beginning
 from vbs.live.pages import Gone
-from vbs.pages.parts import Values
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 
@@ -37,49 +35,6 @@ def response(most: int, characters: int) -> Case:
     """In rows with SIZE as `size`: all of an answer of at most so many bytes, else its first characters."""
     cut = Left("response", characters)
     return Case(When(size__lte=most, then=F("response")), default=cut, output_field=TextField())
-
-
-@dataclass(frozen=True)
-class Row:
-    line: int
-    custom_id: str
-    state: str
-    status_code: int | None
-    input_tokens: int | None
-    output_tokens: int | None
-    finished_at: datetime | None
-    answer: str
-    wrong: bool
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A state to choose."""
-
-    name: str
-    count: int
-    url: str
-    chosen: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Requests(Values):
-    """The table with what can be chosen. why: instead of rows, or what is missing from them."""
-
-    template = "batches/requests/_table.html"
-    id: str = "requests"
-    batch: str
-    url: str
-    here: str
-    state: str
-    search: str
-    choices: tuple[Choice, ...]
-    rows: tuple[Row, ...]
-    before: str
-    after: str
-    why: str
-    purged_at: datetime | None
-    has_output: bool
 
 
 class TooSlow(Exception):
@@ -108,8 +63,11 @@ def limited(seconds: int = MOST_SECONDS) -> Iterator[None]:
         raise
 
 
-def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Values]:
-    """query: state, q, and after or before: a line. What cannot be understood is as if it were not there."""
+def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Any]:
+    """What the table shows, with what can be chosen. why: instead of rows, or what is missing from them.
+
+    query: state, q, and after or before: a line. What cannot be understood is as if it were not there.
+    """
     batch = batch_of(viewer, pk)
     state = query.get("state", "") if query.get("state") in STATES else ""
     search = query.get("q", "").replace("\0", "").strip()[:512]
@@ -134,20 +92,16 @@ def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Values
         why = _why_none(batch, bool(chosen or after or before))
     at = {"before": before} if before else {"after": after} if after else {}
     return {
-        "requests": Requests(
-            batch=batch.pk,
-            url=url,
-            here=to(**at),
-            state=state,
-            search=search,
-            choices=tuple(Choice(name or "all", counts[name], to(state=name), name == state) for name in ("", *STATES)),
-            rows=tuple(_rows(batch, lines)),
-            before=to(before=lines[0]) if has_before else "",
-            after=to(after=lines[-1]) if has_after else "",
-            why=why,
-            purged_at=batch.purged_at,
-            has_output=batch.output_file_id is not None,
-        )
+        "batch": batch,
+        "url": url,
+        "refresh": to(**at),
+        "state": state,
+        "search": search,
+        "choices": [(name or "all", counts[name], to(state=name), name == state) for name in ("", *STATES)],
+        "rows": list(_rows(batch, lines)),
+        "before": to(before=lines[0]) if has_before else "",
+        "after": to(after=lines[-1]) if has_after else "",
+        "why": why,
     }
 
 
@@ -191,24 +145,31 @@ def _lines(batch: Batch, state: str, search: str, after: int, before: int) -> tu
     return lines, after > 0 and bool(lines), more
 
 
-def _rows(batch: Batch, lines: list[int]) -> Iterator[Row]:
+def _rows(batch: Batch, lines: list[int]) -> Iterator[dict[str, Any]]:
     """In a second step, so that no answer is read that is not shown."""
     if not lines:
         return
     found = BatchRequest.objects.filter(batch=batch, line__in=lines).order_by("line")
-    columns = found.annotate(size=SIZE, read=response(WHOLE, CUT), said=Left("error_message", CUT)).values_list(
-        "line", "custom_id", "state", "status_code", "input_tokens", "output_tokens", "finished_at",
-        "size", "read", "error_code", "said",
-    )  # fmt: skip
-    for line, custom_id, number, status, tokens_in, tokens_out, finished_at, size, read, code, said in columns:
-        state = RequestState(number)
+    columns = (
+        "line",
+        "custom_id",
+        "state",
+        "status_code",
+        "input_tokens",
+        "output_tokens",
+        "finished_at",
+        "error_code",
+    )
+    read = found.annotate(size=SIZE, read=response(WHOLE, CUT), said=Left("error_message", CUT))
+    for row in read.values(*columns, "size", "read", "said"):
+        state = RequestState(row["state"])
         if wrong := state in RequestState.in_error_file():
-            words = (code, said) if state == RequestState.FAILED else NOT_RUN[state][1:]
+            words = (row["error_code"], row["said"]) if state == RequestState.FAILED else NOT_RUN[state][1:]
             answer = brief(": ".join(word for word in words if word))
         else:
-            answer = beginning(read, (size or 0) <= WHOLE)
+            answer = beginning(row["read"], (row["size"] or 0) <= WHOLE)
         name = "not run" if state == RequestState.PENDING and batch.is_terminal else state.name.lower()
-        yield Row(line, custom_id, name, status, tokens_in, tokens_out, finished_at, answer, wrong)
+        yield row | {"state": name, "answer": answer, "wrong": wrong}
 
 
 def _why_none(batch: Batch, chosen: bool) -> str:

@@ -24,11 +24,11 @@ SIDES = {"prompt": one.prompt, "answer": one.answer}
 def requests(request: Request, pk: str) -> HttpResponse:
     """The table; alone when htmx asks for it."""
     try:
-        parts = many.build(request.viewer, request.GET, pk)
+        table = many.build(request.viewer, request.GET, pk)
     except Gone as gone:
         raise Http404 from gone
     template = "batches/requests/_table.html" if request.htmx else "batches/requests/index.html"
-    return render(request, template, {"part": parts["requests"]})
+    return render(request, template, table)
 
 
 @require_GET

@@ -323,15 +323,15 @@ def disk(total, free):
 
 
 def facts(workers=None):
-    found = health.health(list(Worker.objects.all()) if workers is None else workers, Viewer(frozenset(), None))
-    return {fact.name: fact for fact in found.facts}, found
+    rows = list(Worker.objects.all()) if workers is None else workers
+    return {fact.name: fact for fact in health.facts(rows, Viewer(frozenset(), None))}
 
 
 def test_a_server_that_is_well(root):
     worker("io"), worker(model_name="some-model")
     Model.objects.create(name="some-model", kind="scripted")
-    found, whole = facts()
-    assert {fact.state for fact in found.values()} == {"ok"} and whole.worst == "ok"
+    found = facts()
+    assert {fact.state for fact in found.values()} == {"ok"}
     assert "some-model" in found["Engine"].words
     assert "All is well" in text(root)
     assert set(found) == {"Web", "Database", "Storage", "io workers", "gpu worker", "Engine", "Models", "Downloads"}
@@ -341,31 +341,30 @@ def test_a_dead_worker(root):
     worker("io")
     gpu = worker(model_name="m")
     Worker.objects.filter(pk=gpu.pk).update(heartbeat_at=timezone.now() - timedelta(minutes=7))
-    found, whole = facts()
+    found = facts()
     assert found["gpu worker"].state == "bad" and "7 min ago" in found["gpu worker"].words
     assert found["gpu worker"].command == "manage.py worker gpu" and found["io workers"].state == "ok"
-    assert whole.worst == "bad"
     page = text(root)
     assert "No worker is running" in page and "manage.py worker gpu" in page and "need" in page
     Worker.objects.update(heartbeat_at=timezone.now() - timedelta(minutes=7))
-    assert facts()[0]["io workers"].command == "manage.py worker io"
+    assert facts()["io workers"].command == "manage.py worker io"
 
 
 def test_a_worker_that_waits_says_why(root):
     worker(activity="GPU 0 is at 95 °C")
-    found, _ = facts()
+    found = facts()
     assert found["gpu worker"].state == "attention" and "95 °C" in found["gpu worker"].words
     assert "GPU 0 is at 95 °C" in text(root)
 
 
 def test_what_models_and_downloads_need(db):
-    assert facts()[0]["Models"].command == "manage.py model add-demo"
+    assert facts()["Models"].command == "manage.py model add-demo"
     model = Model.objects.create(name="m", hub_id="a/m", state=ModelState.FAILED, reason="damaged")
     Download.objects.create(model=model, state=DownloadState.RUNNING)
-    found, _ = facts()
+    found = facts()
     assert found["Models"].state == "attention" and found["Downloads"].words == "1 running."
     Download.objects.update(state=DownloadState.FAILED)
-    assert facts()[0]["Downloads"].state == "attention"
+    assert facts()["Downloads"].state == "attention"
 
 
 @pytest.mark.parametrize(
@@ -380,12 +379,12 @@ def test_what_models_and_downloads_need(db):
 )
 def test_the_disk(db, monkeypatch, total, free, state):
     monkeypatch.setattr(space.shutil, "disk_usage", lambda folder: disk(total, free))
-    assert facts()[0]["Storage"].state == state
+    assert facts()["Storage"].state == state
 
 
 def test_a_data_folder_that_is_gone(db, settings, tmp_path):
     settings.VBS_DATA_DIR = tmp_path / "gone"
-    fact = facts()[0]["Storage"]
+    fact = facts()["Storage"]
     assert fact.state == "bad" and "No such file" in fact.words
 
 

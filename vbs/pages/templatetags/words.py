@@ -3,7 +3,8 @@
 from datetime import datetime
 
 from django import template
-from django.utils.html import format_html
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from vbs.pages import words
@@ -20,6 +21,24 @@ register.filter("money", words.money)
 def short(name: str) -> str:
     """An id that begins with the time at which it was made: its kind, some of its time, and its end."""
     return name if len(name) <= 24 else f"{name[:14]}…{name[-6:]}"
+
+
+@register.filter
+def code(text: str) -> SafeString:
+    """Text with `code` in it."""
+    if not text:
+        return mark_safe('<span class="quiet">–</span>')
+    pieces = ((format_html("<code>{}</code>", one) if place % 2 else one,) for place, one in enumerate(text.split("`")))
+    return format_html_join("", "{}", pieces)
+
+
+@register.filter
+def until(at: datetime) -> SafeString:
+    """How long it is till then. So rounded that it does not change with every look."""
+    seconds = (at - timezone.now()).total_seconds()
+    text = "in less than a minute" if seconds < 60 else f"in about {words.duration(seconds)}"
+    minute = at.replace(second=0, microsecond=0)
+    return format_html('<time datetime="{}">{}</time>', minute.isoformat(), text)
 
 
 @register.filter

@@ -1,0 +1,34 @@
+"""The page of one model: how it is, what was done with it, and what was measured."""
+
+from django.http import QueryDict
+from django.urls import reverse
+
+from models_registry.models import Model, Worker
+from models_registry.pages import history
+from models_registry.pages.machines import busy, machines
+from models_registry.pages.rows import rows
+from vbs.live.pages import Gone, Page
+from vbs.pages.parts import LATER, SOON, Part, pulse
+from vbs.pages.viewer import Viewer
+
+
+def build(viewer: Viewer, query: QueryDict, pk: int) -> dict[str, Part]:
+    if (model := Model.objects.described().filter(pk=pk).first()) is None:
+        raise Gone(pk)
+    return parts(model, viewer)
+
+
+PAGE = Page(build=build, topics=lambda pk: ("models", "workers"))
+
+
+def parts(model: Model, viewer: Viewer) -> dict[str, Part]:
+    """model: as `described`."""
+    workers = list(Worker.objects.alive().filter(cluster="gpu"))
+    (row,) = rows([model], viewer)
+    return {
+        "machines": machines(workers, viewer),
+        "summary": Part(f"model-{model.pk}", "models/_summary.html", row),
+        "history": history.operations(model, viewer),
+        "measured": history.measurements(model),
+        "pulse": pulse(reverse("model-live", args=[model.pk]), SOON if row["moves"] or busy(workers) else LATER),
+    }
