@@ -12,7 +12,7 @@ class ModelsRegistryConfig(AppConfig):
         from models_registry.gpu import operations, worker
         from models_registry.gpu.operating import Operations
         from models_registry.hub import downloads
-        from models_registry.pages import models_page
+        from models_registry.pages.models import page as models
         from vbs import tasks, upkeep
         from vbs.pages import recipes
 
@@ -22,4 +22,4 @@ class ModelsRegistryConfig(AppConfig):
         tasks.register("fetch", "models_registry.tasks.fetch")
         workloads.register(Operations())
         upkeep.register(operations.sweep, downloads.sweep, worker.forget_the_dead)
-        recipes.MODELS.append(models_page.names_for_chat)
+        recipes.MODELS.append(models.names_for_chat)

@@ -85,7 +85,6 @@ urlpatterns = [
     path("", include("models_registry.pages.urls")),
     path("", include("batches.pages.urls")),
     path("", include("vbs.configuration.urls")),
-    path("", include("models_registry.pages.system_urls")),
     path("health", health),
     path("ready", models.Ready.as_view()),
     path("metrics", metrics.Metrics.as_view()),

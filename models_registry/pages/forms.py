@@ -1,21 +1,24 @@
 """What people type on the pages of models. A form reads and types it; what is right is for the registry to say."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from django import forms
 from django.conf import settings
 
 from models_registry.catalog import add as importer
-from models_registry.catalog import paste, remove, rules
+from models_registry.catalog import allowed, paste, remove, rules
 from models_registry.catalog.folders import ModelError
 from models_registry.catalog.paste import Proposal
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu import operations
 from models_registry.hub import downloads
 from models_registry.models import HubToken, Model, ModelState, Operation, OperationKind, Task
+from vbs.pages.access import Request
 from vbs.pages.forms import GuardedForm
 
+WRONG = 422  # what was typed cannot be taken
 MOST_OPTIONS = 20_000  # characters
 
 
@@ -247,3 +250,16 @@ class BenchmarkForm(RunForm):
     max_tokens = forms.IntegerField(label="Tokens out")
     cold = _switch("Load it anew first", "Measures the loading too")
     field_order = ("requests", "prompt_tokens", "max_tokens", "cold", "now")
+
+
+def may_trust(request: Request) -> bool:
+    return settings.VBS_TRUST_REMOTE_CODE and request.user.has_perm(allowed.TRUST)
+
+
+def taken(form: forms.Form, step: Callable[[], Any]) -> Any:
+    """What the step gives; when the registry refuses, None, and the form says why."""
+    try:
+        return step()
+    except ModelError as error:
+        form.add_error(None, str(error))
+        return None

@@ -1,22 +1,38 @@
-"""The addresses of the pages of models."""
+"""The addresses of the pages of models and of the system."""
 
 from django.urls import path
 
-from models_registry.pages import model_page, models_page, views
+from models_registry.pages.logs import page as logs
+from models_registry.pages.logs import views as logs_views
+from models_registry.pages.model import page as model
+from models_registry.pages.model import views as model_views
+from models_registry.pages.models import page as models
+from models_registry.pages.models import views as models_views
+from models_registry.pages.system import page as system
+from models_registry.pages.system import views as system_views
 from vbs.live import pages as live
 
 urlpatterns = [
-    path("models/", views.models, name="models"),
-    live.path("models/live", models_page.PAGE, name="models-live"),
-    path("models/read", views.read, name="models-read"),
-    path("models/plan", views.plan, name="models-plan"),
-    path("models/add", views.add, name="models-add"),
-    path("models/<int:pk>/", views.model, name="model"),
-    live.path("models/<int:pk>/live", model_page.PAGE, name="model-live"),
-    path("models/<int:pk>/act", views.act, name="model-act"),
-    path("models/<int:pk>/run", views.run, name="model-run"),
-    path("models/<int:pk>/fit", views.fit, name="model-fit"),
-    path("models/<int:pk>/edit", views.edit, name="model-edit"),
-    path("models/<int:pk>/alias", views.alias, name="model-alias"),
-    path("models/<int:pk>/remove", views.remove, name="model-remove"),
+    path("models/", models_views.models, name="models"),
+    live.path("models/live", models.PAGE, name="models-live"),
+    path("models/read", models_views.read, name="models-read"),
+    path("models/plan", models_views.plan, name="models-plan"),
+    path("models/add", models_views.add, name="models-add"),
+    path("models/<int:pk>/", model_views.model, name="model"),
+    live.path("models/<int:pk>/live", model.PAGE, name="model-live"),
+    path("models/<int:pk>/act", model_views.act, name="model-act"),
+    path("models/<int:pk>/run", model_views.run, name="model-run"),
+    path("models/<int:pk>/fit", model_views.fit, name="model-fit"),
+    path("models/<int:pk>/edit", model_views.edit, name="model-edit"),
+    path("models/<int:pk>/alias", model_views.alias, name="model-alias"),
+    path("models/<int:pk>/remove", model_views.remove, name="model-remove"),
+    path("system/", system_views.index, name="system"),
+    live.path("system/live", system.PAGE, name="system-live"),
+    path("system/log", logs_views.log, name="system-log"),
+    live.path("system/log/live", logs.PAGE, name="system-log-live"),
+    path("system/log/whole", logs_views.download, name="system-log-whole"),
+    path("system/disk", system_views.clean, name="system-disk"),
+    path("system/workers/<uuid:pk>/restart", system_views.restart, name="worker-restart"),
+    path("system/workers/<uuid:pk>/engine", system_views.engine, name="worker-engine"),
+    path("system/workers/<uuid:pk>/free", system_views.free, name="worker-free"),
 ]

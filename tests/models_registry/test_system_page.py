@@ -15,7 +15,7 @@ from django.utils import timezone
 from batches.models import Batch
 from models_registry import readiness
 from models_registry.models import Model, Operation, OperationKind, OperationState, Worker
-from models_registry.pages import logfiles
+from models_registry.pages.logs import files as logfiles
 from vbs import __version__
 from vbs.accounts import roles
 from vbs.accounts.models import Project
@@ -111,7 +111,7 @@ def test_a_dead_worker_says_what_to_do(operator):
 
 def test_a_storage_that_cannot_be_written(viewer, monkeypatch):
     monkeypatch.setattr(readiness, "storage", lambda: "not writable: OSError")
-    from models_registry.pages import system
+    from models_registry.pages.system import page as system
 
     monkeypatch.setattr(system, "STORAGE", readiness.Storage())
     page = text(viewer.get("/system/"))

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from models_registry.gpu.control import activity
 from models_registry.models import Download, DownloadState, Model, ModelState, Worker, WorkerState
-from models_registry.pages.system import OPERATES
+from models_registry.pages.system.page import OPERATES
 from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from models_registry.api.wire import reason
 from models_registry.fit import formula
 from models_registry.models import OPEN_OPERATIONS, Measurement, MeasurementKind, Model, Operation, OperationKind, Task
-from models_registry.pages.rows import CHANGES
+from models_registry.pages.models.rows import CHANGES
 from vbs.pages.charts import plots
 from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer

@@ -1,4 +1,5 @@
-"""The pages of models. Looking needs an account, changing a permission; no GET changes anything.
+"""The page of one model, and what is done with it. Looking needs an account, changing a permission; no GET changes
+anything.
 
 Forms and buttons work without scripts: they answer with a page. htmx is answered with the parts that have changed.
 """
@@ -6,119 +7,29 @@ Forms and buttons work without scripts: they answer with a page. htmx is answere
 from collections.abc import Callable
 from typing import Any
 
-from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpResponse, HttpResponseBadRequest
 from django.http.response import HttpResponseBase
-from django.shortcuts import get_object_or_404, redirect, render, resolve_url
+from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
-from django_htmx.http import HttpResponseClientRedirect
 
 from models_registry.catalog import aliases, allowed
 from models_registry.catalog import remove as removal
 from models_registry.catalog.folders import ModelError
 from models_registry.fit import judge
-from models_registry.fit.formula import size
 from models_registry.gpu import operations
 from models_registry.hub import downloads
-from models_registry.models import OPEN_OPERATIONS, Model, ModelState, OperationKind
-from models_registry.pages import model_page, models_page
-from models_registry.pages.forms import AddForm, BenchmarkForm, EditForm, FitForm, PasteForm, TestForm
-from models_registry.pages.rows import CHANGES
+from models_registry.models import OPEN_OPERATIONS, Model, OperationKind
+from models_registry.pages.forms import WRONG, BenchmarkForm, EditForm, FitForm, TestForm, may_trust, taken
+from models_registry.pages.model.page import parts
+from models_registry.pages.models import page as models_page
+from models_registry.pages.models.rows import CHANGES
 from vbs.configuration import audit
 from vbs.live.pages import Parts, changes, show
 from vbs.pages.access import Request, page
+from vbs.pages.words import size
 from vbs.redaction import hide_locations
-
-WRONG = 422  # what was typed cannot be taken
-
-
-# All models
-
-
-@require_GET
-@page()
-def models(request: Request) -> HttpResponse:
-    return _models(request, PasteForm())
-
-
-def _models(request: Request, paste: PasteForm, add: AddForm | None = None, **context: Any) -> HttpResponse:
-    context |= {"paste": paste, "form": add}
-    status = WRONG if paste.errors or (add and add.errors) else 200
-    if request.htmx:
-        return render(request, "models/_add.html", context, status=status)
-    return show(request, "models/index.html", models_page.build(request.viewer, request.GET), status, **context)
-
-
-@require_POST
-@page("models_registry.add_model")
-def read(request: Request) -> HttpResponse:
-    """What was pasted, as a form to look over. Nothing is added yet."""
-    paste = PasteForm(request.POST)
-    if not paste.is_valid():
-        return _models(request, paste)
-    found = paste.cleaned_data["text"]
-    initial = {name: getattr(found, name) for name in ("name", "source", "on_hub", "revision", "file", "engine_args")}
-    form = AddForm(initial=initial | {"task": found.task or ""}, **_may(request))
-    return _models(request, PasteForm(), form, refused=found.refused)
-
-
-@require_POST
-@page("models_registry.add_model")
-def plan(request: Request) -> HttpResponse:
-    """What fetching the model in the form will take."""
-    form = AddForm(request.POST, **_may(request))
-    if not form.is_valid():
-        return render(request, "models/_plan.html", {"error": "Correct the form first."})
-    draft = form.draft()
-    try:
-        found = downloads.plan(draft)
-    except ModelError as error:
-        return render(request, "models/_plan.html", {"error": str(error)})
-    try:
-        fit = f"is served by the engine of {draft.base}" if draft.base else judge.judge_hub(draft, found).text
-    except ModelError as error:
-        fit = str(error)
-    numbers = {
-        "fetch": found.bytes,
-        "present": found.present,
-        "converted": found.converted,
-        "free": found.disk_free,
-        "promised": found.promised,
-        "after": max(0, found.free_after),
-    }
-    sizes = {name: size(number) for name, number in numbers.items()}
-    return render(request, "models/_plan.html", {"plan": found, "sizes": sizes, "fit": fit})
-
-
-@require_POST
-@page("models_registry.add_model")
-def add(request: Request) -> HttpResponseBase:
-    form = AddForm(request.POST, **_may(request))
-    if not form.is_valid() or (model := _taken(form, form.add)) is None:
-        return _models(request, PasteForm(), form)
-    coming = (
-        f", and being {'fetched' if model.hub_id else 'converted'}" if model.state == ModelState.DOWNLOADING else ""
-    )
-    audit.record(request, "model.add", model.name, model.hub_id or model.source)
-    if model.trust_remote_code:
-        audit.record(request, "model.trust", model.name, allowed.told(True))
-    messages.success(request, f"{model.name} is added{coming}.")
-    address = resolve_url("model", model.pk)
-    return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
-
-
-def _may(request: Request) -> dict[str, bool]:
-    """Take pickles, and have code run that comes with a model."""
-    return {"may_pickle": request.user.has_perm("models_registry.change_model"), "may_trust": _may_trust(request)}
-
-
-def _may_trust(request: Request) -> bool:
-    return settings.VBS_TRUST_REMOTE_CODE and request.user.has_perm(allowed.TRUST)
-
-
-# One model
 
 
 @require_GET
@@ -130,16 +41,14 @@ def model(request: Request, pk: int) -> HttpResponse:
 def _model(request: Request, model: Model, **forms: Any) -> HttpResponse:
     """`forms`: those that hold something wrong, instead of fresh ones."""
     usual = {
-        "edit_form": EditForm(model=model, may_trust=_may_trust(request)),
+        "edit_form": EditForm(model=model, may_trust=may_trust(request)),
         "test_form": TestForm(model=model, prefix="test"),
         "benchmark_form": BenchmarkForm(model=model, prefix="benchmark"),
         "fit": _judged(request, model),
     }
     context: dict[str, Any] = {"model": model, "adapters": model.adapters.all(), **usual, **forms}
     context["currency"] = settings.VBS_CURRENCY
-    return show(
-        request, "models/model.html", model_page.parts(model, request.viewer), WRONG if forms else 200, **context
-    )
+    return show(request, "models/model.html", parts(model, request.viewer), WRONG if forms else 200, **context)
 
 
 @require_GET
@@ -202,7 +111,7 @@ def act(request: Request, pk: int) -> HttpResponseBase:
     do = request.POST["do"]
     _say(request, do, model.name, lambda: act(model, request.user.get_username()), words.format(model.name))
     if request.POST.get("on") == "model":
-        return _done(request, lambda: model_page.parts(_find(pk), request.viewer), "model", pk)
+        return _done(request, lambda: parts(_find(pk), request.viewer), "model", pk)
     return _done(request, lambda: models_page.build(request.viewer, request.GET), "models")
 
 
@@ -213,7 +122,7 @@ def run(request: Request, pk: int) -> HttpResponseBase:
     model = _find(pk)
     kind: type[TestForm | BenchmarkForm] = TestForm if "test" in request.POST else BenchmarkForm
     form = kind(request.POST, model=model, prefix=kind.kind)
-    if not form.is_valid() or _taken(form, lambda: form.ask(request.user.get_username())) is None:
+    if not form.is_valid() or taken(form, lambda: form.ask(request.user.get_username())) is None:
         return _model(request, model, **{f"{kind.kind}_form": form})
     audit.record(request, f"model.{kind.kind}", model.name)
     return redirect("model", pk)
@@ -223,8 +132,8 @@ def run(request: Request, pk: int) -> HttpResponseBase:
 @page("models_registry.change_model")
 def edit(request: Request, pk: int) -> HttpResponseBase:
     model = _find(pk)
-    form = EditForm(request.POST, model=model, may_trust=_may_trust(request))
-    if not form.is_valid() or _taken(form, form.save) is None:
+    form = EditForm(request.POST, model=model, may_trust=may_trust(request))
+    if not form.is_valid() or taken(form, form.save) is None:
         return _model(request, model, edit_form=form)
     audit.record(request, "model.edit", model.name, ", ".join(sorted(form.changed_data)))
     if "trust_remote_code" in form.changed_data:
@@ -274,20 +183,8 @@ def remove(request: Request, pk: int) -> HttpResponseBase:
     return render(request, "models/remove.html", context, status=WRONG if error else 200)
 
 
-# For all of them
-
-
 def _find(pk: int) -> Model:
     return get_object_or_404(Model.objects.described(), pk=pk)
-
-
-def _taken(form: forms.Form, step: Callable[[], Any]) -> Any:
-    """What the step gives; when the registry refuses, None, and the form says why."""
-    try:
-        return step()
-    except ModelError as error:
-        form.add_error(None, str(error))
-        return None
 
 
 def _say(request: Request, verb: str, target: str, step: Callable[[], object], words: str) -> None:

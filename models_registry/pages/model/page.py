@@ -4,9 +4,9 @@ from django.http import QueryDict
 from django.urls import reverse
 
 from models_registry.models import Model, Worker
-from models_registry.pages import history
 from models_registry.pages.machines import busy, machines
-from models_registry.pages.rows import rows
+from models_registry.pages.model import history
+from models_registry.pages.models.rows import rows
 from vbs.live.pages import Gone, Page
 from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.viewer import Viewer

@@ -9,7 +9,7 @@ from django.http import QueryDict
 from django.urls import reverse
 
 from models_registry.models import Worker
-from models_registry.pages import logfiles
+from models_registry.pages.logs import files
 from vbs.live.pages import Gone, Page
 from vbs.pages.parts import Part, pulse
 from vbs.pages.viewer import Viewer
@@ -20,32 +20,32 @@ WHOLE = "models_registry.delete_worker"  # of admins: the whole of a log
 
 def sources() -> list[tuple[str, str]]:
     """Those that can be asked for, with what they are called. Engines come first."""
-    found = [(str(worker.pk), f"Engine of {worker}") for worker in _engines() if logfiles.of_engine(worker)]
-    return found + [(name, name) for name in logfiles.PROGRAMS]
+    found = [(str(worker.pk), f"Engine of {worker}") for worker in _engines() if files.of_engine(worker)]
+    return found + [(name, name) for name in files.PROGRAMS]
 
 
 def chosen(query: QueryDict) -> tuple[str, str, Path | None]:
     """The log that is asked for, else the first: its key, what it is called, and its file. Raises Gone."""
     key = query.get("of") or sources()[0][0]
-    if key in logfiles.PROGRAMS:
-        return key, key, logfiles.of_program(key)
+    if key in files.PROGRAMS:
+        return key, key, files.of_program(key)
     try:
         worker = Worker.objects.filter(pk=UUID(key), cluster="gpu").first()
     except ValueError:
         raise Gone(key) from None
     if worker is None:
         raise Gone(key)
-    return key, f"Engine of {worker}", logfiles.of_engine(worker)
+    return key, f"Engine of {worker}", files.of_engine(worker)
 
 
 def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
     key, name, path = chosen(query)
-    missing, tail = "", logfiles.Tail((), 0, False)
+    missing, tail = "", files.Tail((), 0, False)
     try:
         if path is None:
             missing = "There is none on this machine: its engine has not started yet, or runs elsewhere."
         else:
-            tail = logfiles.tail(path)
+            tail = files.tail(path)
             missing = "" if tail.lines else "It is empty so far."
     except FileNotFoundError:
         missing = "There is none yet. Programs that 'manage.py up' has not started write elsewhere."

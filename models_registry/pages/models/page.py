@@ -9,7 +9,7 @@ from django.urls import reverse
 
 from models_registry.models import Model, ModelState, Task, Worker
 from models_registry.pages.machines import busy, machines
-from models_registry.pages.rows import rows
+from models_registry.pages.models.rows import rows
 from vbs.live.pages import Page
 from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.viewer import Viewer

@@ -1,14 +1,11 @@
-"""The pages of the system. Looking at workers needs an account; logs, and what changes anything, operators."""
+"""The pages of workers and of the disk. Looking at workers needs an account; what changes anything, operators."""
 
-import os
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
 from django.contrib import messages
 from django.db import transaction
-from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render, resolve_url
 from django.views.decorators.http import require_GET, require_http_methods
@@ -17,21 +14,18 @@ from models_registry.catalog import disk
 from models_registry.catalog.folders import ModelError
 from models_registry.gpu import control
 from models_registry.models import Worker
-from models_registry.pages import logfiles, system, system_log
-from models_registry.pages.system import OPERATES
+from models_registry.pages.system.page import OPERATES, build
 from vbs.configuration import audit
-from vbs.live.pages import Gone, show
+from vbs.live.pages import show
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
 from vbs.pages.words import size
-
-PIECE = 256 * 1024
 
 
 @require_GET
 @page()
 def index(request: Request) -> HttpResponse:
-    return show(request, "system/index.html", system.build(request.viewer, request.GET))
+    return show(request, "system/index.html", build(request.viewer, request.GET))
 
 
 # What is done with a worker
@@ -107,61 +101,6 @@ def _ask(
 
 def _found(pk: UUID) -> Worker:
     return get_object_or_404(Worker, pk=pk)
-
-
-# Logs
-
-
-@require_GET
-@page(system_log.PERMISSION)
-def log(request: Request) -> HttpResponse:
-    """`still`: as it is now, without going on."""
-    try:
-        parts = system_log.build(request.viewer, request.GET)
-        key, _, _ = system_log.chosen(request.GET)
-    except Gone:
-        raise Http404 from None
-    return show(
-        request,
-        "system/log.html",
-        parts,
-        sources=system_log.sources(),
-        key=key,
-        still="still" in request.GET,
-        may_download=request.viewer.may(system_log.WHOLE) and not parts["log"].context["missing"],
-    )
-
-
-@require_GET
-@page(system_log.WHOLE)
-def download(request: Request) -> HttpResponseBase:
-    """The whole of it, without keys."""
-    try:
-        _, name, path = system_log.chosen(request.GET)
-        if path is None:
-            raise Gone
-        with logfiles.opened(path):
-            pass
-    except (Gone, OSError):
-        raise Http404 from None
-    audit.record(request, "log.download", name, path.name)
-    response = StreamingHttpResponse(_pieces(path), content_type="text/plain; charset=utf-8")
-    response.headers["Content-Disposition"] = f'attachment; filename="{path.name}"'
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
-
-
-async def _pieces(path: Path) -> AsyncIterator[bytes]:
-    """Up to its present end. Whole lines where these are not endless, so that a key is not cut in two."""
-    with logfiles.opened(path) as file:
-        left = os.fstat(file.fileno()).st_size
-        while left > 0:
-            data = await sync_to_async(file.read)(min(PIECE, left))
-            rest = await sync_to_async(file.readline)(PIECE) if data and not data.endswith(b"\n") else b""
-            if not data:
-                return
-            left -= len(data) + len(rest)
-            yield logfiles.masked(data + rest)
 
 
 # The disk
