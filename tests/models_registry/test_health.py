@@ -57,6 +57,11 @@ def test_without_a_gpu_the_machine_alone(nvml: FakeNvml | None) -> None:
     assert (found["kind"], found["devices"], found["memory_used"]) == ("cpu", [], 8 * GIB)
 
 
+def test_what_the_driver_keeps_is_neither_there_nor_used() -> None:
+    (device,) = of(FakeGpu(total=140 * GIB, used=30 * GIB, reserved=GIB))["devices"]
+    assert (device["memory_total"], device["memory_used"]) == (139 * GIB, 30 * GIB)
+
+
 def test_what_a_card_does_not_tell_is_null() -> None:
     mute = FakeGpu(name=None, total=None, busy=None, celsius=None, power=None, limit=None)
     (device,) = of(mute)["devices"]
