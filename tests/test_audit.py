@@ -13,8 +13,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.people import PASSWORD, person, superuser, text
-from vbs.accounts import sign_in
 from vbs.accounts.models import Project
+from vbs.accounts.pages import sign_in
 from vbs.configuration.models import AuditEntry
 
 BAD = "<script>alert('x')</script>"

@@ -78,8 +78,8 @@ def test_a_server_error_names_its_line_in_the_log(db, monkeypatch, caplog):
 
     viewer = person("viewer", permissions=["view_apikey"])
     viewer.raise_request_exception = False
-    monkeypatch.setattr("vbs.accounts.key_page.build", fail)
-    monkeypatch.setattr("vbs.accounts.key_views.key_page.build", fail)
+    monkeypatch.setattr("vbs.accounts.pages.key_page.build", fail)
+    monkeypatch.setattr("vbs.accounts.pages.key_views.key_page.build", fail)
     answer = viewer.get("/system/keys", headers=BROWSER)
     is_page(answer, 500, "Server error", "err_")
     assert "the secret cause" not in text(answer) and "the secret cause" in caplog.text

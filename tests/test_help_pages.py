@@ -10,9 +10,9 @@ from django.urls import Resolver404, resolve
 
 from models_registry.models import Model, ModelState
 from vbs.accounts import roles
+from vbs.help import documents
+from vbs.help.markdown import anchor, render
 from vbs.pages import recipes
-from vbs.pages.help import documents
-from vbs.pages.help.markdown import anchor, render
 
 DOCUMENTS = {
     *("start", "api", "models", "operations", "pages"),

@@ -379,8 +379,8 @@ LOGGING = logs.config(VBS_LOG_FORMAT, VBS_LOG_LEVEL)
 logs.init_sentry(SENTRY_DSN)
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["vbs.accounts.authentication.ApiKeyAuthentication"],
-    "DEFAULT_PERMISSION_CLASSES": ["vbs.accounts.authentication.HasProject"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["vbs.openai.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["vbs.openai.authentication.HasProject"],
     "DEFAULT_PARSER_CLASSES": ["vbs.openai.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "vbs.openai.negotiation.OneAnswer",

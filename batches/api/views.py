@@ -33,9 +33,9 @@ from batches.models import Batch, BatchEvent, BatchStatus, File, Purpose, Upload
 from batches.queue import forecast, order, pauses
 from models_registry.api.wire import gpu_object, worker_object
 from models_registry.models import Worker
-from vbs.accounts.authentication import is_operator, project_of
 from vbs.configuration import runtime
 from vbs.openai import idempotency, schema
+from vbs.openai.authentication import is_operator, project_of
 from vbs.openai.checks import checked
 from vbs.openai.docs import BODY, ERRORS, PAGING, of
 from vbs.openai.errors import InvalidRequest, TooLarge, missing

@@ -11,8 +11,8 @@ from models_registry.catalog import aliases, remove
 from models_registry.catalog.folders import Needed
 from models_registry.models import Model, Worker
 from models_registry.speed import speeds
-from vbs.accounts.authentication import IsOperator, is_operator
 from vbs.openai import ids, schema
+from vbs.openai.authentication import IsOperator, is_operator
 from vbs.openai.docs import ERRORS, of
 from vbs.openai.errors import RETRY_SECONDS, Conflict, InvalidRequest, NotFound
 

@@ -34,12 +34,12 @@ from models_registry.models import (
     Worker,
 )
 from models_registry.speed import speeds
-from vbs.accounts.authentication import HasProject, IsOperator, is_operator, project_of
 from vbs.accounts.models import ApiKey
 from vbs.accounts.shell import Shell, shell_of
 from vbs.configuration import audit
 from vbs.database import timeouts
 from vbs.openai import idempotency, ids
+from vbs.openai.authentication import HasProject, IsOperator, is_operator, project_of
 from vbs.openai.checks import checked
 from vbs.openai.docs import ERRORS, PAGING, of
 from vbs.openai.errors import Conflict, Forbidden, InvalidRequest, NotFound, missing

@@ -14,9 +14,9 @@ from models_registry.catalog.folders import ModelError
 from models_registry.fit import judge
 from models_registry.hub import tokens
 from models_registry.models import HubToken
-from vbs.accounts.authentication import IsOperatorAlways
 from vbs.accounts.shell import shell_of
 from vbs.openai import ids
+from vbs.openai.authentication import IsOperatorAlways
 from vbs.openai.checks import checked
 from vbs.openai.docs import of
 from vbs.openai.errors import Forbidden, NotFound

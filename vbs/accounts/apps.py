@@ -10,7 +10,8 @@ class AccountsConfig(AppConfig):
     verbose_name = "Projects and keys"
 
     def ready(self) -> None:
-        from vbs.accounts import roles, sign_in
+        from vbs.accounts import roles
+        from vbs.accounts.pages import sign_in
 
         post_migrate.connect(roles.grant, dispatch_uid="grant the roles their permissions")
         user_logged_in.connect(sign_in.on_signed_in, dispatch_uid="keep who signs in")

@@ -125,5 +125,7 @@ class KeptAnswer(models.Model):
     body = models.TextField(blank=True, help_text="JSON")
     created_at = models.DateTimeField(db_default=Now(), db_index=True)
 
+    KEPT = timedelta(hours=24)
+
     def __str__(self) -> str:
         return self.id

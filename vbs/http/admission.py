@@ -13,7 +13,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.db import close_old_connections
 from rest_framework.request import Request
 
-from vbs.accounts.authentication import ApiKeyAuthentication
+from vbs.openai.authentication import ApiKeyAuthentication
 from vbs.openai.errors import ApiError, NotAuthenticated, refusal
 from vbs.web.refusal import Refusal, RequestHead
 

@@ -29,7 +29,7 @@ PAGING = [
 class BearerKey(OpenApiAuthenticationExtension):
     """Registers itself: how a key is sent, for the description and for /docs' own button."""
 
-    target_class = "vbs.accounts.authentication.ApiKeyAuthentication"
+    target_class = "vbs.openai.authentication.ApiKeyAuthentication"
     name = "ApiKey"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:

@@ -7,7 +7,6 @@ Of two at the same time the second waits at the row of the first, and answers wh
 import hashlib
 import json
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -19,12 +18,12 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from vbs.accounts.authentication import project_of
 from vbs.accounts.models import KeptAnswer
+from vbs.openai.authentication import project_of
 from vbs.openai.errors import Conflict, InvalidRequest
 
 HEADER = "Idempotency-Key"
-KEPT = timedelta(hours=24)
+KEPT = KeptAnswer.KEPT
 MOST_KEY = 255  # characters
 MOST_PURGED = 10_000  # at once
 

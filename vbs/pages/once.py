@@ -10,7 +10,6 @@ from django import forms
 from django.core import signing
 
 from vbs.accounts.models import KeptAnswer, Project
-from vbs.openai.idempotency import KEPT
 
 SALT = "vbs.pages.once"
 
@@ -31,7 +30,7 @@ class OnceField(forms.CharField):
         text = str(super().clean(value))
         if text:
             try:
-                signing.loads(text, salt=SALT, max_age=KEPT)  # as long as marks are kept
+                signing.loads(text, salt=SALT, max_age=KeptAnswer.KEPT)  # as long as marks are kept
             except signing.BadSignature:
                 raise forms.ValidationError("This form is more than a day old: load the page anew.") from None
         return text

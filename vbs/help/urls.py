@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from vbs.pages.help import views
+from vbs.help import views
 
 urlpatterns = [
     path("help/", views.start, name="help"),

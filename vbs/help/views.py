@@ -6,9 +6,9 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_GET
 
 from vbs.configuration import runtime
+from vbs.help import documents
 from vbs.pages import recipes
 from vbs.pages.access import Request, page
-from vbs.pages.help import documents
 
 MOST_ASKED = 200  # characters
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from vbs.pages.help.markdown import PREFIX, Heading, Rendered, render
+from vbs.help.markdown import PREFIX, Heading, Rendered, render
 
 START = "start"
 # In this order.

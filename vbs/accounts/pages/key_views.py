@@ -11,9 +11,9 @@ from django.urls import reverse
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods
 
-from vbs.accounts import key_page
-from vbs.accounts.forms import KeyForm, NewKeyForm
 from vbs.accounts.models import ApiKey, Project
+from vbs.accounts.pages import key_page
+from vbs.accounts.pages.forms import KeyForm, NewKeyForm
 from vbs.configuration import audit
 from vbs.live.pages import show
 from vbs.pages.access import Request, page

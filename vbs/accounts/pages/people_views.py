@@ -15,8 +15,8 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from vbs.accounts import people as domain
 from vbs.accounts import roles
-from vbs.accounts.forms import MembersForm, NewPersonForm, PasswordForm, PersonForm, ProjectForm
 from vbs.accounts.models import DEFAULT_PROJECT, Project
+from vbs.accounts.pages.forms import MembersForm, NewPersonForm, PasswordForm, PersonForm, ProjectForm
 from vbs.configuration import audit
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm

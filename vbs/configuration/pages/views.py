@@ -8,9 +8,10 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods
 
-from vbs.configuration import audit, pages, runtime
+from vbs.configuration import audit, runtime
 from vbs.configuration.declared import SETTINGS, Setting
-from vbs.configuration.forms import LOSES, ValueForm
+from vbs.configuration.pages import page as table
+from vbs.configuration.pages.forms import LOSES, ValueForm
 from vbs.live.pages import show
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
@@ -21,7 +22,7 @@ WRONG = 422
 @require_GET
 @page("configuration.view_override")
 def settings(request: Request) -> HttpResponse:
-    return show(request, "configuration/index.html", pages.build(request.viewer, request.GET))
+    return show(request, "configuration/index.html", table.build(request.viewer, request.GET))
 
 
 @require_http_methods(["GET", "POST"])
