@@ -16,7 +16,7 @@ from vbs.pages import recipes
 
 DOCUMENTS = {
     *("start", "api", "models", "operations", "pages"),
-    *("architecture", "map", "style", "benchmarks", "dependencies", "tests"),
+    *("architecture", "changes", "map", "style", "benchmarks", "dependencies", "tests"),
 }
 ALLOWED = {
     "h1", "h2", "h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "strong", "em", "code", "pre", "a", "br", "hr",
