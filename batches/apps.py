@@ -9,7 +9,7 @@ class BatchesConfig(AppConfig):
     def ready(self) -> None:
         from batches import checks, metrics, sweep  # noqa: F401  (the checks register themselves)
         from batches.files import disk_use
-        from batches.run.source import Batches
+        from batches.run.workload import BatchesWorkload
         from models_registry import workloads
         from models_registry.catalog import disk
         from vbs import tasks, upkeep
@@ -17,7 +17,7 @@ class BatchesConfig(AppConfig):
         metrics.register()
         tasks.register("validate", "batches.tasks.validate")
         tasks.register("finalize", "batches.tasks.finalize")
-        workloads.register(Batches())
+        workloads.register(BatchesWorkload())
         upkeep.register(*sweep.PARTS)
         disk.PLACES.append(disk_use.files)
         disk.CLEANERS.insert(0, disk_use.CLEANER)

@@ -68,7 +68,7 @@ def _purge_activity() -> None:
 # In this order.
 PARTS = (
     _wake_the_forgotten,
-    Batch.objects.finish_what_is_run_through,
+    Batch.objects.finish_all_answered,
     _expire,
     unloadable.sweep,
     purge.files,

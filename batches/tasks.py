@@ -6,9 +6,9 @@ from vbs.logs import bind
 
 def validate(batch_id: str) -> None:
     from batches.intake import ingest
-    from batches.run import troubles, unloadable
+    from batches.run import temporary_errors, unloadable
 
-    with bind(batch_id=batch_id), troubles.told(batch_id, "Its input file is not read"):
+    with bind(batch_id=batch_id), temporary_errors.noted(batch_id, "Its input file is not read"):
         if batch := insist(lambda: ingest.validate(batch_id)):
             # While it was read its model may have been cancelled, or its fetching have failed.
             insist(lambda: unloadable.end(batch))
@@ -16,7 +16,7 @@ def validate(batch_id: str) -> None:
 
 def finalize(batch_id: str) -> None:
     from batches.finish import outputs
-    from batches.run import troubles
+    from batches.run import temporary_errors
 
-    with bind(batch_id=batch_id), troubles.told(batch_id, "Its files are not written"):
+    with bind(batch_id=batch_id), temporary_errors.noted(batch_id, "Its files are not written"):
         insist(lambda: outputs.finalize(batch_id))

@@ -108,7 +108,7 @@ class ModelAdmin(Audited):
             form.changed_data.clear()  # nothing is, and nothing is kept
             return
         if "trust_remote_code" in changes:
-            said = allowed.told(changes["trust_remote_code"])
+            said = allowed.trust_words(changes["trust_remote_code"])
             audit.record(cast(Request, request), "model.trust", obj.name, said)
 
     @admin.display(description="size", ordering="size_bytes")

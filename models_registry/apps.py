@@ -10,7 +10,7 @@ class ModelsRegistryConfig(AppConfig):
     def ready(self) -> None:
         from models_registry import metrics, workloads
         from models_registry.gpu import operations, worker
-        from models_registry.gpu.operating import Operations
+        from models_registry.gpu.operation_kinds import OperationsWorkload
         from models_registry.hub import downloads
         from models_registry.pages.models import page as models
         from vbs import tasks, upkeep
@@ -20,6 +20,6 @@ class ModelsRegistryConfig(AppConfig):
         metrics.register()
         tasks.register("gpu", "models_registry.tasks.work", cluster="gpu")
         tasks.register("fetch", "models_registry.tasks.fetch")
-        workloads.register(Operations())
+        workloads.register(OperationsWorkload())
         upkeep.register(operations.sweep, downloads.sweep, worker.forget_the_dead)
         recipes.MODELS.append(models.names_for_chat)

@@ -13,8 +13,8 @@ def work() -> None:
 
 
 def fetch(model_id: str) -> None:
-    from models_registry.hub import fetching
+    from models_registry.hub import download_run
 
     turn = uuid.uuid4()
     with bind(model_id=model_id):
-        insist(lambda: fetching.run(int(model_id), turn))
+        insist(lambda: download_run.run(int(model_id), turn))

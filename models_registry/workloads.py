@@ -28,9 +28,9 @@ class Work:
     priority: int
     since: datetime
     deadline: datetime | None = None
-    part: int = 0
+    segment: int = 0
     frees: bool = False
-    only: uuid.UUID | None = None
+    only_worker: uuid.UUID | None = None
 
 
 class Workload:

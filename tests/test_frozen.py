@@ -79,7 +79,7 @@ def test_a_worker_is_frozen_beyond_its_lease_and_comes_back(vbs):
             f"The gpu worker with pid {pid} has not answered since" in log
             and "when it was last heard of, run again" in log
         )
-        assert f"The gpu worker with pid {pid} is back, and finds that the gpu worker" in log
+        assert f"The gpu worker with pid {pid} is back, but the gpu worker" in log
         good, bad = vbs.books(ended, ids)
         assert not bad and {one["custom_id"] for one in good} == set(ids)
         times = sent(vbs)

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from batches.run import troubles
-from models_registry.hub import fetching
+from batches.run import temporary_errors
+from models_registry.hub import download_run
 from vbs.openai import errors
 from vbs.run import space
 from vbs.run.space import RESERVE, Space
@@ -21,7 +21,7 @@ def test_no_space_is_told_in_the_same_words_everywhere(number):
     at_the_door, of_a_view = refusal.out_of_resources(error), errors.refusal(error, None)
     assert (at_the_door.status, at_the_door.code) == (of_a_view.status_code, of_a_view.code) == (507, "storage_full")
     assert at_the_door.message == of_a_view.message == space.REFUSAL
-    assert troubles.words(error) == space.WORDS and space.WORDS in fetching._disk_error(error)
+    assert temporary_errors.describe(error) == space.WORDS and space.WORDS in download_run._disk_error(error)
 
 
 @pytest.mark.parametrize("error", [None, ValueError(errno.ENOSPC), OSError(errno.EACCES, "no"), OSError("no number")])

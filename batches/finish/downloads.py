@@ -1,4 +1,4 @@
-"""A file, and a batch's output and error lines, as streamed answers: the same for the API and the pages."""
+"""Streams a file, or a batch's output or error lines, to a client of the API or the pages."""
 
 import re
 from collections.abc import AsyncIterator, Collection
@@ -16,7 +16,7 @@ from vbs.openai.errors import NotFound, envelope
 
 
 def named(filename: str) -> dict[str, str]:
-    """To be saved under this name, and never shown as what a browser guesses that it is."""
+    """Headers with which a browser saves the content under this name, and does not guess its type."""
     disposition = content_disposition_header(True, filename) or "attachment"
     return {"Content-Disposition": disposition, "X-Content-Type-Options": "nosniff"}
 
@@ -24,7 +24,7 @@ def named(filename: str) -> dict[str, str]:
 def content(
     request: HttpRequest | Request, file: File, content_type: str = "application/octet-stream"
 ) -> HttpResponseBase:
-    """The bytes of a file, or the range of them that was asked for. A file never changes, so its id is its ETag."""
+    """The bytes of a file, or the range that was asked for. A file never changes, so its id is its ETag."""
     etag = f'"{file.pk}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes"} | named(file.filename)
     if {"*", etag} & {one.removeprefix("W/") for one in parse_etags(request.headers.get("If-None-Match", ""))}:
@@ -33,7 +33,7 @@ def content(
     asked = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", request.headers.get("Range", "").strip())
     first, last = asked.groups() if asked else ("", "")
     if last and int(first or 0) > int(last):
-        first = last = ""  # malformed: as if it were not there
+        first = last = ""  # a malformed range is ignored
     if (first or last) and request.headers.get("If-Range", etag) == etag:
         if first:
             start, stop = int(first), min(int(last) + 1 if last else file.bytes, file.bytes)
@@ -53,7 +53,7 @@ def content(
 
 
 async def lines(batch: Batch, states: Collection[RequestState]) -> AsyncIterator[bytes]:
-    """Output lines from the rows that are committed so far."""
+    """The output lines of the requests that are committed so far."""
     found = await sync_to_async(outputs.page)(batch, states, 0)
     while found:
         yield b"".join(outputs.output_line(row) for row in found)
@@ -63,7 +63,7 @@ async def lines(batch: Batch, states: Collection[RequestState]) -> AsyncIterator
 def results(
     request: HttpRequest | Request, batch: Batch, file: File | None, states: Collection[RequestState]
 ) -> HttpResponseBase:
-    """From the file when it is written, else from the rows."""
+    """The lines of requests in these states: from the file once it is written, before that from the rows."""
     if file and file.is_kept:
         return content(request, file, BODY)
     if file and batch.purged_at:
@@ -73,10 +73,10 @@ def results(
 
 
 def output(request: HttpRequest | Request, batch: Batch) -> HttpResponseBase:
-    """Those that were answered, so far. Raises NotFound."""
+    """The lines of requests that were answered so far. Raises NotFound."""
     return results(request, batch, batch.output_file, [RequestState.COMPLETED])
 
 
 def errors(request: HttpRequest | Request, batch: Batch) -> HttpResponseBase:
-    """Those that failed, or will not be run, so far. Raises NotFound."""
+    """The lines of requests that have failed, or will not be run. Raises NotFound."""
     return results(request, batch, batch.error_file, RequestState.in_error_file())

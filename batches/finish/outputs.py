@@ -1,4 +1,4 @@
-"""Write the output and error files of a batch from its rows, and end it. Memory does not grow with the batch."""
+"""Writes the output and error files of a batch from its rows, and ends it. Memory does not grow with the batch."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ FIELDS = (
     "batch_id", "line", "custom_id", "state", "status_code", "response", "request_id", "error_code", "error_message",
 )  # fmt: skip
 PAGE = 500
-FROZEN_SECONDS = 900  # without a statement, while files go into the storage, before somebody else writes them
+FROZEN_SECONDS = 900  # without a statement, after which another worker writes the files
 NOT_RUN = {
     RequestState.EXPIRED: ("batch_expired", "This request could not be executed before the completion window expired."),
     RequestState.CANCELLED: ("batch_cancelled", "This request was not executed because the batch was cancelled."),
@@ -29,7 +29,7 @@ NOT_RUN = {
 
 
 def output_line(row: BatchRequest) -> bytes:
-    """A line of the output or error file. The body of the answer goes in as it is stored, without being parsed."""
+    """A line of the output or error file. The stored body of the answer goes in without being parsed."""
     if row.response is None:
         response = b"null"
     else:
@@ -42,14 +42,14 @@ def output_line(row: BatchRequest) -> bytes:
 
 
 def wrong(row: BatchRequest) -> tuple[str, str] | None:
-    """Code and message of why there is no good answer."""
+    """Code and message of the error; None when there is a good answer."""
     if row.state == RequestState.FAILED:
         return row.error_code or "", row.error_message or ""
     return NOT_RUN.get(RequestState(row.state))
 
 
 def page(batch: Batch, states: Iterable[RequestState], after: int) -> list[BatchRequest]:
-    """The next rows in the order of the input file."""
+    """The next page of rows, in the order of the input file."""
     rows = BatchRequest.objects.filter(batch=batch, line__gt=after, state__in=list(states)).only("id", *FIELDS)
     return list(rows.order_by("line")[:PAGE])
 
@@ -62,7 +62,7 @@ def rows(batch: Batch, states: Iterable[RequestState]) -> Iterator[BatchRequest]
 
 
 def finalize(batch_id: str) -> None:
-    """Idempotent, and one at a time: a second call waits for nothing and does nothing."""
+    """Write the files and end the batch. It is idempotent; while one call runs, another does nothing."""
     if not advisory.try_lock(batch_id, 2, FROZEN_SECONDS, session=True):
         return
     try:
@@ -92,7 +92,7 @@ def _finalize(batch_id: str) -> None:
 
 
 def _keep(batch: Batch, kind: str, path: Path) -> File:
-    """The bytes are in the storage when this returns; the row is not saved yet. Done again, it is the same file."""
+    """Put the bytes into the storage. Returns the file's row, not saved yet; done again, it is the same file."""
     now = timezone.now()
     began = batch.cancelling_at or batch.finalizing_at or batch.created_at
     file = File(

@@ -15,7 +15,7 @@ from django.db import connection, transaction
 from batches.files import blobs
 from batches.intake import parameters
 from batches.intake.parameters import Serving
-from batches.intake.validate import Line, LineError, Report, Rules, read
+from batches.intake.validate import GoodLine, LineError, Report, Rules, read
 from batches.models import Batch, BatchRequest, BatchStatus, Purpose, RequestState
 from models_registry.catalog import aliases, tool_calls
 from models_registry.engine import defaults
@@ -33,7 +33,7 @@ UNAVAILABLE = "input_file_unavailable"
 LEAST_SECONDS = 60  # for the smallest file
 
 
-class _Refused(Exception):
+class BatchRefused(Exception):
     def __init__(self, errors: list[LineError]) -> None:
         super().__init__(f"{len(errors)} errors")
         self.errors = errors
@@ -59,10 +59,10 @@ def validate(batch_id: str) -> Batch | None:
             with timeouts.longer(most_seconds()):  # it holds no row that others need
                 total, names = _copy_failed(batch) if batch.retry_of else _take_in(batch, report)
             if not batch.mark_validated(names, total, _unlimited(batch, total, report)):
-                raise _Refused([])  # cancelled meanwhile: its rows go with the transaction
-            for words in told(report, batch.endpoint):
+                raise BatchRefused([])  # cancelled meanwhile: its rows go with the transaction
+            for words in remarks(report, batch.endpoint):
                 batch.note(words, "warning")
-    except _Refused as refused:
+    except BatchRefused as refused:
         if batch and refused.errors:
             batch.fail([dict(error) for error in refused.errors])
         return None
@@ -81,17 +81,19 @@ def _take_in(batch: Batch, report: Report) -> tuple[int, list[str]]:
     file = batch.input_file
     if file is None or file.purpose != Purpose.BATCH or file.project_id != batch.project_id:
         message = f"Cannot find file '{batch.input_file_id_given}', or its purpose is not 'batch'."
-        raise _Refused([{"code": "invalid_request", "line": None, "message": message, "param": "file_id"}])
+        raise BatchRefused([{"code": "invalid_request", "line": None, "message": message, "param": "file_id"}])
     if file.bytes > settings.VBS_MAX_BATCH_MB * 2**20:
         message = f"The file has {file.bytes:,} bytes; at most {settings.VBS_MAX_BATCH_MB} MB are allowed in one batch."
-        raise _Refused([{"code": "file_too_large", "line": None, "message": message, "param": "file_id"}])
+        raise BatchRefused([{"code": "file_too_large", "line": None, "message": message, "param": "file_id"}])
     try:
         with blobs.local(file.blob) as path:
             if (size := path.stat().st_size) != file.bytes:
-                raise _Refused([lost(batch, f"has {size:,} bytes in the storage, where {file.bytes:,} were taken in")])
+                raise BatchRefused(
+                    [lost(batch, f"has {size:,} bytes in the storage, where {file.bytes:,} were taken in")]
+                )
             return _read(batch, path, report)
     except blobs.Gone:
-        raise _Refused([lost(batch, "is not in the storage any more")]) from None
+        raise BatchRefused([lost(batch, "is not in the storage any more")]) from None
 
 
 def named(batch: Batch) -> str:
@@ -130,7 +132,7 @@ def _read(batch: Batch, path: Path, report: Report) -> tuple[int, list[str]]:
             copy.write_row(_row(batch.pk, line, names.setdefault(line.model, len(names))))
             total += 1
     if report.count:
-        raise _Refused(report.all())
+        raise BatchRefused(report.all())
     return total, list(names)
 
 
@@ -138,7 +140,7 @@ def rules_of(endpoint: str, default_model: str) -> Rules:
     """What holds for a batch of this endpoint, with the models that there are now."""
     return Rules(
         endpoint=endpoint,
-        refuse_model=partial(refusal, aliases.tasks(), endpoint),
+        refuse_model=partial(model_refusal, aliases.tasks(), endpoint),
         max_requests=runtime.value("VBS_MAX_BATCH_REQUESTS"),
         max_line_bytes=settings.VBS_MAX_LINE_MB * 2**20,
         default_model=default_model,
@@ -155,7 +157,7 @@ def _serving(models: dict[str, Model], name: str) -> Serving:
     return Serving(host.kind == EngineKind.REMOTE, tool_calls.are_read(model), by_guidance)
 
 
-def told(report: Report, endpoint: str) -> Iterator[str]:
+def remarks(report: Report, endpoint: str) -> Iterator[str]:
     """What is no error, and yet not as it may have been meant: a sentence each."""
     for name, found in report.ignored.items():
         words = repr(clipped(name)) if name else "others"
@@ -181,12 +183,12 @@ def told(report: Report, endpoint: str) -> Iterator[str]:
             )
 
 
-def _row(batch_id: str, line: Line, model_index: int) -> tuple[object, ...]:
+def _row(batch_id: str, line: GoodLine, model_index: int) -> tuple[object, ...]:
     place = (line.number, line.offset, line.length)
     return (batch_id, *place, line.custom_id, model_index, line.prefix, RequestState.PENDING.value, 0)
 
 
-def refusal(tasks: dict[str, str], endpoint: str, name: str) -> tuple[str, str] | None:
+def model_refusal(tasks: dict[str, str], endpoint: str, name: str) -> tuple[str, str] | None:
     """Why this model cannot be used at this endpoint: code and message, or None when it can."""
     shown = clipped(name)
     task = tasks.get(name)
@@ -207,8 +209,8 @@ def _copy_failed(batch: Batch) -> tuple[int, list[str]]:
     assert before is not None
     tasks = aliases.tasks()
     for name in before.model_names:
-        if found := refusal(tasks, batch.endpoint, name):
-            raise _Refused([{"code": found[0], "line": None, "message": found[1], "param": "body.model"}])
+        if found := model_refusal(tasks, batch.endpoint, name):
+            raise BatchRefused([{"code": found[0], "line": None, "message": found[1], "param": "body.model"}])
     table = BatchRequest._meta.db_table
     kept = ", ".join(("line", '"offset"', "length", "custom_id", "model_index", "prefix"))
     with connection.cursor() as cursor:

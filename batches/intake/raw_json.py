@@ -1,6 +1,6 @@
-"""JSON objects whose values are passed on as they came: each number digit by digit, each text as it was escaped.
+"""JSON objects whose values are passed on unchanged: each number with its digits, each text with its escapes.
 
-Of a name that stands twice in an object the last value counts, as with every reader of JSON.
+When an object has a name twice, the last value counts, as with common JSON parsers.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ Members = dict[str, Raw]
 
 
 class NotAnObject(ValueError):
-    """It is no object in JSON, or nested too deeply to be taken apart."""
+    """The text is not a JSON object, or it nests too deeply."""
 
 
 class _Line(msgspec.Struct):
@@ -27,7 +27,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def request_of(line: bytes) -> tuple[str, Members]:
-    """A request's custom_id, and the members of its body. Raises NotAnObject."""
+    """The custom_id and the members of the body of a line. Raises NotAnObject."""
     try:
         found = _lines.decode(line)
         return found.custom_id, found.body
@@ -36,7 +36,7 @@ def request_of(line: bytes) -> tuple[str, Members]:
 
 
 def members(text: bytes) -> Members:
-    """Raises NotAnObject."""
+    """The members of a JSON object. Raises NotAnObject."""
     try:
         return _objects.decode(text)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -52,7 +52,7 @@ def text_of(given: Members) -> bytes:
 
 
 def indented(text: bytes) -> str:
-    """The same, to read. Raises NotAnObject."""
+    """The same JSON, indented for people. Raises NotAnObject."""
     try:
         return msgspec.json.format(text, indent=2).decode()
     except (msgspec.MsgspecError, RecursionError) as error:

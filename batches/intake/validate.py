@@ -42,7 +42,7 @@ class LineError(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class GoodLine:
     """A good line: where it is in the file, and what the runner has to know of it."""
 
     number: int
@@ -71,7 +71,7 @@ class Rules:
 
 
 @dataclass
-class Told:
+class Remark:
     """Something that is no error: in how many requests, on which line first, and what it was there."""
 
     count: int
@@ -90,22 +90,22 @@ class Report:
 
     errors: list[LineError] = field(default_factory=list)
     count: int = 0
-    ignored: dict[str, Told] = field(default_factory=dict)
-    unlimited: Told | None = None
-    refused: dict[str, Told] = field(default_factory=dict)
+    ignored: dict[str, Remark] = field(default_factory=dict)
+    unlimited: Remark | None = None
+    refused: dict[str, Remark] = field(default_factory=dict)
 
-    def tell(
+    def remark(
         self, line: int, ignored: Sequence[str], is_unlimited: bool, refused: tuple[str, str] | None = None
     ) -> None:
         for name in ignored:
             key = name if name in self.ignored or len(self.ignored) < MAX_IGNORED else ""
-            self.ignored.setdefault(key, Told(0, line)).count += 1
+            self.ignored.setdefault(key, Remark(0, line)).count += 1
         if is_unlimited:
-            self.unlimited = self.unlimited or Told(0, line)
+            self.unlimited = self.unlimited or Remark(0, line)
             self.unlimited.count += 1
         if refused:
             name, why = refused
-            self.refused.setdefault(name, Told(0, line, why)).count += 1
+            self.refused.setdefault(name, Remark(0, line, why)).count += 1
 
     def add(self, code: str, line: int | None, message: str, param: str | None = None) -> None:
         self.count += 1
@@ -125,19 +125,19 @@ class Report:
         return [*self.errors, last]
 
 
-class _Bad(Exception):
+class BadLine(Exception):
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.param = code, message, param
 
 
-def read(file: IO[bytes], rules: Rules, report: Report) -> Iterator[Line]:
+def read(file: IO[bytes], rules: Rules, report: Report) -> Iterator[GoodLine]:
     """The good lines, in order; the bad ones go to the report. Stops early only past the limit of requests."""
     with Constraints() as constraints:
         yield from _read(file, rules, report, constraints)
 
 
-def _read(file: IO[bytes], rules: Rules, report: Report, constraints: Constraints) -> Iterator[Line]:
+def _read(file: IO[bytes], rules: Rules, report: Report, constraints: Constraints) -> Iterator[GoodLine]:
     seen: dict[bytes, int] = {}
     models: dict[str, tuple[str, str] | Serving] = {}
     count = 0
@@ -155,17 +155,19 @@ def _read(file: IO[bytes], rules: Rules, report: Report, constraints: Constraint
         try:
             if text is None:
                 limit = rules.max_line_bytes // 2**20
-                raise _Bad("line_too_large", f"This line is longer than {limit} MB, which is the limit of one request.")
+                raise BadLine(
+                    "line_too_large", f"This line is longer than {limit} MB, which is the limit of one request."
+                )
             custom_id, model, prefix, body = _check(text, number, rules, seen, models, constraints)
-        except _Bad as bad:
+        except BadLine as bad:
             report.add(bad.code, number, bad.message, bad.param)
         else:
             endpoint = rules.endpoint
             serving = models[model]
             assert isinstance(serving, Serving)
             refused = None if serving.is_remote else values.wrong(endpoint, body)
-            report.tell(number, parameters.unknown(endpoint, body), parameters.is_unlimited(endpoint, body), refused)
-            yield Line(number, offset, len(text), custom_id, model, prefix)
+            report.remark(number, parameters.unknown(endpoint, body), parameters.is_unlimited(endpoint, body), refused)
+            yield GoodLine(number, offset, len(text), custom_id, model, prefix)
     if not count:
         report.add("empty_file", None, "The input file has no requests: every line is blank.")
 
@@ -202,49 +204,55 @@ def _check(
         request = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         why = not_utf8(text) or error
-        raise _Bad("invalid_json_line", f"This line is not parseable as valid JSON: {why}.") from None
+        raise BadLine("invalid_json_line", f"This line is not parseable as valid JSON: {why}.") from None
     if not isinstance(request, dict):
-        raise _Bad("invalid_json_line", "This line is not parseable as valid JSON: it is not an object.")
+        raise BadLine("invalid_json_line", "This line is not parseable as valid JSON: it is not an object.")
     for name in ("custom_id", "method", "url", "body"):
         if name not in request:
-            raise _Bad("missing_required_parameter", f"Missing required parameter: '{name}'.", name)
+            raise BadLine("missing_required_parameter", f"Missing required parameter: '{name}'.", name)
     custom_id = _check_custom_id(request["custom_id"], number, seen)
     if request["method"] != "POST":
-        raise _Bad("invalid_method", f"Invalid method: {_show(request['method'])}. Only 'POST' is supported.", "method")
+        raise BadLine(
+            "invalid_method", f"Invalid method: {_show(request['method'])}. Only 'POST' is supported.", "method"
+        )
     if request["url"] != rules.endpoint:
         message = f"The URL {_show(request['url'])} does not match the batch endpoint '{rules.endpoint}'."
-        raise _Bad("invalid_url", message, "url")
+        raise BadLine("invalid_url", message, "url")
     body = request["body"]
     if not isinstance(body, dict):
-        raise _Bad("invalid_request", f"The body must be a JSON object, not {_show(body)}.", "body")
+        raise BadLine("invalid_request", f"The body must be a JSON object, not {_show(body)}.", "body")
     model = body.get("model") or rules.default_model
     if not model:
-        raise _Bad("invalid_request", "The model is required: 'body.model' is missing.", "body.model")
+        raise BadLine("invalid_request", "The model is required: 'body.model' is missing.", "body.model")
     needed = REQUIRED[rules.endpoint]
     if body.get(needed) is None:
-        raise _Bad("invalid_request", f"The field 'body.{needed}' is required for {rules.endpoint}.", f"body.{needed}")
+        raise BadLine(
+            "invalid_request", f"The field 'body.{needed}' is required for {rules.endpoint}.", f"body.{needed}"
+        )
     if not isinstance(model, str):
-        raise _Bad("model_not_found", f"The model {_show(model)} is not supported: it is not a name.", "body.model")
+        raise BadLine("model_not_found", f"The model {_show(model)} is not supported: it is not a name.", "body.model")
     if model not in models:
         if len(models) > 10_000:  # a hostile file; the good names are few
             models.clear()
         models[model] = rules.refuse_model(model) or rules.serving(model)
     serving = models[model]
     if isinstance(serving, tuple):
-        raise _Bad(*serving, "body.model")
+        raise BadLine(*serving, "body.model")
     if body.get("stream") not in (None, False):
-        raise _Bad("streaming_unsupported", "Streaming is not supported in a batch; leave 'stream' out.", "body.stream")
+        raise BadLine(
+            "streaming_unsupported", "Streaming is not supported in a batch; leave 'stream' out.", "body.stream"
+        )
     if refused := parameters.refusal(rules.endpoint, body, serving):
-        raise _Bad("unsupported_parameter", refused[1], f"body.{refused[0]}")
+        raise BadLine("unsupported_parameter", refused[1], f"body.{refused[0]}")
     if not serving.is_remote and (why := values.CHECKS[rules.endpoint][needed](body[needed])):
-        raise _Bad("invalid_request", f"Invalid value for 'body.{needed}': {why}.", f"body.{needed}")
+        raise BadLine("invalid_request", f"Invalid value for 'body.{needed}': {why}.", f"body.{needed}")
     try:
         raw_json.request_of(text)  # what the engine will be sent
         prefix = _prefix(body, needed)
     except (NotAnObject, orjson.JSONEncodeError):  # they read less deep nesting than what has read it here
-        raise _Bad("invalid_json_line", "This line is nested too deeply to be run.") from None
+        raise BadLine("invalid_json_line", "This line is nested too deeply to be run.") from None
     if serving.by_guidance and (wrong := constraints.wrong(body)):
-        raise _Bad("invalid_constraint", wrong[1], f"body.{wrong[0]}")
+        raise BadLine("invalid_constraint", wrong[1], f"body.{wrong[0]}")
     return custom_id, model, prefix, body
 
 
@@ -253,11 +261,11 @@ def _check_custom_id(value: Any, number: int, seen: dict[bytes, int]) -> str:
         message = (
             f"Invalid custom_id: {_show(value)}. It must be a string of 1 to {MAX_CUSTOM_ID} characters without NUL."
         )
-        raise _Bad("invalid_custom_id", message, "custom_id")
+        raise BadLine("invalid_custom_id", message, "custom_id")
     key = hashlib.blake2b(value.encode(), digest_size=16).digest()
     if earlier := seen.get(key):
         message = f"Duplicate custom_id: {_show(value)} is also on line {earlier}."
-        raise _Bad("duplicate_custom_id", message, "custom_id")
+        raise BadLine("duplicate_custom_id", message, "custom_id")
     seen[key] = number
     return value
 

@@ -97,7 +97,7 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
             found |= {batch.pk: batch for batch in equal.filter(kind)[:OF_A_KIND]}
         return list(found.values())
 
-    def run_through(self) -> "BatchQuerySet":
+    def all_answered(self) -> "BatchQuerySet":
         """Every request has ended, and no worker is there to say so."""
         return self.filter(
             UNHELD,
@@ -106,12 +106,12 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
             total__lte=F("completed") + F("failed"),
         )
 
-    def finish_what_is_run_through(self) -> None:
+    def finish_all_answered(self) -> None:
         """That needs no GPU, so it waits for none: neither for a turn, nor for the end of a pause."""
-        for batch in self.run_through()[:AT_ONCE]:
+        for batch in self.all_answered()[:AT_ONCE]:
             batch.finish()
 
-    def that_need_none_of(self, names: Collection[str]) -> "BatchQuerySet":
+    def not_needing(self, names: Collection[str]) -> "BatchQuerySet":
         """Without those that ask for one of these names, or have started with a model of such a name.
 
         One that has started on an alias is kept, for its `pinned_names` tell what it needs.
@@ -126,7 +126,7 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
     def running(self) -> "BatchQuerySet":
         return self.filter(status__in=RUNNABLE).held()
 
-    def that_need(self, names: Iterable[str]) -> list[str]:
+    def reasons_to_keep(self, names: Iterable[str]) -> list[str]:
         """What keeps a model, or an alias, of these names from being removed."""
         needs = Q(pk=None)
         for name in names:

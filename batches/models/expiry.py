@@ -1,7 +1,7 @@
-"""When a batch's time is over: two looks apart have to agree, by the database's clock.
+"""When a batch expires: two looks at the database's clock, some time apart, have to agree.
 
-A clock may jump ahead and come back. What one look sees is only written down; if it is still so at a look that comes
-a while later, it is so. A look that comes too late to be of the same stretch of time counts as the first again.
+A clock may jump ahead and come back. So the first look that finds the batch late only records that. If a look some time
+later finds the same, the batch is over. A look that comes much later counts as a first one again.
 """
 
 from datetime import datetime, timedelta
@@ -15,7 +15,8 @@ TOO_FAR_APART = timedelta(hours=1)
 
 
 def is_over(row: QuerySet[Any], expires_at: datetime, late_at: datetime | None, now: datetime) -> bool:
-    """Look now, which is the database's time. row: the batch's. late_at: when it was seen first that it is late."""
+    """Whether the batch's time is over. row: the batch's. late_at: when it was first found late. now: the database's
+    time."""
     if expires_at > now:
         if late_at:
             row.update(late_at=None)

@@ -1,11 +1,10 @@
-"""When each batch starts and ends: estimates from what was measured, and a reason where nothing was.
+"""Forecasts when each batch starts and ends, from measurements; where there are none, it says why it cannot.
 
-The queue is played through as the arbiter will take it (batches.queue.simulation), with each batch as long as so many
-answers take (batches.queue.remaining) and each change of model at its measured time to load. Answers are taken to be as
-long as those that were measured: what the lines tell cheaply, their bytes, says little of the tokens that will be
-written. Operations have their places in the order, but no more of their time is counted than that of loading a model.
-Of training and what is still to be submitted it knows nothing. Of answers without a limit nothing is told by those that
-have one.
+The queue is simulated as the arbiter will take it (batches.queue.simulation). A batch lasts as long as its answers take
+(batches.queue.remaining), and a change of model as long as its load was measured. Answers are assumed to be as long as
+those that were measured: the bytes of a line say little about the tokens that will be written. Operations have their
+places in the order, but only the load of their model counts as time. Batches that are not submitted yet do not count.
+Answers with a limit say nothing about answers without one.
 """
 
 import logging
@@ -22,7 +21,7 @@ from batches.intake import sample
 from batches.intake.sample import Sample
 from batches.models import CANDIDATES, RUNNABLE, Batch, BatchRequest, BatchStatus, RequestState
 from batches.queue import pauses, remaining
-from batches.queue.simulation import Job, Part, Played, Slot, Times, Turn, simulate
+from batches.queue.simulation import Placement, Schedule, Segment, SimulatedWork, SimulatedWorker, Times, simulate
 from models_registry.catalog.allowed import not_ready
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu import operations
@@ -37,9 +36,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MOST = CANDIDATES  # batches that are looked at, as by the arbiter, and a few kinds of those that may go before them
-SOON_DUE = timedelta(hours=1)  # deadlines that come near while the first of these run
-COUNTED = 250_000  # requests of batches with several models that are counted, to know how many are for each
+MOST = CANDIDATES  # batches that are read, as many as the arbiter reads, and some that may overtake them
+SOON_DUE = timedelta(hours=1)  # batches whose deadline comes near within this time are read too
+COUNTED = 250_000  # requests of batches with several models that are counted by model
 FRESH_SECONDS = 2.0  # for which what was worked out is told again
 PAUSED = "The queue is paused."
 RUN_THROUGH = "All its requests have ended; its files are written next."
@@ -47,9 +46,9 @@ RUN_THROUGH = "All its requests have ended; its files are written next."
 
 @dataclass(frozen=True)
 class Forecast:
-    """start_at, completion_at: None when they are not known, and `why` says why. seconds: that its requests take on
-    the engine. requests: that are left. model: the first that it names. measurements: how many are behind the speed of
-    its models, of several models the fewest. fetching: a model of it is on its way here, and until then it waits."""
+    """start_at, completion_at: None when they are not known; then `why` says why. seconds: how long its requests take
+    on the engine. requests: how many are left. model: the first that it names. measurements: how many the speed of its
+    models rests on; the fewest, of several models. fetching: it waits until a model of it is fetched."""
 
     start_at: datetime | None = None
     completion_at: datetime | None = None
@@ -63,18 +62,23 @@ class Forecast:
 
 def plan() -> dict[str, Forecast]:
     """Of every batch that runs or waits, by its id; of at most MOST. Worked out anew at most every FRESH_SECONDS."""
-    return _told(lambda situation: situation.forecasts, {})
+    return _from_snapshot(lambda situation: situation.forecasts, {})
 
 
-def order() -> tuple[Turn, ...]:
-    """Batches and operations that wait, by their ids, as the workers will take them up; after a pause, that is. Those
-    that cannot run as things are, for want of a model, have no place."""
-    return _told(lambda situation: situation.order, ())
+def order() -> tuple[Placement, ...]:
+    """The batches and operations that wait, in the order in which workers will take them up, once a pause has ended.
+
+    Those that cannot run because their model cannot be loaded are not among them.
+    """
+    return _from_snapshot(lambda situation: situation.order, ())
 
 
 def position(batch: Batch) -> int | None:
-    """0 while it runs, from 1 on as it will be taken up, batches and operations counted. None before it is validated,
-    once nothing of it is left to run, where it cannot run as things are, and where more than MOST are before it."""
+    """The batch's place in the queue: 0 while it runs, then from 1; operations count too.
+
+    None before it is validated, once it has nothing left to run, when it cannot run, and when more than MOST are before
+    it.
+    """
     if batch.status not in RUNNABLE or batch.validated_at is None:
         return None
     if batch.leased_by and Batch.objects.running().filter(pk=batch.pk).exists():
@@ -83,19 +87,21 @@ def position(batch: Batch) -> int | None:
 
 
 def positions() -> dict[str, int]:
-    """The same of all that run or have a place."""
+    """The places of all that run or have one, by id."""
     nowhere: dict[str, int] = {}
     running = Batch.objects.running().values_list("pk", flat=True)[:MOST]
-    return _told(lambda situation: situation.positions, nowhere) | dict.fromkeys(running, 0)
+    return _from_snapshot(lambda situation: situation.positions, nowhere) | dict.fromkeys(running, 0)
 
 
-UNKNOWN_NOW = Forecast(why="It cannot be estimated just now; the server's log says why.")
+UNKNOWN_NOW = Forecast(why="It cannot be estimated now. The server's log says why.")
 UNCOUNTED = Forecast(why="Its requests are not counted yet.")
 
 
 def never_failing(estimate: Callable[[Batch], Forecast]) -> Callable[[Batch], Forecast]:
-    """What was asked for is done, or there; that its end cannot be told is no reason to say otherwise. Not within a
-    transaction, which an error of the database would end."""
+    """Returns UNKNOWN_NOW when the estimate fails, because an estimate must not make another action fail.
+
+    Not for use within a transaction, which an error of the database would end.
+    """
 
     @wraps(estimate)
     def guarded(batch: Batch) -> Forecast:
@@ -108,10 +114,10 @@ def never_failing(estimate: Callable[[Batch], Forecast]) -> Callable[[Batch], Fo
     return guarded
 
 
-def _told(read: "Callable[[Situation], T]", nothing: T) -> T:
-    """What is read of the situation; nothing where that cannot be worked out, for nobody is refused a look for that."""
+def _from_snapshot(read: "Callable[[QueueSnapshot], T]", nothing: T) -> T:
+    """Read something of the snapshot; `nothing` when there is none, so that a page is shown all the same."""
     try:
-        return read(_situation())
+        return read(_snapshot())
     except Exception:
         log.exception("The order of the queue cannot be worked out")
         return nothing
@@ -119,24 +125,25 @@ def _told(read: "Callable[[Situation], T]", nothing: T) -> T:
 
 @never_failing
 def of(batch: Batch) -> Forecast:
-    """From the plan; of a batch that is not in it, why."""
-    if batch.total and not batch.pending:  # the plan may be older
+    """The forecast of this batch; if the snapshot does not have it, one that says why."""
+    if batch.total and not batch.pending:  # the snapshot may be older
         return Forecast(requests=0, model=next(iter(batch.model_names), None), why=RUN_THROUGH)
-    if found := _situation().forecasts.get(batch.pk):
+    if found := _snapshot().forecasts.get(batch.pk):
         return found
     if batch.validated_at is None:
         return UNCOUNTED
-    why = f"It came into the queue this instant, or it is tried again soon, or more than {MOST:,} are before it."
+    why = f"It has just come into the queue, or it is tried again soon, or more than {MOST:,} are before it."
     return Forecast(requests=batch.pending, model=next(iter(batch.model_names), None), why=why)
 
 
 @never_failing
 def of_new(batch: Batch) -> Forecast:
-    """Of a batch that is not read or saved yet: from the beginning of its file, as if it were in the queue already."""
+    """The forecast of a batch that is not read or saved yet, from the beginning of its file, as if it were in the
+    queue."""
     seen = sample.look(batch.input_file, batch.default_model, batch.endpoint)
     if seen.why:
         return Forecast(why=seen.why)
-    return _situation().with_one_more(batch, seen)
+    return _snapshot().with_one_more(batch, seen)
 
 
 def forget() -> None:
@@ -144,14 +151,14 @@ def forget() -> None:
     _kept.forget()
 
 
-def _situation() -> "Situation":
-    return _kept.get("of the queue", FRESH_SECONDS, Situation)
+def _snapshot() -> "QueueSnapshot":
+    return _kept.get("of the queue", FRESH_SECONDS, QueueSnapshot)
 
 
-_kept: "Kept[Situation]" = Kept()
+_kept: "Kept[QueueSnapshot]" = Kept()
 
 
-class Situation:
+class QueueSnapshot:
     """The queue, the workers and the speeds at one instant, read in a fixed number of queries."""
 
     def __init__(self) -> None:
@@ -172,7 +179,7 @@ class Situation:
         self._read_workers(workers, running, asked)
         slots = {slot.running: slot for slot in self._slots}
         counts = _counts(batches)
-        self._jobs: list[Job] = []
+        self._jobs: list[SimulatedWork] = []
         self.forecasts: dict[str, Forecast] = {}
         for batch in batches:
             self._add(batch, batch.pinned_names(), counts.get(batch.pk), slots.get(batch.pk))
@@ -185,26 +192,26 @@ class Situation:
                 self.forecasts[pk] = self._timed(self.forecasts[pk], played.times[pk])
 
     def _read_workers(self, workers: list[Worker], running: list[Batch], asked: list[Operation]) -> None:
-        """Those that take something up, with what they run; and what the last that does not has loaded, and why it
-        does not."""
+        """Read the workers that take up work, with what they run. Of one that does not, read what it has loaded, and
+        why it does not."""
         held = {row.leased_by: row.pk for row in asked} | {batch.leased_by: batch.pk for batch in running}
-        self._slots: list[Slot] = []
+        self._slots: list[SimulatedWorker] = []
         self._blocked, self._loaded = "No GPU worker is running.", ""
         for worker in workers:
             if worker.state == WorkerState.IDLE and worker.activity:  # it says why it is idle
                 self._blocked, self._loaded = f"The GPU takes nothing up now: {worker.activity}", worker.model_name
             else:
-                self._slots.append(Slot(worker.model_name, held.get(worker.pk)))
+                self._slots.append(SimulatedWorker(worker.model_name, held.get(worker.pk)))
 
-    def _operation(self, row: Operation) -> Job | None:
+    def _operation(self, row: Operation) -> SimulatedWork | None:
         engine = self._models.engine_of(row.model_id)
-        part = Part(engine, 0.0)
-        return Job(row.pk, row.priority, row.created_at, None, (part,), uncounted=True) if engine else None
+        part = Segment(engine, 0.0)
+        return SimulatedWork(row.pk, row.priority, row.created_at, None, (part,), uncounted=True) if engine else None
 
-    def _add(self, batch: Batch, names: list[str], counts: dict[int, int] | None, slot: Slot | None) -> None:
-        """Its forecast, without times as yet, and its job, unless nothing of it can run.
+    def _add(self, batch: Batch, names: list[str], counts: dict[int, int] | None, slot: SimulatedWorker | None) -> None:
+        """Add the batch's forecast, without times for now, and its work for the simulation, unless it cannot run.
 
-        It waits while a model of it is fetched; the requests for one that cannot be served fail at once.
+        It waits while a model of it is fetched; requests for a model that cannot be loaded fail at once.
         """
         blank = Forecast(requests=batch.pending, model=next(iter(batch.model_names), None))
         fetched = [self._models.hindrance(name) for name in names if self._models.fetching(name)]
@@ -212,7 +219,7 @@ class Situation:
         why = next(iter([*fetched, *hindered.values()]), "")
         if counts is None:
             unknown = f"Its requests for each of its models are not counted: with others' they are over {COUNTED:,}."
-            parts, measured = [Part(self._models.engine(names[0]), None, unknown)], 0
+            parts, measured = [Segment(self._models.engine(names[0]), None, unknown)], 0
         else:
             runs = {index: names[index] for index in counts if index not in hindered}
             engines = {index: self._models.engine(name) for index, name in runs.items()}
@@ -232,7 +239,7 @@ class Situation:
         self._jobs.append(_job(batch, batch.validated_at or self._now, parts))
 
     def with_one_more(self, batch: Batch, seen: Sample) -> Forecast:
-        """What the forecast of this batch would be, with such requests."""
+        """The forecast of this batch if it were in the queue, with as many requests as the sample says."""
         name, requests = seen.model, seen.requests
         forecast = Forecast(requests=requests, model=name)
         if why := self._models.hindrance(name):
@@ -245,7 +252,7 @@ class Situation:
         others = [other for other in self._jobs if other.id != batch.pk]
         return self._timed(forecast, self._simulated([*others, job]).times[batch.pk])
 
-    def _simulated(self, jobs: list[Job]) -> Played:
+    def _simulated(self, jobs: list[SimulatedWork]) -> Schedule:
         return simulate(jobs, self._slots, self._models.loads, self._now, patience(), self._blocked, self._loaded)
 
     def _timed(self, forecast: Forecast, times: Times) -> Forecast:
@@ -255,17 +262,17 @@ class Situation:
 
 
 def _part_of(unlimited: int, requests: int) -> float:
-    """Which part of them has no limit: none when there is one for all that set none."""
+    """The share of the requests without a limit: none when a setting limits all of them."""
     return 0.0 if not requests or runtime.value("VBS_DEFAULT_MAX_TOKENS") else min(1.0, unlimited / requests)
 
 
-def _job(batch: Batch, since: datetime, parts: list[Part]) -> Job:
-    return Job(batch.pk, batch.priority, since, batch.expires_at, tuple(parts))
+def _job(batch: Batch, since: datetime, parts: list[Segment]) -> SimulatedWork:
+    return SimulatedWork(batch.pk, batch.priority, since, batch.expires_at, tuple(parts))
 
 
 def _counts(batches: list[Batch]) -> dict[str, dict[int, int]]:
-    """How many requests are left for each of a batch's models. Where there are several, that has to be counted: it is
-    done for the first of the queue only."""
+    """How many requests are left for each of a batch's models. Where a batch has several they have to be counted, which
+    is done only for the first batches of the queue."""
     counts: dict[str, dict[int, int]] = {}
     several, room = [], COUNTED
     for batch in batches:
@@ -285,7 +292,7 @@ def _counts(batches: list[Batch]) -> dict[str, dict[int, int]]:
 
 
 class _Models:
-    """Every model by each of its names, and how fast it is."""
+    """Every model, by each of its names, with its speed."""
 
     def __init__(self) -> None:
         measured = speeds.all()
@@ -301,7 +308,7 @@ class _Models:
         }
 
     def hindrance(self, name: str) -> str:
-        """Why it cannot be run now, or empty."""
+        """Why requests for this name cannot run now; empty when they can."""
         model = self._by_name.get(name)
         if model is None:
             shown = name if len(name) <= 100 else f"{name[:100]}…"
@@ -310,12 +317,12 @@ class _Models:
         return f"{why[0].upper()}{why[1:]}." if why else ""
 
     def fetching(self, name: str) -> bool:
-        """Are its files, or its base's, on their way here?"""
+        """Are its files, or its base's files, being fetched?"""
         model = self._by_name.get(name)
         return model is not None and ModelState.DOWNLOADING in (model.state, model.base and model.base.state)
 
     def engine(self, name: str) -> str:
-        """The model whose engine serves it."""
+        """The model whose engine serves this name."""
         model = self._by_name.get(name)
         return name if model is None else (model.base or model).name
 
@@ -324,16 +331,16 @@ class _Models:
         return {name for name in self._by_name if self.engine(name) in loaded}
 
     def engine_of(self, model_id: int) -> str:
-        """The same by the model's key; empty when it is gone since."""
+        """The same by the model's key; empty when it has been removed."""
         return self._engines.get(model_id, "")
 
     def speed(self, name: str) -> Speed:
         model = self._by_name.get(name)
         return UNKNOWN if model is None else self._speeds[model.name]
 
-    def part(self, name: str, requests: int, unlimited: float, running: Batch | None) -> Part:
-        """So many requests for it, such a part of them without a limit. running: the batch, when it is these that it
-        runs now."""
+    def part(self, name: str, requests: int, unlimited: float, running: Batch | None) -> Segment:
+        """So many requests for this name as a segment. unlimited: the share without a limit. running: the batch, when
+        it runs this segment now."""
         model, speed = self._by_name[name], self.speed(name)
         window = speed.window
         at_once = min(window, running.total if running else requests)
@@ -346,17 +353,17 @@ class _Models:
             why = f"{model.name} has never been measured."
             if speed.measurements:
                 why = f"How long {model.name} takes for answers without a limit has never been measured."
-            return Part(self.engine(name), None, why)
-        return Part(self.engine(name), seconds or 0.0)
+            return Segment(self.engine(name), None, why)
+        return Segment(self.engine(name), seconds or 0.0)
 
     def _left(self, batch: Batch, usual: Answers | None, window: int, requests: int) -> float | None:
-        """Of what runs; of a model that was never measured by its own pace, once that is known."""
+        """Seconds that a running segment still takes; for a model that was never measured, by the batch's own pace."""
         live = 1 / batch.requests_per_second if batch.requests_per_second else None
         if usual is None:
             return None if live is None else requests * live
         assert batch.in_progress_at
         now = timezone.now()
-        # Of what ran in several turns it is not known how long they were.
+        # How long the turns of a batch were together is not recorded.
         one_turn = batch.attempts == 1 and len(batch.model_names) == 1
         elapsed = max(0.0, (now - batch.in_progress_at).total_seconds()) if one_turn else None
         oldest = max(0.0, (now - batch.oldest_sent_at).total_seconds()) if batch.oldest_sent_at else 0.0

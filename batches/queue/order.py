@@ -1,4 +1,4 @@
-"""The queue as it stands: what runs, and what waits in the order in which the workers will take it up, with reasons."""
+"""The queue: what runs, and what waits, in the order in which workers will take it up, with a reason for each place."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from django.utils import timezone
 from batches.models import Batch, BatchStatus
 from batches.queue import forecast
 from batches.queue.forecast import Forecast
-from batches.queue.simulation import Turn
+from batches.queue.simulation import Placement
 from models_registry.gpu import operations
 from models_registry.gpu.arbiter import Reason
 from models_registry.models import OPEN_OPERATIONS, Operation, OperationState
 
 NOTHING = Forecast()
-JUST_COME = "It has just come."  # since the queue was last played through
+JUST_COME = "It has just come."  # since the snapshot of the queue
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A batch, or an operation. position: from 1 on for what waits, 0 for what runs and for what cannot run as things
-    are. reason: why it is there; it names nobody else's models."""
+    """A batch or an operation in the queue. position: its place, from 1; 0 for one that runs, or cannot run. reason:
+    why it has this place; it does not name models of other projects."""
 
     of: Batch | Operation
     expected: Forecast = NOTHING
@@ -63,8 +63,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Entries:
-    """waiting_total: with those that are not among them; more: how many these are. reading: batches whose lines are
-    still being read."""
+    """waiting_total: how many wait, also beyond those in `waiting`. more: how many those are. reading: batches whose
+    lines are still being read."""
 
     running: tuple[Entry, ...]
     waiting: tuple[Entry, ...]
@@ -77,7 +77,7 @@ class Entries:
 
 
 def entries(most: int) -> Entries:
-    """At most so many that run and so many that wait, in a fixed number of queries."""
+    """At most so many entries that run, and so many that wait, in a fixed number of queries."""
     plan, order = forecast.plan(), forecast.order()
     open_operations = Operation.objects.filter(state__in=OPEN_OPERATIONS).select_related("model").order_by("pk")
     asked = {row.pk: row for row in open_operations.defer("log", "result")[: operations.MOST_OPEN]}
@@ -100,7 +100,9 @@ def entries(most: int) -> Entries:
     return Entries(tuple(running), tuple(found), waiting.count() + queued, reading)
 
 
-def _placed(order: Iterable[Turn], rows: dict[str, Batch | Operation], plan: dict[str, Forecast]) -> Iterable[Entry]:
+def _placed(
+    order: Iterable[Placement], rows: dict[str, Batch | Operation], plan: dict[str, Forecast]
+) -> Iterable[Entry]:
     position = 0
     for turn in order:
         if (row := rows.get(turn.id)) is not None:  # what has ended since is not there any more
@@ -114,8 +116,8 @@ def _unplaced(batch: Batch, expected: Forecast | None) -> Entry:
     return Entry(batch, expected, 0, "Its model is being fetched." if expected.fetching else "It cannot run as it is.")
 
 
-def words(turn: Turn) -> str:
-    """E.g. `Its model is loaded.`"""
+def words(turn: Placement) -> str:
+    """The reason for a place in words, such as `Its deadline is near.`"""
     match turn.reason:
         case Reason.PRIORITY:
             return "Its priority is higher than that of what came before it."

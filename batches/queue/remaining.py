@@ -1,8 +1,8 @@
-"""How long a batch takes, and still takes, by how long answers took before. Pure: numbers in, seconds out.
+"""How long a batch takes, and still takes, from how long answers took before. Numbers in, seconds out.
 
-A pace alone, seconds over requests, says little of another batch: three requests in flight together take as long as one
-of them, and a full window is many times faster. So what is kept of a turn is how long its answers took, and how many
-were in flight; a batch is then so many answers in a window of so many.
+Seconds per request alone say little about another batch: three requests in flight take as long as one of them, and a
+full window is many times faster. So a measurement of a turn has how long its answers took and how many were in flight;
+a batch is then so many answers in a window of so many.
 """
 
 import math
@@ -10,17 +10,17 @@ import math
 from models_registry.speed.speeds import Answers
 
 CROWDED = 0.25  # with twice as many in flight an answer takes 2 ** CROWDED as long; see `crowded`
-LUCK = 2.0  # by so much the last ones may be longer than so few are, or end before the longest would
+LUCK = 2.0  # factor by which the last answers may be longer than so few usually are, or end earlier than the longest
 
 
 def whole(usual: Answers, window: int, requests: int) -> float:
-    """Seconds from the first request to the last answer: until the last is sent, and then the longest that is left."""
+    """Seconds from the first request to the last answer: until the last is sent, plus the longest answer after that."""
     return sending(usual, window, requests) + longest(usual, min(window, requests))
 
 
 def sending(usual: Answers, window: int, requests: int) -> float:
-    """Seconds until the last request is sent: all of requests · mean / window, but for what those in flight still take
-    then. That is E[x²] / 2 E[x] for each, which long ones among many short ones make more than the mean."""
+    """Seconds until the last request is sent: requests · mean / window, less the time that those in flight still take
+    then. That time is E[x²] / 2 E[x] for each; a few long answers among many short ones make it exceed the mean."""
     if requests <= window:
         return 0.0
     spread = usual.most - usual.median
@@ -30,8 +30,8 @@ def sending(usual: Answers, window: int, requests: int) -> float:
 
 
 def longest(usual: Answers, requests: int) -> float:
-    """Of so many answers: from the median, of one, to the 99th percentile, as if the logarithm of how many are longer
-    fell evenly between the two."""
+    """Seconds of the longest of so many answers: between the median, for one answer, and the 99th percentile. The
+    logarithm of how many answers are longer is taken to fall evenly between the two."""
     if not requests:
         return 0.0
     part = math.log((requests + 1) / 2) / math.log(50)
@@ -39,9 +39,12 @@ def longest(usual: Answers, requests: int) -> float:
 
 
 def crowded(usual: Answers, at_once: int) -> Answers:
-    """As answers are with more in flight. An engine that has room is not slowed down by them, one that has none by as
-    much as they are more: the power of a quarter errs by two at most for sixteen times as many, from engines that are
-    not slowed down at all to those that are by the square root. Fewer are taken to be as long."""
+    """How long answers take with more in flight.
+
+    An engine with capacity left is not slowed down by more requests; one without is slowed down in proportion. The
+    fourth root lies between: for sixteen times as many it errs by a factor of two at most, for engines from no slowing
+    at all to the square root. With fewer in flight, answers are assumed to take as long.
+    """
     return usual.times(max(1.0, at_once / usual.at_once) ** CROWDED)
 
 
@@ -56,11 +59,11 @@ def left(
 ) -> float:
     """Seconds until the last answer of a batch that runs.
 
-    usual: as `crowded` gives it for this batch. elapsed: since its first request, None where it was interrupted since:
-    then what is left is a batch of its own. oldest: since the oldest in flight was sent. live: seconds per request of
-    late, None before half of the first window has ended.
+    usual: as `crowded` gives it for this batch. elapsed: seconds since its first request; None if it was interrupted
+    since, and then the rest counts as a batch of its own. oldest: seconds since the oldest in flight was sent. live:
+    recent seconds per request; None before half of the first window has ended.
 
-    Its answers are taken to be as long as those measured before, but for one factor, which is learned.
+    Its answers are assumed to be as long as the measured ones times one factor, which is learned as it runs.
     """
     if not pending:
         return 0.0
@@ -76,12 +79,12 @@ def left(
 
 
 def _factor(usual: Answers, at_once: int, answered: int, pending: int, elapsed: float, oldest: float) -> float:
-    """How much longer the answers of a batch are than usual.
+    """How many times longer the answers of this batch are than usual.
 
-    Until half of a window has ended, its median is as long as that has lasted at least; the rest says nothing, for the
-    shortest end first. If it has ended in less than the median, they are shorter. Once the longest could have ended
-    too, the mean is that of all so far, and of one window as usual. Once all are sent, and there is room in the window,
-    what counts is that the batch is between its last request and its end.
+    Until half of a window has ended, the median is at least as long as the batch has lasted; no more is known, because
+    the shortest answers end first. If half ends sooner than the usual median, answers are shorter. Once even the
+    longest could have ended, the mean is that of all answers so far, and of one usual window. Once all are sent and the
+    window is not full, the batch is between its last request and its end.
     """
     if 2 * answered < at_once:
         return _late(elapsed, usual.median)
@@ -110,5 +113,5 @@ def _resumed(usual: Answers, window: int, pending: int, oldest: float, live: flo
 
 
 def _late(lasted: float, median: float) -> float:
-    """By how much answers are longer of which most have not ended: as long again as they are late."""
+    """The factor for answers most of which have not ended: they are expected to take as long again as they are late."""
     return max(1.0, 2 * lasted / median - 1)

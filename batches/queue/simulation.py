@@ -1,7 +1,8 @@
-"""What the arbiter will do with a queue, played through. Pure, without a database or a clock.
+"""Simulates what the arbiter will do with the queue, without a database or a clock.
 
-The choice is the arbiter's own (`choose`), asked about all that is left whenever a worker is free. So the order is as
-it will be, ageing too, but for since when the workers have had what is loaded now. Nothing new arrives or fails.
+Whenever a worker is free, the arbiter's own rule (`choose`) chooses among all that is left. So the order is the one
+that will come, ageing included, except that it is not known since when a model is loaded. Nothing new arrives, and
+nothing fails.
 """
 
 import heapq
@@ -15,9 +16,9 @@ from models_registry.workloads import Work, Workload
 
 
 @dataclass(frozen=True)
-class Part:
-    """The requests of a job for one model. engine: the model whose engine they need. seconds: how long they take, or
-    None, and then `why` says why it is not known."""
+class Segment:
+    """A batch's requests for one model. engine: the model whose engine they need. seconds: how long they take; None
+    when that is not known, and then `why` says why."""
 
     engine: str
     seconds: float | None
@@ -25,24 +26,24 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A batch with work left, in parts, which are run in this order unless the engine of a later one is loaded.
+class SimulatedWork:
+    """A batch with work left, in segments. They run in this order, unless the engine of a later one is loaded.
 
-    uncounted: an operation, of whose time nothing is known; it is played as if it took only that of loading its model,
-    where that is known.
+    uncounted: an operation, whose duration is not known; it counts as long as the load of its model, where that is
+    known.
     """
 
     id: str
     priority: int
     since: datetime
     deadline: datetime | None
-    parts: tuple[Part, ...]
+    parts: tuple[Segment, ...]
     uncounted: bool = False
 
 
 @dataclass(frozen=True)
-class Slot:
-    """A worker: whose engine it has, or empty, and the id of the job that it is running, if any."""
+class SimulatedWorker:
+    """A worker. loaded: the model whose engine it has, or empty. running: the id of the work that it runs, or None."""
 
     loaded: str = ""
     running: str | None = None
@@ -50,7 +51,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Times:
-    """When the first request of a job is sent and when the last is answered, or why one of them is not known."""
+    """When the first request of a work is sent, and when its last is answered; or why one of them is not known."""
 
     start: datetime | None = None
     end: datetime | None = None
@@ -58,9 +59,9 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A job at its place in the order, and why it is there. passed: by others that came later, with a higher
-    priority."""
+class Placement:
+    """A work at its place in the order, and why it is there. passed: work of a higher priority that came later goes
+    before it."""
 
     id: str
     reason: Reason
@@ -68,32 +69,32 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Played:
-    """order: every job that waits, each once, as the workers take them up for the first time."""
+class Schedule:
+    """What the simulation gives. order: every work that waits, as workers take it up for the first time."""
 
     times: dict[str, Times]
-    order: tuple[Turn, ...]
+    order: tuple[Placement, ...]
 
 
 def simulate(
-    jobs: Iterable[Job],
-    slots: Iterable[Slot],
+    jobs: Iterable[SimulatedWork],
+    slots: Iterable[SimulatedWorker],
     loads: Mapping[str, float | None],
     now: datetime,
     patience: timedelta,
     blocked: str = "No GPU worker is running.",
     loaded: str = "",
-) -> Played:
-    """Order and times of every job. loads: seconds to load each engine, or None. blocked: why nothing starts without
-    slots. loaded: what the worker has that will start then.
+) -> Schedule:
+    """Order and times of all work. loads: seconds to load each engine, or None. blocked: why nothing starts when there
+    is no worker. loaded: what the worker that comes then has loaded.
 
-    A worker that meets something that takes an unknown time is not counted on any more. When none is left, of the rest
-    no more is known than what stands in its way, and the order in which one worker takes them.
+    A worker that takes up work of unknown duration is not counted on any more. When no worker is left, the rest gets no
+    times, but a reason, and the order in which one worker would take it.
     """
     queue = _Queue(jobs, patience)
     running = queue.running(slots := list(slots))
-    # When each worker is free: that time, its number, its engine and since when, and the place of the job that it has
-    # made room in.
+    # For each worker: when it is free, its number, its engine and since when, and the index of the work that it has
+    # just run a segment of, or -1.
     free = [(now, number, slot.loaded, now, -1) for number, slot in enumerate(slots)]
     stuck = now, loaded, now
     times: dict[str, Times] = {}
@@ -129,39 +130,39 @@ def simulate(
             reason = next((part.why for part in queue.left[place] if part.seconds is None), blocked)
             times[job.id] = Times(told.start, None, reason)
     queue.rest(*stuck)
-    return Played(times, tuple(queue.turns.values()))
+    return Schedule(times, tuple(queue.turns.values()))
 
 
 class _Queue:
-    """The jobs in the order in which the queue is read, and what is left of each. A place is a job's number in it."""
+    """The work in the order in which the queue is read, and what is left of each. A place is an index into it."""
 
-    def __init__(self, jobs: Iterable[Job], patience: timedelta) -> None:
+    def __init__(self, jobs: Iterable[SimulatedWork], patience: timedelta) -> None:
         self.jobs = sorted(jobs, key=lambda job: (-job.priority, job.since, job.id))
         self.places = {job.id: place for place, job in enumerate(self.jobs)}
         self.left = [list(job.parts) for job in self.jobs]
-        self.turns: dict[str, Turn] = {}
+        self.turns: dict[str, Placement] = {}
         self._patience = patience
-        self._here = set(range(len(self.jobs)))  # those that no worker has
+        self._here = set(range(len(self.jobs)))  # the places of work that no worker has
         self._works: dict[tuple[int, str], Work] = {}
-        # For the reasons: of those that had their turn the last that came, by priority.
+        # For the reasons: by priority, when the latest work came that has had a turn.
         self._latest: dict[int, datetime] = {}
         self._had: set[str] = set()
 
-    def running(self, slots: list[Slot]) -> dict[int, int]:
-        """What each worker goes on with, by its number: it makes way at once for what has a higher priority."""
+    def running(self, slots: list[SimulatedWorker]) -> dict[int, int]:
+        """The place that each worker goes on with, by its number. It makes way at once for a higher priority."""
         found = {number: self.places[slot.running] for number, slot in enumerate(slots) if slot.running in self.places}
         waiting = [job.priority for place, job in enumerate(self.jobs) if place not in found.values()]
         kept = {
             number: place for number, place in found.items() if self.jobs[place].priority >= max(waiting, default=-999)
         }
         self._here -= set(kept.values())
-        for place in found.values():  # they have had their turn
+        for place in found.values():  # these have had a turn
             self._latest[self.jobs[place].priority] = self.jobs[place].since
         self._had = {self.jobs[place].id for place in found.values()}
         return kept
 
     def next(self, loaded: str, loaded_at: datetime, clock: datetime) -> int | None:
-        """The place of the job that the arbiter chooses, or None when nothing waits."""
+        """The place of the work that the arbiter chooses, or None when nothing waits."""
         works = [self._work(place, loaded) for place in self._here if self.left[place]]
         chosen = choose(works, loaded, loaded_at, clock, self._patience)
         if chosen is None:
@@ -169,17 +170,17 @@ class _Queue:
         place = self.places[chosen.id]
         if chosen.id not in self.turns and chosen.id not in self._had:
             reason = why(chosen, works, loaded, loaded_at, clock, self._patience)
-            self.turns[chosen.id] = Turn(chosen.id, reason, self._passed(self.jobs[place]))
+            self.turns[chosen.id] = Placement(chosen.id, reason, self._passed(self.jobs[place]))
         return place
 
     def rest(self, clock: datetime, loaded: str, loaded_at: datetime) -> None:
-        """Let the others have their turns, as if those took no time."""
+        """Give all that is left its turn, as if turns took no time."""
         while (place := self.next(loaded, loaded_at, clock)) is not None:
             loaded = self.take(place, loaded).engine
             self.put(place)
 
-    def _passed(self, job: Job) -> bool:
-        """Have some had their turn that came later, with a higher priority? And so has this one now."""
+    def _passed(self, job: SimulatedWork) -> bool:
+        """Has work of a higher priority that came later had its turn? Records the turn of this one."""
         latest = max((since for priority, since in self._latest.items() if priority > job.priority), default=job.since)
         self._latest[job.priority] = max(self._latest.get(job.priority, job.since), job.since)
         return latest > job.since
@@ -194,8 +195,8 @@ class _Queue:
             self._works[place, engine] = work
         return self._works[place, engine]
 
-    def take(self, place: int, loaded: str) -> Part:
-        """The part of the job that is run now; the job is away until it is put back."""
+    def take(self, place: int, loaded: str) -> Segment:
+        """Take out the segment that is run now; the work is away until it is put back."""
         self._here.discard(place)
         return self.left[place].pop(self._part(place, loaded))
 

@@ -1,6 +1,7 @@
-"""Which worker has a batch: claimed, taken over, given back. A worker that fell silent is told of in the batch's log.
+"""Which worker has a batch: claim it, take it over, release it. The batch's log names a worker that fell silent.
 
-Nobody who is frozen can say so. Whoever takes its batch over does, and so does it when it is back and finds that.
+A frozen worker cannot write that itself. The worker that takes the batch over does, and the frozen one adds a line when
+it is back and finds its lease lost.
 """
 
 import uuid
@@ -14,7 +15,7 @@ from models_registry.models import Worker
 
 
 def claim(batch_id: str, worker: uuid.UUID) -> Batch | None:
-    """Take the lease, or None when somebody else has it or the batch cannot run any more."""
+    """Claim the batch for this worker. None when another worker has it, or it cannot run any more."""
     fresh = ("requests_per_second", "tokens_per_second", "oldest_sent_at", "in_flight")
     with transaction.atomic():
         before = Batch.objects.waiting().filter(pk=batch_id).claim(worker, **dict.fromkeys(fresh))
@@ -26,19 +27,19 @@ def claim(batch_id: str, worker: uuid.UUID) -> Batch | None:
 
 
 def release_all(worker: uuid.UUID) -> int:
-    """Give back what a worker that is known to be dead still holds. How many there were."""
+    """Release every batch of a worker that is known to be dead. Returns how many there were."""
     with transaction.atomic():
         for batch in Batch.objects.filter(status__in=RUNNABLE).of(worker).select_for_update(no_key=True):
-            _tell(batch, f"{_name(worker)} has ended in the middle of this batch, or met an error. {_again(batch)}")
+            _tell(batch, f"{_name(worker)} has ended, or met an error, while it ran this batch. {_again(batch)}")
         freed = Batch.objects.of(worker).release()
-    Batch.objects.finish_what_is_run_through()
+    Batch.objects.finish_all_answered()
     return freed
 
 
 def _tell_of_takeover(before: Batch, worker: uuid.UUID) -> None:
-    """before: as it was when the lease of another had run out."""
+    """before: the batch as it was when the other worker's lease had run out."""
     assert before.leased_until is not None
-    since = before.leased_until - timedelta(seconds=settings.VBS_LEASE_SECONDS)  # when it was renewed
+    since = before.leased_until - timedelta(seconds=settings.VBS_LEASE_SECONDS)  # when the lease was last renewed
     _tell(
         before,
         f"{_name(before.leased_by)} has not answered since {since:%Y-%m-%d %H:%M:%S} UTC, so {_name(worker)} takes "
@@ -46,14 +47,14 @@ def _tell_of_takeover(before: Batch, worker: uuid.UUID) -> None:
     )
 
 
-def back(batch: Batch, worker: Worker) -> None:
-    """Tell that this worker has found its lease lost."""
+def note_lost_lease(batch: Batch, worker: Worker) -> None:
+    """Write into the batch's log that this worker is back and has lost its lease."""
     batch.refresh_from_db()
     if batch.is_terminal or batch.leased_by is None:
-        now = f"this batch is {batch.status.replace('_', ' ')} and no worker's"
+        now = f"this batch is {batch.status.replace('_', ' ')}, and no worker has it"
     else:
         now = f"{_name(batch.leased_by)} has this batch"
-    _tell(batch, f"{_name(worker.pk)} is back, and finds that {now}. What it had in flight counts no more.")
+    _tell(batch, f"{_name(worker.pk)} is back, but {now}. The answers to what it had in flight do not count.")
 
 
 def _tell(batch: Batch, words: str) -> None:
@@ -61,7 +62,7 @@ def _tell(batch: Batch, words: str) -> None:
 
 
 def _name(worker: uuid.UUID | None) -> str:
-    """Not on which machine: whoever made the batch need not know that."""
+    """The worker in words, without its machine, which the owner of a batch need not know."""
     found = Worker.objects.filter(pk=worker).first() if worker else None
     return f"the {found.cluster} worker with pid {found.pid}" if found else "a worker that is not known any more"
 
@@ -69,7 +70,9 @@ def _name(worker: uuid.UUID | None) -> str:
 def _again(batch: Batch) -> str:
     if batch.in_flight is None:
         return (
-            "It had sent none of its requests yet." if not batch.in_progress_at else "What it had in flight runs again."
+            "It had sent no request yet."
+            if not batch.in_progress_at
+            else "The requests that it had in flight run again."
         )
     if not batch.in_flight:
         return "It had no requests in flight."

@@ -1,6 +1,6 @@
-"""The runner's statements: what is pending, what was answered. Each is one transaction and checks the lease.
+"""The runner's statements: read pending requests, write outcomes. Each is one transaction and checks the lease.
 
-An outcome counts only if its request was still pending, so committing twice, or late, changes nothing.
+An outcome counts only if its request is still pending. So committing it twice, or late, changes nothing.
 """
 
 import logging
@@ -24,7 +24,7 @@ from vbs.database.outages import first_line
 
 log = logging.getLogger(__name__)
 
-MOST_SAID = 500  # characters of what the database says
+MOST_SAID = 500  # characters of the database's message
 REQUESTS = BatchRequest._meta.db_table
 BATCHES = Batch._meta.db_table
 MOST_CRASHES = 32_767
@@ -32,7 +32,7 @@ MOST_CRASHES = 32_767
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A request to run: its row, and where its line is."""
+    """A request to run: the id of its row, and where its line is in the input file."""
 
     id: int
     prefix: uuid.UUID
@@ -43,17 +43,17 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class Signal:
-    """What others have done to the batch meanwhile."""
+class BatchSignal:
+    """What a look at the batch's row showed."""
 
-    closed: bool  # cancelled, or its time is over
-    late: bool  # its time seems to be over: nothing new is sent until that is certain
+    closed: bool  # cancelled, or expired
+    late: bool  # it seems to be expired: nothing new is sent until a second look agrees
 
 
 def pending(
     batch_id: str, model_index: int, crashes: tuple[int, int], after: Pending | None, limit: int
 ) -> list[Pending]:
-    """The next requests to run, prefix neighbours together. `crashes`: lowest and highest count, both included."""
+    """The next requests to run, those with the same prefix together. crashes: the least and the most, inclusive."""
     rows = BatchRequest.objects.filter(
         batch_id=batch_id, model_index=model_index, state=RequestState.PENDING, crashes__range=crashes
     )
@@ -106,18 +106,18 @@ def commit(
     worker: uuid.UUID,
     outcomes: Sequence[Outcome],
     pace: Pace = UNKNOWN,
-) -> Signal:
-    """Write outcomes and counts, and renew the lease. Raises LeaseLost when it is not ours any more.
+) -> BatchSignal:
+    """Write outcomes and counts, and renew the lease. Raises LeaseLost when another worker has it.
 
-    An outcome that the database cannot hold becomes a failure; it takes no other with it.
+    An outcome that the database cannot hold becomes a failure, and does not affect the others.
     """
     try:
         return _commit(batch_id, worker, outcomes, pace)
     except (DataError, UnicodeEncodeError) as error:
         half = len(outcomes) // 2
         if not half:
-            log.exception("An answer cannot be kept")
-            message = f"The answer cannot be kept: {first_line(error)}"[:MOST_SAID]
+            log.exception("An answer cannot be stored")
+            message = f"The answer cannot be stored: {first_line(error)}"[:MOST_SAID]
             outcomes = [failure(one.id, "invalid_response", message) for one in outcomes]
             return _commit(batch_id, worker, outcomes, pace)
         commit(batch_id, worker, outcomes[:half], pace)
@@ -129,7 +129,7 @@ def _commit(
     worker: uuid.UUID,
     outcomes: Sequence[Outcome],
     pace: Pace,
-) -> Signal:
+) -> BatchSignal:
     values: dict[str, Any] = {name: [getattr(one, name) for one in outcomes] for name in Outcome.__dataclass_fields__}
     values["state"] = [int(state) for state in values["state"]]
     values |= {"requests_per_second": pace.requests_per_second, "tokens_per_second": pace.tokens_per_second}
@@ -137,36 +137,36 @@ def _commit(
     values |= {"batch": batch_id, "lease": timedelta(seconds=settings.VBS_LEASE_SECONDS)}
     with transaction.atomic():
         signal = _look(batch_id, worker, lock=True)
-        # Django's own cursor would quote every answer in Python, 400 times slower than sending it as it is.
+        # Django's cursor quotes every answer in Python, which is 400 times slower than sending it as it is.
         with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
             cursor.execute(_COMMIT, values)
     return signal
 
 
-def look(batch_id: str, worker: uuid.UUID) -> Signal:
-    """Is the batch still ours to run? Raises LeaseLost."""
+def check_lease(batch_id: str, worker: uuid.UUID) -> BatchSignal:
+    """Check the lease without renewing it. Raises LeaseLost."""
     return _look(batch_id, worker, lock=False)
 
 
-def _look(batch_id: str, worker: uuid.UUID, lock: bool) -> Signal:
+def _look(batch_id: str, worker: uuid.UUID, lock: bool) -> BatchSignal:
     rows = Batch.objects.select_for_update(no_key=True) if lock else Batch.objects.all()
     fields = rows.annotate(now=Now()).values_list("status", "leased_by", "expires_at", "late_at", "now")
     status, leased_by, expires_at, late_at, now = fields.get(pk=batch_id)
     if leased_by != worker or status not in (*RUNNABLE, *CLOSING):
         raise LeaseLost(batch_id)
     over = expiry.is_over(Batch.objects.filter(pk=batch_id), expires_at, late_at, now)
-    return Signal(closed=over or status not in RUNNABLE, late=expires_at <= now)
+    return BatchSignal(closed=over or status not in RUNNABLE, late=expires_at <= now)
 
 
 def mark_crashed(batch_id: str, worker: uuid.UUID, ids: Sequence[int]) -> None:
-    """These were in flight when the engine died."""
+    """Count an engine's death for these requests, which were in flight then."""
     with transaction.atomic():
         _look(batch_id, worker, lock=True)
         BatchRequest.objects.filter(pk__in=ids, state=RequestState.PENDING).update(crashes=F("crashes") + 1)
 
 
 def fail_model(batch_id: str, worker: uuid.UUID, model_index: int | None, code: str, message: str) -> int:
-    """End every pending request, of one model or of all, with the same error. Says how many there were."""
+    """Fail every pending request, of one model or of all, with this error. Returns how many there were."""
     with transaction.atomic():
         _look(batch_id, worker, lock=True)
         rows = BatchRequest.objects.filter(batch_id=batch_id, state=RequestState.PENDING)

@@ -1,4 +1,4 @@
-"""What an engine's answer means for a request. Pure: an answer in, the values of the request's row out."""
+"""Turns an engine's answer into an outcome: the values of the request's row. Without database and clock."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +10,18 @@ from batches.intake.raw_json import NotAnObject
 from batches.intake.records import one_line
 from batches.models import RequestState
 from models_registry.engine.client import Answer
-from models_registry.engine.refusals import clean, parsed, refusal
+from models_registry.engine.error_bodies import clean, parsed, refusal
 from vbs.redaction import hide_locations
 
-MOST_SHOWN = 64 * 1024  # bytes of what came instead of an answer
-DEEP = 250  # levels of nesting that are looked at
-MOST_TOKENS = 2**24  # of one request or answer: beyond the context of any model
-UNSEEN_TOKENS = 2**17  # that may be in no bytes: media that are fetched, a server's own prompt, hidden reasoning
+MOST_SHOWN = 64 * 1024  # bytes that are stored of what came instead of an answer
+DEEP = 250  # brackets; an answer with more is checked for its nesting
+MOST_TOKENS = 2**24  # of one request or answer; no model has a longer context
+UNSEEN_TOKENS = 2**17  # that may come without bytes: media that are fetched, a server's own prompt, hidden reasoning
 
 
 @dataclass(slots=True)
 class Outcome:
-    """The end of one request. `response` is the body of the answer as JSON on one line, or None when none came."""
+    """What became of one request. response: the body of the answer as JSON on one line, or None when there was none."""
 
     id: int
     state: RequestState
@@ -37,7 +37,7 @@ class Outcome:
 
 
 def outcome(answer: Answer, model: str) -> Outcome:
-    """`model` is the name that the user asked for; the answer bears it, whatever the engine calls the model."""
+    """model: the name that the request asked for, which the answer gets whatever the engine calls the model."""
     request: int = answer.key
     if answer.status is None:
         return failure(
@@ -56,7 +56,7 @@ def outcome(answer: Answer, model: str) -> Outcome:
 
 
 def failure(request: int, code: str, message: str) -> Outcome:
-    """A request that got no answer."""
+    """The outcome of a request that got no answer."""
     return Outcome(request, RequestState.FAILED, None, None, None, code, message)
 
 
@@ -66,7 +66,7 @@ def _error(answer: Answer, body: Any) -> tuple[str, str]:
         return "invalid_response", _unreadable(answer, body)
     if answer.status < 400:
         return "redirected", (
-            f"The server answered with a redirect ({answer.status}), which is not followed: "
+            f"The server answered with a redirect ({answer.status}), and redirects are not followed: "
             "add the model with the URL that it leads to."
         )
     code, message = refusal(answer.status, body)
@@ -76,23 +76,23 @@ def _error(answer: Answer, body: Any) -> tuple[str, str]:
 
 
 def _unreadable(answer: Answer, body: Any) -> str:
-    """What came instead of a JSON object, and what to change."""
+    """A message that says what came instead of a JSON object, and what to change."""
     kind = clean(answer.kind.partition(";")[0].strip().lower(), 100)
     start = answer.body[:100].lstrip()
     if not answer.body:
         return f"The engine's answer was empty (status {answer.status})."
     if isinstance(body, dict):
-        return "The engine's answer nests too deeply to be kept."
+        return "The engine's answer nests too deeply to be stored."
     if body is not None:
         return f"The engine's answer was not a JSON object, but {type(body).__name__}."
     if kind == "text/event-stream" or start.startswith(b"data:"):
-        return "The engine streamed its answer, which a batch cannot keep: leave out 'stream'."
+        return "The engine streamed its answer, which a batch cannot store: leave out 'stream'."
     if kind == "text/html" or start.startswith(b"<"):
-        return "The server answered with a web page: is the URL of the model right? It ends in /v1."
+        return "The server answered with a web page: check the URL of the model, which ends in /v1."
     if kind and kind != "application/json":
         return (
             f"The engine's answer was not a JSON object, but {len(answer.body):,} bytes of {kind}, which a batch "
-            "cannot keep: ask for JSON, in embeddings with encoding_format 'float' or 'base64'."
+            "cannot store: ask for JSON, for embeddings with encoding_format 'float' or 'base64'."
         )
     try:
         orjson.loads(answer.body)
@@ -102,7 +102,7 @@ def _unreadable(answer: Answer, body: Any) -> str:
 
 
 def _shown(content: bytes, body: Any) -> str:
-    """As JSON on one line: what came, or its beginning as a text."""
+    """What came, as JSON on one line: itself if it is JSON, else its beginning as a text."""
     if body is not None and len(content) <= MOST_SHOWN and _flat(content, body):
         return one_line(content).decode()
     more = "…" if len(content) > MOST_SHOWN else ""
@@ -110,9 +110,11 @@ def _shown(content: bytes, body: Any) -> str:
 
 
 def _count(made: Outcome, usage: Any, answer: Answer) -> None:
-    """The tokens, within what is possible. A number that cannot be is not counted, whoever says it; of a server that
-    others run, neither are more tokens than bytes of which they could be: it would spoil the speed of its model and
-    the sums of the batch. The answer keeps what it says."""
+    """Take over the tokens of the answer's usage, within what is possible.
+
+    An impossible number is not counted. From a remote server, neither are more tokens than the bytes could contain:
+    they would distort the speed of the model and the sums of the batch. The stored answer is not changed.
+    """
     if not isinstance(usage, dict):
         return
 
@@ -133,7 +135,7 @@ def _count(made: Outcome, usage: Any, answer: Answer) -> None:
 
 
 def _bearing(body: bytes, model: str) -> bytes | None:
-    """The answer as it came, with this name of the model; None for what nests too deeply."""
+    """The answer with this name of the model, otherwise as it came; None when it nests too deeply."""
     try:
         members = raw_json.members(body)
     except NotAnObject:
@@ -143,11 +145,11 @@ def _bearing(body: bytes, model: str) -> bytes | None:
 
 
 def _flat(content: bytes, body: Any) -> bool:
-    """Can readers of JSON be expected to read it? They differ in how much nesting they take."""
+    """Is it flat enough for common JSON parsers? They differ in how much nesting they take."""
     if content.count(b"[") + content.count(b"{") < DEEP:
         return True
     try:
         orjson.dumps(body)
-    except orjson.JSONEncodeError:  # it writes less deeply than it reads
+    except orjson.JSONEncodeError:  # orjson writes fewer levels than it reads
         return False
     return True

@@ -1,7 +1,7 @@
-"""Run a batch on an engine: lines of the input file go out, answers are committed as they come.
+"""Runs a batch on an engine: lines of the input file are sent, and answers are committed as they come.
 
-The database is the truth: a request is done when its row says so, in the same transaction as the batch's counts. A
-worker that dies leaves at most its requests in flight to be run again; a worker that has lost its lease cannot commit.
+The database decides: a request is done when its row says so, in the same transaction as the batch's counts. When a
+worker dies, only the requests that it had in flight run again; a worker that has lost its lease cannot commit.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ from batches.intake import ingest, parameters, raw_json
 from batches.intake.validate import LineError
 from batches.models import Batch, Pause, RequestState, request_id
 from batches.queue import pauses
-from batches.run import commit, deaths, troubles, unloadable
+from batches.run import commit, deaths, temporary_errors, unloadable
 from batches.run.outcomes import Outcome, failure, outcome
 from batches.run.pace import Rates
 from models_registry.catalog import aliases
 from models_registry.engine.client import Call, Client, EngineDied
-from models_registry.engine.reasons import LoadError
+from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.gpu.gpu import Gpu, loaded_words
-from models_registry.gpu.window import few, in_flight, limits
+from models_registry.gpu.window import in_flight, limits, shortfall
 from models_registry.models import Model, ModelState, WorkerState
-from models_registry.speed import measure
+from models_registry.speed import measurements
 from models_registry.workloads import Work
 from vbs.configuration import runtime
 from vbs.database.outages import insist
@@ -42,16 +42,16 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TICK_SECONDS = 0.4  # between commits, and between looks at what others did to the batch
-RENEW_SECONDS = 5.0  # a lease is renewed this often when nothing is committed
-PAGE = 1000  # rows read at once
-BUFFER_BYTES = 64 * 2**20  # answers that may wait for a commit
-OUTRANKED_SECONDS = 2.0  # between looks for something more urgent, and for a pause
-OUTAGE_SECONDS = 600.0  # how long answers are held while the database is away
+TICK_SECONDS = 0.4  # between two commits, and between two looks at the batch's row
+RENEW_SECONDS = 5.0  # after which the lease is renewed when nothing is committed
+PAGE = 1000  # pending requests that are read at once
+BUFFER_BYTES = 64 * 2**20  # of answers that may wait for a commit
+OUTRANKED_SECONDS = 2.0  # between two looks for more urgent work, and for a pause
+OUTAGE_SECONDS = 600.0  # for which answers are kept in memory while the database cannot be reached
 
 
-class End(enum.Enum):
-    """Why a run on an engine ended."""
+class RunEnd(enum.Enum):
+    """Why a run on an engine ended, in words for the batch's log."""
 
     DONE = "no request of this model is left"
     CLOSED = "the batch was cancelled or has expired"
@@ -61,34 +61,34 @@ class End(enum.Enum):
     STOPPED = "this worker has to stop"
 
 
-# How long what is in flight may go on when the batch has to leave, in seconds.
-DRAIN = {End.YIELDED: 30.0, End.PAUSED: 30.0, End.STOPPED: 2.0}
+# Seconds for which requests in flight may go on when the batch has to leave the GPU.
+DRAIN = {RunEnd.YIELDED: 30.0, RunEnd.PAUSED: 30.0, RunEnd.STOPPED: 2.0}
 
 
 class Interrupted(Exception):
-    """While a model was loading the batch ended, the queue was paused, or the worker had to stop. It has been left."""
+    """The turn ended while the model was loading, and the batch has been released."""
 
 
-class Damaged(Exception):
-    """A line of the input file is not what it was when it was validated."""
+class DamagedLine(Exception):
+    """A line of the input file has changed since it was validated."""
 
 
 class Runner:
-    """One batch, one of its models: load it, run what is pending, through engine deaths, until an end."""
+    """A turn of a batch with one of its models: load the model and run what is pending, also after engines died."""
 
     def __init__(self, batch: Batch, work: Work, gpu: Gpu) -> None:
         self.batch, self.work, self.gpu = batch, work, gpu
         self.worker = gpu.worker.pk
-        self.model_index = work.part
-        self.asked: str = batch.model_names[work.part]
+        self.model_index = work.segment
+        self.asked: str = batch.model_names[work.segment]
         self.deaths = deaths.Deaths()
         self._looked = 0.0
         self._said = ""
 
     def run(self) -> None:
-        """Raises LeaseLost, OperationalError when the database stays away, and what a storage raises that is away."""
+        """Raises LeaseLost, OperationalError when the database stays out of reach, and the storage's own errors."""
         if not self._has_work():
-            return self._leave(End.DONE)
+            return self._leave(RunEnd.DONE)
         try:
             self._look()
             with self._input() as descriptor:
@@ -97,11 +97,14 @@ class Runner:
             return
         except blobs.Gone:
             unloadable.fail(self.batch, self.worker, None, ingest.lost(self.batch, "is not in the storage any more"))
-            self._leave(End.DONE)
+            self._leave(RunEnd.DONE)
 
     @contextmanager
     def _input(self) -> Iterator[int]:
-        """Its input file, open until this turn ends: it is read on when it is removed. Raises blobs.Gone, Unread."""
+        """The input file, open until this turn ends, so that it can be read even if it is removed meanwhile.
+
+        Raises blobs.Gone, InputUnreadable.
+        """
         file = self.batch.input_file
         if file is None or file.purged_at:
             raise blobs.Gone
@@ -109,7 +112,7 @@ class Runner:
             try:
                 descriptor = stack.enter_context(blobs.opened(file.blob))
             except blobs.troubles() as error:
-                raise troubles.Unread from error
+                raise temporary_errors.InputUnreadable from error
             yield descriptor
 
     def _run(self, descriptor: int) -> None:
@@ -121,36 +124,36 @@ class Runner:
                     raise LoadError(f"the engine ended {deaths.IDLE} times by itself")
             except LoadError as error:
                 self._cannot_load(error)
-                return self._leave(End.DONE)
+                return self._leave(RunEnd.DONE)
             self.batch.start(self.worker, self.asked, model)
             self.gpu.show(WorkerState.RUNNING, f"Running a batch on {model.name}", self.work)
-            run = Run(self, engine, model, descriptor, self._window(engine))
+            run = EngineRun(self, engine, model, descriptor, self._window(engine))
             try:
                 return self._leave(run.drive())
             except EngineDied as death:
-                self.deaths.met(run.window, len(death.in_flight), run.answered)
-                self._mourn(death, run.seen)
-        self._leave(End.DONE)
+                self.deaths.record(run.window, len(death.in_flight), run.answered)
+                self._after_death(death, run.seen)
+        self._leave(RunEnd.DONE)
 
     def _has_work(self) -> bool:
-        """Is a request of this model left? No engine is loaded, nor started again after its death, for none."""
+        """Is a request of this model left? Without one, no engine is loaded, or started again after its death."""
         return self.batch.requests.filter(state=RequestState.PENDING, model_index=self.model_index).exists()
 
     def _window(self, engine: Engine) -> int:
         window = in_flight(engine)
-        words = few(engine, window) if self.batch.pending > window else ""
+        words = shortfall(engine, window) if self.batch.pending > window else ""
         if words not in ("", self._said):
             self._said = words
             self.batch.note(words, "warning")
         return window
 
     def _model(self) -> Model:
-        """What the name stands for: what it stood for when the batch started, else now. Raises LoadError."""
+        """The model of this name: the one with which the batch has started, else the present one. Raises LoadError."""
         name = self.batch.pinned_names()[self.model_index]
         if (model := aliases.resolve(name)) is None:
             raise LoadError(unloadable.refusal(model, name))
         if ModelState.DOWNLOADING in (model.state, model.base and model.base.state):
-            self._interrupt(End.FETCHING)
+            self._interrupt(RunEnd.FETCHING)
         return model
 
     def _acquire(self, model: Model) -> Engine:
@@ -168,39 +171,40 @@ class Runner:
         return engine
 
     def _look(self) -> None:
-        """Renew the lease; raise Interrupted when loading has no purpose any more for this batch."""
+        """Renew the lease. Raises Interrupted when the batch does not need the load any more."""
         if commit.commit(self.batch.pk, self.worker, []).closed:
-            self._interrupt(End.CLOSED)
+            self._interrupt(RunEnd.CLOSED)
         if self.gpu.stopping():
-            self._interrupt(End.STOPPED)
+            self._interrupt(RunEnd.STOPPED)
         if pauses.current():
-            self._interrupt(End.PAUSED)
+            self._interrupt(RunEnd.PAUSED)
         self._looked = time.monotonic()
 
-    def _interrupt(self, end: End) -> NoReturn:
-        """Leave at once, for the load may go on for others."""
+    def _interrupt(self, end: RunEnd) -> NoReturn:
+        """End the turn at once; the load may go on for other work."""
         self._leave(end)
         raise Interrupted(end.value)
 
-    def others(self) -> End | None:
-        """What others want, by which this batch has to leave with work left. Its own priority may be another by now."""
+    def wanted_by_others(self) -> RunEnd | None:
+        """Why this batch has to leave the GPU with work left; None when it may go on. Its priority is read anew."""
         held = Exists(Pause.objects.filter(ended_at=None))
         row = Batch.objects.filter(pk=self.batch.pk).annotate(held=held).values_list("priority", "held").first()
         if row is None:
             return None
         priority, is_held = row
         if is_held:
-            return End.PAUSED
+            return RunEnd.PAUSED
         self.work = replace(self.work, priority=priority)
-        return End.YIELDED if self.gpu.outranked(self.work) else None
+        return RunEnd.YIELDED if self.gpu.outranked(self.work) else None
 
     def _cannot_load(self, error: LoadError) -> None:
-        """The lines that need this model fail."""
+        """Fail the requests of this model."""
         log.warning("The model %r could not be loaded: %s", self.asked, error)
         unloadable.fail(self.batch, self.worker, self.model_index, unloadable.lost(self.asked, error.public))
 
-    def _mourn(self, death: EngineDied, before: int) -> None:
-        """The engine died: what was in flight is suspect, with so many deaths `before` this one; alone, it did it."""
+    def _after_death(self, death: EngineDied, before: int) -> None:
+        """Count the death for the requests in flight. before: deaths that they had seen. One that was alone, and had
+        seen enough, fails as the cause."""
         if len(death.in_flight) == 1 and before >= deaths.GUILTY:
             message = "The engine died each time this request was running, the last time with no other."
             commit.commit(
@@ -214,8 +218,8 @@ class Runner:
             lost: LineError = {"code": "engine_keeps_dying", "line": None, "message": message, "param": None}
             unloadable.fail(self.batch, self.worker, self.model_index, lost)
 
-    def _leave(self, end: End) -> None:
-        """What had to make way may have run its last request meanwhile: then it ends, for it needs no other turn."""
+    def _leave(self, end: RunEnd) -> None:
+        """End the turn: finish the batch if its last request has ended meanwhile, else release it."""
         if not self.batch.finish(self.worker):
             self.batch.release(self.worker)
             if end in DRAIN:
@@ -223,10 +227,10 @@ class Runner:
         log.info("Leaving the batch: %s", end.value)
 
 
-class Run:
-    """The asynchronous part: one engine's life, or until an end.
+class EngineRun:
+    """The asynchronous part of a turn, on one engine: it lasts until the engine dies or the turn ends.
 
-    The loop speaks to the engine; one thread speaks to the database, so a slow commit does not slow the engine.
+    An event loop speaks with the engine, and one thread with the database, so a slow commit does not slow the engine.
     """
 
     def __init__(self, runner: Runner, engine: Engine, model: Model, descriptor: int, window: int) -> None:
@@ -240,31 +244,31 @@ class Run:
         self._served_name = raw_json.raw(model.served_name)
         most = runtime.value("VBS_DEFAULT_MAX_TOKENS")
         self._most_tokens = raw_json.raw(most) if most else None
-        self.tally = measure.Tally()
-        self.seen = 0  # engine deaths, by what is in flight
-        self.end: End | None = None
+        self.tally = measurements.Tally()
+        self.seen = 0  # engine deaths that the requests in flight have seen
+        self.end: RunEnd | None = None
         self._outcomes: list[Outcome] = []
         self._bytes = 0
-        self._in_time = asyncio.Event()  # nothing new is sent once the batch's time seems to be over
+        self._in_time = asyncio.Event()  # cleared while the batch seems to be expired: then nothing new is sent
         self._in_time.set()
-        # Before half of what is in flight at first has ended, a rate says nothing of the rest.
+        # Before half of the first window has been answered, a rate says nothing about the rest.
         self._rates = Rates(least=min(window, runner.batch.pending) / 2)
-        self._done = asyncio.Event()  # there is nothing more to tick for
-        self._room = asyncio.Event()  # for more answers to wait for their commit
+        self._done = asyncio.Event()  # ends the ticker
+        self._room = asyncio.Event()  # cleared while too many bytes of answers wait for their commit
         self._room.set()
 
-    def drive(self) -> End:
-        """Raises EngineDied, after what was answered before is committed; LeaseLost; OperationalError."""
+    def drive(self) -> RunEnd:
+        """Run it. Raises EngineDied, after the earlier answers are committed, LeaseLost, OperationalError."""
         try:
             with ThreadPoolExecutor(1, thread_name_prefix="database") as self._database:
                 try:
                     return asyncio.run(self._drive())
                 finally:
-                    self._database.submit(lambda: connection.close())  # that thread's own
+                    self._database.submit(lambda: connection.close())  # the thread's own connection
         finally:
-            measure.turn(self.model, self.engine, self.tally, self.batch_id, self.endpoint)
+            measurements.record_turn(self.model, self.engine, self.tally, self.batch_id, self.endpoint)
 
-    async def _drive(self) -> End:
+    async def _drive(self) -> RunEnd:
         met = self.runner.deaths
         while True:
             last = deaths.together(self.window, self.seen) == 1 and self.seen >= deaths.GUILTY
@@ -276,12 +280,13 @@ class Run:
             if self._sent - before == trial:
                 met.narrow -= 1
             elif last:
-                return End.DONE
+                return RunEnd.DONE
             else:
                 self.seen += 1
 
-    async def _level(self, crashes: tuple[int, int], window: int, most: int | None) -> End | None:
-        """Run the requests that have seen so many engine deaths, or `most` of them, so many at a time."""
+    async def _level(self, crashes: tuple[int, int], window: int, most: int | None) -> RunEnd | None:
+        """Run the requests that have seen so many engine deaths, `most` of them if it is given. window: how many at
+        once."""
         self._done.clear()
         consumer = asyncio.create_task(self._consume(crashes, window, most))
         ticker = asyncio.create_task(self._tick())
@@ -294,7 +299,7 @@ class Run:
             if not consumer.done():
                 consumer.cancel()
             results = await asyncio.gather(consumer, ticker, return_exceptions=True)
-        if isinstance(results[1], BaseException):  # a lost lease says more than what it led to
+        if isinstance(results[1], BaseException):  # a lost lease is the cause of the consumer's error
             raise results[1]
         if self._outcomes:
             await self._flush()
@@ -303,10 +308,10 @@ class Run:
         return self.end
 
     async def _drain(self, consumer: asyncio.Task[None]) -> None:
-        """Nothing new is sent; let what is in flight end, for a while, and commit it."""
+        """Send nothing new; let the requests in flight end for a while, and commit their answers."""
         began = time.monotonic()
         while not consumer.done():
-            reason = End.STOPPED if self.runner.gpu.stopping() else self.end
+            reason = RunEnd.STOPPED if self.runner.gpu.stopping() else self.end
             if reason is None or time.monotonic() - began > DRAIN[reason]:
                 return
             await asyncio.wait((consumer,), timeout=TICK_SECONDS)
@@ -328,7 +333,7 @@ class Run:
                     await self._room.wait()
 
     async def _calls(self, crashes: tuple[int, int], most: int | None) -> AsyncIterator[Call]:
-        """The pending requests, a page at a time, the next one read ahead; no more than `most` are sent."""
+        """Yields the pending requests as calls, `most` of them if it is given. The next page of rows is read ahead."""
         end = None if most is None else self._sent + most
 
         def page(after: commit.Pending | None) -> asyncio.Future[list[commit.Pending]]:
@@ -345,7 +350,7 @@ class Run:
                     return
                 try:
                     body = self._body(row)
-                except Damaged as damage:
+                except DamagedLine as damage:
                     self._outcomes.append(failure(row.id, ingest.UNAVAILABLE, str(damage)))
                     continue
                 self._sent += 1
@@ -353,22 +358,23 @@ class Run:
                 yield Call(row.id, self.call_path, raw_json.text_of(body), request_id(self.batch_id, row.line))
 
     def _body(self, row: commit.Pending) -> raw_json.Members:
-        """As it was sent, but for the model and a limit of the answer where it has none. Raises Damaged."""
+        """The body as it is in the file, with the engine's name of the model, and with a limit of the answer where it
+        has none. Raises DamagedLine."""
         try:
             custom_id, body = raw_json.request_of(os.pread(self._descriptor, row.length, row.offset))
         except OSError as error:
-            raise troubles.Unread from error
+            raise temporary_errors.InputUnreadable from error
         except ValueError:
             custom_id, body = "", {}
         if custom_id != row.custom_id:
-            raise Damaged(f"Line {row.line} of the input file is not what it was when it was validated.")
+            raise DamagedLine(f"Line {row.line} of the input file has changed since it was validated.")
         body["model"] = self._served_name
         if self._most_tokens is not None:
             parameters.limit(self.endpoint, body, self._most_tokens)
         return body
 
     async def _tick(self) -> None:
-        """Commit, renew the lease, see what others want; returns when there is an end, or nothing more to do."""
+        """Commit, renew the lease, and look whether the turn has to end. Returns when it has, or all is done."""
         renewed = outranked = time.monotonic()
         gpu = self.runner.gpu
         while not self._done.is_set() and self.end is None:
@@ -378,22 +384,22 @@ class Run:
             if self._outcomes or now - renewed > RENEW_SECONDS:
                 signal, renewed = await self._flush(), now
             else:
-                signal = await self._in_database(lambda: commit.look(self.batch_id, self.worker))
+                signal = await self._in_database(lambda: commit.check_lease(self.batch_id, self.worker))
             if signal.late:
                 self._in_time.clear()
             else:
                 self._in_time.set()
             if signal.closed:
-                self.end = End.CLOSED
+                self.end = RunEnd.CLOSED
             elif gpu.stopping():
-                self.end = End.STOPPED
+                self.end = RunEnd.STOPPED
             elif now - outranked > OUTRANKED_SECONDS:
                 outranked = now
-                self.end = await self._in_database(self.runner.others)
-        self._in_time.set()  # who waits there is to see that there is an end
+                self.end = await self._in_database(self.runner.wanted_by_others)
+        self._in_time.set()  # so that the sender wakes and sees that the turn ends
 
-    async def _flush(self) -> commit.Signal:
-        """Commit every answer so far."""
+    async def _flush(self) -> commit.BatchSignal:
+        """Commit the answers so far."""
         taken, self._outcomes, self._bytes = self._outcomes, [], 0
         pace = self._rates.read(self.tally.oldest, self._sent - self.answered)
         signal = await self._in_database(lambda: commit.commit(self.batch_id, self.worker, taken, pace))
@@ -401,5 +407,5 @@ class Run:
         return signal
 
     async def _in_database(self, statement: Callable[[], T]) -> T:
-        """Run it in the database's thread; while the database is away the answers wait with us."""
+        """Run the statement in the database's thread. While the database cannot be reached, it is tried again."""
         return await asyncio.get_running_loop().run_in_executor(self._database, insist, statement, OUTAGE_SECONDS)

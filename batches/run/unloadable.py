@@ -1,7 +1,6 @@
-"""Requests whose model cannot be loaded as things are: it is not registered, a draft, has failed, or may not run here.
+"""Fails requests whose model cannot be loaded: it is not registered, a draft, has failed, or may not run here.
 
-They end without the GPU: neither its turn nor the end of a pause would change anything. A model that is being fetched
-is waited for.
+This needs no GPU, and happens also while the queue is paused. A batch whose model is being fetched waits.
 """
 
 import uuid
@@ -17,7 +16,7 @@ from models_registry.models import Model, ModelState
 
 
 def refusal(model: Model | None, name: str) -> str:
-    """Why what this name stands for cannot be loaded, and what to do; empty where it can, or may soon."""
+    """Why the model of this name cannot be loaded, and what to do; empty when it can, or is being fetched."""
     if model is None:
         return f"the model {name!r} is not registered any more"
     if ModelState.DOWNLOADING in (model.state, model.base and model.base.state):
@@ -26,14 +25,14 @@ def refusal(model: Model | None, name: str) -> str:
 
 
 def lost(asked: str, why: str) -> LineError:
-    """What the requests are told that ask for it."""
+    """The error of the requests that ask for this model."""
     message = f"The model '{asked}' could not be loaded: {why}"
     return {"code": "model_load_failed", "line": None, "message": message, "param": "body.model"}
 
 
 def fail(batch: Batch, worker: uuid.UUID, part: int | None, error: LineError) -> None:
-    """Of what is left, the requests of one of its models, or all: the batch fails when that is all of it, and nothing
-    of it has run. Raises LeaseLost."""
+    """Fail the pending requests of one of its models, or of all. The whole batch fails when these are all its requests
+    and none has run. Raises LeaseLost."""
     part = None if len(batch.model_names) == 1 else part
     if part is None and batch.fail([dict(error)], worker):
         return
@@ -43,10 +42,10 @@ def fail(batch: Batch, worker: uuid.UUID, part: int | None, error: LineError) ->
 
 
 def sweep() -> None:
-    """End them in every batch that waits."""
+    """Fail such requests in every batch that waits."""
     models = aliases.models()
     usable = [name for name, model in models.items() if not refusal(model, name)]
-    kept = Q(pk=None)  # of those that have started on a model that has become unusable since, whatever was asked for
+    kept = Q(pk=None)  # batches that have started on a model which cannot be loaded any more
     for name, model in models.items():
         if model.name == name and refusal(model, name):
             kept |= Q(resolved__contains=[{"model": name}])
@@ -55,7 +54,7 @@ def sweep() -> None:
 
 
 def end(batch: Batch, models: Mapping[str, Model] | None = None) -> None:
-    """End those of one batch, if it waits. models: by every name, where they are known."""
+    """Fail such requests of one batch, if it waits. models: by every name; read when they are not given."""
     models = aliases.models() if models is None else models
     parts = []
     for part, name in enumerate(batch.pinned_names()):

@@ -155,7 +155,7 @@ def _check_trust(request: Request, given: dict[str, Any]) -> None:
 def _keep_trust(view: RegistryView, model: Model, given: dict[str, Any]) -> None:
     """Who says that code of a model may run stands in the audit log."""
     if "trust_remote_code" in given and shell_of(view.request):
-        view.keep("model.trust", model.name, allowed.told(model.trust_remote_code))
+        view.keep("model.trust", model.name, allowed.trust_words(model.trust_remote_code))
 
 
 def _with(found: Proposal | None, given: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from models_registry.catalog.remove import Leftover
 from models_registry.engine.spec import EngineKind
 from models_registry.fit.formula import Fit, Need
 from models_registry.hub import downloads
-from models_registry.hub.downloads import Plan
+from models_registry.hub.downloads import DownloadPlan
 from models_registry.models import Alias, Download, HubToken, Measurement, Model, Operation
 from models_registry.speed import speeds
 from vbs.openai.schema import ModelObject, unix
@@ -337,7 +337,7 @@ def download_object(download: Download, for_operator: bool) -> DownloadObject:
     }
 
 
-def plan_object(model: Model, plan: Plan) -> PlanObject:
+def plan_object(model: Model, plan: DownloadPlan) -> PlanObject:
     return {
         "object": "registry.plan",
         "model": model.name,
@@ -394,10 +394,10 @@ def fit_object(name: str, found: Fit) -> FitObject:
         "need": need_object(found.need),
         "asked": need_object(found.asked),
         "resident": found.resident,
-        "room_bytes": found.room.total,
-        "room_kind": found.room.kind,
-        "room_cache": found.room.cache,
-        "room_host": found.room.host,
+        "room_bytes": found.available.total,
+        "room_kind": found.available.kind,
+        "room_cache": found.available.cache,
+        "room_host": found.available.host,
         "loads": found.loads,
     }
 

@@ -18,7 +18,7 @@ CHANGED_BASE = ("pissa", "olora", "loftq", "corda", "eva")  # initialisations wh
 
 
 @dataclass(frozen=True)
-class Facts:
+class AdapterFacts:
     """rank: the largest of its matrices. size_bytes: of its weights."""
 
     rank: int
@@ -29,7 +29,7 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def examine(folder: Path, base: Path | None) -> Facts:
+def examine(folder: Path, base: Path | None) -> AdapterFacts:
     """Raises ModelError for what no engine could serve, or what belongs to another base than the folder `base`."""
     config = folders.read_json(folder / CONFIG)
     if config is None:
@@ -47,7 +47,7 @@ def examine(folder: Path, base: Path | None) -> Facts:
         raise ModelError(f"the adapter's rank is {max(ranks)}: an engine takes at most {LORA_RANKS[-1]}")
     if base:
         _check_base(folder, shapes, base)
-    return Facts(max(ranks), path.stat().st_size)
+    return AdapterFacts(max(ranks), path.stat().st_size)
 
 
 def _check(folder: Path, config: dict[str, Any]) -> None:

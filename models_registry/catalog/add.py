@@ -12,7 +12,7 @@ from typing import Any
 from django.db import transaction
 
 from models_registry.catalog import adapter_folders, allowed, made_folders, rules, sources
-from models_registry.catalog.folders import Facts, ModelError, examine
+from models_registry.catalog.folders import ModelError, ModelFacts, examine
 from models_registry.catalog.made_folders import Progress
 from models_registry.engine.spec import EngineKind
 from models_registry.models import Model, ModelState, Task
@@ -150,7 +150,7 @@ def _free_folder(row: Model) -> Path:
     return folder
 
 
-def _register_local(row: Model, folder: Path, options: dict[str, Any], facts: Facts) -> Model:
+def _register_local(row: Model, folder: Path, options: dict[str, Any], facts: ModelFacts) -> Model:
     row.source, row.size_bytes, row.context_length = str(folder), facts.size_bytes, facts.context_length
     row.license = row.license or facts.license
     return rules.register(row, facts.task, options)

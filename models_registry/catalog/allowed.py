@@ -53,6 +53,6 @@ def check(model: Model) -> None:
         raise ModelError(why)
 
 
-def told(trusted: bool) -> str:
+def trust_words(trusted: bool) -> str:
     """For the audit log."""
     return f"Code that comes with it may {'' if trusted else 'not '}run here (trust_remote_code)."

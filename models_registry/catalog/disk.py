@@ -24,7 +24,7 @@ LOOK_SECONDS, CLEAN_SECONDS = 2.0, 10.0
 
 
 @dataclass(frozen=True)
-class Use:
+class DiskUse:
     """files: how many there are. more: that there is more of it than could be counted, or cleaned, in time."""
 
     files: int = 0
@@ -33,9 +33,9 @@ class Use:
 
 
 @dataclass(frozen=True)
-class Place:
+class DiskArea:
     name: str
-    use: Use
+    use: DiskUse
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,23 @@ class Cleaner:
 
     name: str
     words: str
-    look: Callable[[], Use]
-    clean: Callable[[float], Use]
+    look: Callable[[], DiskUse]
+    clean: Callable[[float], DiskUse]
     usual: bool = True
     permission: str = ""
 
 
 @dataclass(frozen=True)
-class Report:
+class DiskReport:
     free: int
     total: int
-    places: tuple[Place, ...]
-    cleaners: tuple[tuple[Cleaner, Use], ...]
+    places: tuple[DiskArea, ...]
+    cleaners: tuple[tuple[Cleaner, DiskUse], ...]
 
 
-def report() -> Report:
+def report() -> DiskReport:
     disk = space.of(settings.VBS_DATA_DIR)
-    return Report(
+    return DiskReport(
         free=disk.free,
         total=disk.total,
         places=tuple(place() for place in PLACES),
@@ -69,7 +69,7 @@ def report() -> Report:
     )
 
 
-def clean(names: Collection[str]) -> dict[str, Use]:
+def clean(names: Collection[str]) -> dict[str, DiskUse]:
     """Let go what these cleaners find; what each has freed."""
     until = time.monotonic() + CLEAN_SECONDS
     return {cleaner.name: cleaner.clean(until) for cleaner in CLEANERS if cleaner.name in names}
@@ -78,7 +78,7 @@ def clean(names: Collection[str]) -> dict[str, Use]:
 # What there is
 
 
-def measure(folder: Path) -> Use:
+def measure(folder: Path) -> DiskUse:
     """All files below it. Follows no links."""
     until = time.monotonic() + LOOK_SECONDS
     files = size = 0
@@ -86,8 +86,8 @@ def measure(folder: Path) -> Use:
         with contextlib.suppress(OSError):
             files, size = files + 1, size + path.stat(follow_symlinks=False).st_size
         if time.monotonic() > until:
-            return Use(files, size, more=True)
-    return Use(files, size)
+            return DiskUse(files, size, more=True)
+    return DiskUse(files, size)
 
 
 def _walk(folder: Path) -> Iterator["os.DirEntry[str]"]:
@@ -101,31 +101,31 @@ def _walk(folder: Path) -> Iterator["os.DirEntry[str]"]:
                     yield entry
 
 
-def _database() -> Use:
+def _database() -> DiskUse:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_database_size(current_database())")
-        return Use(bytes=cursor.fetchone()[0])
+        return DiskUse(bytes=cursor.fetchone()[0])
 
 
 # What can go
 
 
-def _files(found: Callable[[], Iterable[Path]]) -> tuple[Callable[[], Use], Callable[[float], Use]]:
+def _files(found: Callable[[], Iterable[Path]]) -> tuple[Callable[[], DiskUse], Callable[[float], DiskUse]]:
     """To look at and to delete these files, none of which is a folder or a link."""
 
-    def look() -> Use:
+    def look() -> DiskUse:
         sizes = [size for _, size in _sized(found())]
-        return Use(len(sizes), sum(sizes))
+        return DiskUse(len(sizes), sum(sizes))
 
-    def clean(until: float) -> Use:
+    def clean(until: float) -> DiskUse:
         files = freed = 0
         for path, size in _sized(found()):
             if time.monotonic() > until:
-                return Use(files, freed, more=True)
+                return DiskUse(files, freed, more=True)
             with contextlib.suppress(OSError):
                 path.unlink()
                 files, freed = files + 1, freed + size
-        return Use(files, freed)
+        return DiskUse(files, freed)
 
     return look, clean
 
@@ -153,28 +153,28 @@ def _ended_engines() -> Iterator[Path]:
         yield from sorted(home.glob("engine-*.log"))[:-1]
 
 
-def _leftovers() -> Use:
+def _leftovers() -> DiskUse:
     found = remove.leftovers()
-    return Use(sum(one.files for one in found), sum(one.bytes for one in found))
+    return DiskUse(sum(one.files for one in found), sum(one.bytes for one in found))
 
 
-def _clean_leftovers(until: float) -> Use:
+def _clean_leftovers(until: float) -> DiskUse:
     files = freed = 0
     for one in remove.leftovers():
         if time.monotonic() > until:
-            return Use(files, freed, more=True)
+            return DiskUse(files, freed, more=True)
         with contextlib.suppress(ModelError):  # somebody has come to use it
             remove.clean(one)
             files, freed = files + one.files, freed + one.bytes
-    return Use(files, freed)
+    return DiskUse(files, freed)
 
 
-PLACES: list[Callable[[], Place]] = [
-    lambda: Place("Models", measure(Path(settings.MODELS_DIR))),
-    lambda: Place("Database", _database()),
-    lambda: Place("Logs of programs", measure(Path(settings.LOG_DIR))),
-    lambda: Place("Engines: logs and sockets", measure(Path(settings.RUN_DIR))),
-    lambda: Place("Temporary files", measure(Path(settings.TMP_DIR))),
+PLACES: list[Callable[[], DiskArea]] = [
+    lambda: DiskArea("Models", measure(Path(settings.MODELS_DIR))),
+    lambda: DiskArea("Database", _database()),
+    lambda: DiskArea("Logs of programs", measure(Path(settings.LOG_DIR))),
+    lambda: DiskArea("Engines: logs and sockets", measure(Path(settings.RUN_DIR))),
+    lambda: DiskArea("Temporary files", measure(Path(settings.TMP_DIR))),
 ]
 CLEANERS: list[Cleaner] = [
     Cleaner("temporary", "Temporary files that are older than a day", *_files(_stale)),

@@ -53,7 +53,7 @@ class Needed(ModelError):
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelFacts:
     """task: chat, completion or embedding. size_bytes: of the weights. context_length: in tokens, where it is known.
 
     license: as its README or config names it, or empty. own_code: it comes with code, which the engine runs if told.
@@ -68,7 +68,7 @@ class Facts:
 
 def examine(
     folder: Path, task: str | None = None, options: dict[str, Any] | None = None, allow_pickle: bool = False
-) -> Facts:
+) -> ModelFacts:
     """Raises ModelError for a folder that no engine could load, or that holds its weights as pickles only.
 
     task: taken for granted when given, guessed otherwise. options: the engine's, which may fill gaps. allow_pickle:
@@ -83,7 +83,7 @@ def examine(
         raise ModelError(
             f"{folder} has no tokenizer (tokenizer.json, tokenizer.model …): fetch the model's other files"
         )
-    return Facts(
+    return ModelFacts(
         task or _guess_task(folder, content, options),
         size,
         _context_length(folder, content, options),

@@ -72,7 +72,7 @@ def check_options(kind: EngineKind, options: dict[str, Any], on_server: bool = T
             )
     try:
         start.check(options, flags(options))
-    except start.Wrong as error:
+    except start.WrongOptions as error:
         raise ModelError(str(error)) from error
     return options
 

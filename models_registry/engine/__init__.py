@@ -1,1 +1,1 @@
-"""The engine: vLLM's OpenAI server as a child process, or any OpenAI-compatible URL. Knows nothing of Django."""
+"""The engine: vLLM's OpenAI server as a child process, or any OpenAI-compatible URL. It does not depend on Django."""

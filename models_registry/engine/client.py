@@ -1,6 +1,7 @@
-"""Send requests to an engine: a bounded window in flight, without barriers, with retries.
+"""Sends calls to an engine, with a bounded number in flight, without barriers, and with retries.
 
-Knows nothing of batches: calls come out of an async iterator and answers go into one, in the order they finish.
+Calls come out of an async iterator and answers go into another, in the order in which they finish. It does not know
+what a batch is.
 """
 
 import asyncio
@@ -13,10 +14,10 @@ from typing import Any
 
 import aiohttp
 
-from models_registry.engine import pulse, refusals
-from models_registry.engine.control import answers
-from models_registry.engine.reasons import of_request
-from models_registry.engine.refusals import PATIENCE, clean
+from models_registry.engine import error_bodies, liveness
+from models_registry.engine.control import is_healthy
+from models_registry.engine.error_bodies import PATIENCE, clean
+from models_registry.engine.log_reasons import of_request
 from models_registry.engine.server import Engine
 from vbs.outgoing import client
 
@@ -24,16 +25,19 @@ log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = 0.5
 BACKOFF_MOST = 30.0
-LARGE = 4 * 2**20  # bytes of an answer; above that
-LARGE_AT_ONCE = 4  # are held at most
-MOST_TOLD = 20  # failures, in the log
-DEATH_SECONDS = 2.0  # how long after a broken connection the engine may take to be seen dead
+LARGE = 4 * 2**20  # bytes; an answer with more is large
+LARGE_AT_ONCE = 4  # large answers that are in memory at once
+MOST_TOLD = 20  # failures that are logged
+DEATH_SECONDS = 2.0  # after a broken connection, the time in which a dying engine is seen to be dead
 
 
 @dataclass(slots=True)
 class Call:
-    """path: below the engine's `/v1`, e.g. `/chat/completions`. key: whatever the caller knows it by. request_id: by
-    which the engine knows it, in its log too."""
+    """A request on its way to an engine.
+
+    key: identifies the call to the caller. path: below the engine's `/v1`, such as `/chat/completions`. request_id: the
+    id that the engine gets, and writes into its log.
+    """
 
     key: Any
     path: str
@@ -43,10 +47,10 @@ class Call:
 
 @dataclass(slots=True)
 class Answer:
-    """What came of a call. Either an HTTP status with its body, or an error code and message in our words.
+    """What came of a call: an HTTP status with its body, or an error code and message of ours.
 
-    kind: the body's type, as the engine has it. reason: for a failure, what the engine's log says. sent: bytes of the
-    request where the server is one that others run, so that what it says of it can be judged; None for our engines.
+    kind: the body's content type. reason: for a failure, what the engine's log says about it. sent: bytes of the call,
+    only for a remote server, whose counts of tokens are checked against it; None for our own engines.
     """
 
     key: Any
@@ -60,12 +64,12 @@ class Answer:
     sent: int | None = None
 
 
-class TooLarge(Exception):
+class AnswerTooLarge(Exception):
     """An answer with more bytes than it may have."""
 
 
 class EngineDied(Exception):
-    """The engine's process ended; `how`, in words. in_flight: the keys of the calls that were sent and not answered."""
+    """The engine's process has ended. how: in words. in_flight: keys of the calls that were sent and not answered."""
 
     def __init__(self, in_flight: list[Any], how: str = "") -> None:
         super().__init__(f"the engine died with {len(in_flight)} requests in flight" + (f": {how}" if how else ""))
@@ -74,8 +78,8 @@ class EngineDied(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """seconds: for one attempt. attempts: how often a call is sent at most, after 5xx, 429 or a lost connection.
-    most_bytes: of an answer's body."""
+    """What a call may take. seconds: for one attempt. attempts: how often it is sent, after 5xx, 429 or a lost
+    connection. most_bytes: of an answer's body."""
 
     seconds: float = 3600
     attempts: int = 4
@@ -83,7 +87,7 @@ class Limits:
 
 
 class Client:
-    """The calls of one run. `in_flight` is what has been sent and not answered."""
+    """Sends the calls of one run. in_flight: those that were sent and not answered."""
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self.engine = engine
@@ -92,7 +96,7 @@ class Client:
         self._told = 0
 
     async def answers(self, calls: AsyncIterator[Call], window: int) -> AsyncGenerator[Answer, None]:
-        """Every call's answer. At most `window` are in flight, and as many answers wait for the caller.
+        """Yields the answer of every call. At most `window` calls are in flight, and as many answers wait to be read.
 
         Raises EngineDied. Closing the iterator aborts what is in flight.
         """
@@ -137,7 +141,7 @@ class Client:
     async def _watch(self, ready: asyncio.Queue[Any]) -> None:
         ends = [
             asyncio.create_task(one)
-            for one in (self.engine.death(), pulse.silence(self.engine, lambda: self.in_flight))
+            for one in (self.engine.death(), liveness.until_silent(self.engine, lambda: self.in_flight))
         ]
         try:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -154,7 +158,7 @@ class Client:
     async def _lanes(
         self, session: aiohttp.ClientSession, calls: AsyncIterator[Call], window: int, ready: asyncio.Queue[Any]
     ) -> None:
-        """`window` lanes, each with one call at a time; they share the calls."""
+        """Runs `window` lanes, each of which sends one call at a time; all take from the same iterator."""
         turn = asyncio.Lock()
 
         async def lane() -> None:
@@ -180,9 +184,10 @@ class Client:
             await asyncio.gather(*lanes, return_exceptions=True)
 
     async def _answer(self, session: aiohttp.ClientSession, call: Call) -> Answer:
-        """What comes of it in the end: of a passing failure after another attempt, of a lasting one after two.
+        """Send the call until there is a final answer.
 
-        What failed otherwise in between, a lost connection for example, makes the second time no first one.
+        A failure that may pass is tried again. It is final when the same failure comes a second time, whatever else
+        failed in between, and the engine is healthy; or when all attempts are used up.
         """
         failures: list[Answer] = []
         for attempt in range(1, self.limits.attempts + 1):
@@ -202,10 +207,10 @@ class Client:
         return answer
 
     async def _attempt(self, session: aiohttp.ClientSession, call: Call) -> tuple[Answer, float]:
-        """What came, and for how many seconds the server asks to be left alone."""
+        """Send the call once. Returns the answer, and how many seconds the server asks us to wait."""
         url = self.engine.address.url + call.path
         named = {"X-Request-Id": call.request_id} if call.request_id else {}
-        # Not its address: whoever reads the line's error may use the model, and not know where it is.
+        # Without its address: people may use a model and yet not be allowed to know where it is.
         where = "the model's server" if self.engine.pid is None else "the engine"
 
         def none(code: str, message: str) -> tuple[Answer, float]:
@@ -224,14 +229,14 @@ class Client:
                 answer = Answer(call.key, response.status, body, call.request_id, kind=kind, sent=sent)
                 asked = response.headers.get("Retry-After", "")
                 return answer, float(asked) if asked.isascii() and asked.isdigit() else 0.0
-        except TooLarge:
+        except AnswerTooLarge:
             most = self.limits.most_bytes
             return none("response_too_large", f"The answer has more than {most:,} bytes (VBS_MAX_ANSWER_MB).")
         except TimeoutError:
             return none("request_timeout", f"No answer within {self.limits.seconds:.0f} s (VBS_REQUEST_SECONDS).")
         except client.AddressError as error:
             log.warning("Request %s was not sent: %s", call.request_id, error)
-            return none("address_refused", f"The request was not sent: {where} is at what is not a public address.")
+            return none("address_refused", f"The request was not sent, because {where} has no public address.")
         except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
             await self._unless_dead()
             said = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
@@ -243,18 +248,18 @@ class Client:
             return none("connection_lost", f"The connection to {where} was lost: {type(error).__name__}.")
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """The body. Raises TooLarge; only a few are large at once, the others wait for room."""
+        """Read the body. Only a few large ones are read at once; the others wait. Raises AnswerTooLarge."""
         length = response.content_length
         if length is not None and length <= LARGE:
             return await response.read()
         if length is not None and length > self.limits.most_bytes:
-            raise TooLarge
+            raise AnswerTooLarge
         content, held = bytearray(), False
         try:
             async for piece in response.content.iter_any():
                 content += piece
                 if len(content) > self.limits.most_bytes:
-                    raise TooLarge
+                    raise AnswerTooLarge
                 if len(content) > LARGE and not held:
                     held = await self._room.acquire()
         except BaseException:
@@ -264,25 +269,28 @@ class Client:
         return bytes(content)
 
     def _took(self, answer: Answer) -> None:
-        """It is out of our hands: if it is a large one, another may come."""
+        """The caller has taken this answer; if it was large, another large one may be read."""
         if len(answer.body) > LARGE:
             self._room.release()
 
     async def _healthy(self) -> bool:
-        """Is it the request, and not the engine, that fails? Of a server that others run nobody knows."""
-        return self.engine.pid is None or await asyncio.to_thread(answers, self.engine.address)
+        """Is the engine healthy, so that the request itself fails? A remote server counts as healthy."""
+        return self.engine.pid is None or await asyncio.to_thread(is_healthy, self.engine.address)
 
     def _tell(self, answer: Answer, attempts: int) -> None:
         self._told += 1
         if self._told <= MOST_TOLD:
-            said = answer.error_message or f"status {answer.status}, {refusals.said(answer.status or 0, answer.body)}"
+            said = (
+                answer.error_message
+                or f"status {answer.status}, {error_bodies.message_of(answer.status or 0, answer.body)}"
+            )
             why = f" ({answer.reason})" if answer.reason else ""
             log.warning("Request %s failed after %d attempts: %s%s", answer.request_id, attempts, said, why)
         if self._told == MOST_TOLD:
-            log.warning("Further requests that fail so are not told here")
+            log.warning("Further failures of requests are not logged")
 
     async def _unless_dead(self) -> None:
-        """A connection broke: if that is because the engine is dying, wait to be aborted rather than try again."""
+        """After a broken connection: if the engine is dying, wait to be aborted instead of trying again."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DEATH_SECONDS):
                 await self.engine.death()
@@ -296,9 +304,9 @@ def _may_pass(answer: Answer) -> bool:
 
 
 def _same(before: Answer, now: Answer) -> bool:
-    """The same failure again, and one that is of the request. A lost connection or a busy server may pass."""
+    """Is this the same failure again, and one that the request causes? A lost connection or a busy server is not."""
     if before.status is None or now.status is None:
         return before.error_code == now.error_code == "request_timeout"
     if before.status != now.status or now.status in PATIENCE:
         return False
-    return refusals.said(before.status, before.body) == refusals.said(now.status, now.body)
+    return error_bodies.message_of(before.status, before.body) == error_bodies.message_of(now.status, now.body)

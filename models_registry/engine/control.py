@@ -1,6 +1,6 @@
-"""What the worker asks of a local engine besides answers: is it healthy, its adapters, its sleep.
+"""What a worker asks of a local engine besides answers: its health, its adapters, and its sleep mode.
 
-One short request at a time on the engine's socket. Knows no processes.
+Each function sends one short HTTP request on the engine's socket.
 """
 
 import http.client
@@ -9,17 +9,17 @@ import math
 import socket
 from typing import Any
 
-from models_registry.engine.reasons import LoadError
-from models_registry.engine.refusals import said
+from models_registry.engine.error_bodies import message_of
+from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.spec import Adapter, Address, EngineSpec
 
 ADAPTER_SECONDS = 120
-SLEEP_SECONDS = 180  # the weights travel between the GPU's memory and the machine's
+SLEEP_SECONDS = 180  # the weights are copied between the GPU's memory and main memory
 SAY_SECONDS = 60
-SILENT = (OSError, http.client.HTTPException)  # what an engine that gives no answer looks like
+NO_ANSWER = (OSError, http.client.HTTPException)  # what an engine that gives no answer looks like
 
 PROMPT = "The three largest cities of Italy are"
-ALIKE = 0.999  # cosine of two vectors of one text from one model: batches are not summed in one order
+ALIKE = 0.999  # cosine of two embeddings of one text by one model, which differ a little: sums have no fixed order
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -33,7 +33,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def ask(address: Address, method: str, path: str, body: Any = None, timeout: float = 5) -> tuple[int, bytes]:
+def request(address: Address, method: str, path: str, body: Any = None, timeout: float = 5) -> tuple[int, bytes]:
     """Status and body of its answer. Raises one of SILENT when there is none."""
     link = _UnixConnection(address.socket, timeout)
     headers = {"Authorization": f"Bearer {address.key}", "Content-Type": "application/json"}
@@ -45,11 +45,11 @@ def ask(address: Address, method: str, path: str, body: Any = None, timeout: flo
         link.close()
 
 
-def answers(address: Address, timeout: float = 5) -> bool:
-    """Does the local engine at this address say that it is healthy?"""
+def is_healthy(address: Address, timeout: float = 5) -> bool:
+    """Does the local engine at this address answer that it is healthy?"""
     try:
-        return ask(address, "GET", "/health", timeout=timeout)[0] == 200
-    except SILENT:
+        return request(address, "GET", "/health", timeout=timeout)[0] == 200
+    except NO_ANSWER:
         return False
 
 
@@ -60,52 +60,56 @@ def adapters(address: Address) -> set[str]:
 
 
 def load_adapter(address: Address, adapter: Adapter) -> None:
-    """Have a running engine serve it too. Raises LoadError with the engine's reason, or one of SILENT."""
+    """Have a running engine serve this adapter too. Raises LoadError with the engine's reason, or one of NO_ANSWER."""
     given = {"lora_name": adapter.name, "lora_path": adapter.path}
-    status, body = ask(address, "POST", "/v1/load_lora_adapter", given, timeout=ADAPTER_SECONDS)
+    status, body = request(address, "POST", "/v1/load_lora_adapter", given, timeout=ADAPTER_SECONDS)
     if status != 200:
-        raise LoadError(f"the engine refused the adapter in {adapter.path}: {said(status, body)}")
+        raise LoadError(f"the engine refused the adapter in {adapter.path}: {message_of(status, body)}")
 
 
 def unload_adapter(address: Address, name: str) -> None:
     """Raises LoadError, or one of SILENT."""
-    status, body = ask(address, "POST", "/v1/unload_lora_adapter", {"lora_name": name}, timeout=ADAPTER_SECONDS)
+    status, body = request(address, "POST", "/v1/unload_lora_adapter", {"lora_name": name}, timeout=ADAPTER_SECONDS)
     if status != 200:
-        raise LoadError(f"the engine did not unload the adapter {name}: {said(status, body)}")
+        raise LoadError(f"the engine did not unload the adapter {name}: {message_of(status, body)}")
 
 
 def sleep(address: Address) -> None:
-    """Its weights go to the machine's memory, the rest of the GPU's memory is free. Raises one of SILENT.
+    """Put the engine to sleep: its weights move to main memory, and its GPU memory is free. Raises one of NO_ANSWER.
 
-    The second level, which forgets the weights, is not used: waked in one step, an engine then speaks gibberish.
+    Level 2 of vLLM's sleep mode, which drops the weights, is not used: an engine that is then woken in one step answers
+    gibberish.
     """
     _wanted(address, "POST", "/sleep?level=1", timeout=SLEEP_SECONDS)
     if _wanted(address, "GET", "/is_sleeping").get("is_sleeping") is not True:
-        raise http.client.HTTPException("it says that it does not sleep")
+        raise http.client.HTTPException("the engine answers that it is not asleep")
 
 
 def wake(address: Address) -> None:
     """Raises one of SILENT."""
     if _wanted(address, "POST", "/wake_up", timeout=SLEEP_SECONDS).get("status", "awake") != "awake":
-        raise http.client.HTTPException("it says that it sleeps on")
+        raise http.client.HTTPException("the engine answers that it is still asleep")
 
 
-def say(address: Address, spec: EngineSpec) -> str | list[float]:
-    """What it makes of a fixed prompt, by which it can be known again: a text, or a vector. Raises one of SILENT."""
+def fixed_answer(address: Address, spec: EngineSpec) -> str | list[float]:
+    """The engine's answer to a fixed prompt, a text or a vector. It shows later whether the engine is still sound.
+
+    Raises one of NO_ANSWER.
+    """
     try:
         if spec.task == "embedding":
             body: dict[str, Any] = {"model": spec.name, "input": PROMPT}
             answer = _wanted(address, "POST", "/v1/embeddings", body, SAY_SECONDS)
             return [float(number) for number in answer["data"][0]["embedding"]]
         body = {"model": spec.name, "prompt": PROMPT, "max_tokens": 16, "temperature": 0}
-        body |= {"ignore_eos": True, "skip_special_tokens": False}  # so that something is said
+        body |= {"ignore_eos": True, "skip_special_tokens": False}  # so that the answer is not empty
         return str(_wanted(address, "POST", "/v1/completions", body, SAY_SECONDS)["choices"][0]["text"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise http.client.HTTPException(f"an answer of no known shape: {error!r}") from error
+        raise http.client.HTTPException(f"the answer has an unknown shape: {error!r}") from error
 
 
-def alike(one: str | list[float], other: str | list[float]) -> bool:
-    """Do these two come from one model in one state of health?"""
+def is_same_answer(one: str | list[float], other: str | list[float]) -> bool:
+    """Are these two answers to the fixed prompt the same, so that the same sound model gave both?"""
     if isinstance(one, str) or isinstance(other, str):
         return one == other
     length = math.hypot(*one) * math.hypot(*other)
@@ -114,10 +118,10 @@ def alike(one: str | list[float], other: str | list[float]) -> bool:
 
 
 def _wanted(address: Address, method: str, path: str, body: Any = None, timeout: float = 5) -> dict[str, Any]:
-    """The object in its answer, when that is a 200 (an empty one for an empty body). Raises one of SILENT."""
-    status, content = ask(address, method, path, body, timeout)
+    """The JSON object of an answer with status 200; {} for an empty body. Raises one of NO_ANSWER."""
+    status, content = request(address, method, path, body, timeout)
     if status != 200:
-        raise http.client.HTTPException(f"{method} {path}: {status} {said(status, content)}".rstrip())
+        raise http.client.HTTPException(f"{method} {path}: {status} {message_of(status, content)}".rstrip())
     try:
         found = json.loads(content or b"{}")
     except ValueError:

@@ -1,14 +1,14 @@
-"""Engine options that suit the machine, where the model's own options say nothing. Sizes in bytes, or GiB where named.
+"""Engine options that suit the machine, for what the model's options leave open. Sizes are bytes, or GiB where named.
 
-On a CPU every core works for the model (vLLM would keep one back: 1.5 times slower on two cores), graphs are not
-compiled (a minute at each start for a few per cent), and weights of 16 bits are computed with 32 where the processor
-has no instructions for them and the memory suffices (MiniLM: 5.8 s against 12.4 in bfloat16 and 27 in float16). On a
-GPU the two sizes that decide the throughput are set explicitly by its memory, so that our window of requests in
-flight is known to fit the engine's.
+On a CPU every core works for the model (vLLM would keep one back, which is 1.5 times slower on two cores). Graphs are
+not compiled (that takes a minute at each start, for a few per cent). 16-bit weights are computed with 32 bits where the
+processor has no instructions for 16 and the memory suffices (MiniLM: 5.8 s, against 12.4 s in bfloat16 and 27 s in
+float16). On a GPU its memory decides the two sizes that throughput depends on; they are set explicitly, so that our
+window of requests in flight fits the engine's.
 
-The backend of structured outputs is said too: left to itself, vLLM takes one by the first request that needs any, and
-what that one cannot do fails for all who come later. llguidance takes the most, and refuses what it does not know
-instead of ignoring it (figures in docs/models.md); it needs a fast tokenizer.
+The backend of structured outputs is set too. Otherwise vLLM chooses one by the first request that needs any, and later
+requests that this backend cannot serve fail. llguidance serves the most, and refuses what it does not know instead of
+ignoring it (figures in docs/models.md); it needs a fast tokenizer.
 """
 
 import os
@@ -23,18 +23,18 @@ UTILIZATION = 0.92  # of a GPU's memory where nothing is said: vLLM 0.32, CacheC
 
 # GPU memory from this many GiB on: sequences at once, tokens per step.
 _BY_MEMORY = ((70, 1024, 16384), (40, 512, 8192), (20, 256, 8192), (0, 128, 4096))
-# Tokens of the largest step that runs as a CUDA graph are vLLM's 512, so with 1,024 sequences the fullest steps run
-# without. The alternatives, for `python -m benchmarks gpu`: nothing but 512 was measured yet, so 512 it is.
+# vLLM runs steps of up to 512 tokens as CUDA graphs, so with 1,024 sequences the fullest steps run without one. These
+# are the alternatives that `python -m benchmarks gpu` compares; only 512 has been measured so far.
 GRAPHS: dict[str, dict[str, Any]] = {
     "1,024 sequences, graphs up to 512": {"max-num-seqs": 1024},
     "512 sequences, graphs up to 512": {"max-num-seqs": 512},
     "1,024 sequences, graphs up to 1,024": {"max-num-seqs": 1024, "max-cudagraph-capture-size": 1024},
 }
-# One process that reads requests and writes answers is the limit for short ones on a fast GPU (485/s on an H200, with
-# 1.1 cores). Adapters are loaded into one of several only, and sleep is asked of one, so there it stays one.
+# On a fast GPU a single process that reads calls and writes answers limits the speed of short ones (485/s on an H200,
+# with 1.1 cores). With adapters or sleep mode it stays a single one: each is asked of one process only.
 CORES_PER_SERVER, MOST_SERVERS = 4, 4
 ONE_SERVER = ("enable-lora", "enable-sleep-mode")
-# For an engine that is to make room by sleeping: some of the GPU is left to those that sleep (their context, graphs).
+# For engines that are put to sleep: a sleeping one keeps a part of the GPU's memory (its context and graphs).
 ASLEEP = {"enable-sleep-mode": True, "gpu-memory-utilization": 0.85}
 FAST_TOKENIZERS = ("tokenizer.json", "tekken.json")  # what llguidance can read of a model
 _ON_CPU = (128, 4096)  # 256 are 3 % faster (SmolLM2, two cores), but their first answers come twice as late
@@ -48,7 +48,7 @@ def gpu_memory() -> int:
 
 @cache
 def computes_in_16_bits() -> bool:
-    """Has the processor instructions for bfloat16? (Linux tells; elsewhere it is left to vLLM.)"""
+    """Has the processor instructions for bfloat16? Linux says so; elsewhere vLLM decides."""
     try:
         return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
     except OSError:
@@ -64,7 +64,7 @@ def weights(source: str) -> int:
 
 
 def options(given: dict[str, Any], task: str, source: str, size: int | None = None) -> dict[str, Any]:
-    """The engine's options: what the model asks for, and for the rest what suits this machine.
+    """The engine's options: those of the model, and for the rest those that suit this machine.
 
     size: bytes of the weights, where they are not in the folder `source` yet.
     """
@@ -93,29 +93,29 @@ def options(given: dict[str, Any], task: str, source: str, size: int | None = No
 
 
 def cores() -> int:
-    """That this process, and so an engine that it starts, may use."""
+    """How many cores this process may use, and so an engine that it starts."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def backend(given: dict[str, Any], source: str) -> str:
-    """The backend of structured outputs of a model with these options in this folder."""
+    """The backend of structured outputs for a model in this folder with these options."""
     asked = given.get("structured-outputs-config", {}).get("backend")
     return str(asked or structured_outputs(source))
 
 
 def structured_outputs(source: str) -> str:
-    """The backend that holds the answers of the model in this folder to a schema, regex, grammar or choice."""
+    """The backend that suits the tokenizer of the model in this folder."""
     fast = any((Path(source) / name).exists() for name in FAST_TOKENIZERS) if source else True
     return "guidance" if fast else "xgrammar"
 
 
 def environment() -> dict[str, str]:
-    """Environment of vLLM. What the operator has set wins."""
+    """Environment variables for vLLM. Those that the operator has set win."""
     made = {"SPT_NOENV": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
     if gpu_memory():
-        # The process that computes is a copy of the one that has imported all, which saves 18 s of a start on an H200.
-        # That is safe as long as the first has not begun to use CUDA: ours is a fresh Python that asks the driver's
-        # library only, and vLLM itself starts the other one anew where it finds otherwise.
+        # With fork, the process that computes is a copy of the one that has imported everything, which saves 18 s of a
+        # start on an H200. That is safe as long as the first process does not use CUDA before: it asks only the
+        # driver's library, and where it has used CUDA, vLLM itself starts a fresh process instead.
         made["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     else:
         gib = max(1, min(8, main_memory.total() // (5 * GIB)))

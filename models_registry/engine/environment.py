@@ -1,7 +1,7 @@
-"""The environment of every process that runs a model, or the code that comes with one: what it needs, and no secrets.
+"""The environment of every process that runs a model, or code that comes with a model: what it needs, and no secrets.
 
-Whatever it reads there it may send away. So there is a list of what is passed on, not of what is kept back: a secret
-that is set under a new name tomorrow does not get in.
+Such a process could send away whatever it reads there. So a list names what is passed on, not what is kept back: a
+secret that somebody sets under a new name is not passed on.
 """
 
 import os
@@ -38,11 +38,11 @@ _SECRET = re.compile(r"(^|_)(TOKEN|KEYS?|SECRETS?|PASSWORDS?|PASSWD|CREDENTIALS?
 
 
 def minimal(**more: str) -> dict[str, str]:
-    """What of our own environment such a process gets, and `more`."""
+    """The variables of our own environment that such a process gets, and `more`."""
     return {name: value for name, value in os.environ.items() if _passes(name, value)} | more
 
 
 def _passes(name: str, value: str) -> bool:
     if name.lower() in _PROXIES:
-        return "@" not in urlsplit(value).netloc  # which has somebody's password
+        return "@" not in urlsplit(value).netloc  # a proxy's URL may have a password in it
     return (name in _NAMES or name.startswith(_PREFIXES)) and not _SECRET.search(name)

@@ -1,4 +1,5 @@
-"""The one loaded model of a worker, with its adapters: acquire another and the first makes room."""
+"""The one loaded engine of a worker, with its adapters. To acquire another engine, the loaded one is put to sleep or
+ended."""
 
 import fcntl
 import logging
@@ -7,26 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from models_registry.engine import control, retry, server
+from models_registry.engine import control, reduced_start, server
+from models_registry.engine.log_reasons import LoadError, ShortageKind
 from models_registry.engine.machine import leftovers
-from models_registry.engine.reasons import Lack, LoadError
 from models_registry.engine.server import Engine, Progress
-from models_registry.engine.sleepers import Sleepers
+from models_registry.engine.sleeping import SleepingEngines
 from models_registry.engine.spec import Adapter, EngineKind, EngineSpec
 
 log = logging.getLogger(__name__)
 
 START_ATTEMPTS = 3
 FOR_ADAPTERS = ("enable-lora", "max-lora-rank")
-OWN_SHARE = (Lack.CONTEXT, Lack.CACHE)  # wanting in the engine's own share, whoever else is there
+# Shortages within the engine's own share of the memory, which other engines do not cause.
+OWN_SHARE = (ShortageKind.CONTEXT, ShortageKind.CACHE)
 
 
 class Resident:
-    """home: a folder that only one worker at a time may use; `lock` says whether that is us.
+    """The loaded engine of one worker.
 
-    remote_keys, remote_window: keys for remote engines by their origin, and how many requests they get at once. sleep:
-    on a GPU, make room by putting the loaded model to sleep, from which it comes back in seconds, instead of ending its
-    engine.
+    home: a folder that one worker at a time may use, the one that holds its lock. remote_keys: keys for remote servers,
+    by their origin. remote_window: how many requests a remote server gets at once. sleep: on a GPU, put the loaded
+    engine to sleep instead of ending it, so that it is back within seconds.
     """
 
     def __init__(
@@ -43,13 +45,13 @@ class Resident:
         self.remote_window = remote_window
         self.sleep = sleep
         self.engine: Engine | None = None
-        self.adapters: set[str] = set()  # that the engine has
-        self.sleepers = Sleepers(home)
-        self._less: dict[str, dict[str, Any]] = {}  # what lets a spec fit here, by the spec's text
+        self.adapters: set[str] = set()  # those that the engine has loaded
+        self.sleepers = SleepingEngines(home)
+        self._reduced: dict[str, dict[str, Any]] = {}  # by a spec's text, the reduced options with which it fits
         self._lock: IO[str] | None = None
 
     def lock(self) -> bool:
-        """Become the only user of the folder, until this process ends. False while another process is."""
+        """Take the lock of the folder until this process ends. False while another process has it."""
         self.home.mkdir(parents=True, exist_ok=True)
         file = (self.home / "lock").open("w")
         try:
@@ -61,25 +63,25 @@ class Resident:
         return True
 
     def recover(self) -> None:
-        """After a crash of an earlier worker: keep its engine if it still answers, end all else that is left of it."""
+        """Adopt the engine of an earlier worker if it still answers, and end all else that the worker left behind."""
         engine = server.adopt(None, self.home)
         if engine:
             try:
                 self.adapters = control.adapters(engine.address)
                 self.engine = engine
-                self._less[repr(engine.spec)] = engine.started.less
+                self._reduced[repr(engine.spec)] = engine.started.reduced
                 log.info("Adopted the engine of an earlier worker: %s, pid %s", engine.spec.name, engine.pid)
-            except control.SILENT as error:
+            except control.NO_ANSWER as error:
                 log.warning("The engine of an earlier worker is not adopted: %s", error)
         spare = [self.engine.folder] if self.engine else []
         if ended := leftovers.end(self.home, spare):
             log.warning("Ended %d processes of engines that an earlier worker left behind", ended)
-        server.forget_folders(self.home, spare)
+        server.remove_folders(self.home, spare)
 
     def acquire(self, spec: EngineSpec, on_progress: Progress, adapter: Adapter | None = None) -> Engine:
-        """An engine that serves this spec, and the adapter: at once when it is loaded, else after a swap.
+        """The engine that serves this spec and the adapter, loaded if it is not.
 
-        What does not fit is tried with less, see `Engine.started`. Raises LoadError.
+        A model that does not fit is started with reduced options (`StartResult.reduced`). Raises LoadError.
         """
         attempt = 1
         while True:
@@ -89,20 +91,20 @@ class Resident:
                     control.load_adapter(engine.address, adapter)
                     self.adapters.add(adapter.name)
                 return engine
-            except control.SILENT as error:
+            except control.NO_ANSWER as error:
                 if engine.alive() or attempt == START_ATTEMPTS:
                     raise LoadError(f"the engine does not answer while it loads {adapter}: {error!r}") from error
                 log.warning("The engine died while it was loading an adapter; starting it again")
                 attempt += 1
 
     def keep_adapters(self, names: set[str]) -> None:
-        """Unload all others. One that the engine does not give up stays there, where nobody can name it."""
+        """Unload all other adapters. One that the engine does not unload stays there, but no request can name it."""
         for name in self.adapters - names:
             self.adapters.discard(name)
             if self.engine:
                 try:
                     control.unload_adapter(self.engine.address, name)
-                except (LoadError, *control.SILENT) as error:
+                except (LoadError, *control.NO_ANSWER) as error:
                     log.warning("The adapter %s was not unloaded: %s", name, error)
 
     def _acquire(self, spec: EngineSpec, on_progress: Progress) -> Engine:
@@ -116,38 +118,40 @@ class Resident:
         return self.engine
 
     def _make_room(self, wanted: EngineSpec) -> None:
-        """For the engine of this spec, which may be asleep: the loaded one falls asleep if it can, else it ends."""
+        """Put the loaded engine to sleep if it can sleep, else end it. wanted: the spec that is needed next, whose
+        engine may be asleep and then stays."""
         if not self.engine:
             return
         if self.sleep and self.engine.can_sleep and self.engine.alive():
-            self.keep_adapters(set())  # the fixed prompt says nothing of them; they are loaded again when wanted
-            if self.sleepers.put(self.engine, keep=wanted):
+            self.keep_adapters(set())  # the fixed prompt cannot check them; they are loaded again when needed
+            if self.sleepers.put_to_sleep(self.engine, keep=wanted):
                 self.engine, self.adapters = None, set()
                 return
         self._end()
 
     def _start(self, spec: EngineSpec, on_progress: Progress) -> Engine:
-        """Cold, with as little less as lets it fit. A later start of this spec begins with what did."""
+        """A cold start, with options reduced as little as makes the model fit. The next start of this spec uses the
+        same reduced options at once."""
 
-        def begin(less: dict[str, Any]) -> Engine:
-            return self._begin(spec, less, on_progress)
+        def begin(reduced: dict[str, Any]) -> Engine:
+            return self._begin(spec, reduced, on_progress)
 
-        engine = self.engine = retry.start(spec, begin, on_progress, self._less.get(repr(spec)), self.sleep)
-        self._less[repr(spec)] = engine.started.less
+        engine = self.engine = reduced_start.start(spec, begin, on_progress, self._reduced.get(repr(spec)), self.sleep)
+        self._reduced[repr(spec)] = engine.started.reduced
         if self.sleep and engine.can_sleep:
-            self.sleepers.get_to_know(engine)
+            self.sleepers.record_fixed_answer(engine)
         return engine
 
-    def _begin(self, spec: EngineSpec, less: dict[str, Any], on_progress: Progress) -> Engine:
-        """An engine that says why it ends has ended for good; one that is killed has another chance."""
+    def _begin(self, spec: EngineSpec, reduced: dict[str, Any], on_progress: Progress) -> Engine:
+        """Start the engine. One that was killed is started again; one that ended with a reason is not."""
         attempt = 1
         while True:
-            beside = self.sleepers.engines if self.sleep else None
+            sleeping = self.sleepers.engines if self.sleep else None
             try:
-                return server.start(spec, self.home, self.start_seconds, on_progress, less, beside)
+                return server.start(spec, self.home, self.start_seconds, on_progress, reduced, sleeping)
             except LoadError as error:
-                if beside and (error.killed or (error.shortage and error.shortage.of not in OWN_SHARE)):
-                    log.warning("Ending %d engines that sleep, for %s: %s", len(beside), spec.name, error.reason)
+                if sleeping and (error.killed or (error.shortage and error.shortage.of not in OWN_SHARE)):
+                    log.warning("Ending %d engines that sleep, for %s: %s", len(sleeping), spec.name, error.reason)
                     self.sleepers.end_all()
                     continue
                 if not error.killed or attempt == START_ATTEMPTS:
@@ -166,7 +170,7 @@ class Resident:
         return loaded or bool(asleep)
 
     def release(self) -> None:
-        """Unload everything, also what sleeps: when this returns the memory is free."""
+        """End the loaded engine and the sleeping ones. When this returns, their memory is free."""
         self.release_all()
 
     def release_all(self) -> None:
@@ -176,13 +180,13 @@ class Resident:
             leftovers.end(self.home)
 
     def _end(self) -> None:
-        """First it is ours no more: whoever looks meanwhile must not take its end for an accident."""
+        """End the loaded engine. It is forgotten first, so that nobody who looks takes its end for a crash."""
         engine, self.engine, self.adapters = self.engine, None, set()
         if engine:
             server.stop(engine, self.home)
 
 
 def _serves(running: EngineSpec, asked: EngineSpec) -> bool:
-    """An engine with room for adapters serves its model without any as well."""
+    """Does the running engine serve the spec that is asked for? One with LoRA options also serves its plain model."""
     plain = tuple((name, value) for name, value in running.args if name not in FOR_ADAPTERS)
     return asked in (running, replace(running, args=plain))

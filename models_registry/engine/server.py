@@ -1,8 +1,8 @@
-"""One engine process: start it, wait until it answers, see it die, end it with everything that it started.
+"""One engine process: start it, wait until it answers, notice its death, and end it with everything that it started.
 
-The process is a session of its own that listens on a Unix socket in a private folder and asks for a key of its own,
-so nobody else on the machine can use it. A small file in the worker's folder says what runs, for the worker that comes
-after us if we crash: it adopts the engine, or ends it. An engine that sleeps stands in no such file.
+The process has a session of its own. It listens on a Unix socket in a private folder and wants a key, so no other user
+of the machine can use it. The file `engine.json` in the worker's folder describes the engine that is awake. If this
+worker crashes, the next one reads it and adopts the engine, or ends it.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from typing import Any
 
 import psutil
 
-from models_registry.engine import defaults, endings
-from models_registry.engine.control import answers
+from models_registry.engine import defaults, process_end
+from models_registry.engine.control import is_healthy
 from models_registry.engine.environment import minimal
+from models_registry.engine.log_reasons import LoadError, Shortage, ShortageKind, explain
 from models_registry.engine.machine import leftovers, main_memory
-from models_registry.engine.reasons import Lack, LoadError, Shortage, explain
-from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
-from models_registry.engine.stages import Stages
+from models_registry.engine.spec import Address, EngineKind, EngineSpec, StartResult
+from models_registry.engine.start_progress import StartProgress
 from vbs.outgoing.client import AddressError, SendError, UnknownHost, origin, send
 from vbs.run import processes
 
@@ -40,19 +40,19 @@ MODULES = {
 SERVE = ("vllm.entrypoints.cli.main", "serve")
 POLL_SECONDS = 0.1
 REACH_ATTEMPTS, REACH_SECONDS = 4, 10
-NO_MEDIA = "no-domain-is-in.vbs-media-domains.invalid"  # vLLM's refusal names it
+NO_MEDIA = "no-domain-is-in.vbs-media-domains.invalid"  # vLLM names it when it refuses a URL
 MOST_LISTED = 16 * 2**20  # bytes of a remote server's list of models
 KEPT_LOGS = 10
-ROOM_FOR_RPC = 65  # bytes of a folder's path that leave room for a socket with a UUID for its name
+ROOM_FOR_RPC = 65  # bytes; a folder with a longer path has no space for a socket named by a UUID
 
 Progress = Callable[[str], None]
 
 
 class Engine:
-    """A loaded model that answers. `pid` is None for a remote one, which is neither watched nor stopped.
+    """An engine that answers. pid: None for a remote server, which is neither watched nor stopped.
 
-    spec: as it was asked for. started: what came of it. said: its answer to the fixed prompt, by which it is known
-    again after it has slept; None where it cannot sleep. verdict: why we have ended it, where it did not end by itself.
+    spec: as it was asked for. started: how it started. fixed_answer: its answer to the fixed prompt, with which it is
+    checked after it has slept; None where it cannot sleep. verdict: why we ended it; empty when it ended by itself.
     """
 
     def __init__(
@@ -62,21 +62,21 @@ class Engine:
         max_num_seqs: int,
         pid: int | None = None,
         log: Path | None = None,
-        started: Start | None = None,
+        started: StartResult | None = None,
     ) -> None:
         self.spec, self.address, self.max_num_seqs, self.pid, self.log = spec, address, max_num_seqs, pid, log
-        self.started = started or Start()
-        self.said: str | list[float] | None = None
+        self.started = started or StartResult()
+        self.fixed_answer: str | list[float] | None = None
         self.verdict = ""
         self.child: subprocess.Popen[bytes] | None = (
-            None  # kept: once it is forgotten, the next one asks for its status
+            None  # kept, because Popen takes the exit status of a child that nobody refers to
         )
-        self._status: int | None = None  # with which it ended, where that is told
-        self._memory_kills = endings.memory_kills()
+        self._status: int | None = None  # the exit status, once it is known
+        self._memory_kills = process_end.memory_kills()
 
     @property
     def folder(self) -> Path:
-        """Where a local engine's sockets are, and what its processes carry as their mark."""
+        """The folder of a local engine's sockets; its processes have this path in their environment."""
         return Path(self.address.socket).parent
 
     @property
@@ -86,26 +86,26 @@ class Engine:
     def alive(self) -> bool:
         if self.pid is None:
             return True
-        with contextlib.suppress(ChildProcessError):  # our own child must be reaped, an adopted one cannot be
+        with contextlib.suppress(ChildProcessError):  # our own child has to be reaped; an adopted engine cannot be
             ended, status = os.waitpid(self.pid, os.WNOHANG)
             self._status = status if ended else self._status
         if processes.alive(self.pid):
             return True
-        self._status = endings.left_status(self.pid) if self._status is None else self._status
+        self._status = process_end.left_status(self.pid) if self._status is None else self._status
         return False
 
     @property
     def lacked_memory(self) -> bool:
-        """Has the system killed for want of memory since it started?"""
-        return not self.verdict and (endings.memory_kills() or 0) > (self._memory_kills or 0)
+        """Has the system killed a process because memory ran out since the engine started?"""
+        return not self.verdict and (process_end.memory_kills() or 0) > (self._memory_kills or 0)
 
     def ending(self) -> str:
-        """How it ended, in words."""
+        """How the engine ended, in words."""
         self.alive()
-        return self.verdict or endings.words(self._status, self.lacked_memory, self.log, self.pid)
+        return self.verdict or process_end.describe(self._status, self.lacked_memory, self.log, self.pid)
 
     async def death(self) -> None:
-        """Returns when the process has ended, at once when it has already. Never returns for a remote engine."""
+        """Returns when the process has ended. Never returns for a remote engine."""
         if self.pid is None:
             await asyncio.Event().wait()
             return
@@ -124,9 +124,9 @@ class Engine:
 
 
 def remote(spec: EngineSpec, keys: Mapping[str, str], window: int) -> Engine:
-    """The same handle for a server that somebody else runs. Raises LoadError when it does not answer.
+    """An Engine for a server that somebody else runs. Raises LoadError when it does not answer.
 
-    keys: by the origin of the server that each is for; a server that is not among them gets none.
+    keys: by the origin of their servers; a server that is not among them gets none.
     """
     url, said = spec.source.rstrip("/"), ""
     try:
@@ -143,24 +143,24 @@ def remote(spec: EngineSpec, keys: Mapping[str, str], window: int) -> Engine:
                 time.sleep(attempt)
     except AddressError as error:
         hint = "A model that 'manage.py model add' adds may have a private address." if not spec.private else ""
-        public = "the model's server is not asked: its address is not one that it may have"
+        public = "the model's server is not asked, because its address is not allowed"
         raise LoadError(f"the server at {url} is not asked: {error}", hint, public=public) from error
     raise LoadError(
         f"the server at {url} cannot be reached ({reason})",
-        "Is it running, and is its URL right?",
+        "Check that it runs, and that its URL is right.",
         public=f"the model's server cannot be reached ({said})",
     )
 
 
 def _listed(url: str, key: str, private: bool) -> int:
-    """The status with which a server answers when it is asked for its models. Raises SendError, LoadError."""
+    """The status of the server's answer to GET /models. Raises SendError, LoadError."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     reply = send(
         "GET", f"{url}/models", headers=headers, private=private, seconds=REACH_SECONDS, most_bytes=MOST_LISTED
     )
     if reply.status in (401, 403):
-        none = f"It got no key: VBS_REMOTE_KEY goes only to those in VBS_REMOTE_ORIGINS, add {origin(url)}."
-        hint = "VBS_REMOTE_KEY is the key for it." if key else none
+        none = f"It got no key: add {origin(url)} to VBS_REMOTE_ORIGINS, to which VBS_REMOTE_KEY is sent."
+        hint = "It does not accept VBS_REMOTE_KEY: set the right key." if key else none
         public = f"the model's server answers {reply.status}: it wants another key"
         raise LoadError(f"{url} answers {reply.status}", hint, public=public)
     if 300 <= reply.status < 400:
@@ -175,25 +175,26 @@ def start(
     home: Path,
     timeout: float,
     on_progress: Progress,
-    less: dict[str, Any] | None = None,
-    beside: Collection[Engine] | None = None,
+    reduced: dict[str, Any] | None = None,
+    sleeping: Collection[Engine] | None = None,
 ) -> Engine:
-    """Start the engine and wait until it answers. `home` is a private folder; all other engines in it are ended.
+    """Start the engine and wait until it answers.
 
-    on_progress is called a few times a second with what it is doing; what that raises ends the start.
-    less: options that are to be other than the spec says. beside: the engines that sleep here and stay; with it, even
-    an empty one, this one gets a folder of its own below `home` and can sleep too, where there is a GPU.
-    Raises LoadError with vLLM's reason and a hint; nothing of it is left running then.
+    home: a private folder, of which all other engines are ended. on_progress: called several times a second with what
+    the engine does; an exception of it ends the start. reduced: options that take the place of the spec's. sleeping:
+    the engines that sleep here and stay; when it is given, even empty, the new engine has a folder of its own below
+    `home` and can sleep too, where there is a GPU.
+    Raises LoadError with vLLM's reason and a hint; then nothing of the engine is left running.
     """
     began = time.monotonic()
     if spec.kind is EngineKind.VLLM and not Path(spec.source).is_dir():
         hint = "Add the model again, or put its files back."
         raise LoadError(f"there is no folder {spec.source}", hint, public="the model's folder is not there any more")
-    less = less or {}
-    sleeps = beside is not None
-    options = effective(spec, less, sleeps)
-    folder = home if beside is None else home / f"engine-{secrets.token_hex(2)}"
-    _prepare(home, folder, [] if beside is None else [engine.folder for engine in beside])
+    reduced = reduced or {}
+    sleeps = sleeping is not None
+    options = effective(spec, reduced, sleeps)
+    folder = home if sleeping is None else home / f"engine-{secrets.token_hex(2)}"
+    _prepare(home, folder, [] if sleeping is None else [engine.folder for engine in sleeping])
     address = Address("http://engine/v1", socket=str(_socket(folder)), key=secrets.token_urlsafe(24))
     log = _new_log(home)
     _check_main_memory(spec, options)
@@ -211,13 +212,15 @@ def start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    engine = Engine(spec, address, int(options.get("max-num-seqs", 256)), process.pid, log, Start(0.0, options, less))
+    engine = Engine(
+        spec, address, int(options.get("max-num-seqs", 256)), process.pid, log, StartResult(0.0, options, reduced)
+    )
     engine.child = process
     try:
-        remember(home, engine)
+        write_state(home, engine)
         _wait(engine, process, timeout, on_progress)
         engine.started = replace(engine.started, seconds=round(time.monotonic() - began, 3))
-        remember(home, engine)
+        write_state(home, engine)
     except BaseException:
         stop(engine, home, grace=0)
         raise
@@ -225,59 +228,61 @@ def start(
 
 
 def _check_main_memory(spec: EngineSpec, options: dict[str, Any]) -> None:
-    """What others have of the main memory is not there: better said now than by the kernel, which kills for it.
+    """Raises LoadError when the free main memory is too small: otherwise the kernel would kill a process.
 
-    On a CPU the weights have to fit, on a GPU what is kept beside it. Raises LoadError.
+    On a CPU the weights have to fit; on a GPU what the options keep in main memory.
     """
     if spec.kind is not EngineKind.VLLM:
         return
     if defaults.gpu_memory():
         gib = sum(float(options.get(name, 0)) for name in ("cpu-offload-gb", "kv-offloading-size"))
-        needed, what = int(gib * defaults.GIB), "what it is to keep outside the GPU"
+        needed, what = int(gib * defaults.GIB), "what it keeps outside the GPU"
     else:
         needed, what = defaults.weights(spec.source), "its weights"
     there = main_memory.available()
     if needed > there:
-        short = Shortage(Lack.WEIGHTS, needed / defaults.GIB, there / defaults.GIB, main_memory.total() / defaults.GIB)
-        reason = f"there is no main memory for {what} ({short}, of {short.total:.4g} GiB in all)"
+        short = Shortage(
+            ShortageKind.WEIGHTS, needed / defaults.GIB, there / defaults.GIB, main_memory.total() / defaults.GIB
+        )
+        reason = f"there is not enough main memory for {what} ({short}, of {short.total:.4g} GiB in all)"
         raise LoadError(reason, "End what else uses the memory, or use a smaller or quantized model.", shortage=short)
 
 
-def effective(spec: EngineSpec, less: dict[str, Any], sleeps: bool = False) -> dict[str, Any]:
+def effective(spec: EngineSpec, reduced: dict[str, Any], sleeps: bool = False) -> dict[str, Any]:
     """The options that an engine of this spec is started with."""
     options = dict(spec.args)
     if sleeps and (spec.kind is EngineKind.SCRIPTED or defaults.gpu_memory()):
         options = defaults.ASLEEP | options
     if spec.kind is EngineKind.VLLM:
         options = defaults.options(options, spec.task, spec.source)
-    return options | less
+    return options | reduced
 
 
 def _environment(folder: Path, options: dict[str, Any], sleeps: bool) -> dict[str, str]:
     environment = minimal(**defaults.environment(), **{leftovers.MARK: str(folder)})
     if "kv-cache-memory-bytes" in options:
-        environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # which would win
+        environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would win over the option
     if options.get("enable-lora"):
         environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     if sleeps and options.get("enable-sleep-mode"):
-        environment["VLLM_SERVER_DEV_MODE"] = "1"  # which has the routes for it
-    environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # which would lead out of the domains that are allowed
+        environment["VLLM_SERVER_DEV_MODE"] = "1"  # the routes for sleep mode exist only then
+    environment["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # a redirect could lead out of the allowed domains
     if len(str(folder).encode()) <= ROOM_FOR_RPC:
-        environment["VLLM_RPC_BASE_PATH"] = str(folder)  # its own sockets, which it leaves behind in /tmp otherwise
+        environment["VLLM_RPC_BASE_PATH"] = str(folder)  # else vLLM leaves its own sockets behind in /tmp
     return environment
 
 
 def _prepare(home: Path, folder: Path, spare: Collection[Path]) -> None:
-    """Private folders, with nothing in them that runs or once did, but for what is spared."""
+    """Make the folders private, and end and remove every engine in them but those in `spare`."""
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
     leftovers.end(home, spare)
-    forget_folders(home, spare)
+    remove_folders(home, spare)
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def forget_folders(home: Path, spare: Collection[Path] = ()) -> None:
-    """Those of engines that have ended."""
+def remove_folders(home: Path, spare: Collection[Path] = ()) -> None:
+    """Remove the folders of engines that have ended."""
     for old in home.glob("engine-*/"):
         if old not in spare:
             shutil.rmtree(old, ignore_errors=True)
@@ -285,19 +290,19 @@ def forget_folders(home: Path, spare: Collection[Path] = ()) -> None:
 
 def _command(spec: EngineSpec, address: Address, options: dict[str, Any]) -> list[str]:
     if options.get("api-server-count", 1) > 1:
-        command = [sys.executable, "-m", *SERVE, spec.source]  # which alone starts several
+        command = [sys.executable, "-m", *SERVE, spec.source]  # only this entry point starts several API servers
     else:
         command = [sys.executable, "-m", MODULES[spec.kind]]
         command += ["--model", spec.source] if spec.kind is EngineKind.VLLM else []
         options = {name: value for name, value in options.items() if name != "api-server-count"}
     if spec.kind is EngineKind.VLLM:
         command += ["--disable-uvicorn-access-log", "--disable-log-stats"]
-        command += ["--allowed-media-domains", *(spec.media_domains or [NO_MEDIA])]  # none would mean all of them
+        command += ["--allowed-media-domains", *(spec.media_domains or [NO_MEDIA])]  # without any, vLLM allows all
     return [*command, "--served-model-name", spec.name, "--uds", address.socket, *flags(options)]
 
 
 def flags(options: dict[str, Any]) -> list[str]:
-    """As a command line says these options."""
+    """These options as arguments of a command line."""
     made = []
     for name, value in options.items():
         if value is True:
@@ -311,12 +316,12 @@ def flags(options: dict[str, Any]) -> list[str]:
 def _wait(engine: Engine, process: subprocess.Popen[bytes], timeout: float, on_progress: Progress) -> None:
     assert engine.log is not None
     deadline = time.monotonic() + timeout
-    stages = Stages(engine.log)
-    while not answers(engine.address):
+    stages = StartProgress(engine.log)
+    while not is_healthy(engine.address):
         if (status := process.poll()) is not None:
             if status < 0:
                 name = signal.Signals(-status).name
-                hint = "The kernel does that to whoever takes the last memory." if status == -signal.SIGKILL else ""
+                hint = "The kernel kills a process like that when memory runs out." if status == -signal.SIGKILL else ""
                 raise LoadError(f"the engine was killed ({name}) while it was starting", hint, killed=True)
             raise explain(engine.log, f"the engine ended with status {status} while it was starting")
         if time.monotonic() > deadline:
@@ -326,9 +331,9 @@ def _wait(engine: Engine, process: subprocess.Popen[bytes], timeout: float, on_p
 
 
 def adopt(spec: EngineSpec | None, home: Path) -> Engine | None:
-    """The engine that an earlier worker left in this folder, when it still answers and serves just this spec.
+    """The engine that an earlier worker left in this folder, if it still answers and serves this spec; else None.
 
-    With `spec` None, whatever it serves.
+    spec: None takes any.
     """
     try:
         kept = json.loads((home / "engine.json").read_text())
@@ -336,19 +341,19 @@ def adopt(spec: EngineSpec | None, home: Path) -> Engine | None:
         asked |= {"kind": EngineKind(asked["kind"]), "args": tuple(map(tuple, asked["args"]))}
         found = EngineSpec(**asked | {"media_domains": tuple(asked.get("media_domains", ()))})
         address = Address(**kept["address"])
-        started = Start(**kept.get("started", {}))  # that file may be of an earlier version
+        started = StartResult(**kept.get("started", {}))
         engine = Engine(found, address, kept["max_num_seqs"], kept["pid"], Path(kept["log"]), started)
-        engine.said = kept.get("said")
+        engine.fixed_answer = kept.get("said")
         created = psutil.Process(kept["pid"]).create_time()
         if created != kept["created"]:
             return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, psutil.Error):
         return None
-    return engine if spec in (None, found) and answers(address) else None
+    return engine if spec in (None, found) and is_healthy(address) else None
 
 
-def remember(home: Path, engine: Engine) -> None:
-    """Write down that this engine is the one awake."""
+def write_state(home: Path, engine: Engine) -> None:
+    """Write engine.json: this engine is the one that is awake."""
     assert engine.pid is not None
     kept = {
         "pid": engine.pid,
@@ -358,7 +363,7 @@ def remember(home: Path, engine: Engine) -> None:
         "max_num_seqs": engine.max_num_seqs,
         "log": str(engine.log),
         "started": asdict(engine.started),
-        "said": engine.said,
+        "said": engine.fixed_answer,
     }
     path = home / "engine.json"
     fresh = path.with_suffix(".new")
@@ -367,8 +372,8 @@ def remember(home: Path, engine: Engine) -> None:
     fresh.replace(path)
 
 
-def forget(home: Path, engine: Engine) -> None:
-    """Take down what says that this engine is the one awake. What says so of another one stays."""
+def remove_state(home: Path, engine: Engine) -> None:
+    """Remove engine.json if it describes this engine; that of another engine stays."""
     path = home / "engine.json"
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if json.loads(path.read_text()).get("pid", engine.pid) != engine.pid:
@@ -377,24 +382,24 @@ def forget(home: Path, engine: Engine) -> None:
 
 
 def stop(engine: Engine, home: Path, grace: float = 5) -> None:
-    """End the engine and all that it started: politely, then surely. Nothing of it is left when this returns."""
+    """End the engine and all that it started, with SIGTERM and then SIGKILL. When this returns, nothing of it runs."""
     if engine.pid is None:
         return
     processes.end(processes.family(engine.pid), grace)
-    clear(engine, home)
+    clean_up(engine, home)
 
 
-def clear(engine: Engine, home: Path) -> None:
-    """Take away what an engine that has ended left: children, sockets, what says that it runs."""
+def clean_up(engine: Engine, home: Path) -> None:
+    """Remove what an ended engine left behind: processes, sockets, its folder, and engine.json."""
     leftovers.end(engine.folder)
-    forget(home, engine)
+    remove_state(home, engine)
     Path(engine.address.socket).unlink(missing_ok=True)
     if engine.folder.parent == home:
         shutil.rmtree(engine.folder, ignore_errors=True)
 
 
 def _socket(folder: Path) -> Path:
-    """A fresh path, in a folder without the sockets of engines that have ended."""
+    """A fresh path for a socket. Sockets of ended engines are removed from the folder."""
     for old in folder.iterdir():
         if old.is_socket():
             old.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What an engine is asked to be, what its start took, and where a running one is reached. Data only."""
+"""Data about an engine: what it is asked to serve, how its start went, and where it answers."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,7 +13,7 @@ class EngineKind(StrEnum):
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """One model to serve. Two equal specs mean the same engine, so a loaded one can be kept.
+    """A model to serve. Two equal specs mean the same engine, so a loaded one can be kept.
 
     name: the model's name in the registry, and the name the engine serves it under.
     source: absolute path of the model's folder, or the base URL of a remote server (up to and with `/v1`).
@@ -39,22 +39,22 @@ class EngineSpec:
 
 
 @dataclass(frozen=True)
-class Start:
-    """How an engine came to answer. Empty for one that somebody else runs.
+class StartResult:
+    """How an engine's start went. Empty for a remote server.
 
-    seconds: until it answered. options: the engine's own, as they were passed. less: those of them that were changed
-    so that the model fits, empty when it did as asked. woken: it had slept, and was not loaded again.
+    seconds: until it answered. options: those that it was started with. reduced: those of them that were changed so
+    that the model fits; empty when it did as asked. woken: it was woken from sleep instead of started.
     """
 
     seconds: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
-    less: dict[str, Any] = field(default_factory=dict)
+    reduced: dict[str, Any] = field(default_factory=dict)
     woken: bool = False
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter for the model of an engine. name: what requests call it there. path: its folder."""
+    """A LoRA adapter for the model of an engine. name: by which calls name it. path: its folder."""
 
     name: str
     path: str

@@ -12,12 +12,12 @@ from typing import Any
 
 import orjson
 
-from models_registry.engine import refusals
+from models_registry.engine import error_bodies
 from models_registry.engine.client import Answer, Call, Client, Limits
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import EngineKind
 from models_registry.models import Model, Task
-from models_registry.speed.measure import Tally
+from models_registry.speed.measurements import Tally
 
 # Short and frequent, so that most tokenizers take one token for each.
 _FREQUENT = (
@@ -93,7 +93,7 @@ async def many(
 
 
 def parsed(answer: Answer) -> dict[str, Any] | None:
-    found = refusals.parsed(answer.body)
+    found = error_bodies.parsed(answer.body)
     return found if isinstance(found, dict) else None
 
 
@@ -103,8 +103,8 @@ def failure(answer: Answer) -> str:
         return answer.error_message or "The engine did not answer."
     if answer.status < 300:
         found = parsed(answer)
-        return "" if found is not None and refusals.words(found) else "The engine's answer was not a JSON object."
-    said = f"The engine answered {answer.status}: {refusals.said(answer.status, answer.body)}"
+        return "" if found is not None and error_bodies.as_text(found) else "The engine's answer was not a JSON object."
+    said = f"The engine answered {answer.status}: {error_bodies.message_of(answer.status, answer.body)}"
     return f"{said} The engine's log says: {answer.reason}" if answer.reason else said
 
 

@@ -7,15 +7,15 @@ from django.utils import timezone
 
 from models_registry import workloads
 from models_registry.catalog.allowed import not_ready
-from models_registry.engine.reasons import LoadError
+from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.server import Engine, Progress
 from models_registry.gpu import health
 from models_registry.gpu.arbiter import choose, patience
-from models_registry.gpu.loading import Loading
-from models_registry.gpu.losses import Losses
+from models_registry.gpu.lost_engines import LostEngines
+from models_registry.gpu.shared_load import SharedLoad
 from models_registry.models import Model, Worker, WorkerState
-from models_registry.speed import measure
+from models_registry.speed import measurements
 from models_registry.workloads import Work
 from vbs.database import outages
 
@@ -28,11 +28,11 @@ def loaded_words(model: Model, engine: Engine) -> str:
     if engine.pid is None:
         return f"{engine.spec.name} is there, on a server that is not ours."
     said = f"{'Woke' if start.woken else 'Loaded'} {engine.spec.name} in {start.seconds:.1f} s"
-    if not start.less:
+    if not start.reduced:
         return f"{said}."
-    changed = " and ".join(f"{name} {value}" for name, value in start.less.items())
+    changed = " and ".join(f"{name} {value}" for name, value in start.reduced.items())
     asked = {"max-model-len": (model.base or model).context_length} | dict(engine.spec.args)
-    given = asked.get(next(iter(start.less))) if len(start.less) == 1 else None
+    given = asked.get(next(iter(start.reduced))) if len(start.reduced) == 1 else None
     return f"{said}, with {changed}, for {given or 'more'} does not fit."
 
 
@@ -43,7 +43,7 @@ class Gpu:
         self.worker = worker
         self.resident = resident
         self.loaded_at = timezone.now()
-        self.losses = Losses()
+        self.losses = LostEngines()
 
     def stopping(self) -> bool:
         return bool(outages.stopping.is_set())
@@ -62,7 +62,7 @@ class Gpu:
         if why := not_ready(model):
             raise LoadError(why)
         before = self.resident.engine
-        loading = Loading(self, model, on_progress)
+        loading = SharedLoad(self, model, on_progress)
         try:
             engine = self.resident.acquire(model.spec(), loading.on_progress, model.adapter())
         except LoadError:
@@ -71,7 +71,7 @@ class Gpu:
             raise
         if engine is not before:
             self.loaded_at = timezone.now()
-            measure.load(model, engine)
+            measurements.record_load(model, engine)
         if loading.gone:
             raise loading.gone
         return engine
@@ -94,7 +94,7 @@ class Gpu:
 
     def _waiting(self, loaded: str) -> Iterator[Work]:
         mine = (None, self.worker.pk)
-        return (work for work in workloads.waiting(loaded) if work.only in mine)
+        return (work for work in workloads.waiting(loaded) if work.only_worker in mine)
 
     def wants(self, engine: str) -> bool:
         """If the model of this name were loaded, would it be needed next?"""

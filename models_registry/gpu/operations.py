@@ -1,6 +1,6 @@
 """What somebody asks the GPU's worker to do with a model: asked, taken up, ended. Each step is a conditional update.
 
-Knows the rows alone; what an operation does when its turn has come is `models_registry.gpu.operating`'s.
+Knows the rows alone; what an operation does when its turn has come is `models_registry.gpu.operation_kinds`'s.
 """
 
 import logging

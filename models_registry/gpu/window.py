@@ -29,7 +29,7 @@ def in_flight(engine: Engine) -> int:
     return max(1, min(wanted(engine), descriptors.left() - SPARE, _left_there(engine) - SPARE))
 
 
-def few(engine: Engine, window: int) -> str:
+def shortfall(engine: Engine, window: int) -> str:
     """Why there are no more than these; empty when there are as many as are wanted."""
     if window >= wanted(engine):
         return ""

@@ -1,8 +1,8 @@
-"""Speaks with the model hub (VBS_HUB_URL): what a repository has, where its files are, and what its errors mean.
+"""The client of the model hub (VBS_HUB_URL): what a repository has, where its files are, and what its errors mean.
 
-The token goes to the hub's own host and nowhere else: where the hub sends us on to another one, it stays behind. We
-follow to https or within the host only, and to public addresses unless VBS_PRIVATE_URLS allows others; the hub itself
-may be anywhere. Knows neither registry nor disk.
+The access token is sent to the hub's own host only, not to hosts that it redirects to. A redirect is followed only to
+https or within the host, and only to public addresses unless VBS_PRIVATE_URLS allows others; the hub itself may be
+anywhere.
 """
 
 import json
@@ -17,7 +17,7 @@ from django.conf import settings
 
 from models_registry.catalog.folders import ModelError
 from models_registry.hub import tokens
-from models_registry.hub.files import File
+from models_registry.hub.files import HubFile
 from vbs.logs import one_line
 from vbs.outgoing import client as outgoing
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 CONNECT_SECONDS = 10.0
-SILENT_SECONDS = 30.0  # without a byte a connection is given up
-ASK_SECONDS = 300.0  # for all questions over one connection; not for whole files
+SILENT_SECONDS = 30.0  # without a byte, after which a connection is given up
+ASK_SECONDS = 300.0  # for all short requests over one connection; whole files have no such limit
 MOST_REDIRECTS = 5
-MOST_LISTED = 64 * 2**20  # bytes of a repository's description
-MOST_WAIT = 300.0  # that a hub may ask of us
-MOST_SAID = 300  # characters of the hub's own words
-PASSING = {408, 425, 429, *range(500, 600)}
+MOST_LISTED = 64 * 2**20  # bytes of a repository's listing
+MOST_WAIT = 300.0  # seconds that the hub may ask us to wait
+MOST_SAID = 300  # characters of the hub's own messages
+TEMPORARY = {408, 425, 429, *range(500, 600)}
 
 
-class Passing(Exception):
-    """It may work later: a lost connection, a hub that is busy. wait: seconds that the hub asks for, if it does."""
+class TemporaryError(Exception):
+    """It may work later: the connection was lost, or the hub is busy. wait: seconds that the hub asks us to wait."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -43,8 +43,8 @@ class Passing(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
-    """A repository at a revision, and the token to use there (empty: none)."""
+class HubRepository:
+    """A repository at a revision, and the access token for it (empty: none)."""
 
     id: str
     revision: str
@@ -54,10 +54,10 @@ class Place:
         return self.id
 
     def headers(self) -> dict[str, str]:
-        plain = {"Accept-Encoding": "identity", "User-Agent": "vbs"}  # identity: sizes and ranges are the file's own
+        plain = {"Accept-Encoding": "identity", "User-Agent": "vbs"}  # identity: sizes and ranges are those of the file
         if not self.token:
             return plain
-        tokens.check(self.token)  # what no header can carry would be in the error
+        tokens.check(self.token)  # otherwise the error of a header that cannot be sent would show the token
         return plain | {"Authorization": f"Bearer {self.token}"}
 
     def file_url(self, path: str) -> str:
@@ -65,11 +65,12 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Repository:
-    """commit: what the revision stands for now. license: as its card has it. gated: access has to be asked for."""
+class RepositoryListing:
+    """What the hub says about a repository. commit: of the revision now. license: as its card names it. gated: access
+    has to be asked for."""
 
     commit: str
-    files: list[File]
+    files: list[HubFile]
     license: str
     gated: bool
 
@@ -78,52 +79,52 @@ def base_url() -> str:
     return str(settings.VBS_HUB_URL).rstrip("/")
 
 
-def repository(place: Place) -> Repository:
-    """Ask the hub what there is. Raises ModelError, for a hub that does not answer too."""
+def listing(repository: HubRepository) -> RepositoryListing:
+    """Ask the hub what the repository has. Raises ModelError, also when the hub does not answer."""
     from huggingface_hub.hf_api import ModelInfo
 
-    url = f"{base_url()}/api/models/{place.id}/revision/{quote(place.revision or 'main', safe='')}"
+    url = f"{base_url()}/api/models/{repository.id}/revision/{quote(repository.revision or 'main', safe='')}"
     try:
         with (
             _asking() as client,
             errors(),
-            client.stream("GET", url, params={"blobs": "true"}, headers=place.headers()) as response,
+            client.stream("GET", url, params={"blobs": "true"}, headers=repository.headers()) as response,
         ):
-            check(response, place)
+            check(response, repository)
             content = outgoing.read(response, MOST_LISTED)
-    except Passing as error:
+    except TemporaryError as error:
         raise ModelError(f"{error}. Try again later") from error
     try:
         info = ModelInfo(**json.loads(content))
         return _read(info)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ModelError(
-            f"{base_url()} does not answer as a hub does ({type(error).__name__}): is VBS_HUB_URL right?"
+            f"{base_url()} does not answer as a hub does ({type(error).__name__}): check VBS_HUB_URL"
         ) from error
 
 
-def check_access(place: Place, path: str) -> None:
-    """Raises ModelError unless we may have the file."""
+def check_access(repository: HubRepository, path: str) -> None:
+    """Raises ModelError unless the hub lets us fetch the file."""
     try:
         with _asking() as client, errors():
-            response = client.head(place.file_url(path), headers=place.headers(), follow_redirects=False)
+            response = client.head(repository.file_url(path), headers=repository.headers(), follow_redirects=False)
             if not response.is_redirect:
-                check(response, place, path)
-    except Passing as error:
+                check(response, repository, path)
+    except TemporaryError as error:
         raise ModelError(f"{error}. Try again later") from error
 
 
 @contextmanager
-def reading(place: Place) -> Iterator[Callable[[str, int, int], bytes]]:
-    """Parts of files over one connection: `read(path, start, length)`, fewer bytes at the end. Raises ModelError."""
+def reading(repository: HubRepository) -> Iterator[Callable[[str, int, int], bytes]]:
+    """Gives `read(path, start, length)`, which reads a range of a file, all over one connection. Raises ModelError."""
     with _asking() as client:
 
         def read(path: str, start: int, length: int) -> bytes:
-            headers = place.headers() | {"Range": f"bytes={start}-{start + length - 1}"}
+            headers = repository.headers() | {"Range": f"bytes={start}-{start + length - 1}"}
             try:
-                with errors(), client.stream("GET", place.file_url(path), headers=headers) as response:
-                    check(response, place, path)
-                    skip = 0 if response.status_code == 206 else start  # who knows no ranges sends all
+                with errors(), client.stream("GET", repository.file_url(path), headers=headers) as response:
+                    check(response, repository, path)
+                    skip = 0 if response.status_code == 206 else start  # without ranges the whole file comes
                     body = bytearray()
                     for chunk in response.iter_raw():
                         body += chunk[skip:]
@@ -131,14 +132,14 @@ def reading(place: Place) -> Iterator[Callable[[str, int, int], bytes]]:
                         if len(body) >= length:
                             break
                     return bytes(body[:length])
-            except Passing as error:
+            except TemporaryError as error:
                 raise ModelError(f"{error}. Try again later") from error
 
         yield read
 
 
 def client() -> httpx2.AsyncClient:
-    """For fetching files; to be closed by whoever asked for it."""
+    """A client for fetching files; the caller closes it."""
 
     async def check_redirect(response: httpx2.Response) -> None:
         _check_redirect(response)
@@ -147,44 +148,44 @@ def client() -> httpx2.AsyncClient:
     return httpx2.AsyncClient(transport=outgoing.AsyncTransport(_rule()), event_hooks=hooks, **_options())
 
 
-def check(response: httpx2.Response, place: Place, path: str = "") -> None:
-    """Raises Passing, or ModelError when trying again is of no use. The body, which may be anything, is not read."""
-    if response.status_code in PASSING:
-        raise Passing(f"{base_url()} answers {response.status_code}", _asked_to_wait(response))
+def check(response: httpx2.Response, repository: HubRepository, path: str = "") -> None:
+    """Raises TemporaryError, or ModelError when trying again is of no use. The body is not read."""
+    if response.status_code in TEMPORARY:
+        raise TemporaryError(f"{base_url()} answers {response.status_code}", _asked_to_wait(response))
     if not response.is_success:
-        raise ModelError(_explain(response, place, path))
+        raise ModelError(_explain(response, repository, path))
 
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """What the connection suffers inside is raised as Passing, or as ModelError when trying again is of no use."""
+    """Turns errors of the connection into TemporaryError, or into ModelError when trying again is of no use."""
     try:
         yield
     except outgoing.UnknownHost as error:
-        raise Passing(f"{base_url()} (VBS_HUB_URL) cannot be reached: {error}") from None
+        raise TemporaryError(f"{base_url()} (VBS_HUB_URL) cannot be reached: {error}") from None
     except outgoing.AddressError as error:
-        raise ModelError(f"{base_url()} (VBS_HUB_URL) leads nowhere that may be asked: {error}") from None
+        raise ModelError(f"{base_url()} (VBS_HUB_URL) may not be asked: {error}") from None
     except outgoing.SendError as error:
-        raise ModelError(f"{base_url()} does not answer as a hub does ({error}): is VBS_HUB_URL right?") from None
+        raise ModelError(f"{base_url()} does not answer as a hub does ({error}): check VBS_HUB_URL") from None
     except httpx2.TimeoutException as error:
-        raise Passing(f"{base_url()} (VBS_HUB_URL) does not answer ({type(error).__name__})") from None
+        raise TemporaryError(f"{base_url()} (VBS_HUB_URL) does not answer ({type(error).__name__})") from None
     except (httpx2.UnsupportedProtocol, httpx2.InvalidURL, httpx2.TooManyRedirects) as error:
-        raise ModelError(f"{base_url()} (VBS_HUB_URL) leads nowhere: {_short(str(error))}") from None
+        raise ModelError(f"{base_url()} (VBS_HUB_URL) cannot be used: {_short(str(error))}") from None
     except (httpx2.RequestError, httpx2.StreamError) as error:
         why = _short(str(error)) or type(error).__name__
-        raise Passing(
+        raise TemporaryError(
             f"{base_url()} (VBS_HUB_URL) cannot be reached ({why}): check the network, and the address"
         ) from None
 
 
 def _asking() -> httpx2.Client:
-    """For short questions, one after the other."""
+    """A client for short requests, one after the other."""
     hooks = {"response": [_check_redirect]}
     return httpx2.Client(transport=outgoing.Transport(_rule(), ASK_SECONDS), event_hooks=hooks, **_options())
 
 
 def _rule() -> outgoing.Rule:
-    """The operator has said where the hub is, and which proxy leads there."""
+    """The operator has set the hub's address, and may have set a proxy, so both are allowed."""
     hub = httpx2.URL(base_url())
     own = (hub.host, hub.port or outgoing.PORTS[hub.scheme])
     return outgoing.Rule(private=settings.VBS_PRIVATE_URLS, own=own, proxies=True)
@@ -202,54 +203,57 @@ def _check_redirect(response: httpx2.Response) -> None:
     there = here.join(response.headers["location"])
     if there.scheme != "https" and (there.scheme, there.host, there.port) != (here.scheme, here.host, here.port):
         raise ModelError(
-            f"{base_url()} sends us on to {_short(there.host)} without https, which is not followed: "
-            "is VBS_HUB_URL right?"
+            f"{base_url()} redirects to {_short(there.host)} without https, which is not followed: check VBS_HUB_URL"
         )
 
 
-def _read(info: "ModelInfo") -> Repository:
+def _read(info: "ModelInfo") -> RepositoryListing:
     files = []
     for one in info.siblings or []:
         lfs = one.lfs
         size = lfs.size if lfs else one.size
         known = isinstance(size, int) and not isinstance(size, bool)
         sums = {"sha256": str(lfs.sha256)} if lfs else {"blob": str(one.blob_id)}
-        files.append(File(str(one.rfilename), size if known and size is not None else -1, **sums))
+        files.append(HubFile(str(one.rfilename), size if known and size is not None else -1, **sums))
     commit = str(info.sha)
     if len(commit) > 64 or not commit.isalnum() or not commit.isascii():
         raise ValueError(commit[:100])
     card = info.card_data.to_dict() if info.card_data else {}
     named = card.get("license_name") if card.get("license") == "other" else card.get("license")
     license = named[:100] if isinstance(named, str) and named.isprintable() else ""
-    return Repository(commit, files, license, bool(info.gated))
+    return RepositoryListing(commit, files, license, bool(info.gated))
 
 
-def _explain(response: httpx2.Response, place: Place, path: str) -> str:
-    """What a refusal means, and what to do. Never with the token."""
+def _explain(response: httpx2.Response, repository: HubRepository, path: str) -> str:
+    """What the hub's refusal means, and what to do, without the access token."""
     status, said = response.status_code, _short(response.headers.get("X-Error-Message", "")) or response.status_code
-    page = f"{base_url()}/{place}"
-    how = "keep a token (manage.py model token T) for it (manage.py model edit … --token T), or set HF_TOKEN"
-    no_file = f"{place} has no file {path!r} at revision {place.revision!r} on {base_url()}"
+    page = f"{base_url()}/{repository}"
+    how = "keep an access token (manage.py model token T) for it (manage.py model edit … --token T), or set HF_TOKEN"
+    no_file = f"{repository} has no file {path!r} at revision {repository.revision!r} on {base_url()}"
     match response.headers.get("X-Error-Code"):
-        case "GatedRepo" if place.token:
-            return f"{place} is gated, and the token that is used has no access ({said}): ask for it at {page}"
+        case "GatedRepo" if repository.token:
+            return (
+                f"{repository} is gated, and the access token for it has no access ({said}): ask for access at {page}"
+            )
         case "GatedRepo":
-            return f"{place} is gated: ask for access at {page}, make a token in the settings of the account, and {how}"
+            return f"{repository} is gated: ask for access at {page}, make a token in your account there, and {how}"
         case "RevisionNotFound":
-            return f"{place} has no revision {place.revision!r} on {base_url()}: those that it has are at {page}"
+            return (
+                f"{repository} has no revision {repository.revision!r} on {base_url()}: those that it has are at {page}"
+            )
         case "EntryNotFound":
             return no_file
-    if status == 401 and place.token:
-        return f"{base_url()} does not accept the token that is used for {place}: is it the right one? If not, {how}"
+    if status == 401 and repository.token:
+        return f"{base_url()} does not accept the access token for {repository}: check it; if it is wrong, {how}"
     if status == 401:
-        return f"{base_url()} shows no model {place}: is the id right? If it is private or gated, {how}"
+        return f"{base_url()} shows no model {repository}: check the id; if the model is private or gated, {how}"
     if status == 403:
-        return f"{base_url()} refuses access to {place} ({said}): ask for it at {page}, and {how}"
+        return f"{base_url()} refuses access to {repository} ({said}): ask for access at {page}, and {how}"
     if status == 404 and path:
         return no_file
     if status == 404:
-        return f"there is no model {place} on {base_url()}: is the id right? If it is private, {how}"
-    return f"{base_url()} refuses {path or place} with {status} ({said}): is VBS_HUB_URL right?"
+        return f"there is no model {repository} on {base_url()}: check the id; if the model is private, {how}"
+    return f"{base_url()} refuses {path or repository} with {status} ({said}): check VBS_HUB_URL"
 
 
 def _asked_to_wait(response: httpx2.Response) -> float | None:

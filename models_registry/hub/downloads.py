@@ -1,7 +1,7 @@
-"""Models that are on a hub: registering one, what fetching it takes, and starting, pausing, cancelling that.
+"""Models of a hub: register one, plan its download, and start, pause, resume, cancel or retry it.
 
-A .gguf file of this machine that a worker is to convert goes the same way, with nothing to fetch. Everything here is a
-change of rows, and safe to do twice; the bytes are fetched by `fetching`, on the io cluster.
+A .gguf file of this machine that a worker converts is handled in the same way, with nothing to fetch. Every function
+here changes rows, and may be repeated; `download_run` fetches the bytes, on the io cluster.
 """
 
 import logging
@@ -20,7 +20,7 @@ from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
 from models_registry.hub import adapters, client, tokens, transfer
 from models_registry.hub import files as hub_files
-from models_registry.hub.files import File
+from models_registry.hub.files import HubFile
 from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubToken, Model, ModelState, Task
 from vbs.broker import wake
 from vbs.leases import FREE, RELEASED
@@ -35,16 +35,16 @@ IDLE: dict[str, Any] = RELEASED | {"bytes_per_second": None}
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What fetching a model takes, in bytes. present: of `bytes`, those that are here already.
+class DownloadPlan:
+    """What fetching a model takes, in bytes. present: those of `bytes` that are on the disk already.
 
-    converted: what a .gguf file is estimated to take once more, as it is turned into a folder. promised: what other
-    downloads will still take. gated: whether access has to be asked for on the hub. made_for: the base that an adapter
-    names, which may go by another name here, or empty.
+    converted: an estimate of what the folder made from a .gguf file takes. promised: what other downloads will still
+    take. gated: access has to be asked for on the hub. made_for: the base that an adapter names, which may have another
+    name here; or empty.
     """
 
     commit: str
-    files: list[File]
+    files: list[HubFile]
     bytes: int
     present: int
     converted: int
@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def free_after(self) -> int:
-        """Of the disk, when this and what was promised before is done; less than the reserve when it does not fit."""
+        """Bytes of the disk that are free after this and all other downloads; below the reserve it does not fit."""
         return self.disk_free - self.promised - self.need
 
     @property
@@ -83,11 +83,11 @@ def add(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> Model:
-    """Register a model of the hub as a draft; nothing is asked of the hub. Raises ModelError.
+    """Register a model of the hub as a draft, without asking the hub. Raises ModelError.
 
-    revision: a branch, tag or commit; the main one when left out. file: the one .gguf file that is meant. task: what
-    the files say, when left out. base: the model whose LoRA adapter the repository holds. token: for a private or gated
-    model; otherwise HF_TOKEN is used, where it is set.
+    revision: a branch, tag or commit; `main` by default. file: the one .gguf file to use. task: read from the files by
+    default. base: the model whose LoRA adapter the repository holds. token: an access token, for a private or gated
+    model; HF_TOKEN by default.
     """
     rules.check_name(name, task)
     parts.check_length(name)
@@ -109,25 +109,25 @@ def add(
     if base:
         rules.check_adapter(row, base, task, options)
         if file:
-            raise ModelError(f"{file!r} is a whole model, and with a base an adapter is meant: leave out one of them")
+            raise ModelError(f"{file!r} is a whole model, but a base is for an adapter: leave out one of them")
         row.base, row.kind, row.context_length = base, base.kind, base.context_length
         return rules.register(row, base.task, {})
     allowed.check(row)
     return rules.register(row, task or Task.CHAT, rules.check_options(EngineKind.VLLM, options))
 
 
-def plan(model: Model) -> Plan:
-    """Ask the hub what fetching a model, which need not be saved, takes, or a conversion. Raises ModelError."""
+def plan(model: Model) -> DownloadPlan:
+    """What fetching or converting a model takes, asked of the hub. The model need not be saved. Raises ModelError."""
     _check_can_come(model)
     if is_conversion(model):
         return _plan_conversion(model)
     if model.base:
         rules.check_base(model.base)
-    found = client.repository(place(model))
+    found = client.listing(repository_of(model))
     files = _choose(model, found.files)
-    sizes = {file.sum: file for file in files}.values()  # what is there twice is fetched once
+    sizes = {file.sum: file for file in files}.values()  # files with the same content are fetched once
     folder = parts.folder_of(model.name)
-    return Plan(
+    return DownloadPlan(
         commit=found.commit,
         files=files,
         bytes=sum(file.size for file in sizes),
@@ -137,12 +137,13 @@ def plan(model: Model) -> Plan:
         disk_free=_disk_free(),
         license=found.license,
         gated=found.gated,
-        made_for=adapters.made_for(place(model, found.commit), files) if model.base else "",
+        made_for=adapters.made_for(repository_of(model, found.commit), files) if model.base else "",
     )
 
 
 def start(model: Model) -> Download:
-    """Queue the fetching of a model; one that is under way stays so. Raises ModelError, also when it does not fit."""
+    """Queue the download of a model; returns the one that is under way, if there is one. Raises ModelError, also when
+    the disk has no space for it."""
     _check_can_come(model)
     model.refresh_from_db()
     if model.state == ModelState.DOWNLOADING:
@@ -157,11 +158,11 @@ def start(model: Model) -> Download:
             f"{_size(space.RESERVE)} stay free, but only {_size(planned.disk_free)} are: "
             "free some (manage.py model remove)"
         )
-    if planned.gated:  # the hub lists its files to anybody
-        client.check_access(place(model, planned.commit), planned.files[0].path)
+    if planned.gated:  # the hub lists a gated repository's files to everybody
+        client.check_access(repository_of(model, planned.commit), planned.files[0].path)
     with transaction.atomic():
         state = _lock(model)
-        if state == ModelState.DOWNLOADING:  # somebody was faster
+        if state == ModelState.DOWNLOADING:  # another call was faster
             return _under_way(model)
         if state == ModelState.READY:
             raise ModelError(f"{model.name} is ready: there is nothing to fetch")
@@ -188,7 +189,7 @@ def start(model: Model) -> Download:
 
 
 def pause(model: Model) -> None:
-    """What has come stays, and it goes on from there. Raises ModelError."""
+    """Pause the download; what is fetched stays, and `resume` goes on from there. Raises ModelError."""
     changed = Download.objects.filter(model=model, state__in=(DownloadState.QUEUED, DownloadState.RUNNING)).update(
         state=DownloadState.PAUSED, **IDLE
     )
@@ -197,7 +198,7 @@ def pause(model: Model) -> None:
 
 
 def resume(model: Model) -> None:
-    """Raises ModelError."""
+    """Queue a paused download again. Raises ModelError."""
     with transaction.atomic():
         if not Download.objects.filter(model=model, state=DownloadState.PAUSED).update(state=DownloadState.QUEUED):
             raise _cannot(model, "resumed")
@@ -205,7 +206,7 @@ def resume(model: Model) -> None:
 
 
 def cancel(model: Model) -> None:
-    """Back to a draft; what has come goes. Raises ModelError."""
+    """Cancel the download: the model is a draft again, and what is fetched is removed. Raises ModelError."""
     with transaction.atomic():
         _lock(model)
         changed = Download.objects.filter(model=model, state__in=parts.KEPT).update(
@@ -214,54 +215,54 @@ def cancel(model: Model) -> None:
         if not changed:
             raise _cannot(model, "cancelled")
         Model.objects.filter(pk=model.pk).update(state=ModelState.DRAFT, reason="")
-        wake("sweep")  # what has waited for it can end
+        wake("sweep")  # batches that have waited for the model can fail now
     model.refresh_from_db()
     parts.clean(model.name)
 
 
 def retry(model: Model) -> Download:
-    """Start again after a failure: with what has come, if the hub still has the same. Raises ModelError."""
+    """Queue a failed download again; files that are unchanged on the hub are not fetched twice. Raises ModelError."""
     if not Download.objects.filter(model=model, state=DownloadState.FAILED).exists():
         raise _cannot(model, "retried")
     return start(model)
 
 
 def sweep() -> None:
-    """Wake what waits or was left by a worker that is gone, and remove what no download needs any more."""
+    """Wake downloads that wait or whose worker is gone, and remove files that no download needs any more."""
     wake_next()
     parts.sweep()
 
 
 def wake_next() -> None:
-    """As many of those that wait as can run."""
+    """Wake as many waiting downloads as may run at once."""
     running = Download.objects.filter(state=DownloadState.RUNNING).held().count()
     for pk in waiting().values_list("model_id", flat=True)[: max(0, most_at_once() - running)]:
         wake("fetch", str(pk))
 
 
 def waiting() -> QuerySet[Download]:
-    """In the order of the queue."""
+    """The downloads that wait, in the order of their queue."""
     return Download.objects.filter(WAITING).order_by("created_at", "pk")
 
 
 def most_at_once() -> int:
-    """One io worker stays free for validation, where there are several."""
+    """How many downloads run at once: where there are several io workers, one stays free for validation."""
     return max(1, min(settings.VBS_DOWNLOADS, settings.VBS_IO_WORKERS - 1))
 
 
-def place(model: Model, commit: str = "") -> client.Place:
-    """Where it is, with the token to use. Raises ModelError."""
+def repository_of(model: Model, commit: str = "") -> client.HubRepository:
+    """The model's repository, with the access token for it. Raises ModelError."""
     token = tokens.reveal(model.hub_token) if model.hub_token else settings.HF_TOKEN.strip()
-    return client.Place(model.hub_id, commit or model.hub_revision, token)
+    return client.HubRepository(model.hub_id, commit or model.hub_revision, token)
 
 
 def is_conversion(model: Model) -> bool:
-    """Whether its source is a .gguf file of this machine, which has yet to become a folder."""
+    """Is its source a .gguf file of this machine that is not converted yet?"""
     return not model.hub_id and model.state != ModelState.READY and model.source.lower().endswith(".gguf")
 
 
 def doing(model: Model, download: Download) -> str:
-    """What is done with it while no bytes come, in words; empty when they do, or nothing is done."""
+    """What is done with the model after its bytes have come, in words; empty before that, and when nothing is done."""
     if download.state != DownloadState.RUNNING or download.bytes_done < download.bytes_total:
         return ""
     return "being converted" if model.hub_file or not model.hub_id else "being put in its place"
@@ -278,19 +279,19 @@ def _check_can_come(model: Model) -> None:
 
 def _check_source(hub_id: str, revision: str, file: str) -> None:
     if not HUB_ID.fullmatch(hub_id) or ".." in hub_id:
-        raise ModelError(f"{hub_id[:200]!r} is no id of a hub's model: it looks like organisation/name")
+        raise ModelError(f"{hub_id[:200]!r} is not the id of a model of the hub: it looks like organisation/name")
     if revision and (not REVISION.fullmatch(revision) or ".." in revision):
-        raise ModelError(f"{revision[:200]!r} is no name of a branch, tag or commit")
+        raise ModelError(f"{revision[:200]!r} is not the name of a branch, tag or commit: give one of these")
     if file:
         hub_files.check_path(file, hub_id)
         if not file.lower().endswith(".gguf"):
-            raise ModelError(f"{file!r} is not a .gguf file: leave it out, and the files that are needed are found")
+            raise ModelError(f"{file!r} is not a .gguf file: leave it out, and the needed files are chosen")
         if hub_files.SHARD.fullmatch(file):
             raise ModelError(f"{file!r} is one of several parts: only a .gguf file in one piece can be used")
 
 
 def _lock(model: Model) -> str:
-    """The model's state, which nobody else changes within this transaction."""
+    """Lock the model's row for this transaction. Returns its state."""
     state = Model.objects.select_for_update().filter(pk=model.pk).values_list("state", flat=True).first()
     if state is None:
         raise ModelError(f"the model {model.name} has been removed")
@@ -312,19 +313,19 @@ def _cannot(model: Model, what: str) -> ModelError:
 
 
 def _promised(model: Model) -> int:
-    """Bytes that downloads of other models will still take."""
+    """Bytes that the downloads of other models will still take."""
     others = Download.objects.filter(state__in=OPEN_DOWNLOADS).exclude(model_id=model.pk)
     left = others.annotate(left=F("bytes_total") - F("bytes_done")).values_list("left", flat=True)
     return sum(max(0, one) for one in left)
 
 
-def _plan_conversion(model: Model) -> Plan:
+def _plan_conversion(model: Model) -> DownloadPlan:
     source = Path(model.source)
     try:
-        file = File(source.name, source.stat().st_size)
+        file = HubFile(source.name, source.stat().st_size)
     except OSError as error:
         raise ModelError(f"{source} cannot be read ({error.strerror}): put it back, or remove {model.name}") from error
-    return Plan(
+    return DownloadPlan(
         commit="",
         files=[],
         bytes=0,
@@ -337,14 +338,14 @@ def _plan_conversion(model: Model) -> Plan:
     )
 
 
-def _choose(model: Model, files: list[File]) -> list[File]:
+def _choose(model: Model, files: list[HubFile]) -> list[HubFile]:
     if model.base:
         return hub_files.choose_adapter(files, model.hub_id)
     return hub_files.choose(files, model.hub_id, model.hub_file, model.allow_pickle, own_code=model.trust_remote_code)
 
 
-def _converted(file: File) -> int:
-    """What the weights of a .gguf file take as bfloat16: its name says with how many bits they are stored."""
+def _converted(file: HubFile) -> int:
+    """Bytes of a .gguf file's weights in bfloat16; the file's name says with how many bits they are stored."""
     bits = re.search(r"(?:^|[-._])(?:I?Q|BF|F|MXFP)(\d{1,2})", file.path.upper())
     return file.size * 16 // min(max(int(bits[1]) if bits else 4, 1), 16)
 

@@ -1,8 +1,8 @@
-"""A model hub for tests and demos: folders served as repositories, with the failures that networks have.
+"""A model hub for tests and demos: it serves folders as repositories, and fails as networks do.
 
 `python -m models_registry.hub.scripted --port 4090 FOLDER` serves FOLDER/organisation/name as the model
-organisation/name, over plain HTTP, as huggingface.co does: the list of files with sizes and sums, and files with
-ranges. Knows nothing of Django or of the registry.
+organisation/name, over plain HTTP, as huggingface.co does: the list of files with sizes and checksums, and files with
+ranges. It does not depend on Django.
 """
 
 import argparse
@@ -26,10 +26,10 @@ KINDS = ("cut", "stall", "wrong", "longer", "status")
 
 @dataclass
 class Fault:
-    """Something that goes wrong with files like `path`, `times` times (-1: always), after `after` bytes.
+    """A fault of files whose path matches `path`: it happens `times` times (-1: always), after `after` bytes.
 
-    kind: cut (the connection), stall (nothing comes any more), wrong (one byte is another), longer (than was said),
-    status (an answer of `status` instead of the file).
+    kind: cut (the connection is closed), stall (nothing more is sent), wrong (one byte is changed), longer (more bytes
+    than announced), status (an answer with `status` instead of the file).
     """
 
     kind: str
@@ -52,7 +52,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that has come: for tests to look at."""
+    """An HTTP request that has come; tests look at these."""
 
     method: str
     path: str
@@ -61,12 +61,11 @@ class Asked:
 
 
 class Hub:
-    """What is served, and how. All of it may be changed while it runs.
+    """What is served, and how. Everything may be changed while it runs.
 
-    tokens: those that are known; anything else is refused. gated: repositories that only they may see the files of.
-    private: repositories that only they may see at all. rate: bytes per second of one connection; 0 is no limit.
-    elsewhere: the URL that files of Git LFS are redirected to; empty is this server. extra: more files that are said
-    to be in every repository, as the API has them.
+    tokens: the access tokens that are accepted. gated: repositories whose files need one. private: repositories that
+    are visible only with one. rate: bytes per second of one connection; 0 is no limit. elsewhere: the URL that files of
+    Git LFS are redirected to; empty is this server. extra: more files that every repository's listing has.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -90,7 +89,7 @@ class Hub:
         return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
     def sums(self, path: Path) -> tuple[str, str]:
-        """sha256, and git's own."""
+        """The sha256, and git's own checksum."""
         status = path.stat()
         key = (str(path), status.st_size, status.st_mtime_ns)
         if key not in self._sums:
@@ -104,7 +103,7 @@ class Hub:
         return hashlib.sha1("\n".join([repository, *lines]).encode(), usedforsecurity=False).hexdigest()
 
     def info(self, repository: str) -> dict[str, Any]:
-        """As `/api/models/…?blobs=true` has it."""
+        """The answer to `/api/models/…?blobs=true`."""
         siblings = []
         for name in self.files(repository) or []:
             path = self.folder / repository / name
@@ -124,7 +123,7 @@ class Hub:
         }
 
     def fault(self, name: str, *kinds: str) -> Fault | None:
-        """The next one of these kinds for this file; it is used up."""
+        """Take the next fault of these kinds for this file."""
         with self._lock:
             for fault in self.faults:
                 if fault.kind in kinds and fault.times and fnmatch(name, fault.path):
@@ -145,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, format: str, *args: Any) -> None:
-        pass  # who wants to know looks at `asked`
+        pass  # tests look at `asked`
 
     def _answer(self) -> None:
         hub = self.server.hub
@@ -280,12 +279,12 @@ class Server(ThreadingHTTPServer):
         hub.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        pass  # a client that has gone
+        pass  # the client is gone
 
 
 @contextmanager
 def serving(hub: Hub, port: int = 0) -> Iterator[Hub]:
-    """Serve it from a thread for the time of the block; `hub.url` says where."""
+    """Serve the hub from a thread during the block; `hub.url` is its address."""
     server = Server(hub, port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

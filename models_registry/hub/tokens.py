@@ -1,6 +1,6 @@
-"""Access tokens of the hub: kept encrypted, with a key that is made from the server's secret key.
+"""Stores access tokens of the hub, encrypted with a key that is derived from the server's secret key.
 
-So a copy of the database alone gives none away. Knows no hub.
+So a copy of the database alone does not reveal them.
 """
 
 import base64
@@ -16,35 +16,38 @@ from models_registry.models import HubToken
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MOST_TOKEN = 1000  # characters
-PURPOSE = b"vbs: access tokens of the hub"  # another purpose would be another key
+PURPOSE = b"vbs: access tokens of the hub"  # another purpose gives another key
 
 
 def keep(name: str, token: str) -> HubToken:
-    """Keep a token under this name, in place of the one that may be there. Raises ModelError."""
+    """Store an access token under this name; it replaces an older one. Raises ModelError."""
     if not NAME.fullmatch(name):
-        raise ModelError(f"{name!r} cannot be a token's name: use 1 to 100 letters, digits and . _ -, no sign first")
+        raise ModelError(
+            f"{name!r} cannot be the name of an access token: use 1 to 100 letters, digits and . _ -, "
+            "a letter or digit first"
+        )
     check(token.strip())
     secret = _cipher().encrypt(token.strip().encode()).decode()
     return HubToken.objects.update_or_create(name=name, defaults={"secret": secret})[0]
 
 
 def reveal(token: HubToken) -> str:
-    """Raises ModelError when it was kept under another secret key."""
+    """Decrypt it. Raises ModelError when it was stored with another secret key."""
     try:
         return _cipher().decrypt(token.secret.encode()).decode()
     except InvalidToken:
         raise ModelError(
-            f"the token {token.name} cannot be read: the server's secret key (VBS_SECRET_KEY, or secret_key in "
-            f"the data folder) has changed since it was kept. Give it anew: manage.py model token {token.name}"
+            f"the access token {token.name} cannot be read: the server's secret key (VBS_SECRET_KEY, or secret_key in "
+            f"the data folder) has changed since it was stored. Store it again: manage.py model token {token.name}"
         ) from None
 
 
 def check(token: str) -> None:
-    """Raises ModelError for what no header could carry, without saying what it was."""
+    """Raises ModelError for a text that cannot be sent in a header; the message does not contain it."""
     if not token or len(token) > MOST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise ModelError(
-            f"this is no access token: one is 1 to {MOST_TOKEN:,} letters, digits and signs, without blanks. "
-            "Was it copied whole?"
+            f"this is not an access token: one has 1 to {MOST_TOKEN:,} letters, digits and signs, without blanks. "
+            "Copy it again, as a whole"
         )
 
 

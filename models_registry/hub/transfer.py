@@ -1,7 +1,7 @@
-"""Brings files of a hub onto the disk, each under the name of its checksum: half files are continued, whole ones right.
+"""Transfers a file from the hub to the disk, under the name of its checksum, and continues an unfinished one.
 
-A file in the making ends in `.part`; once its sum is right it loses that, so what has no ending is whole and checked,
-whatever was killed when. Nobody else may write there meanwhile. Knows neither registry nor rows.
+An unfinished file ends in `.part`. When it is complete and its checksum is right, it loses that ending; so a file
+without it is complete, whatever was killed when. The caller sees to it that nobody else writes there.
 """
 
 import asyncio
@@ -16,36 +16,36 @@ import httpx2
 
 from models_registry.catalog.folders import ModelError
 from models_registry.hub import client as hub
-from models_registry.hub.client import Passing, Place
-from models_registry.hub.files import File
+from models_registry.hub.client import HubRepository, TemporaryError
+from models_registry.hub.files import HubFile
 from vbs.logs import one_line
 
 log = logging.getLogger(__name__)
 
-PIECE = 2**20  # bytes that are read at once to sum up what is there
-ATTEMPTS = 8  # in a row that bring nothing, before it is given up
+PIECE = 2**20  # bytes that are read at once for the checksum of what is there
+ATTEMPTS = 8  # attempts in a row without a byte, after which the transfer fails
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before the next attempt; doubled each time
 
-Note = Callable[[int], None]  # is told how many bytes have come; or gone, when what was there is no good
+Note = Callable[[int], None]  # gets the number of bytes that have come; negative when bytes are thrown away
 
 
-def present(folder: Path, file: File) -> int:
-    """Bytes of a file that are there already."""
+def present(folder: Path, file: HubFile) -> int:
+    """Bytes of a file that are on the disk already."""
     for path in (folder / file.sum, _part(folder, file)):
         with suppress(FileNotFoundError):
             return min(path.stat().st_size, file.size)
     return 0
 
 
-async def bring(client: httpx2.AsyncClient, place: Place, file: File, folder: Path, note: Note) -> None:
-    """Fetch a file, or the rest of it. Raises ModelError or OSError; what has come stays for the next time."""
+async def bring(client: httpx2.AsyncClient, repository: HubRepository, file: HubFile, folder: Path, note: Note) -> None:
+    """Fetch a file, or the rest of it. Raises ModelError, OSError; what is fetched stays for the next time."""
     path = _part(folder, file)
     if (folder / file.sum).exists():
         return
     for _ in range(2):
         part = await _Part.open(path, file, note)
         with part:
-            await _complete(client, place, part)
+            await _complete(client, repository, part)
             if part.digest.hexdigest() == file.sum:
                 part.settle()
                 path.rename(folder / file.sum)
@@ -54,23 +54,23 @@ async def bring(client: httpx2.AsyncClient, place: Place, file: File, folder: Pa
             part.restart()
     path.unlink()
     raise ModelError(
-        f"{file.path} of {place} came twice with another checksum than {hub.base_url()} says: "
-        "try again later, or ask whoever keeps it"
+        f"{file.path} of {repository} came twice with another checksum than {hub.base_url()} says: "
+        "try again later, or ask the owner of the repository"
     )
 
 
 class _Part:
-    """A file in the making, and the sum of what is there of it."""
+    """An unfinished file, and the checksum of what is there of it."""
 
-    def __init__(self, path: Path, file: File, note: Note) -> None:
+    def __init__(self, path: Path, file: HubFile, note: Note) -> None:
         self.file, self.note = file, note
         self.handle = path.open("ab+")
         self.size = 0
         self.digest = self._fresh()
 
     @classmethod
-    async def open(cls, path: Path, file: File, note: Note) -> "_Part":
-        """Reads what is there; it can be cancelled meanwhile, since that takes seconds for a large file."""
+    async def open(cls, path: Path, file: HubFile, note: Note) -> "_Part":
+        """Open it and read what is there. That takes seconds for a large file, so it can be cancelled meanwhile."""
         part = cls(path, file, note)
         part.handle.seek(0)
         while piece := part.handle.read(PIECE):
@@ -89,7 +89,7 @@ class _Part:
 
     def write(self, piece: bytes) -> None:
         if self.size + len(piece) > self.file.size:
-            raise Passing(f"{self.file.path} is longer than the hub has said")
+            raise TemporaryError(f"{self.file.path} is longer than the hub has said")
         self.handle.write(piece)
         self.digest.update(piece)
         self.size += len(piece)
@@ -102,55 +102,55 @@ class _Part:
         self.digest = self._fresh()
 
     def settle(self) -> None:
-        """Onto the disk, even if the power fails."""
+        """Sync it to the disk, so that it outlasts a power failure."""
         self.handle.flush()
         os.fsync(self.handle.fileno())
 
     def _fresh(self) -> "hashlib._Hash":
         if self.file.sha256:
             return hashlib.sha256()
-        return hashlib.sha1(b"blob %d\0" % self.file.size, usedforsecurity=False)  # as git names what it keeps
+        return hashlib.sha1(b"blob %d\0" % self.file.size, usedforsecurity=False)  # the beginning of git's checksum
 
 
-async def _complete(client: httpx2.AsyncClient, place: Place, part: _Part) -> None:
-    """Ask for the rest until it is there. Raises ModelError after so many attempts in a row that bring nothing."""
+async def _complete(client: httpx2.AsyncClient, repository: HubRepository, part: _Part) -> None:
+    """Ask for the rest until it is there. Raises ModelError after ATTEMPTS in a row without a byte."""
     failures = 0
     while part.size < part.file.size:
         before = part.size
         try:
             with hub.errors():
-                await _ask(client, place, part)
+                await _ask(client, repository, part)
             if part.size < part.file.size:
-                raise Passing(f"{hub.base_url()} has ended the connection early")
-        except Passing as error:
+                raise TemporaryError(f"{hub.base_url()} has ended the connection early")
+        except TemporaryError as error:
             failures = 1 if part.size > before else failures + 1
             if failures >= ATTEMPTS:
                 raise ModelError(
-                    f"{part.file.path} of {place} stays at {part.size:,} of {part.file.size:,} bytes: {error}. "
-                    "What has come is kept: try again later"
+                    f"{part.file.path} of {repository} stays at {part.size:,} of {part.file.size:,} bytes: {error}. "
+                    "What is fetched is kept: try again later"
                 ) from error
             pause = error.wait if error.wait is not None else min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE)
             log.warning("%s; going on with %s in %.1f s", error, one_line(part.file.path), pause)
             await asyncio.sleep(pause)
 
 
-async def _ask(client: httpx2.AsyncClient, place: Place, part: _Part) -> None:
-    headers = place.headers()
+async def _ask(client: httpx2.AsyncClient, repository: HubRepository, part: _Part) -> None:
+    headers = repository.headers()
     if part.size:
         headers["Range"] = f"bytes={part.size}-"
-    async with client.stream("GET", place.file_url(part.file.path), headers=headers) as response:
-        if response.status_code == 416:  # we have more than there is, or the server cannot count
+    async with client.stream("GET", repository.file_url(part.file.path), headers=headers) as response:
+        if response.status_code == 416:  # we have more bytes than the server
             part.restart()
-            raise Passing(f"{hub.base_url()} has no rest of {part.file.path}")
-        hub.check(response, place, part.file.path)
+            raise TemporaryError(f"{hub.base_url()} has no rest of {part.file.path}")
+        hub.check(response, repository, part.file.path)
         continued = response.headers.get("Content-Range", "").startswith(f"bytes {part.size}-")
         if part.size and not (response.status_code == 206 and continued):
             part.restart()
             if response.status_code == 206:
-                raise Passing(f"{hub.base_url()} sends another part of {part.file.path} than was asked for")
+                raise TemporaryError(f"{hub.base_url()} sends another part of {part.file.path} than was asked for")
         async for piece in response.aiter_bytes():
             part.write(piece)
 
 
-def _part(folder: Path, file: File) -> Path:
+def _part(folder: Path, file: HubFile) -> Path:
     return folder / f"{file.sum}.part"

@@ -1,8 +1,8 @@
-"""How fast models are here, from what was measured: the last turns on the engine, and the last loads.
+"""How fast models are here, from their last turns on the engine and their last loads.
 
-Nothing is guessed: of a model that was never measured there are no speeds. An adapter that has no measurements of its
-own has its base's, whose engine runs it. Endpoints, machines and engine options are not told apart: what has changed
-is out of the picture after RECENT more measurements. Knows no batches.
+Nothing is guessed: a model that was never measured has no speed. An adapter without measurements of its own has the
+speed of its base, whose engine runs it. Endpoints, machines and engine options are not told apart; a change of them no
+longer counts after RECENT more measurements.
 """
 
 import math
@@ -16,11 +16,11 @@ from models_registry.models import Measurement, MeasurementKind, Model
 from models_registry.rates import per_second
 
 RECENT = 20  # measurements of a model that count
-WINDOW = 160  # requests in flight, where the engine's own number is not known
+WINDOW = 160  # requests in flight, where the engine's number is not known
 TURNS = (MeasurementKind.BENCHMARK, MeasurementKind.BATCH)
 LOADS = (MeasurementKind.BENCHMARK, MeasurementKind.LOAD)
 
-# The newest of each kind, each found by its place in the index: it costs the same however long the table is.
+# The newest of each model and kind. Each is found in the index, so the cost does not depend on the table's length.
 _NEWEST = f"""
 SELECT found.* FROM {Model._meta.db_table} model
 CROSS JOIN unnest(%s::text[]) AS kinds (kind)
@@ -36,8 +36,8 @@ ORDER BY found.at DESC
 
 @dataclass(frozen=True)
 class Answers:
-    """How many seconds answers took, with `at_once` requests in flight: the median, the most (99 of 100 took no more)
-    and the mean. requests: how many they were."""
+    """How many seconds answers took with `at_once` requests in flight: the median, `most` (the 99th percentile) and the
+    mean. requests: how many answers there were."""
 
     median: float
     most: float
@@ -51,14 +51,14 @@ class Answers:
 
 @dataclass(frozen=True)
 class Speed:
-    """Rates are all requests, or tokens, over all seconds, so a long turn counts for more than a short one.
+    """How fast a model is. Rates are all requests, or tokens, over all seconds, so a long turn counts for more.
 
-    input_tokens, output_tokens: of a request, on average. load_seconds: the median. measurements: how many turns are
-    behind the rates. model: whose they are, for an adapter may have its base's; empty when there are none. sequences:
-    how many requests the engine ran at once in the last of them, where that is known.
+    input_tokens, output_tokens: the mean of a request. load_seconds: the median. measurements: how many turns the rates
+    rest on. model: whose measurements these are, because an adapter may have its base's; empty when there are none.
+    sequences: how many requests the engine ran at once in the last turn, where that is known.
 
-    limited, unlimited: seconds per request whose answer has a limit, and that has none, each None where none was
-    measured: the time of a turn with both is divided among them by the tokens that they wrote. answers: of each turn.
+    limited, unlimited: seconds per request with a limit to its answer, and without one; None where none was measured.
+    The time of a turn with both kinds is divided between them by the tokens that they wrote. answers: of each turn.
     """
 
     requests_per_second: float | None = None
@@ -77,20 +77,20 @@ class Speed:
 
     @property
     def window(self) -> int:
-        """How many requests are in flight at most."""
+        """The window: how many requests are in flight at most."""
         return _window(self.sequences)
 
     def pace(self, unlimited: float) -> float | None:
-        """Seconds per request when such a part of them has no limit. It is not known where none like that was
-        measured; those that have one are then at most as long as those that have none."""
+        """Seconds per request when this share of them has no limit. None when requests without a limit are needed and
+        were never measured; requests with one, if never measured, count as long as those without."""
         if self.requests_per_second is None or (unlimited and self.unlimited is None):
             return None
         limited = self.unlimited if self.limited is None else self.limited
         return (1 - unlimited) * (limited or 0) + unlimited * (self.unlimited or 0)
 
     def usual(self, at_once: int, unlimited: float) -> Answers | None:
-        """How long answers take when such a part of them has no limit, by the turns that had the most like so many in
-        flight; None where `pace` is."""
+        """How long answers take when this share of them has no limit, from the turns whose number of requests in flight
+        was nearest to this one; None where `pace` is None."""
         pace = self.pace(unlimited)
         if pace is None or self.requests_per_second is None or not self.answers:
             return None
@@ -110,7 +110,7 @@ class Speed:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """As `counted` counts them; None where none were told."""
+        """The tokens per second that `counted` counts; None when there were none."""
         return counted(self.input_tokens_per_second or 0, self.output_tokens_per_second or 0) or None
 
 
@@ -118,19 +118,19 @@ UNKNOWN = Speed()
 
 
 def counted(read: float, written: float) -> float:
-    """What `tokens_per_second` counts, of a model and of a batch, wherever it is told: the tokens that are written, and
-    where none are, as of embeddings, those that are read."""
+    """The tokens that `tokens_per_second` counts, for a model and for a batch: those that are written, or, where none
+    are written, as with embeddings, those that are read."""
     return written or read
 
 
 def of(model: Model) -> Speed:
-    """One query."""
+    """The speed of this model, in one query."""
     found = _newest([pk for pk in (model.pk, model.base_id) if pk])
     return _speed((model.pk, model.name), (model.base_id, model.base.name if model.base else ""), found)
 
 
 def all() -> dict[int, Speed]:
-    """Of every model, by its key. Two queries."""
+    """The speeds of all models, by their keys, in two queries."""
     found = _newest(None)
     models = {pk: (name, base) for pk, name, base in Model.objects.values_list("pk", "name", "base_id")}
     names = {pk: name for pk, (name, _) in models.items()}
@@ -138,7 +138,7 @@ def all() -> dict[int, Speed]:
 
 
 def _newest(models: list[int] | None) -> dict[int, list[Measurement]]:
-    """By model, the newest first. None: of all models."""
+    """The newest measurements by model, the newest first. models: None is all."""
     found: dict[int, list[Measurement]] = defaultdict(list)
     kinds = [kind.value for kind in MeasurementKind]
     for row in Measurement.objects.raw(_NEWEST, [kinds, RECENT, models, models]):
@@ -147,7 +147,7 @@ def _newest(models: list[int] | None) -> dict[int, list[Measurement]]:
 
 
 def _speed(own: tuple[int, str], base: tuple[int | None, str], found: dict[int, list[Measurement]]) -> Speed:
-    """`own`, `base`: key and name. Turns and loads each fall back on the base's."""
+    """The speed from these measurements. own, base: key and name; turns and loads each fall back on the base's."""
     turns: list[Measurement] = []
     loads: list[float] = []
     name = ""
@@ -186,8 +186,8 @@ def _window(sequences: int | None) -> int:
 
 
 def _answers(turn: Measurement) -> Answers:
-    """Where the mean was not kept it is what the window and the time say, as if it had been full all the time; and
-    where nothing was, all were of this length."""
+    """The answers of a turn. A mean that was not recorded is computed from the window and the time, as if the window
+    had been full; median and 99th percentile that were not recorded are that mean."""
     at_once = min(turn.requests, _window(turn.options.get("max-num-seqs")))
     mean = (turn.seconds or 0) * at_once / turn.requests
     median, most = turn.latency_p50 or mean, turn.latency_p99 or mean
@@ -195,12 +195,12 @@ def _answers(turn: Measurement) -> Answers:
 
 
 def _unlimited_part(turn: Measurement) -> float:
-    """Which part of its time went to answers without a limit."""
+    """The share of the turn's time that went to answers without a limit."""
     if turn.unlimited in (0, turn.requests) or not turn.output_tokens:
         return turn.unlimited / turn.requests
     return min(1.0, turn.unlimited_tokens / turn.output_tokens)
 
 
 def _turns(rows: Sequence[Measurement]) -> list[Measurement]:
-    """Those that tell how fast it is. A turn in which nothing was answered tells nothing."""
+    """The measurements of turns in which something was answered."""
     return [one for one in rows if one.kind in TURNS and one.requests and one.seconds][:RECENT]

@@ -11,7 +11,7 @@ from django.utils import timezone
 from batches import models
 from batches.models import Batch
 from batches.queue import forecast
-from batches.run.source import Batches
+from batches.run.workload import BatchesWorkload
 from models_registry.gpu.arbiter import choose, patience
 from models_registry.models import Model
 from vbs.accounts.models import Project
@@ -38,7 +38,9 @@ def queue():
 
 def chosen(loaded="", loaded_minutes=5):
     now = timezone.now()
-    return choose(Batches().waiting(loaded), loaded, now - timedelta(minutes=loaded_minutes), now, patience()).id
+    return choose(
+        BatchesWorkload().waiting(loaded), loaded, now - timedelta(minutes=loaded_minutes), now, patience()
+    ).id
 
 
 def test_a_deadline_behind_a_thousand_others(queue):
@@ -82,5 +84,5 @@ def test_as_if_all_were_read(queue, monkeypatch, seed):
     whole = chosen(loaded, minutes)
     monkeypatch.setattr(models.batches, "OF_A_KIND", 3)
     monkeypatch.setattr(Batch.objects.get_queryset().__class__.candidates, "__defaults__", (3,))
-    assert len(Batches().waiting(loaded)) < 16
+    assert len(BatchesWorkload().waiting(loaded)) < 16
     assert chosen(loaded, minutes) == whole

@@ -3,7 +3,7 @@
 import uuid
 
 from batches.models import TERMINAL
-from models_registry.hub import downloads, fetching
+from models_registry.hub import download_run, downloads
 from tests.batches.test_adapters import said
 from tests.engines import line
 from tests.models_registry.hubs import running
@@ -21,7 +21,7 @@ def test_it_waits_and_is_served_as_a_local_one(add_model, submitted, gpu, close,
         assert said(close(batches[1])[0]) == {"hello"}
         batches[0].refresh_from_db()
         assert batches[0].status not in TERMINAL, "it waits"
-        fetching.run(tuned.pk, uuid.uuid4())
+        download_run.run(tuned.pk, uuid.uuid4())
         gpu.serve()
         assert said(close(batches[0])[0]) == {"hello (as tuned says it)"}
         tuned.refresh_from_db()

@@ -24,11 +24,11 @@ from batches.intake import ingest, sample, submit
 from batches.management.commands.batch import expected
 from batches.models import CANDIDATES, OF_A_KIND, Batch, BatchRequest, BatchStatus, File, RequestState
 from batches.queue import forecast, pauses
-from batches.queue.simulation import Job, Part, Slot, simulate
+from batches.queue.simulation import Segment, SimulatedWork, SimulatedWorker, simulate
 from batches.run import claims, commit
 from batches.run.outcomes import Outcome, failure
 from batches.run.pace import Pace
-from batches.run.source import Batches
+from batches.run.workload import BatchesWorkload
 from models_registry.gpu import operations
 from models_registry.gpu.arbiter import choose
 from models_registry.models import Alias, Measurement, Model, Worker
@@ -77,10 +77,10 @@ def random_jobs(random, count, engines, priorities, several):
     jobs = []
     for number in range(count):
         names = random.sample(engines, k=random.randint(1, several))
-        parts = tuple(Part(name, float(random.randint(1, 900))) for name in names)
+        parts = tuple(Segment(name, float(random.randint(1, 900))) for name in names)
         since = NOW - timedelta(seconds=random.choice([0, random.randint(0, 5000)]))
         deadline = NOW + random.choice([FOREVER, timedelta(seconds=random.randint(0, 20_000))])
-        jobs.append(Job(f"{number:04}", random.randint(0, priorities), since, deadline, parts))
+        jobs.append(SimulatedWork(f"{number:04}", random.randint(0, priorities), since, deadline, parts))
     return jobs
 
 
@@ -92,7 +92,7 @@ def test_it_is_what_the_arbiter_does(seed, patience):
     loads = {name: float(chance.randint(0, 300)) for name in engines}
     jobs = random_jobs(chance, chance.randint(1, 60), engines, chance.choice([0, 3]), min(len(engines), 3))
     loaded = chance.choice(["", *engines])
-    played = simulate(jobs, [Slot(loaded)], loads, NOW, patience)
+    played = simulate(jobs, [SimulatedWorker(loaded)], loads, NOW, patience)
     times, order = brute(jobs, loaded, loads, NOW, patience)
     assert {one: (found.start, found.end) for one, found in played.times.items()} == times
     assert [turn.id for turn in played.order] == order
@@ -100,8 +100,8 @@ def test_it_is_what_the_arbiter_does(seed, patience):
 
 
 def job(name, engine="a", seconds=10.0, priority=0, waited=0, parts=None, why=""):
-    parts = parts or (Part(engine, seconds, why),)
-    return Job(name, priority, NOW - timedelta(seconds=waited), NOW + FOREVER, tuple(parts))
+    parts = parts or (Segment(engine, seconds, why),)
+    return SimulatedWork(name, priority, NOW - timedelta(seconds=waited), NOW + FOREVER, tuple(parts))
 
 
 def seconds_of(found):
@@ -116,16 +116,16 @@ LOADS = {"a": 100.0, "b": 200.0}
 
 def test_what_runs_goes_first_unless_something_more_urgent_waits():
     jobs = [job("runs", "b"), job("waits", "a", waited=99)]
-    found = simulate(jobs, [Slot("b", "runs")], LOADS, NOW, FOREVER).times
+    found = simulate(jobs, [SimulatedWorker("b", "runs")], LOADS, NOW, FOREVER).times
     assert seconds_of(found) == {"runs": (0, 10), "waits": (110, 120)}
     jobs[1] = job("waits", "a", priority=1)
-    found = simulate(jobs, [Slot("b", "runs")], LOADS, NOW, FOREVER).times
+    found = simulate(jobs, [SimulatedWorker("b", "runs")], LOADS, NOW, FOREVER).times
     assert seconds_of(found) == {"waits": (100, 110), "runs": (310, 320)}
 
 
 def test_two_workers_share_the_queue():
     jobs = [job(name, "a", waited=9 - number) for number, name in enumerate("wxyz")]
-    found = simulate(jobs, [Slot("a"), Slot("a")], LOADS, NOW, FOREVER).times
+    found = simulate(jobs, [SimulatedWorker("a"), SimulatedWorker("a")], LOADS, NOW, FOREVER).times
     assert seconds_of(found) == {"w": (0, 10), "x": (0, 10), "y": (10, 20), "z": (10, 20)}
 
 
@@ -136,7 +136,7 @@ def test_behind_what_is_not_known_nothing_is_known_and_it_says_what():
         job("behind", "c", waited=1),
         job("new too", "d", None, why="d has never been measured."),
     ]
-    found = simulate(jobs, [Slot("a")], {**LOADS, "c": 1.0, "d": 1.0}, NOW, FOREVER).times
+    found = simulate(jobs, [SimulatedWorker("a")], {**LOADS, "c": 1.0, "d": 1.0}, NOW, FOREVER).times
     assert seconds_of(found) == {
         "first": (0, 10), "new": (210, None), "behind": (None, None), "new too": (None, None)
     }  # fmt: skip
@@ -146,14 +146,16 @@ def test_behind_what_is_not_known_nothing_is_known_and_it_says_what():
 
 
 def test_a_time_to_load_that_is_not_known_is_not_guessed():
-    found = simulate([job("x", "new"), job("y", "a")], [Slot("a")], {**LOADS, "new": None}, NOW, FOREVER).times
+    found = simulate(
+        [job("x", "new"), job("y", "a")], [SimulatedWorker("a")], {**LOADS, "new": None}, NOW, FOREVER
+    ).times
     assert seconds_of(found) == {"y": (0, 10), "x": (None, None)}
     assert found["x"].why == "How long new takes to load has never been measured."
 
 
 def test_the_second_model_of_a_batch_may_be_the_one_that_is_not_known():
-    parts = (Part("a", 10.0), Part("b", None, "b has never been measured."))
-    found = simulate([job("x", parts=parts)], [Slot("a")], LOADS, NOW, FOREVER).times
+    parts = (Segment("a", 10.0), Segment("b", None, "b has never been measured."))
+    found = simulate([job("x", parts=parts)], [SimulatedWorker("a")], LOADS, NOW, FOREVER).times
     assert seconds_of(found) == {"x": (0, None)} and "b has never" in found["x"].why
 
 
@@ -177,7 +179,7 @@ def test_each_has_a_reason_to_be_where_it_is():
         ("urgent", "priority"), ("overdue", "waited passed"), ("due", "deadline passed"), ("old", "arrival passed"),
         ("same", "loaded"), ("here", "priority passed"), ("low", "arrival passed"),
     ]  # fmt: skip
-    found = reasons(jobs, [Slot("a")], dict.fromkeys("abc", 1.0))
+    found = reasons(jobs, [SimulatedWorker("a")], dict.fromkeys("abc", 1.0))
     assert [one for one, _ in found] == [one for one, _ in expected]
     assert found == expected
 
@@ -185,13 +187,13 @@ def test_each_has_a_reason_to_be_where_it_is():
 def test_the_order_is_known_where_the_times_are_not():
     jobs = [job("first", "a", None, waited=3), job("other", "b", waited=2), job("same", "a", waited=1)]
     expected = [("first", "arrival"), ("same", "loaded"), ("other", "arrival")]
-    assert reasons(jobs, [Slot("a")]) == reasons(jobs, []) == expected
+    assert reasons(jobs, [SimulatedWorker("a")]) == reasons(jobs, []) == expected
 
 
 def test_what_runs_is_not_in_the_order_and_an_operation_is():
-    asked = Job("asked", 0, NOW, None, (Part("new", 0.0),), uncounted=True)
+    asked = SimulatedWork("asked", 0, NOW, None, (Segment("new", 0.0),), uncounted=True)
     jobs = [job("runs", waited=9), job("waits", "b", waited=1), asked]
-    found = simulate(jobs, [Slot("a", "runs")], LOADS, NOW, FOREVER)
+    found = simulate(jobs, [SimulatedWorker("a", "runs")], LOADS, NOW, FOREVER)
     assert [turn.id for turn in found.order] == ["waits", "asked"]
     assert seconds_of(found.times)["waits"] == (210, 220)
 
@@ -200,7 +202,7 @@ def test_all_that_are_looked_at_take_no_time():
     most = CANDIDATES + 4 * OF_A_KIND
     jobs = random_jobs(random.Random(1), most, ["a", "b", "c", "d"], 3, 3)
     began = time.perf_counter()
-    found = simulate(jobs, [Slot("a")], dict.fromkeys("abcd", 9.0), NOW, timedelta(minutes=30)).times
+    found = simulate(jobs, [SimulatedWorker("a")], dict.fromkeys("abcd", 9.0), NOW, timedelta(minutes=30)).times
     assert len(found) == most and time.perf_counter() - began < 1
 
 
@@ -284,10 +286,10 @@ def test_the_plan_is_what_the_worker_will_do(seed, queued, worker, settings):
     assert len(found) == 14 and not any(one.why for one in found.values())
 
     clock, start, end = 0.0, {}, {}
-    while work := choose(Batches().waiting(loaded), loaded, timezone.now(), timezone.now(), FOREVER):
+    while work := choose(BatchesWorkload().waiting(loaded), loaded, timezone.now(), timezone.now(), FOREVER):
         batch = Batch.objects.get(pk=work.id)
-        name = batch.model_names[work.part]
-        rows = batch.requests.filter(model_index=work.part, state=RequestState.PENDING)
+        name = batch.model_names[work.segment]
+        rows = batch.requests.filter(model_index=work.segment, state=RequestState.PENDING)
         count = rows.update(state=RequestState.COMPLETED)
         clock += loads[work.model] if work.model != loaded else 0
         loaded = work.model
@@ -554,14 +556,14 @@ def test_only_the_first_of_a_long_queue_are_looked_at(queued, worker, monkeypatc
 
 def test_many_threads_work_it_out_once(queued, worker, monkeypatch):
     made = []
-    real = forecast.Situation
+    real = forecast.QueueSnapshot
 
     def slow():
         made.append(1)
         time.sleep(0.05)
         return real()
 
-    monkeypatch.setattr(forecast, "Situation", slow)
+    monkeypatch.setattr(forecast, "QueueSnapshot", slow)
     found = []
 
     def ask():

@@ -97,7 +97,7 @@ def test_which_engines_read_tool_calls(tmp_path):
 def test_names_are_few_however_many_there_are():
     report = Report()
     for number in range(1000):
-        report.tell(number, [f"name {number}"], False)
+        report.remark(number, [f"name {number}"], False)
     assert len(report.ignored) == MAX_IGNORED + 1 and report.ignored[""].count == 1000 - MAX_IGNORED
 
 
@@ -148,4 +148,4 @@ def test_nothing_is_told_of_what_is_right(add_model, submitted):
     add_model()
     batch = submitted([line("a", max_tokens=5)])
     assert not batch.events.filter(level="warning").exists() and lines_of(batch.input_file)
-    assert list(ingest.told(Report(), CHAT)) == []
+    assert list(ingest.remarks(Report(), CHAT)) == []

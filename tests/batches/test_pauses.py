@@ -11,7 +11,7 @@ from django.db import IntegrityError, connection, transaction
 from batches.models import Batch, BatchStatus, Pause
 from batches.queue import pauses
 from batches.run import runner
-from batches.run.source import Batches
+from batches.run.workload import BatchesWorkload
 from models_registry.gpu import operations
 from models_registry.models import OperationState
 from tests.batches.test_runner import fresh, sent, text_of, until
@@ -59,9 +59,9 @@ def test_a_load_for_a_batch_is_given_up(add_model, submitted, gpu):
 def test_a_batch_that_was_chosen_just_before_does_not_start(add_model, submitted, gpu):
     add_model()
     batch = submitted([line("a")])
-    (work,) = Batches().waiting("")
+    (work,) = BatchesWorkload().waiting("")
     pauses.pause("ada")
-    Batches().run(work, gpu)
+    BatchesWorkload().run(work, gpu)
     assert fresh(batch).completed == 0 and fresh(batch).leased_by is None and not gpu.loaded
 
 

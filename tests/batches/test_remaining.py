@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from batches.queue import remaining
-from models_registry.speed.measure import percentile
+from models_registry.speed.measurements import percentile
 from models_registry.speed.speeds import Answers
 
 LENGTHS = {

@@ -25,7 +25,7 @@ from batches.models import Batch, BatchStatus, LeaseLost, expiry
 from batches.queue import pauses
 from batches.run import claims, commit, deaths, runner
 from batches.run.outcomes import failure
-from batches.run.source import Batches
+from batches.run.workload import BatchesWorkload
 from models_registry.catalog import add
 from models_registry.engine.client import Answer, Client
 from models_registry.gpu import window
@@ -226,14 +226,14 @@ def test_an_engine_that_lives_with_a_few_at_once_gets_a_few(add_model, submitted
 def test_after_a_death_fewer_run_at_once_until_enough_is_answered():
     met = deaths.Deaths()
     assert (met.size(1280, 0), met.trial(1280, 0)) == (1280, None)
-    met.met(1280, in_flight=1280, answered=5)
+    met.record(1280, in_flight=1280, answered=5)
     assert (met.size(1280, 0), met.trial(1280, 0), met.size(1280, 1), met.trial(1280, 1)) == (640, 2560, 640, None)
     met.narrow -= 1
     for times in range(1, 9):
-        met.met(1280, in_flight=1, answered=0)
+        met.record(1280, in_flight=1, answered=0)
         assert (met.barren, met.total, met.idle) == (times, times + 1, 0)
     assert (met.size(1280, 0), met.narrow, met.trial(1280, 0)) == (1, 4, 36), "one at a time is as few as it gets"
-    met.met(1280, in_flight=0, answered=1)
+    met.record(1280, in_flight=0, answered=1)
     assert (met.barren, met.idle) == (0, 1)
 
 
@@ -349,10 +349,10 @@ def test_no_more_run_at_once_than_connections_may_be_open(add_model, submitted, 
 def test_the_engine_too_must_be_able_to_have_the_connections(add_model, gpu, least):
     engine = gpu.load(add_model(**{"max-num-seqs": 1024}), lambda doing: None)
     open_there = psutil.Process(engine.pid).num_fds()
-    assert (window.in_flight(engine), window.few(engine, 1280)) == (1280, "")
+    assert (window.in_flight(engine), window.shortfall(engine, 1280)) == (1280, "")
     psutil.Process(engine.pid).rlimit(psutil.RLIMIT_NOFILE, (open_there + least, 4096))
     assert window.in_flight(engine) == 1, "never none at all"
-    assert "not 1,280" in window.few(engine, 1)
+    assert "not 1,280" in window.shortfall(engine, 1)
 
 
 def test_cancel_stops_what_runs_and_keeps_what_is_done(add_model, submitted, gpu, close):
@@ -514,12 +514,12 @@ def test_a_worker_that_was_frozen_is_told_of_in_the_batchs_log(add_model, submit
     )
     (back,) = batch.events.filter(message__contains="is back")
     assert back.message == (
-        "The gpu worker with pid 1 is back, and finds that the gpu worker with pid 2 has this batch. What it had in "
-        "flight counts no more."
+        "The gpu worker with pid 1 is back, but the gpu worker with pid 2 has this batch. The answers to what it had "
+        "in flight do not count."
     )
     Batch.objects.filter(pk=batch.pk).update(leased_by=None, leased_until=None)
     other.serve()
-    assert len(close(batch)[0]) == 200 and not batch.events.filter(message__contains="has ended in").exists()
+    assert len(close(batch)[0]) == 200 and not batch.events.filter(message__contains="has ended, or").exists()
 
 
 def test_a_worker_that_was_killed_is_told_of_in_the_batchs_log(add_model, submitted, gpu):
@@ -529,10 +529,10 @@ def test_a_worker_that_was_killed_is_told_of_in_the_batchs_log(add_model, submit
     claims.release_all(gpu.worker.pk)
     said = batch.events.last()
     assert (
-        said.message.startswith("The gpu worker with pid 1 has ended in the middle of this batch")
+        said.message.startswith("The gpu worker with pid 1 has ended, or met an error, while it ran this batch")
         and said.level == "warning"
     )
-    assert said.message.endswith("It had sent none of its requests yet.")
+    assert said.message.endswith("It had sent no request yet.")
     claims.release_all(gpu.worker.pk)
     assert batch.events.last() == said, "it is told once"
 
@@ -569,7 +569,7 @@ def test_an_unforeseen_error_is_noted_and_tried_again_later(add_model, submitted
     model = add_model()
     batch = submitted([line("a")])
     monkeypatch.setattr("batches.files.blobs.local", lambda blob: 1 / 0)
-    Batches().run(Work(Batches(), batch.pk, model.name, 0, timezone.now()), gpu)
+    BatchesWorkload().run(Work(BatchesWorkload(), batch.pk, model.name, 0, timezone.now()), gpu)
     assert "ZeroDivisionError" in batch.events.last().message
     assert fresh(batch).leased_by is None and not Batch.objects.waiting().exists()
 
@@ -584,7 +584,7 @@ def test_an_unforeseen_error_does_not_come_for_ever(add_model, submitted, gpu, m
     for _ in range(20):
         if fresh(batch).status == BatchStatus.FINALIZING:
             break
-        Batches().run(Work(Batches(), batch.pk, model.name, 0, timezone.now()), gpu)
+        BatchesWorkload().run(Work(BatchesWorkload(), batch.pk, model.name, 0, timezone.now()), gpu)
     assert waits == [30, 60, 120, 240, 480]
     good, bad = close(batch)
     assert (good, [one["error"]["code"] for one in bad]) == ([], ["internal_error"] * 2)
@@ -596,7 +596,7 @@ def test_an_unforeseen_error_before_the_start(add_model, submitted, gpu, monkeyp
     batch = submitted([line("a")])
     monkeypatch.setattr(gpu, "load", lambda *_: 1 / 0)
     Batch.objects.update(stumbles=5)
-    Batches().run(Work(Batches(), batch.pk, model.name, 0, timezone.now()), gpu)
+    BatchesWorkload().run(Work(BatchesWorkload(), batch.pk, model.name, 0, timezone.now()), gpu)
     assert fresh(batch).status == BatchStatus.FAILED and fresh(batch).errors[0]["code"] == "internal_error"
 
 

@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from batches.models import BatchStatus
-from models_registry.engine import pulse
+from models_registry.engine import liveness
 from tests.batches.test_runner import fresh, until
 from tests.engines import line
 
@@ -16,7 +16,7 @@ from tests.engines import line
 @pytest.fixture
 def impatient(monkeypatch):
     for name, seconds in {"LOOK": 0.2, "HEALTH": 0.2, "SILENT": 1}.items():
-        monkeypatch.setattr(pulse, f"{name}_SECONDS", seconds)
+        monkeypatch.setattr(liveness, f"{name}_SECONDS", seconds)
 
 
 def test_a_frozen_engine_costs_a_minute_and_no_request(add_model, submitted, gpu, close, impatient):

@@ -11,14 +11,14 @@ from django_q.models import OrmQ
 from batches.models import Batch, BatchStatus, LeaseLost
 from batches.run import claims, commit
 from batches.run.runner import Runner
-from batches.run.source import Batches
+from batches.run.workload import BatchesWorkload
 from models_registry.catalog import aliases
 from models_registry.engine import server
-from models_registry.engine.reasons import LoadError
+from models_registry.engine.log_reasons import LoadError
 from models_registry.gpu import health, operations
 from models_registry.gpu.worker import look_for_work
 from models_registry.models import Measurement, MeasurementKind, Model, ModelState, Worker
-from models_registry.speed import measure
+from models_registry.speed import measurements
 from models_registry.workloads import Work
 from tests.batches.test_runner import fresh, until
 from tests.engines import line, status_of
@@ -164,7 +164,7 @@ def test_who_was_frozen_while_it_loaded_a_model_fails_no_batch_of_another(add_mo
     model = add_model()
     batch, frozen, other = submitted(asked("scripted")), make_gpu(), make_gpu()
     mine = claims.claim(batch.pk, frozen.worker.pk)
-    runner = Runner(mine, Work(Batches(), batch.pk, model.name, 0, batch.created_at), frozen)
+    runner = Runner(mine, Work(BatchesWorkload(), batch.pk, model.name, 0, batch.created_at), frozen)
     Batch.objects.update(leased_until=timezone.now() - timedelta(seconds=1))
     assert claims.claim(batch.pk, other.worker.pk)
     with pytest.raises(LeaseLost):
@@ -214,7 +214,7 @@ def test_what_cannot_be_measured_stops_nothing(add_model, submitted, gpu, close,
     def fail(*_, **__):
         raise RuntimeError("no such sensor")
 
-    monkeypatch.setattr(f"models_registry.speed.measure.{part}", fail)
+    monkeypatch.setattr(f"models_registry.speed.measurements.{part}", fail)
     add_model()
     batch = submitted([line("a")])
     gpu.serve()
@@ -252,7 +252,7 @@ def test_many_that_wait_do_not_hide_the_one_that_can_run(add_model, submitted, g
         for _ in range(250)
     ]
     Batch.objects.bulk_create(rows)
-    assert [work.id for work in Batches().waiting("")] == [goes.pk]
+    assert [work.id for work in BatchesWorkload().waiting("")] == [goes.pk]
 
 
 def test_a_batch_of_several_models_waits_for_all_of_them(add_model, submitted, gpu, close):
@@ -273,9 +273,9 @@ def test_aliases_and_adapters_wait_with_their_model(add_model, submitted, gpu):
     aliases.point("@best", Model.objects.get(name="tuned"))
     batches = [submitted([line("a", model=name)]) for name in ("base", "tuned", "@best")]
     state_of(base, ModelState.DOWNLOADING)
-    assert Batches().waiting("") == []
+    assert BatchesWorkload().waiting("") == []
     state_of(base, ModelState.READY)
-    assert {work.id for work in Batches().waiting("")} == {batch.pk for batch in batches}
+    assert {work.id for work in BatchesWorkload().waiting("")} == {batch.pk for batch in batches}
 
 
 def test_a_batch_that_has_started_waits_for_the_model_that_it_started_with(add_model, submitted, gpu):
@@ -287,10 +287,10 @@ def test_a_batch_that_has_started_waits_for_the_model_that_it_started_with(add_m
     claimed.release(gpu.worker.pk)
     aliases.point("best", second)
     state_of(second, ModelState.DOWNLOADING)
-    assert [work.id for work in Batches().waiting("")] == [batch.pk], "the alias has moved; the batch has not"
+    assert [work.id for work in BatchesWorkload().waiting("")] == [batch.pk], "the alias has moved; the batch has not"
     state_of(second, ModelState.READY)
     state_of(first, ModelState.DOWNLOADING)
-    assert Batches().waiting("") == []
+    assert BatchesWorkload().waiting("") == []
 
 
 def test_a_batch_that_has_started_waits_for_its_other_model(add_model, submitted, gpu):
@@ -301,17 +301,17 @@ def test_a_batch_that_has_started_waits_for_its_other_model(add_model, submitted
     claimed.start(gpu.worker.pk, "here", here)
     claimed.release(gpu.worker.pk)
     state_of(late, ModelState.DOWNLOADING)
-    assert Batches().waiting("here") == []
+    assert BatchesWorkload().waiting("here") == []
 
 
 def test_a_model_that_goes_after_the_choice_is_waited_for(add_model, submitted, gpu):
     model = add_model()
     batch = submitted([line("a")])
-    (work,) = Batches().waiting("")
+    (work,) = BatchesWorkload().waiting("")
     state_of(model, ModelState.DOWNLOADING)
     work.source.run(work, gpu)
     assert status_of(batch) == BatchStatus.VALIDATING and fresh(batch).leased_by is None
-    assert Batches().waiting("") == []
+    assert BatchesWorkload().waiting("") == []
 
 
 @pytest.mark.parametrize("state, words", [("draft", "is a draft"), ("failed", "has failed: manage.py model show")])
@@ -360,12 +360,12 @@ def test_old_measurements_make_room(add_model):
         class started:
             options: dict = {}
 
-    for number in range(measure.KEPT + 5):
-        tally = measure.Tally()
+    for number in range(measurements.KEPT + 5):
+        tally = measurements.Tally()
         tally.sent(0)
         tally.answered(0, True, number, 0)
-        measure.turn(model, Engine, tally, "batch_x", "/v1/embeddings")
-    measure.turn(other, Engine, tally, "batch_y", "/v1/embeddings")
+        measurements.record_turn(model, Engine, tally, "batch_x", "/v1/embeddings")
+    measurements.record_turn(other, Engine, tally, "batch_y", "/v1/embeddings")
     kept = measured(MeasurementKind.BATCH, model=model)
-    assert kept.count() == measure.KEPT and min(one.input_tokens for one in kept) == 5
+    assert kept.count() == measurements.KEPT and min(one.input_tokens for one in kept) == 5
     assert measured(MeasurementKind.BATCH, model=other).count() == 1

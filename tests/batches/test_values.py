@@ -109,7 +109,9 @@ def test_a_value_that_vllm_refuses(endpoint, body, said):
         assert not good and error["code"] == "invalid_request" and said in error["message"]
         assert error["param"] == f"body.{next(iter(body))}"
     else:
-        (told,) = ingest.told(report, endpoint) if report.unlimited is None else list(ingest.told(report, endpoint))[:1]
+        (told,) = (
+            ingest.remarks(report, endpoint) if report.unlimited is None else list(ingest.remarks(report, endpoint))[:1]
+        )
         assert good and not report.errors and said in told and "1 requests, the first on line 1" in told
         assert f"'{next(iter(body))}'" in told
 

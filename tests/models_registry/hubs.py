@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from models_registry.hub import client as hub
-from models_registry.hub import fetching, transfer
+from models_registry.hub import download_run, transfer
 from models_registry.hub.scripted import Hub, serving
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096}
@@ -42,8 +42,8 @@ def running(folder, settings, monkeypatch) -> Iterator[Hub]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     settings.MODELS_DIR = folder / "models"
     settings.HF_TOKEN = ""
-    monkeypatch.setattr(fetching, "TICK_SECONDS", 0.02)
-    monkeypatch.setattr(fetching, "LOCK_SECONDS", 0.5)
+    monkeypatch.setattr(download_run, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(download_run, "LOCK_SECONDS", 0.5)
     monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(transfer, "LONGEST_PAUSE", 0.05)
     monkeypatch.setattr(hub, "SILENT_SECONDS", 0.5)

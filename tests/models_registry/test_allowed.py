@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 
 from models_registry.catalog import add, aliases, rules
 from models_registry.catalog.folders import ModelError
-from models_registry.engine.reasons import LoadError
+from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.scripted import server, start
 from models_registry.gpu import operations
 from models_registry.hub import downloads

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from models_registry.engine.spec import Address, EngineSpec, Start
+from models_registry.engine.spec import Address, EngineSpec, StartResult
 from models_registry.gpu.arbiter import choose
 from models_registry.gpu.gpu import loaded_words
 from models_registry.models import Model
@@ -144,7 +144,7 @@ def test_without_ageing_the_seldom_wanted_would_wait_longer():
 
 def loaded(asked=None, pid=1, **start):
     spec = EngineSpec("m", "/m", args=tuple((asked or {}).items()))
-    return SimpleNamespace(spec=spec, address=Address("http://far/v1"), pid=pid, started=Start(31.24, **start))
+    return SimpleNamespace(spec=spec, address=Address("http://far/v1"), pid=pid, started=StartResult(31.24, **start))
 
 
 @pytest.mark.parametrize(
@@ -154,15 +154,15 @@ def loaded(asked=None, pid=1, **start):
         (loaded(woken=True), "Woke m in 31.2 s."),
         (loaded(pid=None), "m is there, on a server that is not ours."),
         (
-            loaded(less={"max-model-len": 4096}),
+            loaded(reduced={"max-model-len": 4096}),
             "Loaded m in 31.2 s, with max-model-len 4096, for 8192 does not fit.",
         ),
         (
-            loaded({"max-model-len": 6000}, less={"max-model-len": 4096}),
+            loaded({"max-model-len": 6000}, reduced={"max-model-len": 4096}),
             "Loaded m in 31.2 s, with max-model-len 4096, for 6000 does not fit.",
         ),
         (
-            loaded(less={"max-model-len": 4096, "gpu-memory-utilization": 0.7}),
+            loaded(reduced={"max-model-len": 4096, "gpu-memory-utilization": 0.7}),
             "Loaded m in 31.2 s, with max-model-len 4096 and gpu-memory-utilization 0.7, for more does not fit.",
         ),
     ],

@@ -16,7 +16,7 @@ from models_registry.catalog import add as importer
 from models_registry.catalog import folders, made_folders, remove
 from models_registry.catalog.folders import ModelError, Needed
 from models_registry.fit import judge
-from models_registry.hub import downloads, fetching
+from models_registry.hub import download_run, downloads
 from models_registry.models import Download, DownloadState, Model, ModelState
 from tests.amount import few
 from tests.converter import stand_in
@@ -36,8 +36,8 @@ def gguf(tmp_path, settings, monkeypatch):
     settings.VBS_DATA_DIR, settings.MODELS_DIR = tmp_path / "data", tmp_path / "models"
     settings.VBS_MODEL_ROOTS = [str(tmp_path / "root")]
     settings.VBS_HUB_URL, settings.HF_TOKEN = "http://127.0.0.1:9", ""  # nobody listens there, and nobody is asked
-    monkeypatch.setattr(fetching, "TICK_SECONDS", 0.02)
-    monkeypatch.setattr(fetching, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(download_run, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(download_run, "LOCK_SECONDS", 0.2)
     file = tmp_path / "root" / "m-Q4_K_M.gguf"
     file.parent.mkdir()
     file.write_bytes(b"GGUF" * 1000)
@@ -233,13 +233,13 @@ def test_cancelled_before_it_begins(gguf, content):
 
 def test_cancelled_while_it_converts(gguf, content, monkeypatch):
     model = add(gguf)
-    finish = fetching._Turn._finish
+    finish = download_run.DownloadRun._finish
 
     def too_late(self, found):
         downloads.cancel(model)
         finish(self, found)
 
-    monkeypatch.setattr(fetching._Turn, "_finish", too_late)
+    monkeypatch.setattr(download_run.DownloadRun, "_finish", too_late)
     turn(model)
     assert (model.state, model.source) == (ModelState.DRAFT, str(gguf))
     assert not made_folders.path_of("m").exists()
@@ -253,7 +253,7 @@ def test_cancelled_while_it_converts(gguf, content, monkeypatch):
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(made_folders, "make"), (made_folders, "converted"), (folders, "examine"), (fetching._Turn, "_finish")],
+    [(made_folders, "make"), (made_folders, "converted"), (folders, "examine"), (download_run.DownloadRun, "_finish")],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_killed_at_each_step(gguf, content, monkeypatch, owner, name, after):

@@ -87,8 +87,8 @@ def test_only_what_can_go_goes(db, data):
     names = {cleaner.name for cleaner in disk.CLEANERS}
     done = disk.clean(names)
     assert [path for path in gone if path.exists()] == [] and [path for path in kept if not path.exists()] == []
-    assert done["temporary"] == disk.Use(1, 7) and done["logs"] == disk.Use(2, 11)
-    assert done["files"] == disk.Use(1, 5) and done["engines"].files == 1
+    assert done["temporary"] == disk.DiskUse(1, 7) and done["logs"] == disk.DiskUse(2, 11)
+    assert done["files"] == disk.DiskUse(1, 5) and done["engines"].files == 1
     assert (blobs.folder() / here.blob).exists() and not (blobs.folder() / expired.blob).exists()
     expired.refresh_from_db()
     assert expired.purged_at
@@ -105,7 +105,7 @@ def test_cleaning_ends_in_time(db, data, monkeypatch):
     for number in range(5):
         put(data / "logs" / f"io.log.{number}")
     monkeypatch.setattr(disk, "CLEAN_SECONDS", -1)
-    assert disk.clean({"logs"}) == {"logs": disk.Use(0, 0, more=True)}
+    assert disk.clean({"logs"}) == {"logs": disk.DiskUse(0, 0, more=True)}
 
 
 def test_a_folder_is_measured_without_following_links_and_in_time(data, monkeypatch):
@@ -113,7 +113,7 @@ def test_a_folder_is_measured_without_following_links_and_in_time(data, monkeypa
     (data / "models" / "loop").symlink_to(data)
     found = disk.measure(data / "models")
     assert found.files == 2 and 1000 <= found.bytes < 1500
-    assert disk.measure(data / "nothing") == disk.Use()
+    assert disk.measure(data / "nothing") == disk.DiskUse()
     monkeypatch.setattr(disk, "LOOK_SECONDS", -1)
     assert disk.measure(data / "models").more
 

@@ -12,7 +12,7 @@ import pytest
 
 from models_registry.engine import defaults, server
 from models_registry.engine.machine import gpus, leftovers, memory
-from models_registry.engine.spec import Address, EngineKind, EngineSpec, Start
+from models_registry.engine.spec import Address, EngineKind, EngineSpec, StartResult
 
 MIB = 2**20
 
@@ -35,13 +35,13 @@ def test_of_the_machine(home):
     with process:
         process.stdout.readline()
         engine = server.Engine(EngineSpec("m", "", kind=EngineKind.SCRIPTED), Address("", f"{home}/s"), 1, process.pid)
-        assert 60 * MIB < memory.taken(engine) < 160 * MIB
+        assert 60 * MIB < memory.used_by(engine) < 160 * MIB
         process.stdin.close()
-    assert memory.taken(engine) is None, "it has ended"
+    assert memory.used_by(engine) is None, "it has ended"
 
 
 def test_of_one_that_somebody_else_runs():
-    assert memory.taken(server.Engine(EngineSpec("m", "http://x/v1", kind=EngineKind.REMOTE), Address(""), 1)) is None
+    assert memory.used_by(server.Engine(EngineSpec("m", "http://x/v1", kind=EngineKind.REMOTE), Address(""), 1)) is None
 
 
 class Driver:
@@ -93,12 +93,12 @@ OURS, OTHER = os.getpid(), 1
 def test_of_a_gpu(monkeypatch, home, driver, options, expected):
     monkeypatch.setattr(defaults, "gpu_memory", lambda: 80 * 2**30)
     address = Address("", f"{home}/s")
-    engine = server.Engine(EngineSpec("m", "/m"), address, 1, os.getpid(), started=Start(1.0, options))
-    assert memory.taken(engine, driver) == expected
+    engine = server.Engine(EngineSpec("m", "/m"), address, 1, os.getpid(), started=StartResult(1.0, options))
+    assert memory.used_by(engine, driver) == expected
     assert driver.open == 0
 
 
 def test_without_the_drivers_package(monkeypatch, home):
     monkeypatch.setattr(defaults, "gpu_memory", lambda: 80 * 2**30)
     monkeypatch.setattr(gpus, "library", lambda: None)
-    assert memory.taken(server.Engine(EngineSpec("m", "/m"), Address("", f"{home}/s"), 1, os.getpid())) is None
+    assert memory.used_by(server.Engine(EngineSpec("m", "/m"), Address("", f"{home}/s"), 1, os.getpid())) is None

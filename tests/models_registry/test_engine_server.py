@@ -19,10 +19,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from models_registry.engine import control, endings, pulse, server
+from models_registry.engine import control, liveness, process_end, server
 from models_registry.engine.client import Answer, Call, Client, EngineDied, Limits
+from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.machine import leftovers
-from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
 from models_registry.models import Model
@@ -89,10 +89,10 @@ def leave(home, code="", *, one=None):
 def test_it_starts_answers_and_ends(start, home):
     said = []
     engine = start(spec(**{"start-seconds": 0.8, "max-num-seqs": 7}), on_progress=said.append)
-    assert engine.alive() and engine.max_num_seqs == 7 and server.answers(engine.address)
+    assert engine.alive() and engine.max_num_seqs == 7 and server.is_healthy(engine.address)
     assert "loading weights (100 %)" in said
     server.stop(engine, home)
-    assert gone(engine.pid) and not engine.alive() and not server.answers(engine.address)
+    assert gone(engine.pid) and not engine.alive() and not server.is_healthy(engine.address)
     assert not (home / "engine.json").exists() and not list(home.glob("*.sock"))
     server.stop(engine, home)
 
@@ -354,7 +354,7 @@ def test_a_remote_server_that_is_not_there_is_named(home, elsewhere, monkeypatch
     monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
     resident = Resident(home, 30)
     for statuses, message in (
-        (["401"], "VBS_REMOTE_ORIGINS, add http://127.0.0.1"),
+        (["401"], "It got no key: add http://127.0.0.1"),
         (["302"], "302, a redirect. Redirects are not followed"),
         (["503"] * 4, "it answers 503"),
     ):
@@ -406,7 +406,7 @@ def test_a_death_names_what_was_in_flight(start):
 @pytest.fixture
 def impatient(monkeypatch):
     for name, seconds in {"LOOK": 0.2, "HEALTH": 0.2, "SILENT": 1, "DEAF": 3}.items():
-        monkeypatch.setattr(pulse, f"{name}_SECONDS", seconds)
+        monkeypatch.setattr(liveness, f"{name}_SECONDS", seconds)
 
 
 def test_an_engine_that_is_frozen_is_found_and_ended(start, impatient):
@@ -434,7 +434,7 @@ def test_an_engine_that_is_slow_is_left_alone(start, impatient):
     [
         ({}, "it gave no sign of life for 1 s with 1 requests in flight (it does not compute)"),
         ({"busy": True}, ""),
-        ({"busy": True, "heard": False}, "it answered nothing for 3 s, not even whether it is well"),
+        ({"busy": True, "heard": False}, "it answered nothing for 3 s, not even /health"),
     ],
 )
 def test_what_computes_is_left_alone_while_it_answers(start, impatient, monkeypatch, how, verdict):
@@ -442,12 +442,14 @@ def test_what_computes_is_left_alone_while_it_answers(start, impatient, monkeypa
     engine = start()
     engine.spec = replace(engine.spec, kind=EngineKind.VLLM)
     busy = how.get("busy", False)
-    monkeypatch.setattr(pulse, "signs", lambda _: pulse.Signs(False, how.get("heard", True), busy * time.monotonic()))
+    monkeypatch.setattr(
+        liveness, "signs", lambda _: liveness.Signs(False, how.get("heard", True), busy * time.monotonic())
+    )
 
     async def run():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
-                await pulse.silence(engine, lambda: [1])
+                await liveness.until_silent(engine, lambda: [1])
 
     asyncio.run(run())
     assert engine.verdict == verdict and engine.alive() is not bool(verdict)
@@ -457,31 +459,31 @@ def test_a_killed_engine_says_how(start):
     engine = start()
     os.kill(engine.pid, signal.SIGKILL)
     until(lambda: not engine.alive())
-    assert engine.ending() == "killed by SIGKILL, which the system also sends for want of memory"
+    assert engine.ending() == "killed by SIGKILL, which the system also sends when memory runs out"
 
 
 def test_an_adopted_engine_that_is_killed_says_what_is_known(home, monkeypatch):
     """It is no child of ours, so nobody tells us its status."""
-    monkeypatch.setattr(endings, "memory_kills", lambda: 3)
+    monkeypatch.setattr(process_end, "memory_kills", lambda: 3)
     (pid,) = leave(home)
     engine = server.adopt(None, home)
     os.kill(pid, signal.SIGKILL)
     until(lambda: gone(pid))
     until(lambda: not psutil.pid_exists(pid))
     assert engine.ending() == (
-        "how is not known, for it was started by an earlier worker: the system has killed nothing for want of memory "
-        "meanwhile; its log names no error, as if it was killed"
+        "an earlier worker started it, so its exit status is not known: the system has killed no process because of "
+        "memory meanwhile; its log names no error, as if it was killed"
     )
     with engine.log.open("a") as log:
         log.write("(EngineCore pid=7) ERROR 11-27 10:00:00 [core.py:1] RuntimeError: CUDA error in /srv/vllm/core.py\n")
-    monkeypatch.setattr(endings, "memory_kills", lambda: None)
+    monkeypatch.setattr(process_end, "memory_kills", lambda: None)
     assert engine.ending().endswith(
-        "whether for want of memory is not told here; the last error in its log is: RuntimeError: CUDA error in …"
+        "this system does not say whether memory ran out; the last error in its log is: RuntimeError: CUDA error in …"
     )
-    monkeypatch.setattr(endings, "kernel_words", lambda pid: f"python[{pid}]: segfault at 0")
+    monkeypatch.setattr(process_end, "kernel_words", lambda pid: f"python[{pid}]: segfault at 0")
     assert f"the kernel's log says: python[{pid}]: segfault at 0; the last error" in engine.ending()
-    monkeypatch.setattr(endings, "memory_kills", lambda: 4)
-    assert engine.ending() == "the system killed it or a process of it for want of memory"
+    monkeypatch.setattr(process_end, "memory_kills", lambda: 4)
+    assert engine.ending() == "the system killed it, or a process of it, because memory ran out"
 
 
 def test_of_a_process_that_nobody_has_asked_about_the_status_is_told():
@@ -491,8 +493,8 @@ def test_of_a_process_that_nobody_has_asked_about_the_status_is_told():
         try:
             pid = int(parent.stdout.readline())
             until(lambda: gone(pid))
-            assert endings.words(endings.left_status(pid), False).startswith("killed by SIGKILL")
-            assert endings.left_status(parent.pid) is None and endings.left_status(2**22 + 1) is None
+            assert process_end.describe(process_end.left_status(pid), False).startswith("killed by SIGKILL")
+            assert process_end.left_status(parent.pid) is None and process_end.left_status(2**22 + 1) is None
         finally:
             parent.kill()
 
@@ -504,11 +506,11 @@ def test_the_kernels_log_is_read_where_it_has_our_numbers(tmp_path):
         "6,1,1,-;python[42]: segfault at 0 ip 0\n6,2,2,-;eth0 42 up\n"
         "3,3,3,-;Out of memory: Killed process 421 (python)\n"
     )
-    assert endings.kernel_words(42, kmsg, proc) == "", "of a namespace that is not known"
+    assert process_end.kernel_words(42, kmsg, proc) == "", "of a namespace that is not known"
     (proc / "self" / "ns" / "pid").symlink_to("pid:[4026531836]")
-    assert endings.kernel_words(42, kmsg, proc) == "python[42]: segfault at 0 ip 0"
-    assert endings.kernel_words(421, kmsg, proc) == "Out of memory: Killed process 421 (python)"
-    assert endings.kernel_words(7, kmsg, proc) == endings.kernel_words(42, tmp_path / "none", proc) == ""
+    assert process_end.kernel_words(42, kmsg, proc) == "python[42]: segfault at 0 ip 0"
+    assert process_end.kernel_words(421, kmsg, proc) == "Out of memory: Killed process 421 (python)"
+    assert process_end.kernel_words(7, kmsg, proc) == process_end.kernel_words(42, tmp_path / "none", proc) == ""
 
 
 def test_an_engine_that_ends_by_itself_says_what_its_log_says(start):

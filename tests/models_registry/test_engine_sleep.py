@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from models_registry.engine import control, defaults, server, sleepers
+from models_registry.engine import control, defaults, server, sleeping
+from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.machine import leftovers
-from models_registry.engine.reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.spec import Adapter, Address, EngineKind, EngineSpec
 
@@ -64,7 +64,7 @@ def kill(engine):
 
 
 def sleeps(engine):
-    status, body = control.ask(engine.address, "GET", "/is_sleeping")
+    status, body = control.request(engine.address, "GET", "/is_sleeping")
     return status == 200 and json.loads(body)["is_sleeping"]
 
 
@@ -83,18 +83,18 @@ def left(home):
 
 def test_it_sleeps_while_another_is_loaded_and_wakes(resident, home):
     first = load(resident, ONE)
-    assert first.can_sleep and first.said == control.PROMPT and not first.started.woken
+    assert first.can_sleep and first.fixed_answer == control.PROMPT and not first.started.woken
     assert kept(home)["pid"] == first.pid
     second = load(resident, TWO)
     assert not gone(first.pid) and sleeps(first) and not sleeps(second)
     assert asleep(resident) == ["one"] and kept(home)["pid"] == second.pid
 
-    said = []
-    again = resident.acquire(ONE, said.append)
+    fixed_answer = []
+    again = resident.acquire(ONE, fixed_answer.append)
     assert again is first and resident.engine is first and not sleeps(first) and sleeps(second)
-    assert said == ["waking up"] and first.started.woken and 0 <= first.started.seconds < 5
+    assert fixed_answer == ["waking up"] and first.started.woken and 0 <= first.started.seconds < 5
     assert asleep(resident) == ["two"] and kept(home)["pid"] == first.pid
-    assert control.say(first.address, ONE) == control.PROMPT
+    assert control.fixed_answer(first.address, ONE) == control.PROMPT
     assert len(list(home.glob("engine-*.log"))) == 2, "it was not started again"
 
     resident.release()
@@ -105,7 +105,7 @@ def test_it_sleeps_while_another_is_loaded_and_wakes(resident, home):
 def test_an_embedding_model_is_known_again_by_its_vector(resident):
     wanted = spec("vectors", task="embedding")
     first = load(resident, wanted)
-    assert len(first.said) == 8
+    assert len(first.fixed_answer) == 8
     load(resident, TWO)
     assert load(resident, wanted) is first
 
@@ -117,8 +117,10 @@ def test_one_that_speaks_nonsense_is_started_anew(resident, caplog, task):
     load(resident, TWO)
     again = load(resident, wanted)
     assert again.pid != first.pid and gone(first.pid) and not again.started.woken
-    assert again.said == first.said and control.say(again.address, wanted) == first.said
-    assert "otherwise than before it slept" in caplog.text and asleep(resident) == ["two"]
+    assert (
+        again.fixed_answer == first.fixed_answer and control.fixed_answer(again.address, wanted) == first.fixed_answer
+    )
+    assert "differs from the one before it slept" in caplog.text and asleep(resident) == ["two"]
 
 
 @pytest.mark.parametrize("way", ["refuse", "die"])
@@ -174,7 +176,7 @@ def test_two_take_turns_where_only_one_may_sleep(resident):
 
 def test_none_sleeps_without_room_in_the_machines_memory(resident, monkeypatch):
     available = 100
-    monkeypatch.setattr(sleepers.psutil, "virtual_memory", lambda: SimpleNamespace(available=available, total=0))
+    monkeypatch.setattr(sleeping.psutil, "virtual_memory", lambda: SimpleNamespace(available=available, total=0))
     monkeypatch.setattr(defaults, "weights", lambda source: 70)
     first = load(resident, ONE)
     second = load(resident, TWO)
@@ -189,14 +191,14 @@ def test_a_start_that_lacks_memory_ends_those_that_sleep_before_it_takes_less(re
     first = load(resident, ONE)
     wanted = spec("two", fits_without=str(first.folder))
     second = load(resident, wanted)
-    assert gone(first.pid) and asleep(resident) == [] and second.started.less == {}
+    assert gone(first.pid) and asleep(resident) == [] and second.started.reduced == {}
     assert "Ending 1 engines that sleep" in caplog.text
 
 
 def test_a_context_that_does_not_fit_is_not_the_fault_of_those_that_sleep(resident):
     first = load(resident, ONE)
     second = load(resident, spec("two", max_model_len=8192, fits_context=4096))
-    assert second.started.less == {"max-model-len": 4096} and sleeps(first)
+    assert second.started.reduced == {"max-model-len": 4096} and sleeps(first)
 
 
 def test_a_swap_that_fails_leaves_the_others_asleep(resident):
@@ -269,7 +271,9 @@ def test_a_remote_model_lets_the_loaded_one_sleep(resident, monkeypatch):
 def test_without_the_option_an_engine_is_ended(home):
     resident = Resident(home, 30)
     first = load(resident, ONE)
-    assert not first.can_sleep and first.folder == home and control.ask(first.address, "GET", "/is_sleeping")[0] == 404
+    assert (
+        not first.can_sleep and first.folder == home and control.request(first.address, "GET", "/is_sleeping")[0] == 404
+    )
     second = load(resident, TWO)
     assert gone(first.pid) and asleep(resident) == []
     resident.release()
@@ -285,7 +289,7 @@ def test_a_model_may_refuse_to_sleep(resident):
 def test_one_that_did_not_answer_the_fixed_prompt_does_not_sleep(resident, monkeypatch, caplog):
     monkeypatch.setattr(control, "PROMPT", "[[status 500]]")
     first = load(resident, ONE)
-    assert first.said is None and "will not be put to sleep" in caplog.text
+    assert first.fixed_answer is None and "will not be put to sleep" in caplog.text
     load(resident, TWO)
     assert gone(first.pid)
 
@@ -399,4 +403,4 @@ def test_what_is_spared(home):
     ],
 )
 def test_alike(one, other, expected):
-    assert control.alike(one, other) is expected
+    assert control.is_same_answer(one, other) is expected

@@ -18,8 +18,8 @@ from django_q.models import OrmQ
 from models_registry import tasks
 from models_registry.catalog import add, folders, made_folders, parts, remove
 from models_registry.catalog.folders import ModelError
+from models_registry.hub import download_run, tokens, transfer
 from models_registry.hub import downloads as fetch
-from models_registry.hub import fetching, tokens, transfer
 from models_registry.hub.scripted import Fault
 from models_registry.models import Download, DownloadState, Model, ModelState
 from tests.converter import stand_in
@@ -44,7 +44,7 @@ def stopping(monkeypatch):
 
 
 def turn(model):
-    fetching.run(model.pk, uuid.uuid4())
+    download_run.run(model.pk, uuid.uuid4())
     model.refresh_from_db()
     return Download.objects.get(model=model)
 
@@ -77,7 +77,7 @@ def asked_for(served, path):
 
 def during(monkeypatch, act, at=100_000):
     """Have something done once, by somebody else, as soon as so many bytes have come."""
-    write_down, done = fetching._Turn._write_down, []
+    write_down, done = download_run.DownloadRun._write_down, []
 
     def also_act(self):
         if self.done >= at and not done:
@@ -85,7 +85,7 @@ def during(monkeypatch, act, at=100_000):
             act()
         return write_down(self)
 
-    monkeypatch.setattr(fetching._Turn, "_write_down", also_act)
+    monkeypatch.setattr(download_run.DownloadRun, "_write_down", also_act)
 
 
 # Registering
@@ -103,17 +103,17 @@ def test_a_draft_asks_nothing_of_the_network(settings):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"hub_id": ""}, "no id"),
-        ({"hub_id": "a/b/c"}, "no id"),
-        ({"hub_id": "../etc"}, "no id"),
-        ({"hub_id": "org/..x"}, "no id"),
-        ({"hub_id": "org/m\n"}, "no id"),
-        ({"hub_id": "org/m?x=1"}, "no id"),
+        ({"hub_id": ""}, "not the id"),
+        ({"hub_id": "a/b/c"}, "not the id"),
+        ({"hub_id": "../etc"}, "not the id"),
+        ({"hub_id": "org/..x"}, "not the id"),
+        ({"hub_id": "org/m\n"}, "not the id"),
+        ({"hub_id": "org/m?x=1"}, "not the id"),
         ({"revision": "../x"}, "no name of a branch"),
         ({"revision": "a b"}, "no name of a branch"),
         ({"revision": "x" * 201}, "no name of a branch"),
         ({"file": "model.bin"}, "not a .gguf file"),
-        ({"file": "../m.gguf"}, "cannot be a file"),
+        ({"file": "../m.gguf"}, "cannot have a file"),
         ({"file": "m-00001-of-00003.gguf"}, "one of several parts"),
         ({"name": "../m"}, "cannot be a model's name"),
         ({"name": ":" * 199}, "cannot be a model's name"),
@@ -153,7 +153,7 @@ def test_a_plan_says_what_it_takes_and_changes_nothing(served):
 def test_a_plan_for_what_is_not_registered_yet(served):
     repository(served)
     assert fetch.plan(Model(name="m", hub_id="org/tiny")).bytes
-    with pytest.raises(ModelError, match="no id"):
+    with pytest.raises(ModelError, match="not the id"):
         fetch.plan(Model(name="m", hub_id="../../api"))
 
 
@@ -218,7 +218,7 @@ def test_access_that_is_withdrawn_meanwhile(served, settings):
     served.tokens = {"another"}
     download = turn(model)
     assert (download.state, model.state) == ("failed", "failed")
-    assert "does not accept the token" in model.reason == download.reason
+    assert "does not accept the access token" in model.reason == download.reason
     assert TOKEN not in model.reason
 
 
@@ -245,7 +245,7 @@ def test_names_that_lead_elsewhere(served, tmp_path):
     repository(served)
     for path in ("../../../escaped.jinja", "/escaped.jinja", "a\0b.jinja"):
         served.extra = [{"rfilename": path, "size": 1, "blobId": "0" * 40}]
-        with pytest.raises(ModelError, match="cannot be a file of a model"):
+        with pytest.raises(ModelError, match="cannot have a file of that name"):
             fetch.start(fetch.add(f"m{len(path)}", "org/tiny"))
     assert not list(tmp_path.rglob("escaped*"))
 
@@ -486,7 +486,7 @@ def test_an_error_of_ours_ends_in_the_row(served, monkeypatch):
     repository(served)
     monkeypatch.setattr(folders, "examine", lambda *_: 1 / 0)
     model = fetch.add("m", "org/tiny")
-    assert "an error of this server (ZeroDivisionError)" in fetched(model).reason
+    assert "this server met an error (ZeroDivisionError)" in fetched(model).reason
 
 
 def test_a_folder_that_is_in_the_way(served):
@@ -609,13 +609,13 @@ def test_cancelled_in_the_middle(served, monkeypatch):
 def test_cancelled_when_it_was_all_but_ready(served, monkeypatch):
     repository(served)
     model = fetch.add("m", "org/tiny")
-    finish = fetching._Turn._finish
+    finish = download_run.DownloadRun._finish
 
     def too_late(self, facts):
         fetch.cancel(model)
         finish(self, facts)
 
-    monkeypatch.setattr(fetching._Turn, "_finish", too_late)
+    monkeypatch.setattr(download_run.DownloadRun, "_finish", too_late)
     download = fetched(model)
     assert (download.state, model.state) == ("cancelled", "draft")
     is_nowhere(model)
@@ -654,7 +654,7 @@ def test_removed_in_the_middle(served, monkeypatch):
     model = fetch.add("m", "org/tiny")
     during(monkeypatch, lambda: Model.objects.all().delete())
     fetch.start(model)
-    fetching.run(model.pk, uuid.uuid4())
+    download_run.run(model.pk, uuid.uuid4())
     assert not parts.folder_of("m").exists()
     assert not made_folders.path_of("m").exists()
 
@@ -679,7 +679,7 @@ def test_a_long_download_gives_its_turn_back(served, monkeypatch, settings):
     content = repository(served)
     served.rate = 400_000
     for name in ("TURN_SECONDS", "ALONE_TURN_SECONDS"):
-        monkeypatch.setattr(fetching, name, 0.2)
+        monkeypatch.setattr(download_run, name, 0.2)
     model = fetch.add("m", "org/tiny")
     fetch.start(model)
     OrmQ.objects.all().delete()
@@ -691,7 +691,7 @@ def test_a_long_download_gives_its_turn_back(served, monkeypatch, settings):
     before = download.bytes_done
     download = turn(model)
     assert (download.state, download.bytes_done > before) == ("queued", True)
-    monkeypatch.setattr(fetching, "ALONE_TURN_SECONDS", 60)
+    monkeypatch.setattr(download_run, "ALONE_TURN_SECONDS", 60)
     served.rate = 0
     turn(model)
     is_whole(model, content)
@@ -749,12 +749,12 @@ def test_only_one_at_a_time_has_it(served):
     model = fetch.add("m", "org/tiny")
     fetch.start(model)
     first, second = uuid.uuid4(), uuid.uuid4()
-    assert fetching._claim(model.pk, first).attempts == 1
-    assert fetching._claim(model.pk, second) is None
-    assert fetching._claim(model.pk, first), "from before the database was away"
+    assert download_run._claim(model.pk, first).attempts == 1
+    assert download_run._claim(model.pk, second) is None
+    assert download_run._claim(model.pk, first), "from before the database was away"
     Download.objects.update(leased_until=Now())
-    assert fetching._claim(model.pk, second).attempts == 3
-    assert fetching._claim(model.pk, first) is None
+    assert download_run._claim(model.pk, second).attempts == 3
+    assert download_run._claim(model.pk, first) is None
 
 
 @pytest.mark.parametrize(("downloads", "workers", "most"), [(1, 4, 1), (3, 4, 3), (9, 4, 3), (9, 2, 1), (1, 1, 1)])
@@ -764,7 +764,7 @@ def test_so_many_at_once(served, settings, downloads, workers, most):
     models = [fetch.add(f"m{number}", "org/tiny") for number in range(5)]
     for model in models:
         fetch.start(model)
-    assert [fetching._claim(model.pk, uuid.uuid4()) is not None for model in models].count(True) == most
+    assert [download_run._claim(model.pk, uuid.uuid4()) is not None for model in models].count(True) == most
 
 
 def test_whoever_ends_wakes_the_next(served):
@@ -830,11 +830,11 @@ def killed_in(monkeypatch, owner, name, after=True):
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (fetching, "_claim"),
+        (download_run, "_claim"),
         (transfer._Part, "settle"),
         (made_folders, "make"),
         (folders, "examine"),
-        (fetching._Turn, "_finish"),
+        (download_run.DownloadRun, "_finish"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -869,14 +869,14 @@ def test_the_database_is_away_for_a_moment(served, monkeypatch):
     content = repository(served)
     model = fetch.add("m", "org/tiny")
     fetch.start(model)
-    claim, failures = fetching._claim, [OperationalError("gone"), OperationalError("gone")]
+    claim, failures = download_run._claim, [OperationalError("gone"), OperationalError("gone")]
 
     def unlucky(*given):
         if failures:
             raise failures.pop()
         return claim(*given)
 
-    monkeypatch.setattr(fetching, "_claim", unlucky)
+    monkeypatch.setattr(download_run, "_claim", unlucky)
     monkeypatch.setattr(outages, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(outages, "connection", SimpleNamespace(close=lambda: None))
     tasks.fetch(str(model.pk))
@@ -894,7 +894,7 @@ def test_two_workers_at_once(served):
 
     def work():
         try:
-            fetching.run(model.pk, uuid.uuid4())
+            download_run.run(model.pk, uuid.uuid4())
         except BaseException as error:
             errors.append(error)
         finally:
@@ -917,12 +917,12 @@ def test_paused_from_another_process(served, monkeypatch):
     """With rows as others see them, and the usual clock."""
     repository(served, size=3_000_000)
     served.rate = 500_000
-    monkeypatch.setattr(fetching, "TICK_SECONDS", 0.5)
+    monkeypatch.setattr(download_run, "TICK_SECONDS", 0.5)
     model = fetch.add("m", "org/tiny")
     fetch.start(model)
 
     def work():
-        fetching.run(model.pk, uuid.uuid4())
+        download_run.run(model.pk, uuid.uuid4())
         connection.close()
 
     thread = threading.Thread(target=work)

@@ -14,7 +14,7 @@ from django.test import Client
 from models_registry.catalog import add, made_folders, parts, remove, rules
 from models_registry.catalog.folders import ModelError, Needed
 from models_registry.fit import judge
-from models_registry.hub import downloads, fetching
+from models_registry.hub import download_run, downloads
 from models_registry.hub.scripted import Fault
 from models_registry.models import Download, DownloadState, Model, ModelState
 from tests.adapters import adapter_folder
@@ -155,7 +155,7 @@ def test_a_plan_does_not_need_the_config(served, base):
 @pytest.mark.parametrize(
     ("without", "files", "words"),
     [
-        (["adapter_config.json"], [], "no LoRA adapter: leave out its base"),
+        (["adapter_config.json"], [], "not a LoRA adapter: leave out the base"),
         (["adapter_model.safetensors"], ["adapter_model.bin"], r"pickle \(adapter_model.bin\)"),
         (["adapter_model.safetensors"], [], "no adapter_model.safetensors"),
     ],
@@ -171,7 +171,7 @@ def test_a_repository_without_an_adapter_that_could_be_used(served, base, withou
 
 def test_a_whole_model_with_a_base(served, base):
     repository(served)
-    with pytest.raises(ModelError, match="no LoRA adapter: leave out its base"):
+    with pytest.raises(ModelError, match="not a LoRA adapter: leave out the base"):
         downloads.start(downloads.add("a", "org/tiny", base=base))
 
 
@@ -186,7 +186,7 @@ def test_an_adapter_without_a_base(served, weights, files):
 
 def test_whether_it_fits_is_asked_of_the_base(served, base):
     on_hub(served)
-    with pytest.raises(ModelError, match="a is an adapter of base: ask for that one"):
+    with pytest.raises(ModelError, match="a is an adapter of base: ask whether that model fits"):
         judge.judge(downloads.add("a", "org/lora", base=base), ask_hub=True)
 
 
@@ -245,13 +245,13 @@ def test_the_base_is_changed_at_the_last_moment(served, base, monkeypatch):
     """Between the look at the adapter and its being ready."""
     on_hub(served, rank=16)
     model = downloads.add("a", "org/lora", base=base)
-    finish = fetching._Turn._finish
+    finish = download_run.DownloadRun._finish
 
     def change(self, found):
         add.edit(base, engine_args={"max-lora-rank": 8})
         finish(self, found)
 
-    monkeypatch.setattr(fetching._Turn, "_finish", change)
+    monkeypatch.setattr(download_run.DownloadRun, "_finish", change)
     fetched(model)
     assert model.state == ModelState.FAILED and "max-lora-rank 8" in model.reason
     is_nowhere(model)
@@ -279,7 +279,7 @@ def test_cancelled_and_fetched_again(served, base):
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(made_folders, "make"), (rules, "examine_adapter"), (fetching._Turn, "_finish")],
+    [(made_folders, "make"), (rules, "examine_adapter"), (download_run.DownloadRun, "_finish")],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_killed_at_each_step(served, base, monkeypatch, owner, name, after):
@@ -312,7 +312,7 @@ def test_killed_again_and_again(served, base, tmp_path, seed):
         print(f"kill -9 after {instant:.2f} s: {Download.objects.get().bytes_done:,} bytes")
         Download.objects.filter(state="running").update(leased_until=Now())
     served.rate = 0
-    fetching.run(model.pk, uuid.uuid4())
+    download_run.run(model.pk, uuid.uuid4())
     downloads.sweep()
     model.refresh_from_db()
     is_whole(model, wanted)
@@ -342,7 +342,7 @@ def test_what_is_wrong_is_said_over_the_api(served, base):
     repository(served)
     api = Api(operator=True)
     for given, words in (
-        ({"hub_id": "org/tiny", "base": "base"}, "no LoRA adapter"),
+        ({"hub_id": "org/tiny", "base": "base"}, "not a LoRA adapter"),
         ({"hub_id": "org/lora"}, "add it with its base"),
         ({"hub_id": "org/lora", "base": "base", "task": "chat"}, "the task of its base"),
         ({"hub_id": "org/lora", "base": "base", "file": "x.gguf"}, "is a whole model"),

@@ -10,7 +10,7 @@ from django.core.management import CommandError
 from django.db import connection
 
 from models_registry.cli import fetching as cli
-from models_registry.hub import downloads, fetching, tokens
+from models_registry.hub import download_run, downloads, tokens
 from models_registry.hub.scripted import Fault
 from models_registry.models import Download, HubToken, Model, Worker
 from tests.models_registry.hubs import repository, running
@@ -41,7 +41,7 @@ def worker(monkeypatch):
 
     def work(seconds):
         for download in Download.objects.filter(state="queued"):
-            fetching.run(download.model_id, uuid.uuid4())
+            download_run.run(download.model_id, uuid.uuid4())
 
     monkeypatch.setattr(cli.time, "sleep", work)
 
@@ -137,7 +137,7 @@ def test_a_bar_on_a_terminal(served, monkeypatch):
     monkeypatch.setattr(sys, "stderr", shown)
 
     def work():
-        fetching.run(model.pk, uuid.uuid4())
+        download_run.run(model.pk, uuid.uuid4())
         connection.close()
 
     thread = threading.Thread(target=work)
@@ -170,7 +170,7 @@ def test_a_token_is_forgotten():
 
 def test_nothing_is_no_token(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    with pytest.raises(CommandError, match="no access token"):
+    with pytest.raises(CommandError, match="not an access token"):
         run("token", "mine")
 
 

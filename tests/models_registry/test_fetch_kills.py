@@ -18,7 +18,7 @@ from django.db import connection
 from django.db.models.functions import Now
 
 from models_registry.catalog import made_folders, parts
-from models_registry.hub import downloads, fetching
+from models_registry.hub import download_run, downloads
 from models_registry.models import Download, Model
 from tests.amount import few
 from tests.batches.test_runner import until
@@ -91,7 +91,7 @@ def test_killed_again_and_again(served, tmp_path, seed):
         assert model.source == ""
         Download.objects.update(leased_until=Now())  # as half a minute later
     served.rate = 0
-    fetching.run(model.pk, uuid.uuid4())
+    download_run.run(model.pk, uuid.uuid4())
     downloads.sweep()
     model.refresh_from_db()
     is_whole(model, content)
@@ -122,7 +122,7 @@ def test_killed_while_it_converts(served, tmp_path, settings):
         process.send_signal(signal.SIGKILL)
         child = int((tmp_path / "child").read_text())
     Download.objects.update(leased_until=Now())
-    fetching.run(model.pk, uuid.uuid4())
+    download_run.run(model.pk, uuid.uuid4())
     assert Download.objects.get().state == "running", "the lock is still held: it waits"
     os.kill(child, signal.SIGKILL)
     settings.BASE_DIR = tmp_path / "base"
@@ -133,7 +133,7 @@ def test_killed_while_it_converts(served, tmp_path, settings):
     while Model.objects.get().state != "ready":
         assert time.monotonic() < deadline
         Download.objects.update(leased_until=Now())
-        fetching.run(model.pk, uuid.uuid4())
+        download_run.run(model.pk, uuid.uuid4())
     model.refresh_from_db()
     is_whole(model, content)
     assert not (Path(model.source) / "half").exists()

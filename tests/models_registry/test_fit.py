@@ -21,9 +21,9 @@ from models_registry.fit.formula import (
     GIB,
     PER_WORD,
     PROCESS,
+    AvailableMemory,
+    EngineSettings,
     FitError,
-    Load,
-    Room,
     Shape,
     Verdict,
     error,
@@ -175,39 +175,43 @@ def test_gpus_share_heads_but_not_a_latent_vector() -> None:
 @pytest.mark.parametrize(
     ("parameters", "load", "weights"),
     [
-        ({"BF16": 1000}, Load(1), 2000),
-        ({"F32": 1000}, Load(1), 2000),
-        ({"BF16": 1000}, Load(1, bits=32), 4000),
-        ({"I32": 1000, "F16": 100}, Load(1, bits=32), 4400),
-        ({"BF16": 1000}, Load(1, offload=500, parallel=2), 500),
-        ({"BF16": 576 * 49152 + 1000}, Load(1, quantized=8.0), 2 * 576 * 49152 + 1000),  # tied: one matrix stays
+        ({"BF16": 1000}, EngineSettings(1), 2000),
+        ({"F32": 1000}, EngineSettings(1), 2000),
+        ({"BF16": 1000}, EngineSettings(1, bits=32), 4000),
+        ({"I32": 1000, "F16": 100}, EngineSettings(1, bits=32), 4400),
+        ({"BF16": 1000}, EngineSettings(1, offload=500, parallel=2), 500),
+        (
+            {"BF16": 576 * 49152 + 1000},
+            EngineSettings(1, quantized=8.0),
+            2 * 576 * 49152 + 1000,
+        ),  # tied: one matrix stays
     ],
 )
-def test_weights_as_they_are_loaded(parameters: dict[str, int], load: Load, weights: int) -> None:
-    assert need(shape(SMOLLM2), parameters, load, Room("gpu", GIB)).weights == weights
+def test_weights_as_they_are_loaded(parameters: dict[str, int], load: EngineSettings, weights: int) -> None:
+    assert need(shape(SMOLLM2), parameters, load, AvailableMemory("gpu", GIB)).weights == weights
 
 
 def test_a_lora_slot_has_a_pair_beside_each_projection() -> None:
-    load = Load(1, lora_slots=2, lora_rank=8)
+    load = EngineSettings(1, lora_slots=2, lora_rank=8)
     values = 30 * 8 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
-    assert need(shape(SMOLLM2), {}, load, Room("gpu", GIB)).lora == 2 * values * 2
+    assert need(shape(SMOLLM2), {}, load, AvailableMemory("gpu", GIB)).lora == 2 * values * 2
 
 
 @pytest.mark.parametrize(
     ("room", "verdict", "change"),
     [
-        (Room("gpu", 22 * GIB), Verdict.FITS, {}),
-        (Room("gpu", 17 * GIB + GIB // 2), Verdict.SHORTER, {"max-model-len": 2096}),
-        (Room("gpu", 15 * GIB), Verdict.CHANGED, {"quantization": "fp8_per_tensor"}),
-        (Room("gpu", 6 * GIB), Verdict.DOES_NOT, {}),
-        (Room("gpu", 6 * GIB, host=64 * GIB), Verdict.CHANGED, {"cpu-offload-gb": 13.0}),
-        (Room("cpu", 24 * GIB, cache=4 * GIB), Verdict.FITS, {}),
-        (Room("cpu", 24 * GIB, cache=GIB // 2), Verdict.SHORTER, {"max-model-len": 4096}),
-        (Room("cpu", 15 * GIB, cache=GIB), Verdict.DOES_NOT, {}),
+        (AvailableMemory("gpu", 22 * GIB), Verdict.FITS, {}),
+        (AvailableMemory("gpu", 17 * GIB + GIB // 2), Verdict.SHORTER, {"max-model-len": 2096}),
+        (AvailableMemory("gpu", 15 * GIB), Verdict.CHANGED, {"quantization": "fp8_per_tensor"}),
+        (AvailableMemory("gpu", 6 * GIB), Verdict.DOES_NOT, {}),
+        (AvailableMemory("gpu", 6 * GIB, host=64 * GIB), Verdict.CHANGED, {"cpu-offload-gb": 13.0}),
+        (AvailableMemory("cpu", 24 * GIB, cache=4 * GIB), Verdict.FITS, {}),
+        (AvailableMemory("cpu", 24 * GIB, cache=GIB // 2), Verdict.SHORTER, {"max-model-len": 4096}),
+        (AvailableMemory("cpu", 15 * GIB, cache=GIB), Verdict.DOES_NOT, {}),
     ],
 )
-def test_the_verdict(room: Room, verdict: Verdict, change: dict[str, Any]) -> None:
-    found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room)
+def test_the_verdict(room: AvailableMemory, verdict: Verdict, change: dict[str, Any]) -> None:
+    found = fit(shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192), room)
     assert (found.verdict, found.change) == (verdict, change), found.text
     if verdict is not Verdict.DOES_NOT:
         assert found.need.total <= room.total
@@ -216,31 +220,37 @@ def test_the_verdict(room: Room, verdict: Verdict, change: dict[str, Any]) -> No
 
 
 def test_the_verdict_says_why_in_sizes() -> None:
-    room = Room("gpu", 6 * GIB)
-    text = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room).text
+    room = AvailableMemory("gpu", 6 * GIB)
+    text = fit(shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192), room).text
     assert text.startswith("does not fit: 18.2 GiB needed")
     assert "15.0 GiB of it weights" in text
     assert "6.0 GiB there" in text
 
 
 def test_the_verdict_says_up_to_which_context() -> None:
-    text = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), Room("cpu", 24 * GIB, cache=GIB // 2)).text
+    text = fit(
+        shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192), AvailableMemory("cpu", 24 * GIB, cache=GIB // 2)
+    ).text
     assert text.startswith("fits up to a context of 4,096 tokens: ")
     assert text.endswith("1.0 GiB of KV cache needed and 512 MiB set aside (VLLM_CPU_KVCACHE_SPACE)")
 
 
 def test_float32_is_halved_before_it_does_not_fit_on_a_cpu() -> None:
-    found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192, bits=32), Room("cpu", 24 * GIB, cache=4 * GIB))
+    found = fit(
+        shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192, bits=32), AvailableMemory("cpu", 24 * GIB, cache=4 * GIB)
+    )
     assert (found.verdict, found.change) == (Verdict.CHANGED, {"dtype": "bfloat16"})
 
 
 def test_what_is_stored_quantized_is_not_quantized_again() -> None:
     stored = shape(LLAMA3 | {"quantization_config": {"quant_method": "awq"}})
-    assert fit(stored, LLAMA3_VALUES, Load(8192), Room("gpu", 15 * GIB)).verdict is Verdict.DOES_NOT
+    assert (
+        fit(stored, LLAMA3_VALUES, EngineSettings(8192), AvailableMemory("gpu", 15 * GIB)).verdict is Verdict.DOES_NOT
+    )
 
 
 def test_an_encoder_reserves_no_cache() -> None:
-    found = fit(shape(MINILM), {"F32": 22_713_728}, Load(512), Room("cpu", 3 * GIB, cache=2 * GIB))
+    found = fit(shape(MINILM), {"F32": 22_713_728}, EngineSettings(512), AvailableMemory("cpu", 3 * GIB, cache=2 * GIB))
     assert (found.verdict, found.need.cache, found.sequences) == (Verdict.FITS, 0, 0)
 
 
@@ -249,17 +259,17 @@ def test_an_encoder_reserves_no_cache() -> None:
 
 @pytest.mark.parametrize("beyond", [-10 * GIB, -GIB, 0, GIB])
 def test_a_correction_never_takes_from_weights_and_cache(beyond: int) -> None:
-    room = Room("gpu", 80 * GIB)
-    plain = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room).need
-    found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room, beyond, 1).need
+    room = AvailableMemory("gpu", 80 * GIB)
+    plain = fit(shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192), room).need
+    found = fit(shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192), room, beyond, 1).need
     assert found.total == max(plain.total + beyond, plain.weights + plain.cache)
     assert (found.weights, found.cache, found.correction) == (plain.weights, plain.cache, beyond)
 
 
 def test_a_correction_shortens_the_context() -> None:
-    room = Room("gpu", 19 * GIB)
-    assert fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room).verdict is Verdict.FITS
-    found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room, 3 * GIB // 2, 2)
+    room = AvailableMemory("gpu", 19 * GIB)
+    assert fit(shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192), room).verdict is Verdict.FITS
+    found = fit(shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192), room, 3 * GIB // 2, 2)
     assert found.verdict is Verdict.SHORTER
     assert found.need.total <= room.total < found.asked.total
     assert found.text.endswith("; corrected by 2 measured loads")
@@ -272,33 +282,40 @@ def process(kind: str) -> int:
 @pytest.mark.parametrize(
     ("room", "cache"),
     [
-        (Room("cpu", 24 * GIB, cache=4 * GIB), 4 * GIB),
-        (Room("cpu", 24 * GIB, cache=GIB // 2), GIB // 2),  # what the engine sets aside, not what was asked for
-        (Room("gpu", 80 * GIB, cache=2 * GIB), 2 * GIB),
-        (Room("gpu", 80 * GIB), None),  # its share, whatever the model
-        (Room("cpu", 24 * GIB), None),
+        (AvailableMemory("cpu", 24 * GIB, cache=4 * GIB), 4 * GIB),
+        (
+            AvailableMemory("cpu", 24 * GIB, cache=GIB // 2),
+            GIB // 2,
+        ),  # what the engine sets aside, not what was asked for
+        (AvailableMemory("gpu", 80 * GIB, cache=2 * GIB), 2 * GIB),
+        (AvailableMemory("gpu", 80 * GIB), None),  # its share, whatever the model
+        (AvailableMemory("cpu", 24 * GIB), None),
     ],
 )
-def test_what_should_be_measured_after_a_load(room: Room, cache: int | None) -> None:
-    found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), room, correction=GIB, loads=1)
+def test_what_should_be_measured_after_a_load(room: AvailableMemory, cache: int | None) -> None:
+    found = fit(shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192), room, correction=GIB, loads=1)
     without_cache = 2 * LLAMA3_VALUES["BF16"] + process(room.kind)
     assert found.resident == (None if cache is None else without_cache + cache)
     assert found.resident_with(7 * GIB) == without_cache + 7 * GIB
 
 
 def test_after_a_load_it_is_there_as_asked_even_if_less_was_advised() -> None:
-    found = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192, bits=32), Room("cpu", 24 * GIB, cache=4 * GIB))
+    found = fit(
+        shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192, bits=32), AvailableMemory("cpu", 24 * GIB, cache=4 * GIB)
+    )
     assert found.change == {"dtype": "bfloat16"}
     assert found.resident == 4 * LLAMA3_VALUES["BF16"] + 4 * GIB + process("cpu")
 
 
 def test_an_encoder_is_there_without_a_cache() -> None:
-    found = fit(shape(MINILM), {"F32": 1000}, Load(512), Room("gpu", 80 * GIB))
+    found = fit(shape(MINILM), {"F32": 1000}, EngineSettings(512), AvailableMemory("gpu", 80 * GIB))
     assert found.resident == found.resident_with(9 * GIB) == 2000 + PROCESS["gpu"]
 
 
 def test_a_fixed_cache_of_a_gpu_is_named() -> None:
-    text = fit(shape(LLAMA3), LLAMA3_VALUES, Load(8192), Room("gpu", 80 * GIB, cache=GIB // 2)).text
+    text = fit(
+        shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192), AvailableMemory("gpu", 80 * GIB, cache=GIB // 2)
+    ).text
     assert text.endswith("1.0 GiB of KV cache needed and 512 MiB set aside (kv-cache-memory-bytes)")
 
 
@@ -312,11 +329,11 @@ sizes = st.integers(1, 10**6)
 
 @given(
     st.sampled_from([SMOLLM2, LLAMA3, GEMMA3_270M, GEMMA3_4B, DEEPSEEK_V2_LITE, MINILM]),
-    st.builds(Load, context=sizes, sequences=st.integers(1, 1000), batched_tokens=sizes),
+    st.builds(EngineSettings, context=sizes, sequences=st.integers(1, 1000), batched_tokens=sizes),
     st.integers(0, 10**5),
-    st.sampled_from([Room("gpu", 80 * GIB), Room("cpu", 8 * GIB, cache=2 * GIB)]),
+    st.sampled_from([AvailableMemory("gpu", 80 * GIB), AvailableMemory("cpu", 8 * GIB, cache=2 * GIB)]),
 )
-def test_more_never_needs_less(config: dict[str, Any], load: Load, more: int, room: Room) -> None:
+def test_more_never_needs_less(config: dict[str, Any], load: EngineSettings, more: int, room: AvailableMemory) -> None:
     model, values = shape(config), {"BF16": 10**8}
     asked = need(model, values, load, room).total
     assert need(model, values, replace(load, context=load.context + more), room).total >= asked
@@ -443,7 +460,7 @@ def test_measured_loads_correct_it(folder: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("kind", ["remote", "scripted"])
 def test_nothing_of_it_runs_here(kind: str) -> None:
     Model.objects.create(name="far", kind=kind)
-    with pytest.raises(CommandError, match=f"far is a {kind} model: nothing of it runs here"):
+    with pytest.raises(CommandError, match=f"far is a {kind} model: it takes no memory of this machine"):
         run("far")
 
 

@@ -85,7 +85,7 @@ def test_adapters_take_room_beside_their_base(model: Model) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"kind": "scripted"}, "odd is a scripted model: nothing of it runs here"),
+        ({"kind": "scripted"}, "odd is a scripted model: it takes no memory of this machine"),
         ({"kind": "remote", "source": "http://pool/v1"}, "odd is a remote model"),
         ({"source": "", "state": "draft"}, "the files of odd are not here yet: fetch it first"),
         ({"state": "downloading"}, "the files of odd are not here yet"),
@@ -101,7 +101,7 @@ def test_what_cannot_be_judged(model: Model, fields: dict[str, Any], said: str) 
 
 def test_an_adapter_is_asked_for_by_its_base(model: Model) -> None:
     adapter = Model.objects.create(name="adapter", base=model, source=model.source)
-    with pytest.raises(ModelError, match="adapter is an adapter of tiny: ask for that one"):
+    with pytest.raises(ModelError, match="adapter is an adapter of tiny: ask whether that model fits"):
         judge.judge(adapter)
 
 
@@ -229,5 +229,5 @@ def test_gpus_that_share_a_model_are_measured_together(model: Model, gpu: None) 
 
 
 def test_a_remote_model_is_not_predicted() -> None:
-    with pytest.raises(ModelError, match="nothing of it runs here"):
+    with pytest.raises(ModelError, match="it takes no memory of this machine"):
         judge.predicted(Model.objects.create(name="far", kind="remote", source="http://pool/v1"), {})

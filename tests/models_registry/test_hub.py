@@ -12,7 +12,7 @@ import pytest
 from models_registry.catalog.folders import ModelError
 from models_registry.hub import client as hub
 from models_registry.hub import downloads, tokens
-from models_registry.hub.client import Passing, Place
+from models_registry.hub.client import HubRepository, TemporaryError
 from models_registry.hub.scripted import Fault
 from models_registry.models import HubToken
 from tests import hostile
@@ -31,7 +31,7 @@ def served(tmp_path, settings, monkeypatch):
 
 def refused(words, id="org/tiny", revision="", token=""):
     with pytest.raises(ModelError, match=words) as error:
-        hub.repository(Place(id, revision, token))
+        hub.listing(HubRepository(id, revision, token))
     assert TOKEN not in str(error.value)
     return str(error.value)
 
@@ -65,7 +65,7 @@ def answering(status=200, headers=(), body=b""):
 
 def test_what_a_repository_has(served):
     content = repository(served)
-    found = hub.repository(Place("org/tiny", "main"))
+    found = hub.listing(HubRepository("org/tiny", "main"))
     assert found.commit == served.commit("org/tiny")
     assert (found.license, found.gated) == ("apache-2.0", False)
     assert {file.path: file.size for file in found.files} == {path: len(data) for path, data in content.items()}
@@ -92,20 +92,20 @@ def test_a_private_model_needs_a_token(served):
     repository(served)
     served.private, served.tokens = {"org/tiny"}, {TOKEN}
     assert "HF_TOKEN" in refused("private")
-    assert hub.repository(Place("org/tiny", "", TOKEN)).commit
+    assert hub.listing(HubRepository("org/tiny", "", TOKEN)).commit
 
 
 def test_a_token_that_is_wrong(served):
     repository(served)
     served.tokens = {"another"}
-    refused("does not accept the token", token=TOKEN)
+    refused("does not accept the access token", token=TOKEN)
 
 
 def test_a_gated_model_says_how_to_get_access(served):
     repository(served)
     served.gated = {"org/tiny"}
-    place = Place("org/tiny", "main")
-    assert hub.repository(place).gated
+    place = HubRepository("org/tiny", "main")
+    assert hub.listing(place).gated
     with pytest.raises(ModelError, match="gated") as error:
         hub.check_access(place, "config.json")
     said = str(error.value)
@@ -113,13 +113,13 @@ def test_a_gated_model_says_how_to_get_access(served):
     assert "HF_TOKEN" in said
     assert "model token" in said
     served.tokens = {TOKEN}
-    hub.check_access(Place("org/tiny", "main", TOKEN), "model.safetensors")
+    hub.check_access(HubRepository("org/tiny", "main", TOKEN), "model.safetensors")
 
 
 def test_a_gated_model_and_a_token_without_access():
     answer = httpx2.Response(403, headers={"X-Error-Code": "GatedRepo", "X-Error-Message": "not on the list"})
     with pytest.raises(ModelError, match=r"has no access \(not on the list\): ask for it") as error:
-        hub.check(answer, Place("org/tiny", "main", TOKEN))
+        hub.check(answer, HubRepository("org/tiny", "main", TOKEN))
     assert TOKEN not in str(error.value)
 
 
@@ -129,20 +129,20 @@ def test_a_gated_model_and_a_token_without_access():
 )
 def test_other_refusals(status, words):
     with pytest.raises(ModelError, match=words):
-        hub.check(httpx2.Response(status), Place("org/tiny", "main"))
+        hub.check(httpx2.Response(status), HubRepository("org/tiny", "main"))
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 def test_what_may_pass(status):
-    with pytest.raises(Passing) as error:
-        hub.check(httpx2.Response(status, headers={"Retry-After": "7"}), Place("org/tiny", "main"))
+    with pytest.raises(TemporaryError) as error:
+        hub.check(httpx2.Response(status, headers={"Retry-After": "7"}), HubRepository("org/tiny", "main"))
     assert error.value.wait == 7
 
 
 @pytest.mark.parametrize(("asked", "wait"), [("99999", hub.MOST_WAIT), ("soon", None), ("-1", None), ("", None)])
 def test_a_hub_cannot_make_us_wait_for_ever(asked, wait):
-    with pytest.raises(Passing) as error:
-        hub.check(httpx2.Response(429, headers={"Retry-After": asked}), Place("org/tiny", "main"))
+    with pytest.raises(TemporaryError) as error:
+        hub.check(httpx2.Response(429, headers={"Retry-After": asked}), HubRepository("org/tiny", "main"))
     assert error.value.wait == wait
 
 
@@ -206,7 +206,7 @@ def test_a_hub_leads_to_no_private_address(settings, monkeypatch):
 def test_a_hub_whose_name_is_not_known_for_a_moment(settings):
     """A download waits for it, as for a hub that does not answer."""
     settings.VBS_HUB_URL = "https://hub.invalid"
-    with pytest.raises(Passing, match=r"cannot be reached: the address of hub.invalid"), hub.errors():
+    with pytest.raises(TemporaryError, match=r"cannot be reached: the address of hub.invalid"), hub.errors():
         outgoing.Rule().addresses("hub.invalid", 443)
     refused("Try again later")
 
@@ -241,7 +241,7 @@ def test_the_token_stays_with_the_hub(settings, monkeypatch):
     monkeypatch.setattr(hub.outgoing, "AsyncTransport", lambda rule: httpx2.MockTransport(answer))
 
     async def ask():
-        place = Place("org/tiny", "abc", TOKEN)
+        place = HubRepository("org/tiny", "abc", TOKEN)
         async with hub.client() as client:
             await client.get(place.file_url("a b.json"), headers=place.headers() | {"Range": "bytes=5-"})
 
@@ -265,7 +265,7 @@ def test_a_token_is_in_no_repr_and_no_log(served, caplog):
     repository(served)
     served.tokens = {"another"}
     caplog.set_level(logging.DEBUG)
-    place = Place("org/tiny", "", TOKEN)
+    place = HubRepository("org/tiny", "", TOKEN)
     refused("does not accept", token=TOKEN)
     assert TOKEN not in repr(place)
     assert TOKEN not in caplog.text
@@ -274,8 +274,8 @@ def test_a_token_is_in_no_repr_and_no_log(served, caplog):
 @pytest.mark.parametrize("token", ["with blank", "line\nbreak", "ümlaut", "x" * 2000])
 def test_a_token_that_no_header_can_carry_is_not_shown(served, token):
     repository(served)
-    with pytest.raises(ModelError, match="no access token") as error:
-        hub.repository(Place("org/tiny", "", token))
+    with pytest.raises(ModelError, match="not an access token") as error:
+        hub.listing(HubRepository("org/tiny", "", token))
     assert token not in str(error.value)
 
 
@@ -312,6 +312,6 @@ def test_another_secret_key(settings):
 def test_the_models_own_token_is_used_before_that_of_the_settings(settings):
     settings.HF_TOKEN = "hf_of_all"
     model = downloads.add("m", "org/tiny")
-    assert downloads.place(model).token == "hf_of_all"
+    assert downloads.repository_of(model).token == "hf_of_all"
     model.hub_token = tokens.keep("mine", TOKEN)
-    assert downloads.place(model).token == TOKEN
+    assert downloads.repository_of(model).token == TOKEN

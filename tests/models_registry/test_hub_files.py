@@ -4,14 +4,14 @@ import pytest
 
 from models_registry.catalog.folders import ModelError
 from models_registry.hub import files as hub_files
-from models_registry.hub.files import File
+from models_registry.hub.files import HubFile
 
 SUM = "0" * 40
 CORE = ["config.json", "tokenizer.json"]
 
 
 def choose(*paths, **more):
-    files = [File(path, 1, blob=SUM) for path in paths]
+    files = [HubFile(path, 1, blob=SUM) for path in paths]
     return {file.path for file in hub_files.choose(files, "org/m", **more)}
 
 
@@ -72,10 +72,10 @@ def test_safetensors_are_taken_even_where_pickles_are_allowed():
 
 def test_one_gguf_file_and_nothing_else():
     assert choose("a-q4.gguf", "a-q8.gguf", "README.md", wanted="a-q8.gguf") == {"a-q8.gguf"}
-    said = refused("one that is meant", "a-q4.gguf", "b/a-q8.gguf", "README.md")
+    said = refused("name the one to take", "a-q4.gguf", "b/a-q8.gguf", "README.md")
     assert "'a-q4.gguf', 'b/a-q8.gguf'" in said
     assert "'a-q4.gguf'" in refused("no file 'other.gguf'", "a-q4.gguf", wanted="other.gguf")
-    assert "and 5 more" in refused("one that is meant", *(f"a-q{n}.gguf" for n in range(15)))
+    assert "and 5 more" in refused("name the one to take", *(f"a-q{n}.gguf" for n in range(15)))
 
 
 @pytest.mark.parametrize(
@@ -108,28 +108,28 @@ def test_no_model(paths, words):
     ],
 )
 def test_names_that_lead_elsewhere(path):
-    said = refused("cannot be a file of a model", *CORE, "model.safetensors", path)
+    said = refused("cannot have a file of that name", *CORE, "model.safetensors", path)
     assert "\0" not in said
     assert "\n" not in said
 
 
 def test_our_own_mark_cannot_come_from_a_hub():
     assert choose(*CORE, "model.safetensors", hub_files.ORIGIN) == {*CORE, "model.safetensors"}
-    refused("cannot be a file", *CORE, "model.safetensors", hub_files.ORIGIN, wanted=hub_files.ORIGIN)
+    refused("cannot have a file", *CORE, "model.safetensors", hub_files.ORIGIN, wanted=hub_files.ORIGIN)
 
 
 @pytest.mark.parametrize(
     "file",
     [
-        File("model.safetensors", -1, sha256="0" * 64),
-        File("model.safetensors", 5),
-        File("model.safetensors", 5, sha256="../../../etc/passwd"),
-        File("model.safetensors", 2**61, sha256="0" * 64),
+        HubFile("model.safetensors", -1, sha256="0" * 64),
+        HubFile("model.safetensors", 5),
+        HubFile("model.safetensors", 5, sha256="../../../etc/passwd"),
+        HubFile("model.safetensors", 2**61, sha256="0" * 64),
     ],
 )
 def test_what_cannot_be_checked_is_not_fetched(file):
-    with pytest.raises(ModelError, match="neither how long"):
-        hub_files.choose([File("config.json", 1, blob=SUM), file], "org/m")
+    with pytest.raises(ModelError, match="does not give size and checksum"):
+        hub_files.choose([HubFile("config.json", 1, blob=SUM), file], "org/m")
 
 
 def test_too_many_files():

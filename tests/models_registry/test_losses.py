@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from models_registry.engine import endings, server
+from models_registry.engine import process_end, server
 from models_registry.models import Worker, WorkerState
 from models_registry.pages.machines import machines
 from tests.models_registry.test_metrics import scrape
@@ -50,13 +50,13 @@ def test_an_idle_engine_that_is_killed(gpu, add_model, caplog):
 
 
 def test_for_want_of_memory(gpu, add_model, monkeypatch):
-    monkeypatch.setattr(endings, "memory_kills", lambda: 3)
+    monkeypatch.setattr(process_end, "memory_kills", lambda: 3)
     engine = gpu.load(add_model("m"), print)
     os.kill(engine.pid, signal.SIGKILL)
     gone(engine)
-    monkeypatch.setattr(endings, "memory_kills", lambda: 4)
+    monkeypatch.setattr(process_end, "memory_kills", lambda: 4)
     assert gpu.losses.look(gpu.resident)
-    assert gpu.losses.memory == 1 and "for want of memory" in gpu.losses.last["how"]
+    assert gpu.losses.memory == 1 and "because memory ran out" in gpu.losses.last["how"]
 
 
 def test_a_swap_is_no_loss(gpu, add_model, monkeypatch):
@@ -96,7 +96,7 @@ def test_a_swap_is_no_loss(gpu, add_model, monkeypatch):
 )
 def test_what_the_kernel_tells(tmp_path, texts, kills):
     files(tmp_path, **texts)
-    assert endings.memory_kills(tmp_path / "proc", tmp_path / "cgroups") == kills
+    assert process_end.memory_kills(tmp_path / "proc", tmp_path / "cgroups") == kills
 
 
 def test_a_worker_whose_row_was_swept_comes_back(gpu):

@@ -6,8 +6,8 @@ import psutil
 import pytest
 
 from models_registry.engine import defaults, server
+from models_registry.engine.log_reasons import LoadError, ShortageKind
 from models_registry.engine.machine import main_memory
-from models_registry.engine.reasons import Lack, LoadError
 from models_registry.engine.spec import EngineSpec
 
 GIB = 2**30
@@ -67,9 +67,9 @@ def test_an_engine_is_not_started_into_what_others_have(monkeypatch, tmp_path, g
     if fits:
         server._check_main_memory(spec, options)
         return
-    with pytest.raises(LoadError, match=r"there is no main memory for .* 12 GiB there") as error:
+    with pytest.raises(LoadError, match=r"there is not enough main memory for .* 12 GiB there") as error:
         server._check_main_memory(spec, options)
-    assert error.value.shortage.of is Lack.WEIGHTS and "End what else uses" in error.value.hint
+    assert error.value.shortage.of is ShortageKind.WEIGHTS and "End what else uses" in error.value.hint
     assert not error.value.killed
 
 

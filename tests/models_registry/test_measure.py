@@ -10,11 +10,11 @@ import pytest
 from models_registry.engine.client import Answer
 from models_registry.engine.machine import identity
 from models_registry.engine.server import Engine
-from models_registry.engine.spec import Address, Start
+from models_registry.engine.spec import Address, StartResult
 from models_registry.fit import judge
 from models_registry.gpu import benchmark
 from models_registry.models import Measurement, Model
-from models_registry.speed import measure
+from models_registry.speed import measurements
 
 
 @pytest.mark.parametrize(
@@ -22,19 +22,19 @@ from models_registry.speed import measure
     [([], None, None), ([3.0], 3.0, 3.0), ([1.0, 2.0], 1.0, 2.0), ([float(n) for n in range(1, 101)], 50.0, 99.0)],
 )
 def test_percentiles(values, half, nearly_all):
-    assert measure.percentile(values, 50) == half
-    assert measure.percentile(values, 99) == nearly_all
+    assert measurements.percentile(values, 50) == half
+    assert measurements.percentile(values, 99) == nearly_all
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = SimpleNamespace(seconds=1000.0)
-    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr(measurements, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     return now
 
 
 def test_a_tally_counts_from_the_first_request_to_the_last_answer(clock):
-    tally = measure.Tally()
+    tally = measurements.Tally()
     assert tally.fields()["seconds"] == 0 and tally.fields()["latency_p50"] is None
     for key in "abc":
         tally.sent(key)
@@ -57,7 +57,7 @@ def test_a_tally_counts_from_the_first_request_to_the_last_answer(clock):
 
 
 def test_what_was_sent_and_not_answered_counts_for_nothing(clock):
-    tally = measure.Tally()
+    tally = measurements.Tally()
     tally.sent("a")
     tally.sent("b")
     clock.seconds += 3
@@ -67,7 +67,7 @@ def test_what_was_sent_and_not_answered_counts_for_nothing(clock):
 
 
 def test_a_tally_keeps_apart_the_answers_without_a_limit(clock):
-    tally = measure.Tally()
+    tally = measurements.Tally()
     for key, is_unlimited in (("a", False), ("b", True), ("c", True), ("d", True)):
         tally.sent(key, is_unlimited)
     tally.answered("a", True, 1, 5)
@@ -77,7 +77,7 @@ def test_a_tally_keeps_apart_the_answers_without_a_limit(clock):
 
 
 def test_a_tally_tells_how_long_the_oldest_is_in_flight(clock):
-    tally = measure.Tally()
+    tally = measurements.Tally()
     assert tally.oldest is None
     for key in "abc":
         tally.sent(key)
@@ -91,7 +91,7 @@ def test_a_tally_tells_how_long_the_oldest_is_in_flight(clock):
 
 
 def test_a_tally_costs_little():
-    tally, began = measure.Tally(), time.monotonic()
+    tally, began = measurements.Tally(), time.monotonic()
     for key in range(50_000):
         tally.sent(key)
         tally.answered(key, True, 1, 1)
@@ -99,7 +99,7 @@ def test_a_tally_costs_little():
 
 
 def engine_of(model, pid=1, **options):
-    start = Start(seconds=12.5, options=options)
+    start = StartResult(seconds=12.5, options=options)
     return Engine(model.spec(), Address("http://engine/v1"), 8, pid, Path("/no/log"), start)
 
 
@@ -110,10 +110,10 @@ def model(db):
 
 def test_a_load_stands_beside_what_had_been_said_of_it(model, monkeypatch):
     asked = []
-    monkeypatch.setattr(measure.memory, "taken", lambda engine: 5 * 2**30)
+    monkeypatch.setattr(measurements.memory, "used_by", lambda engine: 5 * 2**30)
     monkeypatch.setattr(judge, "predicted", lambda *about: asked.append(about) or 4 * 2**30)
     engine = engine_of(model, **{"max-model-len": 4096})
-    measure.load(model, engine)
+    measurements.record_load(model, engine)
     one = Measurement.objects.get()
     assert (one.kind, one.load_seconds, one.memory_bytes, one.predicted_bytes) == ("load", 12.5, 5 * 2**30, 4 * 2**30)
     assert one.options == {"max-model-len": 4096} and one.machine == identity.name()
@@ -122,14 +122,14 @@ def test_a_load_stands_beside_what_had_been_said_of_it(model, monkeypatch):
 
 
 def test_of_a_server_of_others_there_is_no_load(model):
-    measure.load(model, engine_of(model, pid=None))
+    measurements.record_load(model, engine_of(model, pid=None))
     assert not Measurement.objects.exists()
 
 
 def test_a_model_that_is_gone_meanwhile_is_no_error(transactional_db):
     model = Model.objects.create(name="m", kind="scripted")
     Model.objects.filter(pk=model.pk).delete()
-    measure.load(model, engine_of(model))
+    measurements.record_load(model, engine_of(model))
     assert not Measurement.objects.exists() and not Model.objects.exists()
 
 

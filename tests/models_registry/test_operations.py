@@ -15,8 +15,8 @@ from django_q.models import OrmQ
 from models_registry.catalog import add
 from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
-from models_registry.gpu import control, operating, operations
-from models_registry.gpu.operating import Operations
+from models_registry.gpu import control, operation_kinds, operations
+from models_registry.gpu.operation_kinds import OperationsWorkload
 from models_registry.gpu.worker import _enrol
 from models_registry.models import Measurement, MeasurementKind, Model, Operation, OperationState, Worker
 from models_registry.workloads import Work
@@ -107,7 +107,7 @@ def test_a_test_shows_request_and_answer(gpu, task):
 
 
 def test_a_long_vector_is_shortened():
-    shown = operating._shown({"data": [{"embedding": [0.5] * 384, "text": "a\0b"}]})
+    shown = operation_kinds._shown({"data": [{"embedding": [0.5] * 384, "text": "a\0b"}]})
     assert shown == {"data": [{"embedding": [0.5] * 8, "dimensions": 384, "text": "a\ufffdb"}]}
 
 
@@ -422,7 +422,7 @@ def test_the_log_is_written_as_it_goes(add_model, gpu):
 
 
 def test_an_unforeseen_error_fails_it_and_the_worker_goes_on(add_model, gpu, monkeypatch):
-    monkeypatch.setitem(operating.KINDS, "load", lambda turn: 1 / 0)
+    monkeypatch.setitem(operation_kinds.KINDS, "load", lambda turn: 1 / 0)
     model = add_model()
     assert "ZeroDivisionError" in done(gpu, "load", model).error
     assert done(gpu, "test", model).state == "succeeded"
@@ -481,7 +481,7 @@ def test_the_source_says_what_it_needs(add_model):
     tuned = Model.objects.create(name="tuned", kind="scripted", base=base)
     operations.ask("load", tuned, now=True)
     operations.ask("unload", base)
-    first, second = Operations().waiting("base")
+    first, second = OperationsWorkload().waiting("base")
     assert (first.model, first.priority, first.frees) == ("base", 101, False)
     assert (second.model, second.priority, second.frees) == ("base", 0, True)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models_registry.engine.reasons import Lack, LoadError, Shortage, explain, of_request, shortage
+from models_registry.engine.log_reasons import LoadError, Shortage, ShortageKind, explain, of_request, shortage
 
 KV_CACHE = """\
 (EngineCore pid=5332) ERROR 11-21 06:22:01 [core.py:1510] EngineCore failed to start.
@@ -155,18 +155,18 @@ NO_MEMORY_ON_CPU = (
 @pytest.mark.parametrize(
     "text, expected",
     [
-        (KV_CACHE, Shortage(Lack.CONTEXT, 2.81, 1.0, None, 131072, 46464)),
-        (NO_ESTIMATE, Shortage(Lack.CONTEXT, 3.1, 0.01, None, 8192, None)),
-        (NO_CACHE, Shortage(Lack.CACHE)),
-        (GPU_SHARE, Shortage(Lack.SHARE, 72.91, 40.12, 79.25)),
-        (CPU_SHARE, Shortage(Lack.SHARE, 14.35, 9.5, 15.6)),
-        (CPU_CACHE, Shortage(Lack.CPU_CACHE, 8.0, 3.2, 15.6)),
-        (CPU_CACHE_BY_SHARE, Shortage(Lack.CPU_CACHE, 7.5, 3.2, 15.6)),
-        (NO_MEMORY, Shortage(Lack.OTHER, 2.0, None, 23.5)),
-        (NO_MEMORY_WITH_NUMBERS, Shortage(Lack.OTHER, 0.5, 0.0625, 23.5)),
-        (NO_MEMORY_FOR_WEIGHTS, Shortage(Lack.WEIGHTS, 0.5, 0.0625, 23.5)),
-        (NO_MEMORY_TO_WARM_UP, Shortage(Lack.WARM_UP, 0.5, 0.0625, 23.5)),
-        (NO_MEMORY_ON_CPU, Shortage(Lack.OTHER, 2.0)),
+        (KV_CACHE, Shortage(ShortageKind.CONTEXT, 2.81, 1.0, None, 131072, 46464)),
+        (NO_ESTIMATE, Shortage(ShortageKind.CONTEXT, 3.1, 0.01, None, 8192, None)),
+        (NO_CACHE, Shortage(ShortageKind.CACHE)),
+        (GPU_SHARE, Shortage(ShortageKind.SHARE, 72.91, 40.12, 79.25)),
+        (CPU_SHARE, Shortage(ShortageKind.SHARE, 14.35, 9.5, 15.6)),
+        (CPU_CACHE, Shortage(ShortageKind.CPU_CACHE, 8.0, 3.2, 15.6)),
+        (CPU_CACHE_BY_SHARE, Shortage(ShortageKind.CPU_CACHE, 7.5, 3.2, 15.6)),
+        (NO_MEMORY, Shortage(ShortageKind.OTHER, 2.0, None, 23.5)),
+        (NO_MEMORY_WITH_NUMBERS, Shortage(ShortageKind.OTHER, 0.5, 0.0625, 23.5)),
+        (NO_MEMORY_FOR_WEIGHTS, Shortage(ShortageKind.WEIGHTS, 0.5, 0.0625, 23.5)),
+        (NO_MEMORY_TO_WARM_UP, Shortage(ShortageKind.WARM_UP, 0.5, 0.0625, 23.5)),
+        (NO_MEMORY_ON_CPU, Shortage(ShortageKind.OTHER, 2.0)),
     ],
 )
 def test_the_memory_that_was_wanting(log, text, expected):
@@ -181,9 +181,9 @@ def test_what_is_no_want_of_memory(log, text):
 
 
 def test_a_shortage_in_words():
-    assert str(Shortage(Lack.CONTEXT, 3.1, 2.0)) == "needs 3.1 GiB, 2 GiB there"
-    assert str(Shortage(Lack.OTHER, 0.5)) == "needs 0.5 GiB"
-    assert str(Shortage(Lack.CACHE)) == "out of memory"
+    assert str(Shortage(ShortageKind.CONTEXT, 3.1, 2.0)) == "needs 3.1 GiB, 2 GiB there"
+    assert str(Shortage(ShortageKind.OTHER, 0.5)) == "needs 0.5 GiB"
+    assert str(Shortage(ShortageKind.CACHE)) == "out of memory"
 
 
 def test_a_hostile_reason_is_read_in_no_time():
@@ -236,8 +236,8 @@ BAD_GRAMMARS = Path(__file__).parent / "engine_logs" / "bad-grammars.log"  # of 
     [
         ("req-1", "RuntimeError: items must be a boolean or an object"),
         ("req-4", 'RuntimeError: EBNF parser error at line 2, column 1: Rule "root" is defined multiple times'),
-        ("req-2", "Its schema or grammar leaves nothing that could be the answer."),
-        ("req-5", "Its schema or grammar leaves nothing that could be the answer."),
+        ("req-2", "No answer can satisfy its schema or grammar."),
+        ("req-5", "No answer can satisfy its schema or grammar."),
         ("req-3", None),
         ("1", None),
         ("", None),

@@ -126,7 +126,7 @@ def test_code_that_comes_with_a_model_is_shown(api, folders):
         ({"name": "m", "source": "scripted:", "task": "sing"}, "unknown task 'sing'"),
         ({"name": "m", "source": "scripted:", "revision": "main"}, "revision is only for a model of the hub"),
         ({"name": "m", "hub_id": "o/n", "remote_name": "b"}, "remote_name is not for a model of the hub"),
-        ({"name": "m", "hub_id": "../x"}, "is no id of a hub's model"),
+        ({"name": "m", "hub_id": "../x"}, "is not the id of a model of the hub"),
         ({"name": "m", "hub_id": "o/n", "token": "nobody's"}, "there is no token"),
         ({"name": "m", "source": "/etc"}, "not in a folder that models may come from"),
         ({"name": "m", "source": "http://169.254.169.254/v1"}, "not a public address"),
@@ -330,8 +330,8 @@ def test_a_download_is_steered(api):
 
 def test_a_plan(api, monkeypatch):
     api("POST", MODELS, {"name": "m", "hub_id": "o/n"})
-    file = downloads.File("model.safetensors", 100, sha256="0" * 64)
-    plan = downloads.Plan("abc", [file], 100, 20, 0, 5, 2**40, "mit", True)
+    file = downloads.HubFile("model.safetensors", 100, sha256="0" * 64)
+    plan = downloads.DownloadPlan("abc", [file], 100, 20, 0, 5, 2**40, "mit", True)
     monkeypatch.setattr(downloads, "plan", lambda model: plan)
     found = api("GET", f"{MODELS}/m/plan")
     assert found["files"] == [{"path": "model.safetensors", "size": 100}] and found["gated"] and found["fits"]
@@ -355,7 +355,7 @@ def test_fit(api, folders):
     for query in ("context=0", "context=x", "sequences=-1", "context=99999999999"):
         api("GET", f"{MODELS}/o/m/fit?{query}", status=400)
     api("POST", MODELS, {"name": "s", "source": "scripted:"})
-    assert "nothing of it runs here" in api("GET", f"{MODELS}/s/fit", status=400)["message"]
+    assert "it takes no memory of this machine" in api("GET", f"{MODELS}/s/fit", status=400)["message"]
 
 
 def test_measurements_come_in_pages(api, plain):

@@ -11,7 +11,7 @@ from models_registry.catalog import add, sources
 from models_registry.catalog.folders import ModelError
 from models_registry.engine import server
 from models_registry.engine.client import Answer, Call, Client, Limits
-from models_registry.engine.reasons import LoadError
+from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
 from models_registry.models import Model

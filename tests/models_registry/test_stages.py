@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models_registry.engine.stages import Stages
+from models_registry.engine.start_progress import StartProgress
 
 RECORDED = Path(__file__).parent / "engine_logs"
 
@@ -12,7 +12,7 @@ RECORDED = Path(__file__).parent / "engine_logs"
 def told(log, lines):
     """What is said after each of these lines, each once."""
     log.touch()
-    stages, said = Stages(log), []
+    stages, said = StartProgress(log), []
     for line in lines:
         with log.open("ab") as file:
             file.write(line)
@@ -70,4 +70,4 @@ def test_by_its_lines(tmp_path, lines, words):
 
 
 def test_no_log(tmp_path):
-    assert Stages(tmp_path / "none").look() == "starting"
+    assert StartProgress(tmp_path / "none").look() == "starting"

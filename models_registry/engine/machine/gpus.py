@@ -1,4 +1,4 @@
-"""Which GPUs an engine may use here, as their driver's library (NVML) knows them."""
+"""The GPUs that an engine may use here, by the driver's library (NVML)."""
 
 import contextlib
 import importlib
@@ -12,11 +12,11 @@ from typing import Any
 def usable(nvml: Any = None, visible: str | None = None) -> Iterator[tuple[Any, list[Any]]]:
     """NVML, and its handles of the GPUs that an engine may use, in the engine's order.
 
-    None where there is no GPU, no driver or no nvidia-ml-py; a GPU that does not answer its driver is left out. Closed
-    at the end, so that a driver can be replaced below a process that runs for weeks.
+    None and no handles where there is no driver or no nvidia-ml-py. A GPU that does not answer its driver is left out.
+    NVML is closed at the end, so that the driver can be replaced while this process runs.
 
-    nvml: the module pynvml, or what stands for it. visible: the value of CUDA_VISIBLE_DEVICES, of which NVML knows
-    nothing; by default the one that the engine gets.
+    nvml: the module pynvml, or a substitute. visible: the value of CUDA_VISIBLE_DEVICES, which NVML ignores; by default
+    the one that the engine gets.
     """
     nvml = nvml or library()
     try:
@@ -32,7 +32,7 @@ def usable(nvml: Any = None, visible: str | None = None) -> Iterator[tuple[Any, 
             visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         yield nvml, _visible(nvml, visible)
     finally:
-        with contextlib.suppress(nvml.NVMLError):  # the driver has gone; there is nothing left to close
+        with contextlib.suppress(nvml.NVMLError):  # the driver is gone, so there is nothing to close
             nvml.nvmlShutdown()
 
 
@@ -45,11 +45,11 @@ def library() -> Any:
 
 
 def _visible(nvml: Any, visible: str | None) -> list[Any]:
-    """As CUDA reads the variable: indices, or UUIDs that may be cut short, up to the first that there is not."""
+    """Reads the variable as CUDA does: indices, or UUIDs that may be shortened, up to the first that does not exist."""
     found: dict[str, Any] = {}
     try:
         for index in range(nvml.nvmlDeviceGetCount()):
-            with contextlib.suppress(nvml.NVMLError):  # fallen off its bus
+            with contextlib.suppress(nvml.NVMLError):  # the GPU does not answer on its bus
                 found[str(index)] = nvml.nvmlDeviceGetHandleByIndex(index)
     except nvml.NVMLError:
         return []
@@ -76,15 +76,15 @@ def _by_uuid(nvml: Any, handles: Iterable[Any], name: str) -> Any:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that programs may take, as CUDA sees them, and that they have taken."""
+    """Bytes of a GPU: total, as far as programs may use it, and used by programs."""
 
     total: int
     used: int
 
 
 def memory_of(nvml: Any, handle: Any) -> Memory:
-    """Raises the library's NVMLError. What the driver keeps for itself (600 MiB of an H200) is in neither number;
-    a library that does not tell it apart counts it as used."""
+    """The memory of a GPU. What the driver keeps for itself (600 MiB of an H200) is in neither number; an old library
+    counts it as used. Raises NVMLError."""
     if (second := getattr(nvml, "nvmlMemory_v2", None)) is not None:
         try:
             told = nvml.nvmlDeviceGetMemoryInfo(handle, version=second)
@@ -96,7 +96,7 @@ def memory_of(nvml: Any, handle: Any) -> Memory:
 
 
 def memory(nvml: Any = None, visible: str | None = None) -> int:
-    """Bytes of the first of them that programs may take, or 0 where there is none."""
+    """Bytes of the first GPU that programs may use, or 0 where there is no GPU."""
     with usable(nvml, visible) as (nvml, handles):
         try:
             return memory_of(nvml, handles[0]).total if handles else 0

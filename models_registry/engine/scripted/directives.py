@@ -1,10 +1,10 @@
-"""The directives in a request's text that make the scripted engine misbehave, each described in `scripted`."""
+"""The directives in a call's text that make the scripted engine misbehave; `scripted.server` describes them."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from models_registry.engine.scripted.answers import Refused
+from models_registry.engine.scripted.answers import RequestRefused
 
 FOREVER = float("inf")
 _DIRECTIVE = re.compile(r"\[\[([a-z-]+)((?: [^\s\]]+)*)\]\]")
@@ -19,7 +19,7 @@ class Reply:
 
 @dataclass(slots=True)
 class Script:
-    """What a request's directives demand."""
+    """What the directives of a call demand."""
 
     crash: bool = False
     drop: bool = False
@@ -29,9 +29,9 @@ class Script:
 
 
 def read_script(text: str, counters: bool) -> Script:
-    """What the directives in a text demand this time. One that makes no sense is answered with a 400 that says so.
+    """What the directives in a text demand this time. A directive that makes no sense is answered with a 400.
 
-    counters: whether they may have us count in files.
+    counters: whether directives may count in files.
     """
     script = Script()
     for match in _DIRECTIVE.finditer(text):
@@ -39,7 +39,7 @@ def read_script(text: str, counters: bool) -> Script:
         try:
             if name.endswith("-times"):
                 if not counters:
-                    raise ValueError("this engine counts in no files, for it was started without --counters")
+                    raise ValueError("this engine was started without --counters, so it does not count in files")
                 name = name.removesuffix("-times")
                 *arguments, most, counter = arguments
                 if not _once_more(Path(counter), int(most)):
@@ -78,8 +78,8 @@ def _add(script: Script, name: str, arguments: list[str]) -> None:
             script.reply = _demanded(429, "Too many requests, as the request's text demands.")
             script.reply.extra_headers = f"retry-after: {seconds}\r\n"
         case _:
-            raise ValueError("no such directive of the scripted engine")
+            raise ValueError("the scripted engine has no such directive")
 
 
 def _demanded(status: int, message: str) -> Reply:
-    return Reply(status, Refused(status, message, kind="ScriptedError").body)
+    return Reply(status, RequestRefused(status, message, kind="ScriptedError").body)

@@ -3,11 +3,11 @@
     python -m models_registry.engine.scripted.server --uds PATH --served-model-name NAME [--latency-ms 20] …
 
 It answers as vLLM does (routes, fields, error bodies, a key from VLLM_API_KEY, at most `--max-num-seqs` requests at
-once while the others wait), but each answer repeats what it was asked: the last user message, the prompt or the
-input. Words count as tokens. It refuses `stream`, does not know pipelined requests (a second request on a busy
-connection closes it), and knows nothing of vbs.
+once while the others wait), but each answer repeats its request: the last user message, the prompt or the input. Words
+count as tokens. It refuses `stream`, and it does not support pipelining (a second request on a busy connection closes
+it). It does not depend on vbs.
 
-Directives in that text make it misbehave, when the request's turn has come. THEY LET WHOEVER SENDS A REQUEST STOP
+Directives in that text make it misbehave as soon as the request runs. WITH THEM, ANYBODY WHO SENDS A REQUEST CAN STOP
 THIS PROCESS, and with `--counters` WRITE FILES AS ITS USER: run it only where all requests are your own.
 
     [[crash]]            the process ends at once
@@ -15,12 +15,13 @@ THIS PROCESS, and with `--counters` WRITE FILES AS ITS USER: run it only where a
     [[retry-after 1]]    429 with this Retry-After (seconds)
     [[drop]]             the connection is closed without an answer
     [[garbage]]          200 with a body that is not JSON
-    [[hang]]             never answered; it keeps its place among the running ones
-    [[delay-ms 500]]     takes this much longer
+    [[hang]]             the request is never answered, and goes on counting as a running one
+    [[delay-ms 500]]     the answer takes this much longer
     [[bytes 1000000]]    the answer's text has this many bytes
 
-With `--counters`, `-times` and two more arguments a directive acts only the first so many times, counted in a file so
-that it survives a restart: [[crash-times 2 /tmp/count]], [[status-times 503 2 /tmp/count]].
+With `--counters`, a directive that ends in `-times` and has two more arguments acts only the first so many times. They
+are counted in a file, so that the count survives a restart: [[crash-times 2 /tmp/count]],
+[[status-times 503 2 /tmp/count]].
 
 `--journal PATH` appends one line for each POST received, also by later processes: {"at": unix seconds, "pid": int,
 "path": "/v1/…", "text": "the text that the answer repeats", "body": sha1 of the body}.
@@ -44,7 +45,7 @@ from typing import cast
 import httptools
 import orjson
 
-from models_registry.engine.scripted.answers import NOT_FOUND, Body, Refused, Respond, check, parse, route
+from models_registry.engine.scripted.answers import NOT_FOUND, Body, RequestRefused, Respond, check, parse, route
 from models_registry.engine.scripted.directives import FOREVER, Reply, Script, read_script
 from models_registry.engine.scripted.start import load, read_options
 
@@ -56,8 +57,8 @@ _PHRASES: dict[int, str] = {status.value: status.phrase for status in HTTPStatus
 _PLAIN = Script()
 
 
-class Job:
-    """One request from the moment it is whole until it is answered or its client has gone."""
+class ScriptedRequest:
+    """One request, from the moment it is complete until it is answered or its client is gone."""
 
     __slots__ = ("body", "connection", "respond", "running", "text", "timer")
 
@@ -68,13 +69,13 @@ class Job:
 
 
 class Server:
-    """What all connections share: the places for running requests, the queue before them, and the counters."""
+    """What all connections share: the running requests, the queue of those that wait, and the counters."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.loop = asyncio.get_running_loop()
         self.token = f"Bearer {key}".encode() if (key := os.environ.get("VLLM_API_KEY")) else None
-        self.queue: deque[Job] = deque()
+        self.queue: deque[ScriptedRequest] = deque()
         self.received = self.running = self.answered = self.aborted = 0
         self.adapters: dict[str, str] = {}
         self.asleep = False
@@ -95,7 +96,7 @@ class Server:
                 self.answer(connection, self._sleep(SLEEP_ROUTES[path]))
                 return
             if self.asleep:
-                raise Refused(503, "The engine is sleeping.", kind="ServiceUnavailableError")
+                raise RequestRefused(503, "The engine is sleeping.", kind="ServiceUnavailableError")
             if not (found := route(path, self.options.task)):
                 self.answer(connection, Reply(404, NOT_FOUND))
                 return
@@ -105,14 +106,14 @@ class Server:
             check(body, {self.options.served_model_name, *self.adapters})
             if adapter := self.adapters.get(str(body.get("model"))):
                 text = f"{text} (as {Path(adapter).name} says it)"
-        except Refused as error:
+        except RequestRefused as error:
             refusal = error
         if self.journal is not None:
             self._note(self.journal, path, text, content)
         if refusal:
             self.answer(connection, Reply(refusal.status, refusal.body))
             return
-        connection.job = job = Job(connection, body, text, respond)
+        connection.job = job = ScriptedRequest(connection, body, text, respond)
         if self.options.crash_above is not None and self.running + len(self.queue) >= self.options.crash_above:
             os._exit(CRASHED)
         if self.running < self.options.max_num_seqs:
@@ -120,7 +121,7 @@ class Server:
         else:
             self.queue.append(job)
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: ScriptedRequest) -> None:
         script = read_script(job.text, self.options.counters) if "[[" in job.text else _PLAIN
         if script.crash:
             os._exit(CRASHED)
@@ -144,7 +145,7 @@ class Server:
         if seconds != FOREVER:
             job.timer = self.loop.call_later(seconds, self._finish, job, reply)
 
-    def _finish(self, job: Job, reply: Reply) -> None:
+    def _finish(self, job: ScriptedRequest, reply: Reply) -> None:
         job.connection.job = None
         self.answer(job.connection, reply)
         if job.running:
@@ -155,8 +156,8 @@ class Server:
         while self.queue and self.running < self.options.max_num_seqs:
             self._run(self.queue.popleft())
 
-    def abort(self, job: Job) -> None:
-        """Its client has gone."""
+    def abort(self, job: ScriptedRequest) -> None:
+        """The client of this request is gone."""
         self.aborted += 1
         if job.timer:
             job.timer.cancel()
@@ -167,7 +168,7 @@ class Server:
 
     def answer(self, connection: "Connection", reply: Reply) -> None:
         if self.answered == self.options.crash_after:
-            return  # the last answers are on their way out, and so is the process
+            return  # the process is about to end
         self.answered += 1
         connection.send(reply)
         if self.answered == self.options.crash_after:
@@ -191,14 +192,14 @@ class Server:
         return Reply(404, NOT_FOUND)
 
     def _lora(self, load: bool, body: Body) -> Reply:
-        """Load or unload an adapter: a folder, whose name it then puts behind each answer."""
+        """Load or unload an adapter, which is a folder. Answers of the adapter end in the folder's name."""
         name, path = str(body.get("lora_name", "")), str(body.get("lora_path", ""))
         if load and (not name or name in self.adapters):
-            raise Refused(400, f"The lora adapter '{name}' has already been loaded.", "lora_name")
+            raise RequestRefused(400, f"The lora adapter '{name}' has already been loaded.", "lora_name")
         if load and not (Path(path) / "adapter_config.json").exists():
-            raise Refused(404, f"Loading lora {name} failed: No adapter found for {path}")
+            raise RequestRefused(404, f"Loading lora {name} failed: No adapter found for {path}")
         if not load and name not in self.adapters:
-            raise Refused(404, f"The lora adapter '{name}' cannot be found.", kind="NotFoundError")
+            raise RequestRefused(404, f"The lora adapter '{name}' cannot be found.", kind="NotFoundError")
         if load:
             self.adapters[name] = path
         else:
@@ -207,11 +208,11 @@ class Server:
 
     def _sleep(self, sleep: bool) -> Reply:
         if sleep and not self.options.enable_sleep_mode:
-            raise Refused(500, "Sleep mode is not enabled", kind="InternalServerError")
+            raise RequestRefused(500, "Sleep mode is not enabled", kind="InternalServerError")
         if not sleep and self.options.after_sleep == "die":
             os._exit(CRASHED)
         if not sleep and self.options.after_sleep == "refuse":
-            raise Refused(500, "CUDA out of memory while waking up", kind="InternalServerError")
+            raise RequestRefused(500, "CUDA out of memory while waking up", kind="InternalServerError")
         self.asleep = sleep
         self.slept += sleep
         return Reply(
@@ -232,7 +233,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.job: Job | None = None
+        self.job: ScriptedRequest | None = None
         self.parser = httptools.HttpRequestParser(self)
         self.url = b""
         self.authorization: bytes | None = None
@@ -250,7 +251,7 @@ class Connection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
-            if isinstance(error, httptools.HttpParserCallbackError):  # a mistake of ours, not of the client
+            if isinstance(error, httptools.HttpParserCallbackError):  # an error in our code, not the client's
                 traceback.print_exc()
             self.transport.abort()
 

@@ -1,4 +1,4 @@
-"""How the scripted engine starts: its options, the time that loading takes, and the ways in which it fails."""
+"""How the scripted engine starts: its options, how long loading takes, and how it fails."""
 
 import argparse
 import os
@@ -39,7 +39,7 @@ _CUDA = "torch.OutOfMemoryError: CUDA out of memory."
 
 
 def load(options: argparse.Namespace) -> None:
-    """Take the time that loading takes, and say so line by line as vLLM does; or fail as it does."""
+    """Wait as long as loading takes, and log each step as vLLM does; or fail as vLLM does."""
     for step in _STEPS:
         line = step.format(model=options.served_model_name, seconds=options.start_seconds)
         print(f"(EngineCore pid={os.getpid()}) INFO [scripted.py:1] {line}", flush=True)
@@ -49,7 +49,7 @@ def load(options: argparse.Namespace) -> None:
 
 
 def _out_of_memory(options: argparse.Namespace) -> str:
-    """What vLLM says of a model that does not fit; nothing of one that does."""
+    """vLLM's error for a model that does not fit; empty for one that does."""
     length, share = options.max_model_len, options.gpu_memory_utilization
     fits_share = options.fits_share
     if options.fits_without and os.path.lexists(options.fits_without):
@@ -67,7 +67,7 @@ def _out_of_memory(options: argparse.Namespace) -> str:
     return ""
 
 
-# Those that read, write or look for files, by themselves or as requests tell it.
+# Options with which it reads, writes or looks for files, by itself or because a request says so.
 FILE_OPTIONS = frozenset({"journal", "fits-without", "counters"})
 
 
@@ -75,22 +75,22 @@ def read_options(description: str | None) -> argparse.Namespace:
     return parser(description).parse_args()
 
 
-class Wrong(ValueError):
-    """Options that it would not start with."""
+class WrongOptions(ValueError):
+    """The scripted engine would not start with these options."""
 
 
 class _Checking(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise Wrong(message.replace("argument --", "the engine option ", 1))
+        raise WrongOptions(message.replace("argument --", "the engine option ", 1))
 
 
 def check(names: Collection[str], arguments: Sequence[str]) -> None:
-    """What `read_options` would make of these arguments, of options of these names. Raises Wrong."""
+    """Raises WrongOptions unless `read_options` would take these options and arguments."""
     checking = parser(of=_Checking)
     known = {name.replace("_", "-") for name in vars(checking.parse_args([]))}
     for name in names:
         if name not in known:
-            raise Wrong(f"the scripted engine has no option {name}: it has {', '.join(sorted(known))}")
+            raise WrongOptions(f"the scripted engine has no option {name}: it has {', '.join(sorted(known))}")
     checking.parse_args(arguments)
 
 
@@ -117,7 +117,7 @@ def parser(
         prog="python -m models_registry.engine.scripted.server",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # an option that is refused by its name would come in by half of it
+        allow_abbrev=False,  # otherwise half the name of a refused option would set it
     )
     parser.add_argument("--uds", help="path of the Unix socket to listen on; otherwise --host and --port")
     parser.add_argument("--host", default="127.0.0.1")

@@ -73,8 +73,8 @@ def _judged(request: Request, model: Model) -> dict[str, Any]:
     if found.loads:
         sign = "−" if need.correction < 0 else "+"
         sizes["correction"] = f"{sign} {size(abs(need.correction))}, from {found.loads} measured"
-    whole = {"need": size(need.total), "room": size(found.room.total)}
-    sizes |= {"all of it": whole["need"], f"room ({found.room.kind.upper()})": whole["room"]}
+    whole = {"need": size(need.total), "room": size(found.available.total)}
+    sizes |= {"all of it": whole["need"], f"room ({found.available.kind.upper()})": whole["room"]}
     return {"form": form, "found": found, "sizes": sizes, **whole}
 
 
@@ -137,7 +137,7 @@ def edit(request: Request, pk: int) -> HttpResponseBase:
         return _model(request, model, edit_form=form)
     audit.record(request, "model.edit", model.name, ", ".join(sorted(form.changed_data)))
     if "trust_remote_code" in form.changed_data:
-        audit.record(request, "model.trust", model.name, allowed.told(form.cleaned_data["trust_remote_code"]))
+        audit.record(request, "model.trust", model.name, allowed.trust_words(form.cleaned_data["trust_remote_code"]))
     messages.success(request, f"{model.name} is changed. A loaded model is loaded anew with its next request.")
     return redirect("model", pk)
 

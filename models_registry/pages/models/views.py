@@ -91,7 +91,7 @@ def add(request: Request) -> HttpResponseBase:
     )
     audit.record(request, "model.add", model.name, model.hub_id or model.source)
     if model.trust_remote_code:
-        audit.record(request, "model.trust", model.name, allowed.told(True))
+        audit.record(request, "model.trust", model.name, allowed.trust_words(True))
     messages.success(request, f"{model.name} is added{coming}.")
     address = resolve_url("model", model.pk)
     return HttpResponseClientRedirect(address) if request.htmx else redirect(address)

@@ -1,9 +1,9 @@
-"""One turn at a download: take its lease, bring what is missing, and make the model ready.
+"""A worker's run of a download: claim it, fetch what is missing, and make the model ready.
 
-While the bytes come, a clock beside them writes down how far it is, renews the lease, and sees at every tick whether
-somebody has paused, cancelled or removed the download, or this worker has to stop. Killed at any instant, the next
-turn finds what has come in the folder, and whose it is in the row. The lock of the model's folder is held for as long
-as anything is written there, so a turn that has lost its lease harms nobody.
+While the bytes come, a ticker records the progress, renews the lease, and notices when somebody has paused, cancelled
+or removed the download, or when this worker has to stop. If the worker is killed, the next run goes on with the files
+in the folder. The lock of the model's folder is held as long as anything is written there, so a run that has lost its
+lease does no harm.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ from models_registry.catalog.folders import ModelError
 from models_registry.catalog.made_folders import Progress
 from models_registry.hub import client as hub
 from models_registry.hub import downloads, transfer
-from models_registry.hub.client import Place
-from models_registry.hub.files import File
+from models_registry.hub.client import HubRepository
+from models_registry.hub.files import HubFile
 from models_registry.models import Download, DownloadState, Model, ModelState, Task
 from models_registry.rates import Meter
 from vbs.broker import wake
@@ -42,54 +42,55 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 RATE_SECONDS = 5.0  # over which the speed is measured
-TURN_SECONDS = 3600.0  # then somebody else may go on: a task must end before the task queue ends it
-ALONE_TURN_SECONDS = 60.0  # where the one io worker has everything else to do as well
-LOCK_SECONDS = 5.0  # that a turn waits for the one before it
+TURN_SECONDS = 3600.0  # after which the run ends and the download waits again, before the task queue ends the task
+ALONE_TURN_SECONDS = 60.0  # the same where a single io worker has all other tasks to do as well
+LOCK_SECONDS = 5.0  # for which a run waits for the folder's lock
 MOST_REASON = 2000  # characters
-CLAIM_LOCK = 7_338_102  # of PostgreSQL: one claim at a time, so that they can be counted
+CLAIM_LOCK = 7_338_102  # PostgreSQL's advisory lock for claims, so that running downloads can be counted
 
 
-class _Lost(Exception):
-    """The download is not ours any more: paused, cancelled, removed, or taken over."""
+class DownloadLost(Exception):
+    """The lease is lost: the download was paused, cancelled, removed, or taken over."""
 
 
-class _Over(Exception):
-    """It is time to stop, and to let somebody else go on."""
+class RunOver(Exception):
+    """The run has to end, and the download has to wait again."""
 
 
 def run(model_id: int, worker_id: uuid.UUID) -> None:
-    """Idempotent. Errors end in the row, where people find them; only those of the database are raised."""
+    """Run the download, if it can be claimed. It is idempotent. Errors are written into its row; only those of the
+    database are raised."""
     download = _claim(model_id, worker_id)
     if download is None:
         return
-    turn = _Turn(download, worker_id)
+    run = DownloadRun(download, worker_id)
     try:
-        turn.run()
-    except _Lost:
-        log.info("The download of %s was stopped", turn.model)
-    except _Over:
-        turn.give_back()
+        run.run()
+    except DownloadLost:
+        log.info("The download of %s was stopped", run.model)
+    except RunOver:
+        run.give_back()
     except DATABASE_ERRORS:
         raise
     except ModelError as error:
-        turn.fail(str(error))
+        run.fail(str(error))
     except OSError as error:
-        turn.fail(_disk_error(error))
+        run.fail(_disk_error(error))
     except Exception as error:
-        log.exception("The download of %s failed", turn.model)
-        turn.fail(f"an error of this server ({type(error).__name__}), which is in its log: report it")
+        log.exception("The download of %s failed", run.model)
+        run.fail(f"this server met an error ({type(error).__name__}), which is in its log: report it")
     insist(downloads.wake_next)
 
 
 def _claim(model_id: int, worker_id: uuid.UUID) -> Download | None:
-    """The download, with its lease; or None when it is not to be run, or somebody has it, or enough others run."""
+    """Claim the download. None when it does not wait, another worker has it, or as many as may run do."""
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [CLAIM_LOCK])
         others = Download.objects.filter(state=DownloadState.RUNNING).held()
         if others.exclude(model_id=model_id).count() >= downloads.most_at_once():
             return None
-        ours = Q(state=DownloadState.RUNNING, leased_by=worker_id)  # from before the database was away
+        ours = Q(state=DownloadState.RUNNING, leased_by=worker_id)  # claimed before the database could not be reached
         taken = Download.objects.filter(downloads.WAITING | ours, model_id=model_id).claim(
             worker_id,
             state=DownloadState.RUNNING,
@@ -102,41 +103,41 @@ def _claim(model_id: int, worker_id: uuid.UUID) -> Download | None:
 def _disk_error(error: OSError) -> str:
     folder = parts.root()
     if space.is_full(error):
-        return f"{space.WORDS} of {folder}: free some of it, then retry. What has come is kept"
-    return f"{folder} cannot be written ({error.strerror or error}): make that possible, then retry"
+        return f"{space.WORDS} of {folder}: free some space, then retry. What is fetched is kept"
+    return f"{folder} cannot be written ({error.strerror or error}): correct that, then retry"
 
 
-class _Turn:
-    """download: ours, as it was claimed."""
+class DownloadRun:
+    """One run. download: as it was claimed."""
 
     def __init__(self, download: Download, worker_id: uuid.UUID) -> None:
         self.model = download.model
         self.commit = download.commit
-        self.files = [File.from_json(one) for one in download.files]
+        self.files = [HubFile.from_json(one) for one in download.files]
         self.folder = parts.folder_of(self.model.name)
         self.target = made_folders.path_of(self.model.name)
         self.mine = Download.objects.filter(model_id=self.model.pk, state=DownloadState.RUNNING).of(worker_id)
         self.done = self.began = 0  # bytes
-        self.placing = False  # which cannot be interrupted
+        self.placing = False  # while the folder is made, which cannot be interrupted
         self.ends = time.monotonic() + (TURN_SECONDS if settings.VBS_IO_WORKERS > 1 else ALONE_TURN_SECONDS)
         self.meter: Meter | None = None  # of bytes, once it is known which are here already
 
     def run(self) -> None:
-        """Raises _Lost, _Over, ModelError, OSError, and what the database does."""
+        """Raises DownloadLost, RunOver, ModelError, OSError, and errors of the database."""
         if self.files:
             self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             held = self._lock(stack)
             if held is None:
-                log.info("Somebody still works on %s: it goes on when our lease has run out", self.model)
+                log.info("Another process still works on %s: it is tried again when our lease has run out", self.model)
                 return
             if other := Model.objects.filter(source=str(self.target)).exclude(pk=self.model.pk).first():
                 raise ModelError(f"{self.target} is the folder of {other.name}: register it under another name")
-            place = downloads.place(self.model, self.commit)
+            repository = downloads.repository_of(self.model, self.commit)
             try:
-                found = async_to_sync(self._bring_and_make)(place, held)
+                found = async_to_sync(self._bring_and_make)(repository, held)
                 self._finish(found)
-            except _Lost:
+            except DownloadLost:
                 Download.objects.filter(model_id=self.model.pk, state=DownloadState.PAUSED).update(bytes_done=self.done)
                 parts.clean_locked(self.model.name)
                 raise
@@ -164,7 +165,7 @@ class _Turn:
         insist(step)
 
     def _lock(self, stack: ExitStack) -> int | None:
-        """None when somebody has it: a turn that was stopped keeps it for a moment, a conversion for longer."""
+        """Lock the model's folder. None when another process keeps the lock, such as a conversion."""
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
@@ -173,9 +174,9 @@ class _Turn:
                 if time.monotonic() > deadline or outages.stopping.wait(LOCK_SECONDS / 20):
                     return None
 
-    async def _bring_and_make(self, place: Place, held: int) -> dict[str, Any]:
+    async def _bring_and_make(self, repository: HubRepository, held: int) -> dict[str, Any]:
         clock = asyncio.create_task(self._watch())
-        work = asyncio.create_task(self._work(place, held))
+        work = asyncio.create_task(self._work(repository, held))
         try:
             await asyncio.wait({clock, work}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -183,43 +184,44 @@ class _Turn:
             work.cancel()
             await asyncio.gather(clock, work, return_exceptions=True)
         if work.cancelled():
-            clock.result()  # raises what it ended with
+            clock.result()  # raises the exception that ended it
         return work.result()
 
-    async def _work(self, place: Place, held: int) -> dict[str, Any]:
+    async def _work(self, repository: HubRepository, held: int) -> dict[str, Any]:
         files = list({file.sum: file for file in self.files}.values())
         self.done = self.began = sum(transfer.present(self.folder, file) for file in files)
         self.meter = Meter(RATE_SECONDS, self.done)
         async with hub.client() as client:
             for file in files:
-                await transfer.bring(client, place, file, self.folder, self._came)
+                await transfer.bring(client, repository, file, self.folder, self._came)
         self.placing = True
         return await asyncio.to_thread(self._make, held)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            over = time.monotonic() > self.ends and self.done > self.began  # a turn that brings nothing is for nothing
+            over = time.monotonic() > self.ends and self.done > self.began  # a run has to fetch at least something
             if (outages.stopping.is_set() or over) and not self.placing:
-                raise _Over
+                raise RunOver
             if not await sync_to_async(self._write_down)() and not self.placing:
-                raise _Lost
+                raise DownloadLost
 
     def _came(self, count: int) -> None:
         self.done += count
 
     def _write_down(self) -> bool:
-        """Is it still ours?"""
+        """Record the progress and renew the lease. False when the lease is lost."""
         rate = max(0.0, *self.meter.read(self.done)) if self.meter else None
         try:
             return bool(self.mine.renew(bytes_done=self.done, bytes_per_second=rate))
-        except DATABASE_ERRORS as error:  # nobody else can have it either, and the lock keeps him out
+        except DATABASE_ERRORS as error:  # nobody else can claim it either, and the folder's lock is ours
             log.warning("The database is out of reach: %s", first_line(error))
             connection.close()
             return True
 
     def _make(self, held: int) -> dict[str, Any]:
-        """The model's folder, whole and in its place; what it says of the model. It may take minutes, in a thread."""
+        """Make the model's folder and put it in place. Returns what its files say about the model. It runs in a
+        thread, and may take minutes."""
         if self.model.hub_file:
             (file,) = self.files
             source = self.folder / Path(file.path).name
@@ -227,7 +229,7 @@ class _Turn:
             os.link(self.folder / file.sum, source)
             made_folders.make(self.target, source, made_folders.converted, held, self._say)
         elif downloads.is_conversion(self.model):
-            source = sources.folder(self.model.source, on_server=True)  # which may have become another one since
+            source = sources.folder(self.model.source, on_server=True)  # checked again, for links may have changed
             if not source.is_file():
                 raise ModelError(f"{source} is not there any more: put it back and retry, or cancel this")
             made_folders.make(self.target, source, made_folders.converted, held, self._say)
@@ -240,7 +242,7 @@ class _Turn:
             raise
 
     def _linked(self, source: Path, work: Path, held: int, on_progress: Progress) -> None:
-        """The same bytes under the names that they have in the repository; they stay here until the model is ready."""
+        """Link the fetched files under their names in the repository; they stay here until the model is ready."""
         for file in self.files:
             path = work / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,10 +251,11 @@ class _Turn:
             except OSError as error:
                 if error.errno == errno.EEXIST or space.is_full(error):
                     raise
-                shutil.copyfile(source / file.sum, path)  # a file system without links
+                shutil.copyfile(source / file.sum, path)  # the file system has no hard links
 
     def _examine(self) -> dict[str, Any]:
-        """A task other than chat was given by a person. Chat may be a guess: then the files say, where they do."""
+        """What the files say about the model. A task other than chat was set by a person; chat may be the default, so
+        then the files decide, if they can."""
         model = self.model
         if model.base:
             return rules.examine_adapter(self.target, model.base)
@@ -268,11 +271,11 @@ class _Turn:
         }
 
     def _finish(self, found: dict[str, Any]) -> None:
-        """Ready, in one transaction. Raises _Lost, and ModelError when its base has been changed meanwhile."""
+        """Make the model ready, in one transaction. Raises DownloadLost, and ModelError when its base has changed."""
 
         def step() -> bool:
             with transaction.atomic():
-                if self.model.base:  # which is locked before its adapters, as by whoever changes it
+                if self.model.base:  # a base is locked before its adapters, here and wherever it is changed
                     bases = Model.objects.select_for_update().filter(pk=self.model.base.pk)
                     found.update(*(rules.examine_adapter(self.target, base) for base in bases))
                 Model.objects.select_for_update().filter(pk=self.model.pk).first()
@@ -281,7 +284,7 @@ class _Turn:
                     Model.objects.filter(pk=self.model.pk).update(
                         source=str(self.target), revision=self.commit, state=ModelState.READY, reason="", **found
                     )
-                    wake("gpu")  # batches may wait for it
+                    wake("gpu")  # batches may wait for this model
             return Download.objects.filter(model_id=self.model.pk, state=DownloadState.DONE).exists()
 
         try:
@@ -291,7 +294,7 @@ class _Turn:
             raise
         if not ours:
             made_folders.discard(self.target)
-            raise _Lost
+            raise DownloadLost
         shutil.rmtree(self.folder, ignore_errors=True)
         log.info("%s is ready in %s", self.model, self.target)
 

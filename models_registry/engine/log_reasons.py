@@ -1,4 +1,4 @@
-"""What an engine's log says, in words for its user: why a start failed, and why a request did."""
+"""Reads in an engine's log why its start failed, or why a request did, and says it in words for people."""
 
 import re
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from pathlib import Path
 from vbs.redaction import hide_locations
 
 TAIL_BYTES = 64 * 1024
-REQUESTS_BYTES = 2**20  # of a log's end in which the reason of a request that failed just now is looked for
+REQUESTS_BYTES = 2**20  # of the log's end, in which the reason for a request's failure is looked for
 MOST_WORDS = 500  # characters of such a reason
 
-# The first that matches the log's end gives the hint.
+# The first pattern that matches the reason gives the hint.
 HINTS = (
     (
         r"out of memory|OutOfMemory|Cannot allocate memory|not enough memory",
@@ -63,8 +63,8 @@ _POINTER = re.compile(r"See (root cause|stack trace) |Engine core initialization
 _NOISE = re.compile(r"nanobind|leaked|resource_tracker|warnings\.warn|\^\^\^")
 
 
-class Lack(Enum):
-    """What there was no memory for."""
+class ShortageKind(Enum):
+    """What the memory was missing for."""
 
     CONTEXT = auto()  # one request of full length in the KV cache
     CACHE = auto()  # any KV cache: the weights, and what is computed at once, took all of the engine's share
@@ -77,12 +77,13 @@ class Lack(Enum):
 
 @dataclass(frozen=True)
 class Shortage:
-    """Memory that a start did not get, in GiB where the engine says how much; context and longest in tokens.
+    """Memory that a start did not get, in GiB where the engine says how much.
 
-    total: of the device. context: what was asked for. longest: the one that the engine thinks would fit.
+    total: of the device. context: the one that was asked for, in tokens. longest: the one that would fit, as the engine
+    estimates it.
     """
 
-    of: Lack
+    of: ShortageKind
     needed: float | None = None
     there: float | None = None
     total: float | None = None
@@ -99,10 +100,10 @@ OPERATORS_SEE = "The operators of this server see more in the log of its worker.
 
 
 class LoadError(Exception):
-    """A model that cannot be loaded: what the engine said, and what to change.
+    """A model cannot be loaded. The message says what the engine said, and what to change.
 
-    killed: it might work next time. shortage: it might work with less. public: the same for who may use the model and
-    not know where it is, as whoever made a batch; the places in it are hidden where it is not given.
+    killed: the engine was killed, so another start may succeed. shortage: less memory may do. public: the message for
+    people who may use the model but not know where it is; without it, the locations in the message are hidden.
     """
 
     def __init__(
@@ -116,25 +117,25 @@ class LoadError(Exception):
 # vLLM's own words for it (0.32: v1/core/kv_cache_utils.py, v1/worker/{utils,cpu_worker,gpu_worker}.py) and PyTorch's.
 _SHORTAGES = (
     (
-        Lack.CONTEXT,
+        ShortageKind.CONTEXT,
         r"serve at least one request with the model's max seq len \((?P<context>\d+)\), \((?P<needed>[\d.]+) GiB KV "
         r"cache is needed, which is larger than the available KV cache memory \((?P<there>[\d.]+) GiB\)"
         r"(.{0,100}?estimated maximum model length is (?P<longest>\d+))?",
     ),
-    (Lack.CACHE, r"No available memory for the cache blocks"),
+    (ShortageKind.CACHE, r"No available memory for the cache blocks"),
     (
-        Lack.SHARE,
+        ShortageKind.SHARE,
         r"(Free|Available) memory on (device|node) [^(]{0,40}\((?P<there>[\d.]+)/(?P<total>[\d.]+) GiB\) on startup is "
         r"less than [^(]{0,80}\([\d.]+, (?P<needed>[\d.]+) GiB\)",
     ),
     (
-        Lack.CPU_CACHE,
+        ShortageKind.CPU_CACHE,
         r"Available memory on node [^(]{0,40}\((?P<there>[\d.]+)/(?P<total>[\d.]+) GiB\) on kv cache allocation is "
         r"less than requested memory for kv \((?P<needed>[\d.]+)",
     ),
-    (Lack.WARM_UP, r"out of memory occurred when warming up"),
+    (ShortageKind.WARM_UP, r"out of memory occurred when warming up"),
     (
-        Lack.OTHER,
+        ShortageKind.OTHER,
         r"out of memory|OutOfMemory|can't allocate memory|Cannot allocate memory|not enough memory|^MemoryError",
     ),
 )
@@ -158,7 +159,7 @@ def tail(log: Path, most: int = TAIL_BYTES) -> str:
 
 
 def explain(log: Path, otherwise: str) -> LoadError:
-    """The cause in the log of an engine that did not start: its last error that does not just point to another."""
+    """Why an engine did not start: the last error in its log that does not just point to another one."""
     text = tail(log)
     lines = _lines(text)
     reason = _error(lines)
@@ -170,7 +171,7 @@ def explain(log: Path, otherwise: str) -> LoadError:
 
 
 def last_error(log: Path) -> str:
-    """The last error at the end of an engine's log, in one line; empty where it names none."""
+    """The last error in the end of an engine's log, on one line; empty if there is none."""
     return _error(_lines(tail(log)))
 
 
@@ -183,7 +184,7 @@ def _error(lines: list[str]) -> str:
     for number, line in enumerate(lines):
         if _ERROR.match(line) and not _POINTER.search(line):
             reason = line
-            if "validation error" in line:  # pydantic says what was wrong on the line after the field's name
+            if "validation error" in line:  # pydantic says what was wrong two lines further on
                 reason = " ".join(one.strip() for one in lines[number : number + 3])
                 if inner := re.search(r"Value error, (.+?)(?: \[type=|$)", reason):
                     reason = inner[1]
@@ -191,10 +192,10 @@ def _error(lines: list[str]) -> str:
 
 
 def of_request(log: Path, request_id: str) -> str | None:
-    """Why vLLM failed the request that was sent with this `X-Request-Id`; None where the log does not say.
+    """Why vLLM failed the request with this `X-Request-Id`; None where the log does not say.
 
-    vLLM 0.32 answers "Internal server error" to what its engine process could not do, and writes the reason into its
-    log, with an id that has ours in its middle.
+    When its engine process fails a request, vLLM 0.32 answers "Internal server error", and writes the reason into its
+    log, under an id that contains ours.
     """
     lines = tail(log, REQUESTS_BYTES).splitlines()
     named = re.compile(rf"request (\d+_)?([a-z]+-)?{re.escape(request_id)}(-\d+)?(-[0-9a-f]{{8}})?(?![\w-])")
@@ -204,13 +205,13 @@ def of_request(log: Path, request_id: str) -> str | None:
             if reason := _traced(lines[number + 1 :], _process(first)):
                 return _clean(reason)
         elif _REJECTED.search(first):
-            return "Its schema or grammar leaves nothing that could be the answer."
+            return "No answer can satisfy its schema or grammar."
     return None
 
 
 # Before the traceback of one request (v1/structured_output/__init__.py, v1/engine/core.py).
 _TRACED = re.compile(r"Failed to compile grammar for request|Unexpected error pre-processing request")
-# What it could not write any further (v1/core/sched/scheduler.py).
+# The grammar allowed no further token (v1/core/sched/scheduler.py).
 _REJECTED = re.compile(r"grammar rejected tokens|Failed to advance FSM")
 _AGAIN = re.compile(r"(The above exception was the direct cause|During handling of the above exception)")
 _PLACE = re.compile(r"\[[\d:]+\] \S+\.(cc|cpp|h|rs):\d+: ")  # of a check in a library
@@ -222,7 +223,7 @@ def _process(line: str) -> str:
 
 
 def _traced(lines: list[str], process: str) -> str:
-    """The error of the traceback that begins here; other processes' lines may be in between."""
+    """The error of the traceback that begins here. Lines of other processes may be in between."""
     reason, chained = "", True
     for line in lines:
         if _process(line) != process:
@@ -242,12 +243,12 @@ def _clean(reason: str) -> str:
 
 
 def shortage(reason: str, text: str = "") -> Shortage | None:
-    """What memory a start lacked, when its reason says that it did. text: all that the engine said."""
+    """The memory that a start lacked; None when its reason does not speak of memory. text: the end of the log."""
     for of, pattern in _SHORTAGES:
         found = re.search(pattern, reason)
-        if found and of in (Lack.WARM_UP, Lack.OTHER):
+        if found and of in (ShortageKind.WARM_UP, ShortageKind.OTHER):
             if "Failed to load model - not enough GPU memory" in text:
-                of = Lack.WEIGHTS
+                of = ShortageKind.WEIGHTS
             return _allocation(of, text)
         if found:
             said = found.groupdict()
@@ -257,8 +258,8 @@ def shortage(reason: str, text: str = "") -> Shortage | None:
     return None
 
 
-def _allocation(of: Lack, text: str) -> Shortage:
-    """With the numbers of the last allocation that failed."""
+def _allocation(of: ShortageKind, text: str) -> Shortage:
+    """The shortage with the figures of the last allocation that failed."""
     every = list(_ALLOCATION.finditer(text))
     if not every:
         return Shortage(of)

@@ -16,7 +16,7 @@ from django.db import connection
 from django.utils import timezone
 
 from models_registry.engine.client import EngineDied
-from models_registry.engine.reasons import LoadError
+from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.gpu import operations
 from models_registry.gpu.gpu import Gpu, loaded_words
@@ -35,7 +35,7 @@ OUTAGE_SECONDS = 600.0  # how long a result is held while the database is away
 MOST_LINE = 2000  # characters
 
 
-class Stopped(Exception):
+class OperationStopped(Exception):
     """It has to end before it is done. again: it waits for another turn."""
 
     def __init__(self, why: str, again: bool = False) -> None:
@@ -43,11 +43,11 @@ class Stopped(Exception):
         self.again = again
 
 
-class Failed(Exception):
+class OperationFailed(Exception):
     """It cannot be done; the message says why."""
 
 
-class Turn:
+class OperationTurn:
     """What one operation has while it runs on this GPU. `makes_room`: for something more urgent, to begin anew."""
 
     def __init__(self, operation: Operation, work: Work, gpu: Gpu) -> None:
@@ -58,10 +58,10 @@ class Turn:
         self._worker = gpu.worker.pk
         self._lines: list[str] = []
         self._doing = ""
-        self._stop: Stopped | None = None
+        self._stop: OperationStopped | None = None
         self._over = threading.Event()
 
-    def run(self, do: "Callable[[Turn], dict[str, Any]]") -> None:
+    def run(self, do: "Callable[[OperationTurn], dict[str, Any]]") -> None:
         """From the claim to the end, whatever comes of `do`, which returns the result or raises.
 
         LoadError and Failed are failures, Stopped a cancellation or a pause. Raises the database's errors.
@@ -72,13 +72,13 @@ class Turn:
                 result = do(self)
             state = OperationState.SUCCEEDED
             self.say("Done.")
-        except Stopped as stop:
+        except OperationStopped as stop:
             self.say(f"Stopped: {stop}.")
             if stop.again:
                 insist(lambda: operations.put_back(self.operation, self._worker, self._text()), OUTAGE_SECONDS)
                 return
             state = OperationState.CANCELLED
-        except (LoadError, Failed) as failure:
+        except (LoadError, OperationFailed) as failure:
             error = str(failure)
             self.say(f"Failed: {error}")
         except DATABASE_ERRORS:
@@ -100,7 +100,7 @@ class Turn:
         if self._stop:
             raise self._stop
         if self.gpu.stopping():
-            raise Stopped("this worker has to stop", again=True)
+            raise OperationStopped("this worker has to stop", again=True)
 
     def load(self) -> Engine:
         """Raises LoadError, Stopped."""
@@ -148,7 +148,7 @@ class Turn:
         try:
             return asyncio.run(watched())
         except EngineDied as death:
-            raise Failed(f"{death}: its log says why, and the next request starts it again") from death
+            raise OperationFailed(f"{death}: its log says why, and the next request starts it again") from death
 
     # The thread.
 
@@ -180,11 +180,11 @@ class Turn:
         count = len(self._lines)
         try:
             if not operations.renew(self.operation, self._worker, "".join(self._lines[:count])):
-                self._stop = Stopped("it was cancelled, or somebody else has taken it over")
+                self._stop = OperationStopped("it was cancelled, or somebody else has taken it over")
                 return
             del self._lines[:count]
             if self.makes_room and self.gpu.outranked(self.work):
-                self._stop = Stopped("something more urgent waits; it begins anew after that", again=True)
+                self._stop = OperationStopped("something more urgent waits; it begins anew after that", again=True)
             state = WorkerState.LOADING if self._doing else WorkerState.RUNNING
             self.gpu.show(state, self._doing or f"Running {self.operation.kind} {self.model}", self.work)
         except DATABASE_ERRORS as error:

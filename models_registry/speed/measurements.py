@@ -1,6 +1,6 @@
-"""Writes down how fast models are and what they take, a Measurement each. To fail at that fails nothing else.
+"""Records how fast models are and how much memory they use, as rows of Measurement. A failure here is only logged.
 
-Knows nothing of who ran the requests: a `Tally` counts them for a batch's turn and for a benchmark alike.
+A `Tally` counts the requests of a batch's turn and those of a benchmark alike.
 """
 
 import logging
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-KEPT = 200  # measurements of one model and kind
+KEPT = 200  # measurements that are kept of one model and kind
 
 
 class Tally:
-    """What a run of requests on an engine amounted to. Times are taken as they are told.
+    """Counts the requests of a run on an engine. It takes the time whenever it is called.
 
-    unlimited, unlimited_tokens: of the answered, those whose answers had no limit, and what these wrote.
+    unlimited, unlimited_tokens: answered requests without a limit to their answers, and the tokens of these answers.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Tally:
 
     @property
     def seconds(self) -> float:
-        """From the first request to the last answer so far."""
+        """Seconds from the first request to the last answer so far."""
         return max(self._last - self._first, LEAST_SECONDS) if self._first is not None and self._last else 0.0
 
     @property
@@ -79,12 +79,12 @@ class Tally:
 
     @property
     def oldest(self) -> float | None:
-        """Seconds since the oldest of those in flight was sent; None when there are none."""
+        """Seconds since the oldest request in flight was sent; None when none is."""
         first = next(iter(self._sent.values()), None)
         return None if first is None else time.monotonic() - first
 
     def fields(self) -> dict[str, Any]:
-        """Of a Measurement."""
+        """The counts as fields of a Measurement."""
         ordered = sorted(self._latencies)
         return {
             "requests": self.requests,
@@ -99,44 +99,44 @@ class Tally:
 
 
 def percentile(ordered: list[float], percent: int) -> float | None:
-    """The smallest value that so many of the values do not exceed."""
+    """The smallest value that so many per cent of the values do not exceed."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else None
 
 
-def load(model: Model, engine: Engine) -> None:
-    """A model, with or without adapters, was loaded or woken. Of a remote engine there is nothing to say."""
+def record_load(model: Model, engine: Engine) -> None:
+    """Record that a model was loaded or woken. Nothing is recorded for a remote server."""
     if engine.pid is not None:
         model, seconds = model.base or model, engine.started.seconds
         _keep(model, MeasurementKind.LOAD, lambda: {"load_seconds": seconds} | _sizes(model, engine))
 
 
-def turn(model: Model, engine: Engine, tally: Tally, batch_id: str, endpoint: str) -> None:
-    """A batch leaves the engine, with work left or not."""
+def record_turn(model: Model, engine: Engine, tally: Tally, batch_id: str, endpoint: str) -> None:
+    """Record a batch's turn on the engine, if anything was answered."""
     if tally.requests:
         about: dict[str, Any] = {"batch_id": batch_id, "endpoint": endpoint, "options": engine.started.options}
         about |= {"unlimited": tally.unlimited, "unlimited_tokens": tally.unlimited_tokens}
         _keep(model, MeasurementKind.BATCH, lambda: about | tally.fields())
 
 
-def benchmark(model: Model, engine: Engine, tally: Tally, **fields: Any) -> None:
-    """fields: what else was measured, such as `load_seconds`."""
+def record_benchmark(model: Model, engine: Engine, tally: Tally, **fields: Any) -> None:
+    """Record a benchmark. fields: what else was measured, such as `load_seconds`."""
     _keep(model, MeasurementKind.BENCHMARK, lambda: _sizes(model.base or model, engine) | tally.fields() | fields)
 
 
-def taken(engine: Engine) -> int | None:
-    """Bytes that the engine has taken, where that can be said."""
-    return _tried("what it has taken", lambda: memory.taken(engine))
+def memory_taken(engine: Engine) -> int | None:
+    """Bytes of memory that the engine uses; None where that is not known."""
+    return _tried("the memory that it uses", lambda: memory.used_by(engine))
 
 
 def _sizes(model: Model, engine: Engine) -> dict[str, Any]:
-    predicted = _tried("what it should take", lambda: _predicted(model, engine))
-    return {"memory_bytes": taken(engine), "predicted_bytes": predicted, "options": engine.started.options}
+    predicted = _tried("the memory that it should use", lambda: _predicted(model, engine))
+    return {"memory_bytes": memory_taken(engine), "predicted_bytes": predicted, "options": engine.started.options}
 
 
 def _predicted(model: Model, engine: Engine) -> int | None:
     try:
         return judge.predicted(model, engine.started.options, engine.log)
-    except ModelError:  # nothing of it runs here, or its config does not say enough
+    except ModelError:  # it does not run here, or its config lacks a value
         return None
 
 
@@ -157,7 +157,7 @@ def _tried(what: str, step: Callable[[], T]) -> T | None:
         return step()
     except DATABASE_ERRORS:
         connection.close()
-        log.warning("Not measured, for the database is out of reach: %s", what)
+        log.warning("Not measured, because the database cannot be reached: %s", what)
     except Exception:
         log.exception("Not measured: %s", what)
     return None

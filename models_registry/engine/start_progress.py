@@ -1,13 +1,13 @@
-"""How far the start of an engine has come, by what it writes: from stage to stage, never back.
+"""How far an engine's start has come, read from its log. It goes from stage to stage, and never back.
 
-The stages are in the order in which vLLM 0.32 goes through them. A line belongs to one when its message begins so: the
-prefix of every line names its process, and the configuration that is written at the beginning names everything.
+The stages are in the order of vLLM 0.32. A line belongs to a stage when its message begins with a certain text; only
+the beginning counts, because the configuration that vLLM logs first contains every word.
 """
 
 import re
 from pathlib import Path
 
-# Beginnings of messages; what each says has begun. A GPU captures its graphs twice: to try them, and for good.
+# The beginning of a message, and the stage that begins with it. vLLM captures graphs twice: to measure, and for good.
 _STAGES = (
     (r"Initializing a V\d LLM engine", "starting the engine"),
     (r"(Starting to load model|Loading model from|Loading weights)", "loading weights"),
@@ -24,13 +24,13 @@ _STAGES = (
 )
 _MESSAGES = tuple(re.compile(rf"(?:{pattern})") for pattern, _ in _STAGES)
 _WORDS = tuple(words for _, words in _STAGES)
-_COUNTED = ("loading weights", "capturing graphs")  # of which it says how far it is
+_COUNTED = ("loading weights", "capturing graphs")  # stages for which the log has a percentage
 _PREFIX = re.compile(r"^\([\w ]+ pid=\d+\) |^(DEBUG|INFO|WARNING|ERROR)( [\d-]+ [\d:]+)? \[[^\]]*\] ?")
 _PERCENT = re.compile(r"(\d+)%( Completed)? ?\|")
 
 
-class Stages:
-    """One start's. Reads what has been written since it last looked."""
+class StartProgress:
+    """The progress of one start. Each look reads what the log has got since the last one."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -47,7 +47,7 @@ class Stages:
         return _WORDS[self._reached] + (f" ({self._percent} %)" if self._percent is not None else "")
 
     def _lines(self) -> list[str]:
-        """Those that are whole by now. A bar is drawn over itself, with carriage returns."""
+        """The lines that are complete by now. Progress bars end in carriage returns."""
         try:
             with self.log.open("rb") as file:
                 file.seek(self._read)

@@ -1,7 +1,7 @@
-"""Engines that sleep: their weights wait in the machine's memory, the GPU is free for another one.
+"""Engines that sleep: their weights wait in main memory, and the GPU is free for another engine.
 
-On the way back each is asked the same as after its cold start. One that answers otherwise, or not at all, is ended;
-whoever wanted it starts it anew. What sleeps is written down nowhere: after a crash of the worker it is ended.
+A woken engine gets the fixed prompt again. If its answer is not that of its cold start, or there is none, it is ended
+and the caller starts it anew. Sleeping engines are not recorded in a file: after a crash of the worker they are ended.
 """
 
 import logging
@@ -19,45 +19,45 @@ from models_registry.engine.spec import EngineSpec
 log = logging.getLogger(__name__)
 
 MOST = 4
-ROOM = 1.2  # times its weights is what has to be free in the machine's memory for an engine to sleep
+ROOM = 1.2  # times the size of its weights has to be free in main memory before an engine sleeps
 
 
-class Sleepers:
-    """engines: the one that has slept longest first."""
+class SleepingEngines:
+    """The engines that sleep. engines: the one that has slept longest comes first."""
 
     def __init__(self, home: Path, most: int = MOST) -> None:
         self.home = home
         self.most = most
         self.engines: list[Engine] = []
 
-    def get_to_know(self, engine: Engine) -> None:
-        """Keep what a fresh engine says to the fixed prompt. One that says nothing will not be put to sleep."""
+    def record_fixed_answer(self, engine: Engine) -> None:
+        """Record a fresh engine's answer to the fixed prompt. Without one it will not be put to sleep."""
         try:
-            engine.said = control.say(engine.address, engine.spec)
-            server.remember(self.home, engine)
-        except (*control.SILENT, psutil.Error) as error:
+            engine.fixed_answer = control.fixed_answer(engine.address, engine.spec)
+            server.write_state(self.home, engine)
+        except (*control.NO_ANSWER, psutil.Error) as error:
             log.warning(
                 "%s will not be put to sleep: it does not answer the fixed prompt (%s)", engine.spec.name, error
             )
 
-    def put(self, engine: Engine, keep: EngineSpec | None = None) -> bool:
-        """Put this one to sleep, if it can; others make room in its favour, but not that of the spec `keep`.
+    def put_to_sleep(self, engine: Engine, keep: EngineSpec | None = None) -> bool:
+        """Put this engine to sleep, and end others that sleep if memory is short, but not that of the spec `keep`.
 
-        False when it does not sleep: it is to be ended then.
+        False when it does not sleep; then the caller ends it.
         """
         self._forget_dead()
-        if not engine.can_sleep or not engine.said or engine.folder == self.home or not engine.alive():
+        if not engine.can_sleep or not engine.fixed_answer or engine.folder == self.home or not engine.alive():
             return False
         if not self._make_room(engine, keep):
-            log.info("%s does not sleep: the machine's memory has no room for its weights", engine.spec.name)
+            log.info("%s does not sleep: main memory has no space for its weights", engine.spec.name)
             return False
-        server.forget(self.home, engine)  # first: what is adopted after a crash has to be awake
+        server.remove_state(self.home, engine)  # first: what is adopted after a crash has to be awake
         try:
             control.sleep(engine.address)
-        except control.SILENT as error:
+        except control.NO_ANSWER as error:
             log.warning("%s does not sleep: %s", engine.spec.name, str(error) or repr(error))
             return False
-        except BaseException:  # whoever has it must not take it for awake
+        except BaseException:  # its state is unknown, so the caller must not go on with it
             server.stop(engine, self.home)
             raise
         self.engines.append(engine)
@@ -73,7 +73,7 @@ class Sleepers:
         return True
 
     def wake(self, spec: EngineSpec, on_progress: Progress) -> Engine | None:
-        """The engine of this spec, awake, as good as new, and no longer one of ours; None when there is none."""
+        """Wake the engine of this spec and hand it over; None when there is none, or it is not sound any more."""
         self._forget_dead()
         engine = next((engine for engine in self.engines if engine.spec == spec), None)
         if engine is None:
@@ -83,12 +83,12 @@ class Sleepers:
         try:
             self._wake(engine)
             engine.started = replace(engine.started, seconds=round(time.monotonic() - began, 3), woken=True)
-            server.remember(self.home, engine)
-        except (*control.SILENT, psutil.Error) as error:
+            server.write_state(self.home, engine)
+        except (*control.NO_ANSWER, psutil.Error) as error:
             log.warning("%s is started anew instead of woken: %s", spec.name, str(error) or repr(error))
             self.end(engine)
             return None
-        except BaseException:  # half awake it would be in the way of the next
+        except BaseException:  # half awake it would hold memory that the next engine needs
             self.end(engine)
             raise
         self.engines.remove(engine)
@@ -96,9 +96,9 @@ class Sleepers:
 
     def _wake(self, engine: Engine) -> None:
         control.wake(engine.address)
-        assert engine.said is not None
-        if not control.alike(engine.said, control.say(engine.address, engine.spec)):
-            raise ConnectionError("it answers the fixed prompt otherwise than before it slept")
+        assert engine.fixed_answer is not None
+        if not control.is_same_answer(engine.fixed_answer, control.fixed_answer(engine.address, engine.spec)):
+            raise ConnectionError("its answer to the fixed prompt differs from the one before it slept")
 
     def end(self, engine: Engine) -> None:
         server.stop(engine, self.home)
@@ -111,5 +111,5 @@ class Sleepers:
     def _forget_dead(self) -> None:
         for engine in [engine for engine in self.engines if not engine.alive()]:
             log.warning("%s has ended in its sleep", engine.spec.name)
-            server.clear(engine, self.home)  # not by its number, which may be another's by now
+            server.clean_up(engine, self.home)  # not `stop`: another process may have its pid by now
             self.engines.remove(engine)

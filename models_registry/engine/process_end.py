@@ -1,7 +1,7 @@
-"""How an engine's process ended, in words; and whether the system has killed for want of memory meanwhile.
+"""Says how an engine's process ended, and whether the system has killed processes because memory ran out.
 
-Only a parent is told with which status a process ended. Of an engine that an earlier worker had started the rest is
-looked at: the process itself, if nobody has taken its status yet, the kernel's log, and the end of the engine's own.
+Only the parent of a process learns its exit status. For an engine that an earlier worker started, other sources are
+read: the zombie process, if there is one, the kernel's log, and the end of the engine's own log.
 """
 
 import os
@@ -9,58 +9,59 @@ import re
 import signal
 from pathlib import Path
 
-from models_registry.engine.reasons import last_error
-from models_registry.engine.refusals import clean
+from models_registry.engine.error_bodies import clean
+from models_registry.engine.log_reasons import last_error
 from vbs.redaction import hide_locations
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_FIRST_PIDS = "pid:[4026531836]"  # the namespace whose numbers the kernel's log has
+_FIRST_PIDS = "pid:[4026531836]"  # the namespace whose process ids the kernel's log uses
 _EXIT_CODE = 52  # the field of /proc/PID/stat
 MOST_KERNEL = 4 * 2**20  # bytes of the kernel's log
-MOST_WORDS = 300  # characters of what a log says
+MOST_WORDS = 300  # characters that are quoted from a log
 
 
-def words(status: int | None, killed_for_memory: bool, log: Path | None = None, pid: int | None = None) -> str:
-    """status: as `waitpid` tells it, None where nobody could (an adopted engine is not our child).
+def describe(status: int | None, killed_for_memory: bool, log: Path | None = None, pid: int | None = None) -> str:
+    """How the process ended, for a message.
 
-    killed_for_memory: the system has killed for want of memory since we know the engine. Then that is why: also when
-    it was a child of the engine, without which the engine then ended by itself. log: the engine's.
+    status: as `waitpid` returns it; None for an adopted engine, which is not our child. killed_for_memory: since the
+    engine runs, the system has killed a process because memory ran out; that counts as the cause, because an engine
+    also ends when the system kills one of its children. log: the engine's log.
     """
     if killed_for_memory:
-        return "the system killed it or a process of it for want of memory"
+        return "the system killed it, or a process of it, because memory ran out"
     error = clean(hide_locations(last_error(log)) if log else "", MOST_WORDS)
     if status is None:
         return _unseen(error, kernel_words(pid) if pid else "")
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
-        return f"killed by {name}" + (", which the system also sends for want of memory" if name == "SIGKILL" else "")
+        return f"killed by {name}" + (", which the system also sends when memory runs out" if name == "SIGKILL" else "")
     said = f"the last error in its log is: {error}" if error else "its log names no error"
     return f"ended by itself with status {os.waitstatus_to_exitcode(status)}, {said}"
 
 
 def _unseen(error: str, kernel: str) -> str:
-    """What is known all the same."""
+    """What is known without the exit status."""
     known = [f"the kernel's log says: {kernel}"] if kernel else []
     if not kernel:
         told = memory_kills() is not None
         known += [
-            "the system has killed nothing for want of memory meanwhile"
+            "the system has killed no process because of memory meanwhile"
             if told
-            else "whether for want of memory is not told here"
+            else "this system does not say whether memory ran out"
         ]
     known += [f"the last error in its log is: {error}" if error else "its log names no error, as if it was killed"]
-    return f"how is not known, for it was started by an earlier worker: {'; '.join(known)}"
+    return f"an earlier worker started it, so its exit status is not known: {'; '.join(known)}"
 
 
 def left_status(pid: int, proc: Path = Path("/proc")) -> int | None:
-    """The status of a process that has ended and that its parent has not asked about yet; None where it is not told."""
+    """The exit status of a zombie, whose parent has not asked for it yet; None where the system does not show it."""
     fields = _read(proc / str(pid) / "stat").rpartition(")")[2].split()
     code = int(fields[_EXIT_CODE - 3]) if len(fields) > _EXIT_CODE - 3 and fields[0] == "Z" else 0
-    return code or None  # 0 is what is shown to whoever may not know, too
+    return code or None  # the system also shows 0 to processes that may not know it
 
 
 def kernel_words(pid: int, kmsg: Path = Path("/dev/kmsg"), proc: Path = Path("/proc")) -> str:
-    """The last that the kernel's log says of the end of this process; empty where it says nothing, or not to us."""
+    """The last line of the kernel's log about the end of this process; empty if there is none, or it is not for us."""
     try:
         if str((proc / "self/ns/pid").readlink()) != _FIRST_PIDS:
             return ""
@@ -73,11 +74,11 @@ def kernel_words(pid: int, kmsg: Path = Path("/dev/kmsg"), proc: Path = Path("/p
             try:
                 if not (record := os.read(descriptor, 8192)):
                     break
-            except BrokenPipeError:  # it was overwritten meanwhile
+            except BrokenPipeError:  # the record was overwritten meanwhile
                 continue
             for line in record.decode(errors="replace").splitlines():
                 text = line.partition(";")[2] or line if pattern.search(line) else text
-    except OSError:  # nothing more is there
+    except OSError:  # there are no more records
         pass
     finally:
         os.close(descriptor)
@@ -85,8 +86,8 @@ def kernel_words(pid: int, kmsg: Path = Path("/dev/kmsg"), proc: Path = Path("/p
 
 
 def memory_kills(proc: Path = Path("/proc"), cgroups: Path = _CGROUPS) -> int | None:
-    """Processes of our control group that were killed for want of memory so far, else of the machine; None where the
-    kernel does not tell."""
+    """How many processes of our control group, or else of the machine, were killed because memory ran out; None where
+    the kernel does not say."""
     places: list[tuple[Path, str]] = []
     for line in _read(proc / "self/cgroup").splitlines():
         number, kinds, path = line.split(":", 2)

@@ -1,6 +1,6 @@
-"""What an engine says when it does not answer: its errors in whichever of the usual shapes, within bounds.
+"""Reads code and message out of an engine's error body, in any of the usual shapes.
 
-It may be a server that we know nothing of, so nothing is taken for granted: neither sizes, nor depth, nor characters.
+The body may come from a server that we know nothing about, so its size, depth and characters are checked.
 """
 
 import re
@@ -10,18 +10,18 @@ import orjson
 
 MOST_MESSAGE = 4000  # characters
 MOST_CODE = 100
-PATIENCE = {408, 425, 429, 502, 503, 504}  # statuses that say nothing of the request
+PATIENCE = {408, 425, 429, 502, 503, 504}  # statuses that the request did not cause
 
 
 def parsed(body: bytes) -> Any:
-    """The JSON of a body; None where there is none."""
+    """The JSON value of a body; None when it is not JSON."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
 
 
-# The code of an error whose server has none in the usual form: `BadRequestError`, `Bad Request`, or nothing.
+# The codes of errors whose server gives none in the usual form, but `BadRequestError`, `Bad Request` or nothing.
 CODES = {
     400: "invalid_request",
     401: "invalid_api_key",
@@ -40,25 +40,25 @@ CODE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
 def refusal(status: int, body: Any) -> tuple[str, str]:
-    """Code and message of a parsed error. The code is the server's where it is one, such as `context_length_exceeded`,
-    else that of the status. (Types such as `invalid_request_error` say less than the status.)"""
+    """Code and message of a parsed error. The code is the server's, such as `context_length_exceeded`, or else that of
+    the status. (Types such as `invalid_request_error` say less than the status.)"""
     error = body.get("error", body) if isinstance(body, dict) else None
     error = error if isinstance(error, dict) else {"message": error}
     said = (error.get(name) for name in ("code", "type"))
     code = next((one for one in said if isinstance(one, str) and CODE.fullmatch(one) and not one.endswith("error")), "")
-    message = words(error.get("message"))
+    message = as_text(error.get("message"))
     code = code or CODES.get(status, f"http_{status}")
     return clean(code, MOST_CODE), clean(message or f"The engine answered with status {status}.")
 
 
-def said(status: int, body: bytes) -> str:
-    """The message of an error, or its first words where it is none that we know."""
+def message_of(status: int, body: bytes) -> str:
+    """The message of an error body, or the beginning of the body when it is not JSON."""
     found = parsed(body)
     return clean(body.decode(errors="replace"), 500) if found is None else refusal(status, found)[1]
 
 
-def words(value: Any) -> str:
-    """A text as it is, anything else as JSON; empty for nothing, and for what nests too deeply to be written."""
+def as_text(value: Any) -> str:
+    """A text as it is, any other value as JSON; empty for None, and for a value that nests too deeply to be written."""
     if isinstance(value, str):
         return value
     try:
@@ -68,6 +68,6 @@ def words(value: Any) -> str:
 
 
 def clean(text: str, most: int = MOST_MESSAGE) -> str:
-    """What a database and a page can hold: no NUL, no halves of characters, an end."""
+    """The text as a database and a page can hold it: without NUL and lone surrogates, and of a bounded length."""
     short = text if len(text) <= most else text[: most - 1] + "…"
     return short.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()

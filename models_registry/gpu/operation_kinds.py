@@ -7,10 +7,10 @@ from typing import Any
 
 from models_registry.gpu import benchmark, operations
 from models_registry.gpu.gpu import Gpu
-from models_registry.gpu.turn import Failed, Turn
-from models_registry.gpu.window import few, in_flight, limits
+from models_registry.gpu.operation_turn import OperationFailed, OperationTurn
+from models_registry.gpu.window import in_flight, limits, shortfall
 from models_registry.models import Operation, OperationKind, OperationState, Worker
-from models_registry.speed import measure
+from models_registry.speed import measurements
 from models_registry.workloads import Work, Workload
 from vbs.logs import bind
 from vbs.pages.viewer import Viewer
@@ -19,7 +19,7 @@ MOST_ANSWER = 2**20  # bytes of a test's
 SHOWN_VALUES = 8  # of an embedding
 
 
-class Operations(Workload):
+class OperationsWorkload(Workload):
     """Operations, as the arbiter sees them. They belong to no project."""
 
     kind = "operation"
@@ -28,19 +28,19 @@ class Operations(Workload):
         rows = list(operations.runnable().select_related("model__base").defer("log", "result")[: operations.MOST_OPEN])
         elsewhere = _loaded_elsewhere(loaded) if any(row.kind == OperationKind.UNLOAD for row in rows) else set()
         works = map(self._work, rows)
-        return [work for work in works if work.model not in elsewhere or not work.frees or work.only]
+        return [work for work in works if work.model not in elsewhere or not work.frees or work.only_worker]
 
     def _work(self, row: Operation) -> Work:
         engine = row.model.base or row.model
         frees = row.kind == OperationKind.UNLOAD
-        return Work(self, row.pk, engine.name, row.priority, row.created_at, frees=frees, only=row.worker)
+        return Work(self, row.pk, engine.name, row.priority, row.created_at, frees=frees, only_worker=row.worker)
 
     def run(self, work: Work, gpu: Gpu) -> None:
         operation = operations.claim(work.id, gpu.worker.pk)
         if operation is None:
             return
         with bind(operation_id=operation.pk):
-            Turn(operation, work, gpu).run(KINDS[OperationKind(operation.kind)])
+            OperationTurn(operation, work, gpu).run(KINDS[OperationKind(operation.kind)])
 
     def release(self, worker: uuid.UUID) -> None:
         operations.release_all(worker)
@@ -62,25 +62,25 @@ def _loaded_elsewhere(loaded: str) -> set[str]:
 # What each kind does. Returns the result; raises LoadError, Failed, Stopped.
 
 
-def _load(turn: Turn) -> dict[str, Any]:
+def _load(turn: OperationTurn) -> dict[str, Any]:
     before = turn.gpu.resident.engine
     engine = turn.load()
     start, new = engine.started, engine is not before
     return {
         "seconds": start.seconds if new else 0.0,
-        "memory_bytes": measure.taken(engine),
-        "less": start.less,
+        "memory_bytes": measurements.memory_taken(engine),
+        "less": start.reduced,
         "woken": new and start.woken,
     }
 
 
-def _unload(turn: Turn) -> dict[str, Any]:
+def _unload(turn: OperationTurn) -> dict[str, Any]:
     unloaded = turn.gpu.unload(turn.model)
     turn.say(f"{turn.model.name} is unloaded." if unloaded else f"{turn.model.name} was not loaded.")
     return {"unloaded": unloaded}
 
 
-def _test(turn: Turn) -> dict[str, Any]:
+def _test(turn: OperationTurn) -> dict[str, Any]:
     model = turn.model
     path, given = benchmark.body(model, **turn.options)
     engine = turn.load()
@@ -90,15 +90,17 @@ def _test(turn: Turn) -> dict[str, Any]:
     seconds = time.monotonic() - began
     turn.say(f"Answered in {seconds:.2f} s.")
     if len(answer.body) > MOST_ANSWER:
-        raise Failed(f"the answer has {len(answer.body):,} bytes, of which none are kept: ask for fewer tokens")
+        raise OperationFailed(
+            f"the answer has {len(answer.body):,} bytes, of which none are kept: ask for fewer tokens"
+        )
     if error := benchmark.failure(answer):
-        raise Failed(error)
+        raise OperationFailed(error)
     response = _shown(benchmark.parsed(answer)) | {"model": model.name}
     answers = {"question": turn.options["prompt"], "answer": _said(response)}
     return {"request": given, "response": response, "seconds": seconds} | answers
 
 
-def _benchmark(turn: Turn) -> dict[str, Any]:
+def _benchmark(turn: OperationTurn) -> dict[str, Any]:
     turn.makes_room = True
     model, options, gpu = turn.model, turn.options, turn.gpu
     began = time.monotonic()
@@ -110,11 +112,11 @@ def _benchmark(turn: Turn) -> dict[str, Any]:
     path, given = benchmark.body(model, "Hello")
     first = turn.drive(benchmark.one(engine, benchmark.call(0, model, path, given), limits()))
     if error := benchmark.failure(first):
-        raise Failed(error)
+        raise OperationFailed(error)
     loading: dict[str, Any] = {"load_seconds": None, "first_token_seconds": None}
     if engine is not before and engine.pid is not None:
         loading = {"load_seconds": engine.started.seconds, "first_token_seconds": time.monotonic() - began}
-    tally, errors = measure.Tally(), list[str]()
+    tally, errors = measurements.Tally(), list[str]()
     count = options["requests"]
 
     def report() -> None:
@@ -123,15 +125,17 @@ def _benchmark(turn: Turn) -> dict[str, Any]:
         turn.say(f"{tally.requests + tally.failed:,} of {count:,} requests, {speeds}")
 
     window = in_flight(engine)
-    if words := few(engine, window):
+    if words := shortfall(engine, window):
         turn.say(words)
     sending = benchmark.many(engine, benchmark.calls(model, options), limits(), window, tally, errors)
     turn.drive(sending, report)
     report()
     if not tally.requests:
-        raise Failed(f"every request failed: {errors[0]}")
-    measure.benchmark(model, engine, tally, **loading)
-    return tally.fields() | tally.rates | loading | {"memory_bytes": measure.taken(engine), "errors": errors}
+        raise OperationFailed(f"every request failed: {errors[0]}")
+    measurements.record_benchmark(model, engine, tally, **loading)
+    return (
+        tally.fields() | tally.rates | loading | {"memory_bytes": measurements.memory_taken(engine), "errors": errors}
+    )
 
 
 def _shown(value: Any) -> Any:
@@ -157,7 +161,7 @@ def _said(response: dict[str, Any]) -> str | None:
         return None
 
 
-KINDS: dict[OperationKind, Callable[[Turn], dict[str, Any]]] = {
+KINDS: dict[OperationKind, Callable[[OperationTurn], dict[str, Any]]] = {
     OperationKind.LOAD: _load,
     OperationKind.UNLOAD: _unload,
     OperationKind.TEST: _test,

@@ -1,4 +1,4 @@
-"""Batches as work for the GPU: which are next, and what becomes of one whose turn has come."""
+"""Batches as work for the GPU: which batches wait, and how one of them is run."""
 
 import logging
 import uuid
@@ -10,7 +10,7 @@ from django.utils import timezone
 from batches.intake import ingest
 from batches.models import Batch, LeaseLost, RequestState
 from batches.queue import pauses
-from batches.run import claims, commit, troubles
+from batches.run import claims, commit, temporary_errors
 from batches.run.runner import Runner
 from models_registry.catalog import aliases
 from models_registry.gpu.arbiter import patience
@@ -24,19 +24,19 @@ from vbs.redaction import hide_locations
 
 log = logging.getLogger(__name__)
 
-AGAIN_SECONDS = (30, 60, 120, 240, 480)  # before a batch with an unforeseen error is tried again, each time
-AWAY_SECONDS = (30, 600)  # at least and at most, before one is whose file, or whose disk, is out of reach
-MOST_SAID = 500  # characters of what was not foreseen
+AGAIN_SECONDS = (30, 60, 120, 240, 480)  # before a batch is tried again after its first, second … unforeseen error
+AWAY_SECONDS = (30, 600)  # at least and at most, before a batch is tried again whose file or disk is out of reach
+MOST_SAID = 500  # characters of an unforeseen error
 
 
 def being_fetched() -> set[str]:
-    """Every name of a model whose files, or whose base's, are on their way here."""
+    """Every name of a model whose files, or whose base's files, are being fetched."""
     models = Model.objects.filter(Q(state=ModelState.DOWNLOADING) | Q(base__state=ModelState.DOWNLOADING))
     names = set(models.values_list("name", flat=True))
     return names | set(Alias.objects.filter(model__in=models).values_list("name", flat=True)) if names else names
 
 
-class Batches(Workload):
+class BatchesWorkload(Workload):
     """Batches, as the arbiter sees them."""
 
     kind = "batch"
@@ -50,7 +50,7 @@ class Batches(Workload):
         fields = ("model_names", "resolved", "priority", "validated_at", "expires_at")
         served = {name for name, engine in engines.items() if engine == loaded}
         near = timezone.now() + patience()
-        for batch in Batch.objects.that_need_none_of(fetching).only(*fields).candidates(served, near):
+        for batch in Batch.objects.not_needing(fetching).only(*fields).candidates(served, near):
             if fetching.intersection(batch.pinned_names()):
                 continue
             if found and batch.priority < found[0].priority:
@@ -59,11 +59,11 @@ class Batches(Workload):
             needed = [engines.get(name, name) for name in batch.pinned_names()]
             index = self._next(batch, needed, loaded)
             since, until = batch.validated_at, batch.expires_at
-            found.append(Work(self, batch.pk, needed[index], batch.priority, since, until, part=index))
+            found.append(Work(self, batch.pk, needed[index], batch.priority, since, until, segment=index))
         return found
 
     def _next(self, batch: Batch, needed: list[str], loaded: str) -> int:
-        """Which of its models is next: one whose engine is loaded if it has requests left, else the first that has."""
+        """The index of its next model: one whose engine is loaded if it has requests left, else the first that has."""
         if len(needed) == 1:
             return 0
         order = sorted(range(len(needed)), key=lambda index: needed[index] != loaded)
@@ -78,12 +78,12 @@ class Batches(Workload):
             try:
                 Runner(batch, work, gpu).run()
             except LeaseLost:
-                claims.back(batch, gpu.worker)
+                claims.note_lost_lease(batch, gpu.worker)
             except DATABASE_ERRORS:
                 raise
-            except troubles.passing() as error:
+            except temporary_errors.exceptions() as error:
                 log.exception("The batch cannot be run now")
-                lasted = batch.note_once(troubles.interrupted(error, ingest.named(batch)), "warning")
+                lasted = batch.note_once(temporary_errors.interruption(error, ingest.named(batch)), "warning")
                 least, most = AWAY_SECONDS
                 batch.postpone(gpu.worker.pk, min(max(lasted.total_seconds(), least), most))
             except Exception as error:
@@ -94,22 +94,24 @@ class Batches(Workload):
         claims.release_all(worker)
 
     def needs(self, names: Sequence[str]) -> list[str]:
-        return Batch.objects.that_need(names)
+        return Batch.objects.reasons_to_keep(names)
 
     def interrupts(self, worker: Worker, viewer: Viewer) -> Iterator[str]:
         for batch in Batch.objects.of(worker.pk).held().order_by("id")[:10]:
             name = batch.pk if viewer.sees(batch.project_id) else "a batch of another project"
             done = batch.completed + batch.failed
             progress = f", {done:,} of {batch.total:,} requests done" if batch.total else ""
-            yield f"It runs {name} ({batch.get_status_display()}{progress}), which goes on afterwards where it was."
+            yield f"It runs {name} ({batch.get_status_display()}{progress}), which goes on afterwards where it stopped."
 
     def sees(self, viewer: Viewer, work_id: str) -> bool:
         return viewer.all_own(Batch.objects.filter(pk=work_id)).exists()
 
 
 def _again(batch: Batch, worker: uuid.UUID, error: str) -> None:
-    """What nobody has foreseen may pass, or not: after some more tries the batch ends, with what it has. Raises
-    LeaseLost."""
+    """Try the batch again later after an unforeseen error. After some tries it ends, with the answers that it has.
+
+    Raises LeaseLost.
+    """
     times = batch.stumble()
     if times <= len(AGAIN_SECONDS):
         seconds = AGAIN_SECONDS[times - 1]

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0  # between looks whether anybody else wants the model
 
 
-class Owner(Protocol):
+class LoadOwner(Protocol):
     """The GPU that the engine is for."""
 
     def stopping(self) -> bool: ...
@@ -25,14 +25,14 @@ class Owner(Protocol):
     def show(self, state: WorkerState, activity: str = "") -> None: ...
 
 
-class Loading:
+class SharedLoad:
     """`on_progress` for the engine's start. gone: what the asker's own raised when it wanted the model no more.
 
     From then on it is for those that wait, as long as one of them needs this engine next. A database that is away ends
     no load: whoever asked hears of a lost lease when it is back.
     """
 
-    def __init__(self, gpu: Owner, model: Model, asker: Progress) -> None:
+    def __init__(self, gpu: LoadOwner, model: Model, asker: Progress) -> None:
         self._gpu, self._model, self._asker = gpu, model, asker
         self._engine = (model.base or model).name
         self._looked = 0.0

@@ -1,10 +1,10 @@
-"""An engine that gives no sign of life while requests are in flight: found within two minutes, and ended.
+"""Finds an engine that gives no sign of life while requests are in flight, within two minutes, and ends it.
 
-No answer is no proof: a slow engine may take an hour for its first one, and vLLM's `/health` speaks for the process
-that listens, not for the one that computes. But whoever computes takes time of a processor, on a GPU too, for the
-engine's process launches every step. So an engine with a process that is stopped, or one that is idle with requests in
-flight, is dead; one that works is left alone as long as it answers `/health` now and then. (vLLM would count its tokens
-too, but for that it has to keep statistics, which are off for speed.)
+A missing answer proves nothing: a slow engine may take an hour for its first one, and vLLM's `/health` speaks for the
+process that listens, not for the one that computes. But computing takes processor time, on a GPU too, because the
+engine's process launches every step. So an engine counts as dead when one of its processes is stopped, or when it is
+idle with requests in flight. One that computes is left alone as long as it answers `/health` now and then. (vLLM could
+count its tokens too, but that needs its statistics, which are off for speed.)
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from models_registry.engine.control import answers
+from models_registry.engine.control import is_healthy
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import EngineKind
 from vbs.run import processes
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0  # between looks
 HEALTH_SECONDS = 5.0  # for an answer
-SILENT_SECONDS = 60.0  # without any sign of life, and an engine is ended
-DEAF_SECONDS = 600.0  # the same for one that works, but does not answer
-IDLE = 0.01  # of a core
+SILENT_SECONDS = 60.0  # without any sign of life, until the engine is ended
+DEAF_SECONDS = 600.0  # the same for an engine that computes but does not answer
+IDLE = 0.01  # of a core; an engine that uses less is idle
 
 
 @dataclass(frozen=True)
 class Signs:
-    """stopped: a process of it is. heard: it answers. seconds: of processors that it has taken so far."""
+    """stopped: one of its processes is stopped. heard: it answers. seconds: processor time that it has used so far."""
 
     stopped: bool
     heard: bool
@@ -40,7 +40,7 @@ class Signs:
 
 
 def signs(engine: Engine) -> Signs:
-    """Of a local engine."""
+    """The signs of life of a local engine."""
     assert engine.pid is not None
     stopped, seconds = False, 0.0
     for process in processes.family(engine.pid):
@@ -48,14 +48,14 @@ def signs(engine: Engine) -> Signs:
             stopped |= process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
             taken = process.cpu_times()
             seconds += taken.user + taken.system
-    return Signs(stopped, answers(engine.address, HEALTH_SECONDS), seconds)
+    return Signs(stopped, is_healthy(engine.address, HEALTH_SECONDS), seconds)
 
 
-async def silence(engine: Engine, in_flight: Callable[[], Iterable[int]]) -> None:
-    """Returns when the engine was silent for too long and has been ended; `engine.verdict` says so then.
+async def until_silent(engine: Engine, in_flight: Callable[[], Iterable[int]]) -> None:
+    """Returns after the engine was silent for too long and has been ended; then `engine.verdict` says so.
 
-    in_flight: ids of what has been sent and not answered. Never returns for a remote engine, whose requests have their
-    own time limit.
+    in_flight: gives the ids of the calls that were sent and not answered. It never returns for a remote engine, whose
+    calls have a time limit of their own.
     """
     if engine.pid is None:
         await asyncio.Event().wait()
@@ -82,7 +82,7 @@ async def silence(engine: Engine, in_flight: Callable[[], Iterable[int]]) -> Non
             how = "its process is stopped" if seen.stopped else "it does not compute"
             why = f"it gave no sign of life for {at - silent:.0f} s with {len(now)} requests in flight ({how})"
         elif at - deaf >= DEAF_SECONDS:
-            why = f"it answered nothing for {at - deaf:.0f} s, not even whether it is well"
+            why = f"it answered nothing for {at - deaf:.0f} s, not even /health"
         if why:
             log.warning("Ending the engine of %s: %s", engine.spec.name, why)
             engine.verdict = why

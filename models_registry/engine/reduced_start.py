@@ -1,8 +1,8 @@
-"""A start that found too little memory, tried again with less: what to change, how often, and what is said of it.
+"""Starts an engine with reduced options where memory is short: which options to change, and how often to try.
 
-What helps depends on what there was no room for. A shorter context helps where the KV cache cannot hold one request,
-and is no great loss. A smaller share of the GPU helps where others use it, or where all was in place and the first
-batch did not fit beside it; it would only hurt where the share itself was too small.
+The change depends on what the memory was missing for. A shorter context helps where the KV cache cannot hold one
+request, and loses little. A smaller share of the GPU helps where other programs use it, or where everything was in
+place and the first step did not fit beside it; it would only harm where the share itself was too small.
 """
 
 import json
@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from models_registry.engine import defaults, server
-from models_registry.engine.reasons import Lack, LoadError, Shortage
+from models_registry.engine.log_reasons import LoadError, Shortage, ShortageKind
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.spec import EngineKind, EngineSpec
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 8
-SHORTEST = 256  # tokens of context; with less than that nobody can do anything
-STEP = 256  # what vLLM estimates differs a little from start to start
-HALVINGS = 3  # of the context, where nothing says how long it may be
-FEWEST_TOKENS = 2048  # computed in one step
-SMALLEST_SHARE, SHARE_STEP = 0.1, 0.1
-MARGIN = 0.02  # of the GPU, which others may take meanwhile
+SHORTEST = 256  # tokens of context; a shorter one is of no use
+STEP = 256  # tokens; vLLM's estimate differs a little from start to start
+HALVINGS = 3  # of the context, where the engine does not say how long it may be
+FEWEST_TOKENS = 2048  # the least for max-num-batched-tokens
+SMALLEST_SHARE, SHARE_STEP = 0.1, 0.1  # of the GPU's memory
+MARGIN = 0.02  # of the GPU's memory, which other programs may take meanwhile
 LEAST_CACHE = 64 * 2**20
 
 
@@ -33,53 +33,53 @@ def start(
     spec: EngineSpec,
     begin: Callable[[dict[str, Any]], Engine],
     on_progress: Progress,
-    less: dict[str, Any] | None = None,
+    reduced: dict[str, Any] | None = None,
     sleeps: bool = False,
 ) -> Engine:
-    """What `begin` makes of the fewest changes to the spec's options that let it fit.
+    """Start the engine with as few changes to the spec's options as make it fit.
 
-    begin starts it with these options changed, or raises LoadError. less: changes to begin with. sleeps: as
-    `server.start` is told. Raises LoadError with the numbers and what was tried.
+    begin: starts it with these changes, or raises LoadError. reduced: changes of an earlier start, to begin with.
+    sleeps: the engine can be put to sleep. Raises LoadError, with the figures and what was tried.
     """
-    less = dict(less or {})
+    reduced = dict(reduced or {})
     tried: list[str] = []
     while True:
         try:
-            return begin(less)
+            return begin(reduced)
         except LoadError as error:
-            options = server.effective(spec, less, sleeps)
+            options = server.effective(spec, reduced, sleeps)
             change = next_change(spec, options, error.shortage) if error.shortage else None
             if change is None or error.shortage is None or len(tried) + 1 == ATTEMPTS:
-                raise _with(error, tried, less) from error
+                raise _with(error, tried, reduced) from error
             tried.append(_words(_explicit(spec, options, error.shortage) | options, change))
-            said = f"does not fit with {tried[-1]} ({error.shortage}): trying {_words(change)}"
-            log.warning("%s %s", spec.name, said)
-            on_progress(said)
-            less = less | change
+            message = f"does not fit with {tried[-1]} ({error.shortage}): trying {_words(change)}"
+            log.warning("%s %s", spec.name, message)
+            on_progress(message)
+            reduced = reduced | change
 
 
 def next_change(spec: EngineSpec, options: dict[str, Any], short: Shortage) -> dict[str, Any] | None:
-    """Options with less, so that it may fit; None where no less helps. options: those that it did not fit with."""
+    """Options to reduce so that it may fit; None where no reduction helps. options: those that did not fit."""
     match short.of:
-        case Lack.CONTEXT | Lack.CACHE:
+        case ShortageKind.CONTEXT | ShortageKind.CACHE:
             return _shorter(spec, options, short)
-        case Lack.SHARE:
+        case ShortageKind.SHARE:
             return _smaller(options, short)
-        case Lack.WARM_UP:
+        case ShortageKind.WARM_UP:
             return _smaller(options, short) if _on_gpu(spec) else None
-        case Lack.CPU_CACHE:
+        case ShortageKind.CPU_CACHE:
             return _less_cache(short)
-        case Lack.OTHER:
+        case ShortageKind.OTHER:
             return _shorter(spec, options, short) or (_smaller(options, short) if _on_gpu(spec) else None)
     return None
 
 
 def _shorter(spec: EngineSpec, options: dict[str, Any], short: Shortage) -> dict[str, Any] | None:
-    """A shorter context; and where nothing is said of the context, not many more tokens in one step than that."""
+    """A shorter context. Where the engine does not say that the context is too long, also fewer tokens in one step."""
     now = short.context or _context(spec, options)
     if not now:
         return None
-    if short.of is Lack.CONTEXT:
+    if short.of is ShortageKind.CONTEXT:
         fits = min(short.longest or now // 2, now - 1)
         shorter = max(fits // STEP * STEP, SHORTEST)
         return {"max-model-len": shorter} if fits >= SHORTEST and shorter < now else None
@@ -98,7 +98,7 @@ def _smaller(options: dict[str, Any], short: Shortage) -> dict[str, Any] | None:
     now = options.get("gpu-memory-utilization")
     now = now if isinstance(now, int | float) else defaults.UTILIZATION
     share = now - SHARE_STEP
-    if short.of is Lack.SHARE and short.there and short.total:
+    if short.of is ShortageKind.SHARE and short.there and short.total:
         free = math.floor((short.there / short.total - MARGIN) * 100 + 1e-6) / 100
         share = free if free < now else share
     share = round(share, 2)
@@ -106,7 +106,7 @@ def _smaller(options: dict[str, Any], short: Shortage) -> dict[str, Any] | None:
 
 
 def _less_cache(short: Shortage) -> dict[str, Any] | None:
-    """The KV cache of a CPU is set in bytes: nine tenths of what is there."""
+    """A KV cache of nine tenths of the free memory: on a CPU its size is set in bytes."""
     if not short.there or (short.needed and short.there > short.needed):
         return None
     size = int(short.there * 0.9 * 2**30)
@@ -118,7 +118,7 @@ def _on_gpu(spec: EngineSpec) -> bool:
 
 
 def _context(spec: EngineSpec, options: dict[str, Any]) -> int:
-    """Tokens that a request may have: as the options say, else the model's own; 0 where neither is known."""
+    """The context in tokens, by the options or else by the model's config; 0 where neither says it."""
     if (given := _whole(options.get("max-model-len"), 0)) > 0:
         return given
     try:
@@ -134,7 +134,7 @@ def _whole(value: Any, otherwise: int) -> int:
 
 
 def _explicit(spec: EngineSpec, options: dict[str, Any], short: Shortage) -> dict[str, Any]:
-    """What it is where the options do not say."""
+    """The values of options that were not set, for a message."""
     context = short.context or _context(spec, options)
     return {"gpu-memory-utilization": defaults.UTILIZATION, "kv-cache-memory-bytes": f"for {short.needed} GiB"} | (
         {"max-model-len": context} if context else {}
@@ -142,15 +142,15 @@ def _explicit(spec: EngineSpec, options: dict[str, Any], short: Shortage) -> dic
 
 
 def _words(options: dict[str, Any], named: dict[str, Any] | None = None) -> str:
-    """The options; of the first, those that the second names."""
+    """The options as text; with `named`, only those that it names."""
     return ", ".join(f"{name} {options[name]}" for name in (named or options) if name in options)
 
 
-def _with(error: LoadError, tried: list[str], less: dict[str, Any]) -> LoadError:
-    """The same with what was tried; just the same when that was nothing."""
-    if not less:
+def _with(error: LoadError, tried: list[str], reduced: dict[str, Any]) -> LoadError:
+    """The error with what was tried; unchanged when nothing was."""
+    if not reduced:
         return error
-    last = _words(less)
+    last = _words(reduced)
     numbers = f"it does not fit ({error.shortage})" if error.shortage else "it did not start with less"
     reason = f"{numbers}; tried with {'; '.join([*tried, last])}. The last time: {error.reason}"
     return LoadError(reason, error.hint, error.killed, error.shortage)

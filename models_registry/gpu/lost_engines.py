@@ -15,7 +15,7 @@ from models_registry.engine.server import Engine
 log = logging.getLogger(__name__)
 
 
-class Losses:
+class LostEngines:
     """memory: of them, those that the system killed for want of it."""
 
     def __init__(self) -> None:
