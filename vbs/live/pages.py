@@ -22,8 +22,9 @@ Parts = Mapping[str, Part]
 
 @dataclass(frozen=True)
 class Page:
-    """build(viewer, query, **named): the parts by name. topics(**named): what changes them. `named` is what the address
-    names; build raises Gone when that is not there, or not for them. permission: that it takes to look."""
+    """build(viewer, query, **named): the parts by name, among them the `pulse`. topics(**named): what changes them.
+    `named` is what the address names; build raises Gone when that is not there, or not for them. permission: that it
+    takes to look."""
 
     build: Callable[..., Parts]
     topics: Callable[..., Iterable[str]]

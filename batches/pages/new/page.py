@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +16,6 @@ from batches.intake.validate import LineError, Report
 from batches.models import File
 from models_registry.models import Alias, Model, ModelState, Task
 from vbs.pages.plain import visible
-from vbs.pages.words import size
 
 SALT = "batches.new"
 
@@ -46,69 +44,11 @@ def model_choices() -> list[Any]:
 # What was checked
 
 
-@dataclass(frozen=True)
-class Bad:
-    """A bad line in words."""
-
-    line: int | None
-    code: str
-    message: str
-    remedy: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Mend:
-    """A bad line to be typed anew."""
-
-    line: int
-    text: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was found in a file."""
-
-    name: str
-    size: str
-    unit: str
-    requests: int
-    endpoint: str
-    models: tuple[tuple[str, int], ...]
-    fatal: str
-    bad: int
-    more: int
-    problems: tuple[Bad, ...]
-    mends: tuple[Mend, ...]
-    left: int
-    is_ready: bool
-
-
-def result(checked: Checked, typed: Mapping[int, str]) -> Result:
-    """`typed`: what has been typed for some lines already."""
-    left = len(checked.good)
-    return Result(
-        name=visible(checked.file.filename),
-        size=size(checked.file.bytes),
-        unit="row" if is_table(checked.file) else "line",
-        requests=checked.requests,
-        endpoint=checked.endpoint,
-        models=tuple((visible(name), count) for name, count in checked.models),
-        fatal=visible(checked.fatal),
-        bad=checked.bad,
-        more=checked.more,
-        problems=tuple(
-            Bad(one.line, one.code, visible(one.message), one.remedy, visible(one.text)) for one in checked.problems
-        ),
-        mends=tuple(
-            Mend(one.line, typed.get(one.line, one.whole or ""), visible(one.message))
-            for one in checked.mendable
-            if one.line is not None
-        ),
-        left=left,
-        is_ready=checked.ready is not None,
-    )
+def checked(found: Checked, typed: Mapping[int, str]) -> dict[str, Any]:
+    """What the page shows of it. mends: the bad lines that can be typed anew, each with what has been typed or was
+    there."""
+    lines = [(one, typed.get(one.line, one.whole or "")) for one in found.mendable if one.line is not None]
+    return {"result": found, "unit": "row" if is_table(found.file) else "line", "mends": lines}
 
 
 class WholeReport(Report):

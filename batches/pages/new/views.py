@@ -170,8 +170,7 @@ def _show(
         except FileNotFoundError:
             context["error"], status = GONE, WRONG
         else:
-            context |= {
-                "result": create.result(found, typed or {}),
+            context |= create.checked(found, typed or {}) | {
                 "kept": file.pk,
                 "ready": create.ready_token(found.ready, endpoint, model) if found.ready else "",
                 "checked": {"endpoint": endpoint, "model": model},

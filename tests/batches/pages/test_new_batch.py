@@ -67,8 +67,8 @@ def fields(response):
     for bound in form:
         value = bound.value()
         found[bound.html_name] = "" if value is None else value
-    result = response.context.get("result")
-    return found | ({f"line-{one.line}": one.text for one in result.mends} if result else {})
+    mends = response.context.get("mends", [])
+    return found | {f"line-{one.line}": text for one, text in mends}
 
 
 def check(client, content=None, name="in.jsonl", status=200, **given):
@@ -147,7 +147,7 @@ def test_two_at_once_make_one_batch(ann, again):
 
 def test_a_table_becomes_a_batch(ann):
     found = check(ann, b'prompt;system\n"why; ""oh""\nwhy";be kind\n\nwho;\n', "questions.csv", model="scripted")
-    assert found.context["result"].unit == "row" and found.context["form"]["endpoint"].value() == CHAT
+    assert found.context["unit"] == "row" and found.context["form"]["endpoint"].value() == CHAT
     batch = made(create(ann, found))
     assert batch.validated_at and batch.input_file.filename == "questions.jsonl" and batch.total == 2
     first, second = [json.loads(one) for one in _content(batch.input_file).splitlines() if one]
@@ -428,7 +428,7 @@ def test_limits(ann, settings):
 def test_one_long_line_is_clipped(ann):
     found = check(ann, jsonl(line("a", "x" * 2**20, model="nobody"), line("b", "y" * 5000, model="nobody")))
     assert len(text(found)) < 40_000
-    assert [one.line for one in found.context["result"].mends] == [2]
+    assert [one.line for one, _ in found.context["mends"]] == [2]
 
 
 def test_hostile_names_and_lines(ann):

@@ -37,6 +37,12 @@ def plain(text: Any) -> SafeString:
 
 
 @register.filter
+def visible(text: Any) -> str:
+    """All of it, with its newlines, as plain text."""
+    return plainly.visible("" if text is None else str(text))
+
+
+@register.filter
 def brief(text: Any, most: int = 120) -> str:
     """The beginning, on one line."""
     return plainly.brief("" if text is None else str(text), most)
