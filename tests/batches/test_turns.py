@@ -209,7 +209,7 @@ def test_an_adapters_turns_are_its_own_and_the_load_its_bases(add_model, submitt
     assert measured(MeasurementKind.LOAD).get().model == base
 
 
-@pytest.mark.parametrize("part", ["memory.taken", "identity.name", "Measurement.objects.create"])
+@pytest.mark.parametrize("part", ["memory.used_by", "identity.name", "Measurement.objects.create"])
 def test_what_cannot_be_measured_stops_nothing(add_model, submitted, gpu, close, monkeypatch, part):
     def fail(*_, **__):
         raise RuntimeError("no such sensor")
