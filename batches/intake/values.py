@@ -23,11 +23,18 @@ def _type(value: Any, wanted: str) -> str:
     return f"expected {wanted}, but got {_KINDS[type(value)]}"
 
 
+def _written(value: float) -> str:
+    """A number in a message. JSON's parser rounds what 64 bits do not hold, so its digits are not those that came."""
+    if isinstance(value, float) and abs(value) >= 2**53:
+        return f"about {value:.3g}"
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
+
+
 def _number(least: float, most: float, whole: bool = False, above: bool = False) -> Check:
     """above: the least is not taken itself."""
     kind = "a whole number" if whole else "a number"
-    bounds = f"above {least:g}" if above else f"from {least:g}"
-    wanted = f"{kind} {bounds}" + (f" to {most:g}" if most < INFINITE else " on" if not above else "")
+    bounds = f"above {_written(least)}" if above else f"from {_written(least)}"
+    wanted = f"{kind} {bounds}" + (f" to {_written(most)}" if most < INFINITE else " on" if not above else "")
 
     def check(value: Any) -> str:
         if type(value) is str:
@@ -38,7 +45,7 @@ def _number(least: float, most: float, whole: bool = False, above: bool = False)
         elif type(value) is not int and type(value) is not float:
             return "" if type(value) is bool else _type(value, wanted)
         good = (least < value if above else least <= value) and value <= most and not (whole and value % 1)
-        return "" if good else f"expected {wanted}, but got {value:.15g}"
+        return "" if good else f"expected {wanted}, but got {_written(value)}"
 
     return check
 

@@ -46,6 +46,8 @@ BAD = [
     (CHAT, {"repetition_penalty": 0}, "above 0"),
     (CHAT, {"min_tokens": -1}, "from 0 on"),
     (CHAT, {"seed": 1.5}, "a whole number"),
+    (CHAT, {"seed": 2**64 - 1}, "from -9223372036854775808 to 9223372036854775808, but got 18446744073709551615"),
+    (CHAT, {"seed": 2**64}, "but got about 1.84e+19"),
     (CHAT, {"stop": 5}, "a string or an array of strings"),
     (CHAT, {"stop": ["a", 5]}, "expected strings"),
     (CHAT, {"tools": {}}, "expected an array of objects, but got an object"),
