@@ -294,11 +294,14 @@ class Batch(Leased):
             self.note(message, "error", logged="error" if worker else "warning")
         return True
 
-    def start(self, worker: uuid.UUID, asked: str, model: Model) -> None:
-        """The first request is about to be sent, to this model, which is kept from now on. Raises LeaseLost."""
+    def start(self, worker: uuid.UUID, asked: str, model: Model) -> bool:
+        """The first request is about to be sent, to this model, which is kept from now on. False when the batch was
+        cancelled since it was claimed. Raises LeaseLost."""
         with self._locked():
-            if self.leased_by != worker or self.status not in RUNNABLE:
+            if self.leased_by != worker or self.is_terminal:
                 raise LeaseLost(self.pk)
+            if self.status not in RUNNABLE:
+                return False
             if all(kept["asked"] != asked for kept in self.resolved):
                 self.resolved.append({"asked": asked, "model": model.name, "revision": model.revision or None})
                 self.save(update_fields=["resolved"])
@@ -309,6 +312,7 @@ class Batch(Leased):
                 self.note("Started.")
             elif self.attempts > 1:
                 self.note(f"Taken up again, with {self.pending:,} of {self.total:,} requests left.")
+        return True
 
     def finish(self, worker: uuid.UUID | None = None) -> bool:
         """Nothing is left to run, or its time is over: release the lease and have its files written.

@@ -125,7 +125,8 @@ class Runner:
             except LoadError as error:
                 self._cannot_load(error)
                 return self._leave(RunEnd.DONE)
-            self.batch.start(self.worker, self.asked, model)
+            if not self.batch.start(self.worker, self.asked, model):
+                self._interrupt(RunEnd.CLOSED)
             self.gpu.show(WorkerState.RUNNING, f"Running a batch on {model.name}", self.work)
             run = EngineRun(self, engine, model, descriptor, self._window(engine))
             try:

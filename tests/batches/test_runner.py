@@ -375,6 +375,26 @@ def test_cancel_stops_what_runs_and_keeps_what_is_done(add_model, submitted, gpu
     assert len(close(again)[0]) == again.total == len(bad), "a retry runs what was left undone"
 
 
+def test_a_cancel_between_the_claim_and_the_start_does_not_wait_for_the_lease(
+    add_model, submitted, gpu, close, monkeypatch
+):
+    start = Batch.start
+
+    def cancelled_before(batch, *given):
+        fresh(batch).request_cancel()
+        return start(batch, *given)
+
+    monkeypatch.setattr(Batch, "start", cancelled_before)
+    add_model()
+    batch = submitted([line("a"), line("b")])
+    gpu.serve()
+    assert fresh(batch).leased_by is None
+    good, bad = close(batch)
+    assert batch.status == BatchStatus.CANCELLED and not good and len(bad) == 2
+    log = list(batch.events.values_list("message", flat=True))
+    assert not any("is back" in message for message in log), log
+
+
 def validated_again(batch):
     again = batch.retry()
     ingest.validate(again.pk)
