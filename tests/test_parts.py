@@ -2,12 +2,25 @@
 
 import re
 
+import pytest
+from django.db import connection
+from django.http import QueryDict
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+import vbs.urls  # noqa: F401, registers every page
+from batches import activity_day, cost
 from batches.models import Pause
+from batches.pages.batch import measured
+from batches.queue import forecast
+from models_registry.models import Model
+from tests.test_admin import rows
+from vbs.accounts import roles
+from vbs.live.pages import PAGES
 from vbs.pages.parts import Part, news, pulse, rendered, unseen, whole
 from vbs.pages.viewer import Viewer
 
+EVERYTHING = Viewer(frozenset(roles._OPERATOR), None)
 NOBODY, ADDS = Viewer(frozenset(), None), Viewer(frozenset({"batches.add_batch"}), None)
 RUNNING = "batches/overview/_running.html"  # shows its children, or what who may can do
 
@@ -67,3 +80,35 @@ def test_text_cannot_pass_for_what_is_filled_in():
 
 def test_the_pulse_says_where_and_how_often_to_ask():
     assert 'id="pulse" data-every="5" data-url="/queue/live"' in drawn(pulse("/queue/live", 5))[0].html()
+
+
+# Every page
+
+
+@pytest.fixture
+def counted():
+    """The queries of a page's builder, and of its templates, anew."""
+
+    def count(page, **named):
+        for kept in (forecast, activity_day.kept, cost.by_model, measured.steps):
+            kept.forget()
+        with CaptureQueriesContext(connection) as building:
+            built = page.build(EVERYTHING, QueryDict(), **named)
+        with CaptureQueriesContext(connection) as rendering:
+            rendered(built.values(), EVERYTHING)
+        return len(building), [query["sql"] for query in rendering]
+
+    return count
+
+
+@pytest.mark.parametrize("route", sorted(route for route, _ in PAGES))
+def test_a_page_asks_as_often_whatever_there_is_and_its_templates_ask_nothing(route, project, counted):
+    first = rows(project, 0)
+    pk = first.pk if "str:pk" in route else Model.objects.earliest("pk").pk
+    named = {"pk": pk} if "pk" in route else {}
+    rows(project, 1)
+    page = dict(PAGES)[route]
+    few, asked = counted(page, **named)
+    for number in range(2, 8):
+        rows(project, number)
+    assert asked == [] and counted(page, **named) == (few, [])

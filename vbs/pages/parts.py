@@ -19,7 +19,6 @@ from vbs.pages.viewer import Viewer
 # What is filled in when a fragment is sent. No text that a template escapes can look like it.
 SEEN, TOKEN, CHILDREN = SafeString("<seen>"), SafeString("<token>"), SafeString("<children>")
 
-
 SOON, LATER = 1, 5  # seconds until a page asks again: while something moves, and while nothing does
 
 

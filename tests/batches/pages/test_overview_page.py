@@ -21,6 +21,7 @@ from batches.queue import forecast
 from models_registry.models import Download, DownloadState, Model, ModelState, Worker, WorkerState
 from vbs.accounts import roles
 from vbs.accounts.models import ApiKey, Project
+from vbs.pages.parts import rendered
 from vbs.pages.viewer import Viewer
 from vbs.run import space
 
@@ -436,4 +437,4 @@ def test_queries(mine, theirs, django_assert_num_queries):
     forecast.plan()
     activity_day.hours(viewer)
     with django_assert_num_queries(11):
-        overview.build(viewer, QueryDict())
+        rendered(overview.build(viewer, QueryDict()).values(), viewer)
