@@ -1,7 +1,7 @@
 """Hides paths, addresses and ports in a text, for readers who may not know where things are on this server.
 
 It is for texts that others wrote, such as an engine's log or an error of the operating system. Texts of our own leave
-such locations out.
+such locations out, and what a project may see is decided by ids, never by a search in a text.
 """
 
 import re
