@@ -1,7 +1,7 @@
-"""Reads a LoRA adapter's folder as PEFT lays it out: can vLLM serve it, and is it made for that base?
+"""Reads a LoRA adapter's folder as PEFT writes it: can vLLM serve it, and is it made for that base?
 
-Only its config and headers are read. What vLLM refuses (LoRA with DoRA, biases, whole modules, or an initialisation
-that changes the base) would fail at the first request of a batch; here it is said before anything runs.
+Only its config and headers are read. vLLM refuses some adapters (with DoRA, biases, whole modules, or an initialisation
+that changes the base) at the first request of a batch; here they are refused before anything runs.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ CHANGED_BASE = ("pissa", "olora", "loftq", "corda", "eva")  # initialisations wh
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """rank: the largest of its matrices. size_bytes: of its weights."""
+    """What the folder says about an adapter. rank: the largest of its matrices. size_bytes: of its weights."""
 
     rank: int
     size_bytes: int
@@ -30,7 +30,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def examine(folder: Path, base: Path | None) -> AdapterFacts:
-    """Raises ModelError for what no engine could serve, or what belongs to another base than the folder `base`."""
+    """Raises ModelError for an adapter that no engine can serve, or that is made for another base than `base`."""
     config = folders.read_json(folder / CONFIG)
     if config is None:
         raise ModelError(f"{folder} has no {CONFIG}: give the folder that PEFT saved the adapter in")
@@ -56,9 +56,9 @@ def _check(folder: Path, config: dict[str, Any]) -> None:
         raise ModelError(f"{folder} is an adapter of type {kind}: only LORA can be served")
     for name, means in (("use_dora", "DoRA"), ("lora_bias", "a bias"), ("modules_to_save", "whole modules")):
         if config.get(name):
-            raise ModelError(f"{folder} has {means} ({name}), which vLLM does not serve: train without")
+            raise ModelError(f"{folder} has {means} ({name}), which vLLM does not serve: train it without")
     if config.get("bias", "none") != "none":
-        raise ModelError(f"{folder} has biases (bias is {config['bias']}), which vLLM does not serve: train without")
+        raise ModelError(f"{folder} has biases (bias is {config['bias']}), which vLLM does not serve: train it without")
     if start.startswith(CHANGED_BASE):
         raise ModelError(
             f"{folder} was initialised by {start}, which changes the base: convert it to a plain LoRA adapter first"
@@ -73,7 +73,7 @@ def _check_base(folder: Path, shapes: dict[str, Shape], base: Path) -> None:
         module, _, side = name.removeprefix("base_model.model.").rpartition(".lora_")
         weight = weights.get(f"{module}.weight") or weights.get(f"model.{module}.weight")
         if weight is None or len(weight) != 2 or not side.endswith(".weight"):
-            continue  # engines fuse and rename some modules; what they cannot place they say themselves
+            continue  # engines fuse and rename some modules, and report those that they do not know themselves
         expected, found = (weight[1], shape[1]) if side.startswith("A") else (weight[0], shape[0])
         if expected != found:
             raise ModelError(

@@ -1,8 +1,8 @@
-"""Puts models into the registry, and changes what is said of them there: `add` and `edit`. `remove` takes them out.
+"""Adds models to the registry, and edits them there.
 
-A source is a folder as Hugging Face lays it out, a GGUF file (converted into a folder of ours), the URL of an
-OpenAI-compatible server, or `scripted:` (an engine without a model, for tests and demos). Models of a hub are added by
-`hub.downloads`.
+A source is a folder in Hugging Face's layout, a GGUF file (which is converted into a folder of ours), the URL of an
+OpenAI-compatible server, or `scripted:` (an engine without a model, for tests and demos). `hub.downloads` adds models
+of the hub, and `catalog.remove` removes models.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from models_registry.catalog.made_folders import Progress
 from models_registry.engine.spec import EngineKind
 from models_registry.models import Model, ModelState, Task
 
-MOST_SOURCE = 900  # characters, so that it fits its column also as an absolute path
+MOST_SOURCE = 900  # characters, so that it fits into its column also as an absolute path
 SOURCES = "give a folder, a .gguf file, an http(s)://…/v1 URL, or scripted:"
 
 
@@ -40,12 +40,12 @@ def add(
 ) -> Model:
     """Register a model. Raises ModelError, which says what was wrong and what to do; then nothing has changed.
 
-    task: guessed from the model where it is not given. engine_args: options of the engine by their long name without
-    dashes; for vLLM those of models_registry.engine.options. remote_name: what a remote server calls the model. base:
-    the model whose LoRA adapter the folder holds. copy: keep a copy of the folder under MODELS_DIR instead of using it
-    where it is. license: read from the folder where it is not given. on_server: who asks has no shell here, and may
-    only name folders and servers that models may come from. later: queues the conversion of a .gguf file, for whom does
-    not wait for it (`hub.downloads.start`). on_progress is told each step that takes long.
+    task: guessed from the model by default. engine_args: options of the engine by their long names without dashes; for
+    vLLM those of models_registry.engine.options. remote_name: the remote server's name of the model. base: the model
+    whose LoRA adapter the folder holds. copy: keep a copy of the folder under MODELS_DIR instead of using it where it
+    is. license: read from the folder by default. on_server: the caller has no shell on this machine, so only folders
+    and servers that models may come from are allowed. later: queues the conversion of a .gguf file, for a caller that
+    does not wait for it (`hub.downloads.start`). on_progress: called with each step that takes long.
     """
     options = engine_args or {}
     rules.check_name(name, task)
@@ -67,7 +67,8 @@ def add(
         return rules.register(row, task or Task.CHAT, options)
     if remote_name:
         raise ModelError(
-            f"a remote name ({remote_name}) is only for a model on a remote server, and {source!r} is none"
+            f"a remote name ({remote_name}) is only for a model on a remote server, and {source!r} is not one: "
+            "leave it out"
         )
     if source == "scripted:":
         row.kind = EngineKind.SCRIPTED.value
@@ -86,7 +87,7 @@ def add(
 
 
 def edit(model: Model, *, on_server: bool = True, **changes: Any) -> Model:
-    """Change some of EDITABLE; the model as it is then. Raises ModelError, and then nothing has changed."""
+    """Change some of EDITABLE. Returns the changed model. Raises ModelError; then nothing has changed."""
     with transaction.atomic():
         row = Model.objects.select_for_update().filter(pk=model.pk).first()
         if row is None:
@@ -117,7 +118,7 @@ def _add_local(
             return _register_local(row, path, options, facts)
     elif not path.exists():
         raise ModelError(f"{path} does not exist: {SOURCES}")
-    elif path.suffix.lower() != ".gguf" or not path.is_file():  # but a pipe, which would be read for ever
+    elif path.suffix.lower() != ".gguf" or not path.is_file():  # a pipe, for example, could be read without end
         raise ModelError(f"{path} is a file but not a .gguf file: give the folder that the model's config.json is in")
     folder = _free_folder(row)
     with made_folders.lock(folder) as held:
@@ -143,7 +144,7 @@ def _convert_later(
 
 
 def _free_folder(row: Model) -> Path:
-    """The folder of ours for a model of this name. Raises ModelError when it is another one's."""
+    """The path of our own folder for a model of this name. Raises ModelError when another model has it."""
     folder = made_folders.path_of(row.name)
     if other := Model.objects.filter(source=str(folder)).first():
         raise ModelError(f"{folder} is the folder of {other.name}: choose another name than {row.name}")

@@ -1,6 +1,6 @@
-"""The names that requests may use: those of models, and aliases that point at models. Knows no batches.
+"""The names that requests may use: those of models, and aliases, which point at models.
 
-A model's name wins over an alias of the same name, so two adds at the same instant can harm nobody.
+A model's name wins over an alias of the same name, so adding both at the same instant does no harm.
 """
 
 import re
@@ -16,7 +16,7 @@ ALIAS = re.compile(r"@?[A-Za-z0-9][A-Za-z0-9._:/-]{0,198}")
 
 
 def resolve(name: str) -> Model | None:
-    """The model that a name stands for now."""
+    """The model of this name or alias; None when there is none."""
     model = Model.objects.select_related("base").filter(name=name).first()
     if model is None and (alias := Alias.objects.select_related("model__base").filter(name=name).first()):
         model = alias.model
@@ -24,19 +24,19 @@ def resolve(name: str) -> Model | None:
 
 
 def tasks() -> dict[str, str]:
-    """Every name, and what its model is for."""
+    """The task of the model of every name."""
     return dict(Alias.objects.values_list("name", "model__task")) | dict(Model.objects.values_list("name", "task"))
 
 
 def models() -> dict[str, Model]:
-    """Every name, and the model that it stands for."""
+    """The model of every name."""
     found = {model.pk: model for model in Model.objects.select_related("base")}
     pointing = Alias.objects.values_list("name", "model_id")
     return {name: found[pk] for name, pk in pointing if pk in found} | {model.name: model for model in found.values()}
 
 
 def engines() -> dict[str, str]:
-    """Every name, and the model whose engine serves it: an adapter is served by its base's."""
+    """For every name, the name of the model whose engine serves it: an adapter is served by its base's engine."""
     found = {}
     for alias, name, base in Alias.objects.values_list("name", "model__name", "model__base__name"):
         found[alias] = base or name
@@ -46,17 +46,17 @@ def engines() -> dict[str, str]:
 
 
 def point(name: str, model: Model) -> str:
-    """Let an alias point at a model; the name of the model that it pointed at before, or empty. Raises ModelError.
+    """Point an alias at a model. Returns the name of the model that it pointed at before, or empty. Raises ModelError.
 
-    A batch that has started keeps the model that it started with.
+    A batch that has started keeps the model with which it has started.
     """
     if not ALIAS.fullmatch(name) or ".." in name:
         raise ModelError(
             f"{name!r} cannot be an alias: use 1 to 200 letters, digits and . _ : / -, a letter or digit first "
-            "(or @ and then one), and no '..'"
+            "(an @ may stand before it), and no '..'"
         )
     if Model.objects.filter(name=name).exists():
-        raise Taken(f"{name} is a model's own name: choose another for the alias")
+        raise Taken(f"{name} is the name of a model: choose another name for the alias")
     allowed.check(model)
     before = Alias.objects.filter(name=name).values_list("model__name", flat=True).first()
     Alias.objects.update_or_create(name=name, defaults={"model": model, "changed_at": Now()})
@@ -64,10 +64,10 @@ def point(name: str, model: Model) -> str:
 
 
 def remove(name: str) -> None:
-    """Raises ModelError when there is no such alias, or something still needs it."""
+    """Remove an alias. Raises ModelError when there is no such alias, or something still needs it."""
     alias = Alias.objects.filter(name=name).first()
     if alias is None:
-        raise ModelError(f"there is no alias {name!r}: 'manage.py model list' names those there are")
+        raise ModelError(f"there is no alias {name!r}: 'manage.py model list' lists the aliases")
     if reasons := workloads.needs([name]):
         raise Needed(f"{name} is still needed: {'; '.join(reasons)}")
     alias.delete()

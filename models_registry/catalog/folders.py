@@ -1,6 +1,6 @@
-"""Reads a model's folder as Hugging Face lays it out: is it complete, what can it do, how large is it.
+"""Reads a model's folder in Hugging Face's layout: is it complete, what is it for, how large is it?
 
-Only small files and headers are read, so it takes milliseconds for any model. Knows neither registry nor engine.
+Only small files and headers are read, so this takes milliseconds for any model.
 """
 
 import json
@@ -24,16 +24,16 @@ TOKENIZERS = (
     "tekken.json",
 )
 PICKLES = ("*.bin", "*.pt")
-NO_WEIGHTS = {"training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pt"}  # what trainers leave beside them
+NO_WEIGHTS = {"training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pt"}  # files that trainers leave there
 LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx")
-MOST_HEADER = 100_000_000  # bytes; what safetensors itself allows
-MOST_JSON = 64 * 2**20  # bytes; the index of a model of a thousand files has a few of these millions
-MOST_README = 2**16  # bytes of it that are looked at
+MOST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
+MOST_JSON = 64 * 2**20  # bytes; the index of a model of a thousand files has a few million
+MOST_README = 2**16  # bytes of it that are read
 LFS_POINTER = b"version https://git-lfs"
 
 
 LICENSE = re.compile(r"^(license|license_name):(?:[ \t]+|[ \t]*\n[ \t]*-[ \t]+)([^\s#][^\n#]*)", re.MULTILINE)
-# vLLM reads each with `weights_only=True`: torch takes tensors and plain values out of it, and refuses all else.
+# vLLM reads a pickle with `weights_only=True`: torch takes tensors and plain values out of it, and refuses all else.
 ONLY_TENSORS = "a form that can hold code, though the engine takes only tensors out of it"
 ALLOW_PICKLE = "set allow_pickle (--allow-pickle)"
 
@@ -41,22 +41,22 @@ Shape = tuple[int, ...]
 
 
 class ModelError(Exception):
-    """A model that cannot be added, found or removed: what was wrong, with the value, and what to do."""
+    """An error about a model. The message says what was wrong, with the value, and what to do."""
 
 
 class Taken(ModelError):
-    """The name is in use."""
+    """The name is taken."""
 
 
 class Needed(ModelError):
-    """It cannot go: something stands on it."""
+    """It cannot be removed, because something needs it."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """task: chat, completion or embedding. size_bytes: of the weights. context_length: in tokens, where it is known.
-
-    license: as its README or config names it, or empty. own_code: it comes with code, which the engine runs if told.
+    """What a folder says about its model. task: chat, completion or embedding. size_bytes: of the weights.
+    context_length: in tokens, where it is known. license: as its README or config names it, or empty. own_code: it
+    comes with code, which the engine runs only with trust_remote_code.
     """
 
     task: str
@@ -69,10 +69,10 @@ class ModelFacts:
 def examine(
     folder: Path, task: str | None = None, options: dict[str, Any] | None = None, allow_pickle: bool = False
 ) -> ModelFacts:
-    """Raises ModelError for a folder that no engine could load, or that holds its weights as pickles only.
+    """What the folder says. Raises ModelError for a folder that no engine can load, or whose weights are pickles only.
 
-    task: taken for granted when given, guessed otherwise. options: the engine's, which may fill gaps. allow_pickle:
-    take pickles for weights too.
+    task: guessed by default. options: the engine's, which may replace what is missing. allow_pickle: accept weights
+    that are pickles.
     """
     options = options or {}
     content = config(folder)
@@ -93,7 +93,7 @@ def examine(
 
 
 def own_code(content: dict[str, Any]) -> bool:
-    """Whether this config.json names Python files of the folder as the model's code."""
+    """Does this config.json name Python files of the folder as the model's code?"""
     return bool(content.get("auto_map"))
 
 
@@ -108,13 +108,13 @@ def config(folder: Path) -> dict[str, Any]:
 def parameters(folder: Path) -> dict[str, int]:
     """How many values of each safetensors type, such as BF16, the weights have. Raises ModelError.
 
-    Where there is an index, only the files that it names count: some folders have the same weights twice.
+    Where there is an index, only its files count, because some folders have the same weights twice.
     """
     found = {path.name: path for path in folder.glob("*.safetensors")}
     index = read_json(folder / "model.safetensors.index.json") or {}
     counts = count(_tensors(found[name]) for name in _shards(folder, index, found) or found)
     if not counts:
-        raise ModelError(f"{folder} has no *.safetensors, whose headers say how many values there are: convert it")
+        raise ModelError(f"{folder} has no *.safetensors, whose headers count the values: convert the weights")
     return counts
 
 
@@ -134,7 +134,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _weights(folder: Path, allow_pickle: bool) -> int:
-    """Bytes of the weight files, all of which are there and whole as far as their headers say."""
+    """Bytes of the weight files. Raises ModelError unless all are there, and complete by their headers."""
     found = {path.name: path for path in folder.glob("*.safetensors")}
     for path in found.values():
         _tensors(path)
@@ -154,16 +154,16 @@ def _weights(folder: Path, allow_pickle: bool) -> int:
 
 
 def _shards(folder: Path, index: dict[str, Any], found: dict[str, Path]) -> set[str]:
-    """The files that an index names, all of which are there."""
+    """The files that an index names. Raises ModelError unless all are there."""
     weight_map = index.get("weight_map")
     named = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
     if missing := sorted(named - found.keys()):
-        raise ModelError(f"{folder} lacks {len(missing)} of its weight files, {missing[0]} for one: fetch them")
+        raise ModelError(f"{folder} lacks {len(missing)} of its weight files, such as {missing[0]}: fetch them")
     return named
 
 
 def shapes(folder: Path) -> dict[str, Shape]:
-    """Of every tensor in the folder's *.safetensors. Raises ModelError."""
+    """The shape of every tensor in the folder's *.safetensors. Raises ModelError."""
     return {name: shape for path in folder.glob("*.safetensors") for name, shape in shapes_of(path).items()}
 
 
@@ -172,7 +172,7 @@ def shapes_of(path: Path) -> dict[str, Shape]:
 
 
 def _tensors(path: Path) -> dict[str, tuple[str, Shape]]:
-    """Type and shape of each tensor of a file of weights."""
+    """Type and shape of each tensor in a file of weights."""
     try:
         if not path.is_file():
             raise ValueError("it is not a file")
@@ -183,27 +183,28 @@ def _tensors(path: Path) -> dict[str, tuple[str, Shape]]:
 
 
 def tensors(read: Callable[[int], bytes], size: int) -> dict[str, tuple[str, Shape]]:
-    """Type and shape of each, from the beginning of a safetensors file of this size. Raises ValueError.
+    """Type and shape of each tensor, read from the beginning of a safetensors file of this size. Raises ValueError.
 
-    A file is eight bytes of length, a JSON header, and just the bytes that it speaks of. read: the next so many bytes.
+    Such a file has eight bytes of length, a JSON header, and exactly the bytes that the header describes. read: gives
+    the next so many bytes.
     """
     found: dict[str, tuple[str, Shape]] = {}
     start = read(8)
     if LFS_POINTER.startswith(start) and start:
-        raise ValueError("a Git LFS pointer, not the weights: run 'git lfs pull' in its folder")
+        raise ValueError("it is a Git LFS pointer, not the weights: run 'git lfs pull' in its folder")
     try:
         (length,) = struct.unpack("<Q", start)
         if length > min(MOST_HEADER, size - 8):
-            raise ValueError(f"a header of {length} bytes in a file of {size}")
+            raise ValueError(f"it has a header of {length} bytes in a file of {size}")
         header = json.loads(read(length))
         header.pop("__metadata__", None)
         if (expected := 8 + length + max((one["data_offsets"][1] for one in header.values()), default=0)) != size:
-            raise ValueError(f"{size} bytes where its header speaks of {expected}")
+            raise ValueError(f"it has {size} bytes, but its header describes {expected}")
         for name, tensor in header.items():
             first, end = tensor["data_offsets"]
             shape = tuple(map(int, tensor["shape"]))
             if not 0 <= math.prod(shape) <= 2 * (end - first):  # the smallest values take half a byte
-                raise ValueError(f"a tensor of {math.prod(shape)} values in {end - first} bytes")
+                raise ValueError(f"it has a tensor of {math.prod(shape)} values in {end - first} bytes")
             found[name] = (str(tensor["dtype"]), shape)
     except (TypeError, LookupError, AttributeError, RecursionError, struct.error) as error:
         raise ValueError(error) from error
@@ -211,7 +212,7 @@ def tensors(read: Callable[[int], bytes], size: int) -> dict[str, tuple[str, Sha
 
 
 def count(files: Iterable[dict[str, tuple[str, Shape]]]) -> dict[str, int]:
-    """How many values of each type, such as BF16, the tensors of these files have."""
+    """How many values of each type, such as BF16, the tensors of these files have together."""
     counts: Counter[str] = Counter()
     for file in files:
         for kind, shape in file.values():
@@ -229,7 +230,7 @@ def _guess_task(folder: Path, config: dict[str, Any], options: dict[str, Any]) -
     if any(name.endswith("Model") for name in architectures):  # the bare model, such as BertModel
         return "embedding"
     raise ModelError(
-        f"cannot tell from the architectures {architectures} in {folder / 'config.json'} what this model does: "
+        f"the architectures {architectures} in {folder / 'config.json'} do not say what this model is for: "
         "give --task chat, completion or embedding"
     )
 
@@ -241,7 +242,7 @@ def _has_chat_template(folder: Path, options: dict[str, Any]) -> bool:
 
 
 def _context_length(folder: Path, config: dict[str, Any], options: dict[str, Any]) -> int | None:
-    """What a request may use: the model's own length, or less where the engine is told so."""
+    """The context of a request in tokens: the model's own, or the shorter one that the engine is set to."""
     inner = config.get("text_config")
     places = [read_json(folder / "sentence_bert_config.json") or {}, config, inner if isinstance(inner, dict) else {}]
     names = ("max_seq_length", *LENGTHS)
@@ -253,14 +254,15 @@ def _context_length(folder: Path, config: dict[str, Any], options: dict[str, Any
 
 
 def _is_length(value: Any) -> bool:
-    return isinstance(value, int) and 0 < value < 2**31  # what the database holds
+    return isinstance(value, int) and 0 < value < 2**31  # the database's column holds no more
 
 
 def _license(folder: Path, config: dict[str, Any]) -> str:
-    """From the YAML head of the model's card, as the hub has it, else from its config. A line is read, not YAML."""
+    """The licence in the YAML head of the model's card, or else in its config. Only the line is read, without a YAML
+    parser."""
     head = ""
     card = folder / "README.md"
-    if card.is_file():  # and nothing that can be read forever
+    if card.is_file():  # not a pipe, which could be read without end
         with suppress(OSError), card.open("rb") as file:
             head = file.read(MOST_README).decode(errors="replace").replace("\r\n", "\n")
     head = head.removeprefix("---\n").partition("\n---")[0] if head.startswith("---\n") else ""

@@ -1,7 +1,7 @@
-"""Folders of models that we make ourselves, under MODELS_DIR: each appears whole, or not at all.
+"""Makes folders of models under MODELS_DIR: each appears complete, or not at all.
 
-One is made in MODELS_DIR/.import under a lock, which whoever writes there holds until it has ended, and then renamed.
-A file in it says what it was made from, so that whoever is killed before it is registered finds it again.
+A folder is made in MODELS_DIR/.import, under a lock that its writer holds until it ends, and is then renamed. A file in
+it says what it was made from, so that it is found again if the process is killed before the model is registered.
 """
 
 import fcntl
@@ -38,12 +38,13 @@ def is_ours(folder: Path) -> bool:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[int]:
-    """Only one at a time makes or removes a folder. Yields the lock, for children to hold as well."""
+    """Lock a folder, so that one process at a time makes or removes it. Yields the lock's descriptor, which a child
+    process can hold too."""
     place = _place()
     _sweep(place)
     handle = _try_lock(place, folder.name)
     if handle is None:
-        raise ModelError(f"another process is making or removing {folder} right now: wait until it has ended")
+        raise ModelError(f"another process is making or removing {folder} now: try again when it has ended")
     try:
         yield handle
     finally:
@@ -51,7 +52,7 @@ def lock(folder: Path) -> Iterator[int]:
 
 
 def make(target: Path, source: Path, maker: Make, held: int, on_progress: Progress) -> None:
-    """Make a folder from `source`, unless an earlier run has made it from just that. `held`: its lock."""
+    """Make a folder from `source`, unless it has been made from the same source before. held: its lock."""
     origin = _fingerprint(source)
     if target.exists():
         if not is_ours(target):
@@ -75,7 +76,7 @@ def make(target: Path, source: Path, maker: Make, held: int, on_progress: Progre
 
 
 def discard(folder: Path) -> None:
-    """Away at once, under the lock of its name; what a kill leaves of it goes with the next run."""
+    """Remove a folder at once; the caller holds its lock. After a kill, the next `lock` removes the rest."""
     old = _place() / f"{folder.name}%old"
     shutil.rmtree(old, ignore_errors=True)
     try:
@@ -91,7 +92,7 @@ def copied(source: Path, work: Path, held: int, on_progress: Progress) -> None:
 
 
 def converted(source: Path, work: Path, held: int, on_progress: Progress) -> None:
-    """By a child process, which takes the lock along: should we be killed, nobody touches the folder before it ends."""
+    """Convert in a child process, which holds the lock too: if we are killed, the folder stays locked until it ends."""
     command = [sys.executable, "-m", "models_registry.catalog.convert_gguf", str(source), str(work)]
     environment = minimal(TQDM_DISABLE="1")
     with tempfile.TemporaryFile() as errors:
@@ -147,7 +148,7 @@ def _try_lock(place: Path, name: str) -> int | None:
 
 
 def _sweep(place: Path) -> None:
-    """Remove what killed runs have left: nobody holds its lock."""
+    """Remove what killed processes have left: folders whose lock nobody holds."""
     for folder in place.iterdir():
         if folder.is_dir() and (handle := _try_lock(place, folder.name.removesuffix("%old"))) is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Reads what people copy when they want a model: a link, an id, a command line, a path. Proposes, and does nothing.
+"""Reads what people paste to name a model: a link, an id, a command line, a path. It only makes a proposal.
 
-Knows neither registry nor hub nor disk: whether what is named exists shows when it is added. The text is never run:
-$(…), backticks and variables in it are plain text. Keys and tokens in it are in no result and no error.
+Whether the model exists shows when it is added. The text is never executed: $(…), backticks and variables in it are
+plain text. Keys and tokens in it are in no result and in no error.
 """
 
 import json
@@ -54,20 +54,20 @@ _SERVER_MODULE = re.compile(r"vllm\.entrypoints\.[\w.]*api_server")
 _SWITCHES = ("enable-", "disable-", "no-", "trust-", "allow-credentials", "headless", "data-parallel-hybrid-lb")
 _SECRETS = {"api-key", "hf-token", "token"}
 _LISTS = _SECRETS | {"served-model-name", "lora-modules", "middleware", "allowed-origins", "allowed-methods"}
-_ENDS = {"&&", "||", ";", "|", "&", ">", ">>", "2>&1", "&>"}  # of a command in a line of several
+_ENDS = {"&&", "||", ";", "|", "&", ">", ">>", "2>&1", "&>"}  # words that end a command
 
 
 class PasteError(Exception):
-    """A text that names no model, or not in a way that is understood; says what is."""
+    """The text names no model, or not in a form that is understood. The message says which forms are."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a text asks for.
+    """The model that a text names.
 
-    source: a folder, a .gguf file, the URL of a server, or with on_hub the id of a hub's repository (org/name).
-    file: the one file of the repository that is meant, or empty. revision: a branch, tag or commit, or empty.
-    refused: options that a model may not set, each with the reason.
+    source: a folder, a .gguf file, the URL of a server, or with on_hub the id of a repository on the hub (org/name).
+    file: the one file of the repository to use, or empty. revision: a branch, tag or commit, or empty. refused: options
+    that a model may not set, each with the reason.
     """
 
     source: str
@@ -81,19 +81,19 @@ class Proposal:
 
 
 def read(text: str) -> Proposal:
-    """Raises PasteError."""
+    """The proposal for this text. Raises PasteError."""
     text = text.strip()
     if not text:
         raise PasteError(f"there is nothing to read: give {UNDERSTOOD}")
     if len(text) > MOST_TEXT or "\0" in text:
-        raise PasteError(f"this is no text of at most {MOST_TEXT} characters without NUL: give {UNDERSTOOD}")
+        raise PasteError(f"this is not a text of at most {MOST_TEXT} characters without NUL: give {UNDERSTOOD}")
     words = _words(text)
     if (arguments := _serving(words)) is not None:
         return _served(arguments)
     if (arguments := _after(words, ("hf", "huggingface-cli"), "download")) is not None:
         return _downloaded(arguments)
     if text[0] in "/~" and "\n" not in text and " -" not in text:
-        return _source(text)  # blanks belong to the path
+        return _source(text)  # blanks are part of the path
     if len(words) == 1:
         return _source(words[0])
     raise PasteError(f"no model is named here in a way that is understood: give {UNDERSTOOD}")
@@ -105,12 +105,12 @@ def _words(text: str) -> list[str]:
     try:
         words = shlex.split(joined)
     except ValueError:
-        raise PasteError("a quotation mark or a backslash is left open: copy the whole command") from None
+        raise PasteError("a quotation mark or a backslash is not closed: copy the whole command") from None
     return words[1:] if words[:1] == ["$"] else words
 
 
 def _serving(words: list[str]) -> list[str] | None:
-    """The arguments of the vLLM server that the words would start."""
+    """The arguments of the vLLM server that this command would start; None when it starts none."""
     if (arguments := _after(words, ("vllm",), "serve")) is not None:
         return arguments
     for place, word in enumerate(words):
@@ -157,7 +157,7 @@ def _served(arguments: list[str]) -> Proposal:
             taken.pop(f"no-{plain}", None)
             taken[checked[0]] = checked[1]
     if revision and not _REVISION.fullmatch(revision):
-        raise PasteError("the revision is no name of a branch, tag or commit: copy the command again")
+        raise PasteError("the revision is not the name of a branch, tag or commit: copy the command again")
     return Proposal(
         found.source,
         _name(name, keep=True) if name else found.name,
@@ -173,7 +173,7 @@ def _served(arguments: list[str]) -> Proposal:
 def _downloaded(arguments: list[str]) -> Proposal:
     given, places = _parse(arguments)
     if _text(given.get("repo-type")) not in ("", "model"):
-        raise PasteError("this fetches no model but a data set or a space: give a model's id")
+        raise PasteError("this command fetches a data set or a space, not a model: give the id of a model")
     if not places or not _HUB_ID.fullmatch(places[0]):
         raise PasteError("the command names no model: give its id (org/name) after 'download'")
     revision = _text(given.get("revision"))
@@ -182,7 +182,7 @@ def _downloaded(arguments: list[str]) -> Proposal:
 
 
 def _task(given: dict[str, Any]) -> str | None:
-    """What the model is for, where the command says it; `task`, which vLLM has no longer, is taken out."""
+    """The model's task, where the command says it. The option `task`, which vLLM no longer has, is removed."""
     if _text(given.get("task")) in ("embed", "embedding", "generate", "auto"):
         return "embedding" if _text(given.pop("task")).startswith("embed") else None
     pooling = _text(given.get("runner")) == "pooling" and _text(given.get("convert")) != "classify"
@@ -190,7 +190,7 @@ def _task(given: dict[str, Any]) -> str | None:
 
 
 def _parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Options by their long names, and what stands alone. Of secrets only the names come back."""
+    """The options by their long names, and the other arguments. The values of secrets are left out."""
     given: dict[str, Any] = {}
     alone: list[str] = []
     rest = arguments[::-1]
@@ -215,25 +215,25 @@ def _parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _values(name: str, rest: list[str]) -> Any:
-    """What follows an option, taken off `rest`: its value, all its values for a list, or True for a switch."""
+    """Take the value of an option off `rest`: all its values for a list, True for a switch."""
     option = options.OPTIONS.get(name)
     if option is Kind.SWITCH if option else name.startswith(_SWITCHES):
         return True
     values: list[str] = []
     if name in _SECRETS and rest:
-        values.append(rest.pop())  # whatever it looks like
+        values.append(rest.pop())  # also when it begins with a dash
     while rest and not re.match("--?[A-Za-z]", rest[-1]) and (not values or name in _LISTS):
         values.append(rest.pop())
     return (values if len(values) > 1 else values[0]) if values else True
 
 
 def _put(given: dict[str, Any], name: str, path: list[str], value: Any) -> None:
-    """`--name.a.b value` is {"a": {"b": value}}, added to what is there. vLLM reads it so."""
+    """Set an option. `--name.a.b value` adds {"a": {"b": value}} to its value, as in vLLM."""
     if not path:
         given[name] = value
         return
     if len(path) > 8:
-        given[f"{name}.{path[0]}"] = value  # which no option is
+        given[f"{name}.{path[0]}"] = value  # no option has such a name, so it is refused later
         return
     try:
         there = json.loads(given[name]) if isinstance(given.get(name), str) else given.get(name)
@@ -271,20 +271,22 @@ def _url(word: str) -> Proposal:
         parts = urlsplit(word)
         host, user, _ = (parts.hostname or "").lower(), parts.username or parts.password, parts.port
     except ValueError:
-        raise PasteError(f"this is no complete URL: give {UNDERSTOOD}") from None
+        raise PasteError(f"this URL is not complete: give {UNDERSTOOD}") from None
     if host in _HUBS:
         steps = [unquote(step) for step in parts.path.split("/") if step]
         if len(steps) < 2 or steps[0] in _NO_MODELS:
-            raise PasteError(f"this page of {host} is no model's: give the link of a model (https://{host}/org/name)")
+            raise PasteError(
+                f"this page of {host} is not a model's: give the link of a model (https://{host}/org/name)"
+            )
         within = steps[2:] if steps[2:3] and steps[2] in ("tree", "blob", "resolve", "raw") else []
         file = "/".join(within[2:])
         revision = within[1] if len(within) > 1 else ""
         return _hub("/".join(steps[:2]), revision, file if file.endswith(".gguf") else "")
     if user:
-        raise PasteError("the URL has a user or a password in it: give it without, and the key to VBS_REMOTE_KEY")
+        raise PasteError("the URL has a user or a password in it: leave them out, and set the key as VBS_REMOTE_KEY")
     path = re.match(r"(?:/[^/]+)*?/v1(?=/|$)", parts.path)
     if not host or not path:
-        raise PasteError(f"the URL is neither a model on a hub nor a server's (…/v1): give {UNDERSTOOD}")
+        raise PasteError(f"the URL is neither that of a model on a hub nor that of a server (…/v1): give {UNDERSTOOD}")
     return Proposal(f"{parts.scheme}://{parts.netloc}{path[0]}", _name(host))
 
 
@@ -292,7 +294,7 @@ def _hub(identity: str, revision: str = "", file: str = "") -> Proposal:
     if not _HUB_ID.fullmatch(identity) or ".." in identity:
         raise PasteError(f"no model is named here in a way that is understood: give {UNDERSTOOD}")
     if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
-        raise PasteError("the revision is no name of a branch, tag or commit: copy the link again")
+        raise PasteError("the revision is not the name of a branch, tag or commit: copy the link again")
     return Proposal(identity, _name(_last(file or identity)), True, revision, file)
 
 
@@ -302,6 +304,6 @@ def _last(path: str) -> str:
 
 
 def _name(words: str, keep: bool = False) -> str:
-    """A name that the registry takes, as near to the words as can be. keep: the letters' case, and slashes."""
+    """A name that the registry accepts, made of these words. keep: keep the case of letters, and slashes."""
     fit = re.sub(r"[^A-Za-z0-9._:/-]+" if keep else r"[^A-Za-z0-9._:-]+", "-", words if keep else words.lower())
     return re.sub(r"\.{2,}", ".", fit).lstrip("._:/-")[:200] or "model"

@@ -1,6 +1,6 @@
-"""Takes models out of the registry: who still needs one, what its files take, and what nobody uses any more.
+"""Removes models from the registry: what still needs a model, how much its files take, and which files nobody uses.
 
-Knows nothing of batches: apps above say through their `Workload` who still needs a model.
+Apps above say through their `Workload` whether they still need a model.
 """
 
 import os
@@ -18,12 +18,12 @@ from models_registry.catalog.folders import ModelError, Needed
 from models_registry.models import OPEN_DOWNLOADS, OPEN_OPERATIONS, Download, Model, ModelState
 from vbs.broker import wake
 
-MOST_NAMED = 20  # of the operations that need a model
+MOST_NAMED = 20  # operations that are named as needing a model
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What would go with a model. folder: None when there is nothing that is ours to delete."""
+    """What would be deleted with a model. folder: None when no folder of ours would."""
 
     folder: Path | None
     bytes: int
@@ -35,7 +35,7 @@ NOTHING = Preview(None, 0, 0)
 
 @dataclass(frozen=True)
 class Leftover:
-    """A folder that no model uses. what: why it is there, in words."""
+    """A folder that no model uses. what: says why it exists."""
 
     folder: Path
     what: str
@@ -48,7 +48,7 @@ class Leftover:
 
 
 def needed_by(model: Model) -> list[str]:
-    """What stands on the model, in words, and what to do about it where that is not plain."""
+    """What needs the model, in words, and what to do about it where that is not obvious."""
     pointing = list(model.aliases.values_list("name", flat=True))
     reasons = [f"adapter {name}" for name in model.adapters.values_list("name", flat=True)]
     reasons += [f"alias {name}" for name in pointing]
@@ -62,16 +62,17 @@ def needed_by(model: Model) -> list[str]:
 
 
 def preview(model: Model) -> Preview:
-    """What removing the model with its files would free, parts of a download too. Not whether it may be removed."""
+    """What removing the model with its files would free, with an unfinished download. It does not say whether the model
+    may be removed."""
     places = [place for place in (_own_folder(model), _parts(model)) if place]
     sizes = [_size(place) for place in places]
     return Preview(places[0], sum(size for size, _ in sizes), sum(count for _, count in sizes)) if places else NOTHING
 
 
 def remove(model: Model, files: bool = False) -> None:
-    """Take a model out of the registry; with `files` also its folder, which must be one that we made.
+    """Remove a model from the registry; with `files` also its folder, which must be one that we made.
 
-    What had come of a download that failed goes in any case: nobody else could use it.
+    The fetched files of a failed download are removed in any case, because nothing else could use them.
     """
     folder = _deletable(model) if files else None
     if folder is None:
@@ -85,7 +86,7 @@ def remove(model: Model, files: bool = False) -> None:
 
 
 def leftovers() -> list[Leftover]:
-    """What we have made and no model uses: folders of models, and what was fetched to make demo models."""
+    """Folders that we made and no model uses, and packages that were fetched for demo models."""
     found = []
     for folder in _folders(Path(settings.MODELS_DIR)):
         if made_folders.is_ours(folder) and not _users(folder):
@@ -96,19 +97,19 @@ def leftovers() -> list[Leftover]:
 
 
 def clean(leftover: Leftover) -> None:
-    """Delete it, unless somebody has come to use it. Raises ModelError."""
+    """Delete a leftover, unless a model uses it by now. Raises ModelError."""
     folder = leftover.folder
     with made_folders.lock(folder):
         if folder.parent == _cache():
             shutil.rmtree(folder)
             return
         if users := _users(folder):
-            raise ModelError(f"{folder} is now the folder of {users[0]}: it stays")
+            raise ModelError(f"{folder} is the folder of {users[0]} by now, so it stays")
         made_folders.discard(folder)
 
 
 def _delete(model: Model) -> None:
-    """Its row, which nobody can come to need meanwhile: whoever refers to it waits for our lock, and finds it gone."""
+    """Delete its row. Nothing can come to need it meanwhile: a reference to it waits for our lock, and then fails."""
     with transaction.atomic():
         if not Model.objects.select_for_update().filter(pk=model.pk).exists():
             raise ModelError(f"the model {model.name} has been removed already")
@@ -119,24 +120,24 @@ def _delete(model: Model) -> None:
         except ProtectedError as error:
             raise Needed(f"{model.name} is still needed: {', '.join(map(str, error.protected_objects))}") from None
         if model.base:
-            wake("gpu")  # whose engine may have it
+            wake("gpu")  # the worker's engine may have the adapter loaded
 
 
 def _own_folder(model: Model) -> Path | None:
-    """Where its files are, or parts of them, if we have put them there and no other model uses them."""
+    """Its folder, if we made it and no other model uses it."""
     folder = Path(model.source) if model.source else made_folders.path_of(model.name)
     ours = made_folders.is_ours(folder) and not [user for user in _users(folder) if user != model.name]
     return folder if ours else None
 
 
 def _parts(model: Model) -> Path | None:
-    """What has come of a download that is not done."""
+    """The folder of its unfinished download, if there is one."""
     folder = parts.folder_of(model.name)
     return folder if model.hub_id and folder.is_dir() else None
 
 
 def _deletable(model: Model) -> Path | None:
-    """As above, with the reason why not. None: it has no files yet."""
+    """Its folder, or None when it has no files yet. Raises ModelError when the folder may not be deleted."""
     if (folder := _own_folder(model)) is not None:
         return folder
     if not model.source and model.hub_id:
@@ -144,14 +145,15 @@ def _deletable(model: Model) -> Path | None:
     folder = Path(model.source)
     if not made_folders.is_ours(folder):
         raise ModelError(
-            f"the files of {model.name} ({model.source or 'none'}) are not ours to delete: leave out --files"
+            f"the files of {model.name} ({model.source or 'none'}) were not made by this server, which therefore does "
+            "not delete them: leave out --files"
         )
     other = next(user for user in _users(folder) if user != model.name)
     raise ModelError(f"{folder} is also the folder of {other}: leave out --files")
 
 
 def _users(folder: Path) -> list[str]:
-    """Names of the models whose files are in the folder, or are to be."""
+    """Names of the models whose files are in the folder, or will be."""
     used = [name for name, source in Model.objects.values_list("name", "source") if _is_in(source, folder)]
     unfinished = Model.objects.filter(Q(source="") | ~Q(state=ModelState.READY)).values_list("name", flat=True)
     return used + [name for name in unfinished if made_folders.path_of(name) == folder]
@@ -173,13 +175,13 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _size(folder: Path) -> tuple[int, int]:
-    """Bytes and number of the files in it. What it links to is not in it."""
+    """Bytes and number of the files in a folder, without following links."""
     total = count = 0
     for place, _, names in os.walk(folder):
         for name in names:
             try:
                 total += (Path(place) / name).lstat().st_size
-            except FileNotFoundError:  # somebody removes it just now
+            except FileNotFoundError:  # removed meanwhile
                 continue
             count += 1
     return total, count

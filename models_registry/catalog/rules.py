@@ -1,4 +1,4 @@
-"""What may stand in the registry: names, tasks, options, adapters, prices. Every way to add or change a model asks."""
+"""The rules for models: names, tasks, options, adapters, prices. Every way to add or change a model checks them."""
 
 import re
 from decimal import Decimal
@@ -20,7 +20,7 @@ from models_registry.models import Alias, Model, ModelState, Task
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 OPTION = re.compile(r"[a-z][a-z0-9.-]*")
 MOST_NOTES = 20_000  # characters
-# Addresses of the API end so: after the name of a model they say what is done with it.
+# The API's addresses end in these words, after the name of a model.
 VERBS = {
     *("fetch", "plan", "pause", "resume", "cancel", "retry"),
     *("load", "unload", "test", "benchmark", "fit", "measurements"),
@@ -37,7 +37,7 @@ def check_name(name: str, task: str | None = None) -> None:
             "a letter or digit first, and no '..'"
         )
     if "/" in name and (verb := name.rpartition("/")[2]) in VERBS:
-        raise ModelError(f"{name!r} cannot be a model's name: /{verb} at the end is what the API does with a model")
+        raise ModelError(f"{name!r} cannot be a model's name: the API's own addresses end in /{verb}. Choose another")
     if task is not None:
         _check_task(task)
     if Model.objects.filter(name=name).exists():
@@ -47,9 +47,9 @@ def check_name(name: str, task: str | None = None) -> None:
 
 
 def check_options(kind: EngineKind, options: dict[str, Any], on_server: bool = True) -> dict[str, Any]:
-    """Engine options as this kind of engine takes them, from somebody who asks over the network (`on_server`).
+    """The engine options as this kind of engine takes them. Raises ModelError.
 
-    Raises ModelError.
+    on_server: they come over the network, so those that reach files are refused.
     """
     if not isinstance(options, dict):
         raise ModelError(f"engine options must be a JSON object, not {str(options)[:60]!r}")
@@ -59,7 +59,7 @@ def check_options(kind: EngineKind, options: dict[str, Any], on_server: bool = T
         except OptionError as error:
             raise ModelError(str(error)) from error
     if kind is EngineKind.REMOTE and options:
-        raise ModelError(f"a remote server has its own engine options: leave out {', '.join(sorted(options))}")
+        raise ModelError(f"a remote server sets its engine options itself: leave out {', '.join(sorted(options))}")
     for option in options:
         if not OPTION.fullmatch(option):
             raise ModelError(f"{option!r} cannot be an engine option: give its long name, without dashes before it")
@@ -67,8 +67,8 @@ def check_options(kind: EngineKind, options: dict[str, Any], on_server: bool = T
             raise ModelError(f"the engine option {option} is set by this server: leave it out")
         if option in start.FILE_OPTIONS and on_server:
             raise ModelError(
-                f"the engine option {option} of a scripted model reaches files of this machine: only 'manage.py model' "
-                "takes it"
+                f"the engine option {option} of a scripted model reaches files of this machine: set it with "
+                "'manage.py model' there"
             )
     try:
         start.check(options, flags(options))
@@ -91,10 +91,10 @@ def check_code(row: Model, because: str) -> None:
 
 
 def check_adapter(row: Model, base: Model, task: str | None, options: dict[str, Any]) -> None:
-    """Raises ModelError for what an adapter cannot have of its own, and for a base that cannot have one."""
+    """Raises ModelError for settings that an adapter cannot have, and for a base that cannot have an adapter."""
     if task or options:
         raise ModelError(f"an adapter has the {'task' if task else 'options'} of its base: leave that out")
-    check_code(row, "an adapter is read and run as its base is")
+    check_code(row, "an adapter has the setting of its base")
     check_base(base)
 
 
@@ -110,7 +110,7 @@ def check_base(base: Model) -> None:
 
 
 def examine_adapter(folder: Path, base: Model) -> dict[str, Any]:
-    """What an adapter's row has of its folder, and of its base. Raises ModelError for what could not be served."""
+    """The fields of an adapter that come from its folder and its base. Raises ModelError when it cannot be served."""
     facts = adapter_folders.examine(folder, Path(base.source) if base.kind == EngineKind.VLLM else None)
     most = base.engine_args.get("max-lora-rank")
     if most is not None and facts.rank > most:
@@ -127,7 +127,7 @@ def examine_adapter(folder: Path, base: Model) -> dict[str, Any]:
 
 
 def check_changes(model: Model, *, on_server: bool = True, **changes: Any) -> dict[str, Any]:
-    """What `edit` would write: the changes as they are kept, and what follows from them. Raises ModelError."""
+    """The fields that `edit` writes: the changes, and what follows from them. Raises ModelError."""
     if odd := sorted(changes.keys() - set(EDITABLE)):
         raise ModelError(f"{odd[0]} of a model cannot be changed: only {', '.join(EDITABLE)} can")
     row = Model(**{name: getattr(model, name) for name in (*EDITABLE, "name", "kind", "source", "state")} | changes)
@@ -135,19 +135,19 @@ def check_changes(model: Model, *, on_server: bool = True, **changes: Any) -> di
     check_texts(row)
     changes |= {name: _price(changes[name]) for name in PRICES if name in changes}
     if changes.get("hub_token") and not model.hub_id:
-        raise ModelError(f"{model.name} is not of the hub: leave out the token")
+        raise ModelError(f"{model.name} is not a model of the hub: leave out the access token")
     if model.base:
         given = [name for name in ("task", "engine_args") if name in changes and changes[name] != vars(model)[name]]
         if given:
             raise ModelError(f"an adapter has the {given[0]} of its base {model.base.name}: change it there")
-        check_code(row, "an adapter is read and run as its base is")
+        check_code(row, "an adapter has the setting of its base")
         return changes
     if "engine_args" in changes:
         kind, options = EngineKind(row.kind), row.engine_args or {}
         changes["engine_args"] = row.engine_args = check_options(kind, options, on_server)
         _check_ranks(model, row.engine_args)
     if row.task == Task.EMBEDDING and (adapter := model.adapters.first()):
-        raise ModelError(f"{model.name} has the adapter {adapter.name}, which makes no embeddings: keep its task")
+        raise ModelError(f"{model.name} has the adapter {adapter.name}, which does not make embeddings: keep the task")
     if row.kind != EngineKind.VLLM:
         check_code(row, f"a {row.kind} model has no files here")
     if "engine_args" in changes or changes.get("trust_remote_code"):
@@ -179,7 +179,7 @@ def _price(given: Any) -> Decimal | None:
         price = Decimal(-1)
     if price < 0:
         raise ModelError(
-            f"{str(given)[:60]!r} cannot be a price: give what a million tokens cost, 0 or more, below 100,000,000 and "
+            f"{str(given)[:60]!r} cannot be a price: give the price of a million tokens, from 0 and below 100,000,000, "
             "with at most 4 decimals"
         )
     return price
@@ -203,4 +203,4 @@ def register(row: Model, task: str, options: dict[str, Any]) -> Model:
 
 
 def _taken(name: str) -> Taken:
-    return Taken(f"there is a model {name} already: choose another name, or remove that one first")
+    return Taken(f"there is a model {name} already: choose another name, or remove that model first")

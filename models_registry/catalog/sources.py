@@ -1,8 +1,8 @@
-"""Where a model may come from: which folders of this machine, and which servers. Knows no registry.
+"""Where a model may come from: which folders of this machine, and which servers.
 
-Somebody with a shell on this machine can read its files anyway, so for `manage.py` any folder will do unless
-VBS_MODEL_ROOTS names some. Somebody who asks over the network (`on_server`) is held to those and to MODELS_DIR, and
-to servers with a public address: otherwise whoever may add a model could look around in files and networks.
+Somebody with a shell on this machine can read its files anyway, so `manage.py` takes any folder, unless VBS_MODEL_ROOTS
+names some. A call over the network (`on_server`) may name only folders in these and in MODELS_DIR, and only servers
+with a public address: otherwise somebody who may add models could look around in files and networks.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ from vbs.outgoing.addresses import AddressError, check_url, split_url
 
 
 def folder(given: str, on_server: bool) -> Path:
-    """The path, if it lies where models may. What it links to counts, and so does what is in it."""
+    """The path, if models may come from there. Links are followed, those in the folder too. Raises ModelError."""
     if "\0" in given:
-        raise ModelError("a path has no NUL in it: give a folder or a .gguf file")
+        raise ModelError("the path has a NUL in it: give a folder or a .gguf file")
     path = Path(given)
     if on_server and not path.is_absolute():
-        raise ModelError(f"{given!r} is not an absolute path: begin it with /")
+        raise ModelError(f"{given!r} is not an absolute path: give one that begins with /")
     if not on_server:
         try:
             path = path.expanduser().absolute()
@@ -29,7 +29,7 @@ def folder(given: str, on_server: bool) -> Path:
             return path
     roots = [Path(settings.MODELS_DIR), *map(Path, settings.VBS_MODEL_ROOTS)]
     if not on_server:
-        roots.append(Path(settings.VBS_DATA_DIR) / "cache")  # what we have fetched ourselves
+        roots.append(Path(settings.VBS_DATA_DIR) / "cache")  # packages of demo models
     found = _within(path, roots)
     try:
         for inner in found.iterdir() if found.is_dir() else ():
@@ -40,7 +40,7 @@ def folder(given: str, on_server: bool) -> Path:
 
 
 def check_remote_url(source: str, on_server: bool) -> None:
-    """Raises ModelError unless it can be a remote server's."""
+    """Raises ModelError unless this can be the URL of a remote server."""
     form = "it must look like http(s)://host[:port]/v1, without a user, a query or a fragment"
     try:
         parts = split_url(source)
@@ -55,7 +55,7 @@ def check_remote_url(source: str, on_server: bool) -> None:
 
 
 def _within(path: Path, roots: list[Path]) -> Path:
-    """The same place by the name that its root has in the settings, where every link is followed."""
+    """The path with every link followed, below the root as the settings name it. Raises ModelError."""
     try:
         real = path.resolve()
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
@@ -66,7 +66,7 @@ def _within(path: Path, roots: list[Path]) -> Path:
         except ValueError:
             continue
         if root == settings.MODELS_DIR and (not rest.parts or rest.parts[0].startswith(".")):
-            continue  # what is half-made
+            continue  # folders that are being made
         return root.absolute() / rest
     raise ModelError(
         f"{path} is not in a folder that models may come from: put it below {' or '.join(map(str, roots))}, "

@@ -100,7 +100,7 @@ def test_a_name_that_cannot_be_an_alias(add_model, name):
 
 def test_a_name_is_taken_by_one_of_both_kinds(add_model):
     model = add_model("first")
-    with pytest.raises(ModelError, match="a model's own name"):
+    with pytest.raises(ModelError, match="is the name of a model"):
         aliases.point("first", model)
     aliases.point("best", model)
     with pytest.raises(ModelError, match="best is an alias of first"):

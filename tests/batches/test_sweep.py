@@ -182,7 +182,7 @@ def changed(name, state):
 
 @pytest.mark.parametrize(
     "state, words",
-    [("draft", "is a draft"), ("failed", "has failed: manage.py model show"), ("", "is not registered any more")],
+    [("draft", "is a draft"), ("failed", "has failed: 'manage.py model show"), ("", "is not registered any more")],
 )
 def test_a_batch_whose_model_cannot_be_loaded_waits_for_no_gpu(add_model, submitted, state, words):
     """Neither for its turn nor for the end of a pause."""

@@ -314,7 +314,7 @@ def test_a_model_that_goes_after_the_choice_is_waited_for(add_model, submitted, 
     assert BatchesWorkload().waiting("") == []
 
 
-@pytest.mark.parametrize("state, words", [("draft", "is a draft"), ("failed", "has failed: manage.py model show")])
+@pytest.mark.parametrize("state, words", [("draft", "is a draft"), ("failed", "has failed: 'manage.py model show")])
 def test_a_model_without_files_fails_the_batch_and_says_what_to_do(add_model, submitted, gpu, state, words):
     model = add_model()
     batch = submitted([line("a")])

@@ -300,7 +300,7 @@ def test_a_base_and_its_adapters_change_together(tmp_path: Path) -> None:
     for name, value in (("task", "completion"), ("engine_args", {"x": 1})):
         with pytest.raises(ModelError, match=f"has the {name} of its base base"):
             importer.edit(adapter, **dict[str, Any]({name: value}))
-    with pytest.raises(ModelError, match="which makes no embeddings"):
+    with pytest.raises(ModelError, match="which does not make embeddings"):
         importer.edit(base, task="embedding")
     with pytest.raises(ModelError, match="less than the rank of the adapter a, which is 8"):
         importer.edit(base, engine_args={"max-lora-rank": 4})
@@ -340,7 +340,7 @@ def test_a_copy_is_ours_and_goes_with_its_model(tmp_path: Path, models_dir: Path
 
 def test_files_of_others_are_not_deleted(tmp_path: Path) -> None:
     model = importer.add("m", str(model_folder(tmp_path / "m")))
-    with pytest.raises(ModelError, match="not ours to delete"):
+    with pytest.raises(ModelError, match="were not made by this server"):
         remove.remove(model, files=True)
     remove.remove(model)
     assert (tmp_path / "m" / "config.json").exists()

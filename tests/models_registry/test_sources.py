@@ -201,7 +201,7 @@ def test_what_runs_code_is_only_for_files_that_are_here(name):
 
 @pytest.mark.parametrize("name", ["org/load", "m/fit", "a/b/measurements", "m/plan"])
 def test_a_name_that_would_be_a_route(name):
-    with pytest.raises(ModelError, match="is what the API does with a model"):
+    with pytest.raises(ModelError, match="the API's own addresses end in"):
         importer.add(name, "scripted:")
 
 
