@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from models_registry.api.registry_wire import (
     AddedDemo,
@@ -25,7 +25,7 @@ from vbs.cli.remote import Remote, RemoteError
 
 ROOT = "/v1/registry"
 ALL = 10**9  # objects of a list
-LONG = httpx.Timeout(60, connect=10, read=3600)  # files are fetched and converted before there is an answer
+LONG = httpx2.Timeout(60, connect=10, read=3600)  # files are fetched and converted before there is an answer
 PATIENCE_SECONDS = 120.0  # with a server that does not answer while something is followed
 PAUSE_SECONDS = 0.5
 

@@ -3,11 +3,12 @@
 Each function sends one short HTTP request on the engine's socket.
 """
 
-import http.client
 import json
 import math
-import socket
+import ssl
 from typing import Any
+
+import httpx2
 
 from models_registry.engine.error_bodies import message_of
 from models_registry.engine.log_reasons import LoadError
@@ -16,33 +17,21 @@ from models_registry.engine.spec import Adapter, Address, EngineSpec
 ADAPTER_SECONDS = 120
 SLEEP_SECONDS = 180  # the weights are copied between the GPU's memory and main memory
 SAY_SECONDS = 60
-NO_ANSWER = (OSError, http.client.HTTPException)  # what an engine that gives no answer looks like
+NO_ANSWER = (OSError, httpx2.HTTPError)  # what an engine that gives no answer looks like
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # to read the system's certificates for each request takes long
 
 PROMPT = "The three largest cities of Italy are"
 ALIKE = 0.999  # cosine of two embeddings of one text by one model, which differ a little: sums have no fixed order
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("engine", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 def request(address: Address, method: str, path: str, body: Any = None, timeout: float = 5) -> tuple[int, bytes]:
-    """Status and body of its answer. Raises one of SILENT when there is none."""
-    link = _UnixConnection(address.socket, timeout)
+    """Status and body of its answer. Raises one of NO_ANSWER when there is none."""
     headers = {"Authorization": f"Bearer {address.key}", "Content-Type": "application/json"}
-    try:
-        link.request(method, path, None if body is None else json.dumps(body), headers)
-        response = link.getresponse()
-        return response.status, response.read()
-    finally:
-        link.close()
+    content = None if body is None else json.dumps(body)
+    link = httpx2.HTTPTransport(uds=address.socket, verify=NO_TLS)
+    with httpx2.Client(transport=link, base_url="http://engine", timeout=timeout, trust_env=False) as client:
+        response = client.request(method, path, content=content, headers=headers)
+        return response.status_code, response.content
 
 
 def is_healthy(address: Address, timeout: float = 5) -> bool:
@@ -54,7 +43,7 @@ def is_healthy(address: Address, timeout: float = 5) -> bool:
 
 
 def adapters(address: Address) -> set[str]:
-    """Names of the adapters that the engine has. Raises one of SILENT."""
+    """Names of the adapters that the engine has. Raises one of NO_ANSWER."""
     answer = _wanted(address, "GET", "/v1/models")
     return {model["id"] for model in answer.get("data", []) if model.get("parent")}
 
@@ -68,7 +57,7 @@ def load_adapter(address: Address, adapter: Adapter) -> None:
 
 
 def unload_adapter(address: Address, name: str) -> None:
-    """Raises LoadError, or one of SILENT."""
+    """Raises LoadError, or one of NO_ANSWER."""
     status, body = request(address, "POST", "/v1/unload_lora_adapter", {"lora_name": name}, timeout=ADAPTER_SECONDS)
     if status != 200:
         raise LoadError(f"the engine did not unload the adapter {name}: {message_of(status, body)}")
@@ -82,13 +71,13 @@ def sleep(address: Address) -> None:
     """
     _wanted(address, "POST", "/sleep?level=1", timeout=SLEEP_SECONDS)
     if _wanted(address, "GET", "/is_sleeping").get("is_sleeping") is not True:
-        raise http.client.HTTPException("the engine answers that it is not asleep")
+        raise httpx2.HTTPError("the engine answers that it is not asleep")
 
 
 def wake(address: Address) -> None:
-    """Raises one of SILENT."""
+    """Raises one of NO_ANSWER."""
     if _wanted(address, "POST", "/wake_up", timeout=SLEEP_SECONDS).get("status", "awake") != "awake":
-        raise http.client.HTTPException("the engine answers that it is still asleep")
+        raise httpx2.HTTPError("the engine answers that it is still asleep")
 
 
 def fixed_answer(address: Address, spec: EngineSpec) -> str | list[float]:
@@ -105,7 +94,7 @@ def fixed_answer(address: Address, spec: EngineSpec) -> str | list[float]:
         body |= {"ignore_eos": True, "skip_special_tokens": False}  # so that the answer is not empty
         return str(_wanted(address, "POST", "/v1/completions", body, SAY_SECONDS)["choices"][0]["text"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise http.client.HTTPException(f"the answer has an unknown shape: {error!r}") from error
+        raise httpx2.HTTPError(f"the answer has an unknown shape: {error!r}") from error
 
 
 def is_same_answer(one: str | list[float], other: str | list[float]) -> bool:
@@ -121,11 +110,11 @@ def _wanted(address: Address, method: str, path: str, body: Any = None, timeout:
     """The JSON object of an answer with status 200; {} for an empty body. Raises one of NO_ANSWER."""
     status, content = request(address, method, path, body, timeout)
     if status != 200:
-        raise http.client.HTTPException(f"{method} {path}: {status} {message_of(status, content)}".rstrip())
+        raise httpx2.HTTPError(f"{method} {path}: {status} {message_of(status, content)}".rstrip())
     try:
         found = json.loads(content or b"{}")
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise http.client.HTTPException(f"{method} {path}: {content[:100]!r} is no object")
+        raise httpx2.HTTPError(f"{method} {path}: {content[:100]!r} is no object")
     return found

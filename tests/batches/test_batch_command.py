@@ -11,7 +11,7 @@ import threading
 import time
 from io import StringIO
 
-import httpx
+import httpx2
 import pytest
 from django.core.management import CommandError, call_command
 from django.core.management.base import OutputWrapper
@@ -33,7 +33,7 @@ STEERING = "\x1b[31m\x9b2J\u202e\x7f"
 
 
 def remote(answer, key="k", url="http://vbs.example/v1/"):
-    return Batches(url, key, transport=httpx.MockTransport(answer))
+    return Batches(url, key, transport=httpx2.MockTransport(answer))
 
 
 def error_body(message):
@@ -43,15 +43,15 @@ def error_body(message):
 @pytest.mark.parametrize(
     ("answer", "status", "message"),
     [
-        (httpx.Response(404, json=error_body("No such batch: 'x'.")), 404, "No such batch: 'x'."),
-        (httpx.Response(502, text="<h1>Bad gateway</h1>"), 502, "answered 502 Bad Gateway: <h1>Bad"),
-        (httpx.Response(500, json={"error": "odd"}), 500, "answered 500"),
-        (httpx.Response(302, headers={"location": "http://elsewhere"}), 302, "answered 302"),
-        (httpx.Response(200, text="<html>"), 200, "does not answer as a vbs server"),
-        (httpx.Response(200, json={"object": "list"}), 200, "does not answer as a vbs server"),
-        (httpx.Response(200, json=[]), 200, "does not answer as a vbs server"),
-        (httpx.ConnectError("refused"), None, "http://vbs.example gave no whole answer: refused"),
-        (httpx.ReadTimeout(""), None, "ReadTimeout"),
+        (httpx2.Response(404, json=error_body("No such batch: 'x'.")), 404, "No such batch: 'x'."),
+        (httpx2.Response(502, text="<h1>Bad gateway</h1>"), 502, "answered 502 Bad Gateway: <h1>Bad"),
+        (httpx2.Response(500, json={"error": "odd"}), 500, "answered 500"),
+        (httpx2.Response(302, headers={"location": "http://elsewhere"}), 302, "answered 302"),
+        (httpx2.Response(200, text="<html>"), 200, "does not answer as a vbs server"),
+        (httpx2.Response(200, json={"object": "list"}), 200, "does not answer as a vbs server"),
+        (httpx2.Response(200, json=[]), 200, "does not answer as a vbs server"),
+        (httpx2.ConnectError("refused"), None, "http://vbs.example gave no whole answer: refused"),
+        (httpx2.ReadTimeout(""), None, "ReadTimeout"),
     ],
 )
 def test_every_refusal_is_one_exception(answer, status, message):
@@ -72,7 +72,7 @@ def test_what_is_asked():
 
     def respond(request):
         asked.append((request.method, str(request.url), request.headers["authorization"]))
-        return httpx.Response(200, json={"object": "batch", "id": "b"})
+        return httpx2.Response(200, json={"object": "batch", "id": "b"})
 
     with remote(respond, url="https://vbs.example/below") as server:
         server.retrieve("../v1/files?x")
@@ -87,12 +87,12 @@ def test_lists_are_followed_and_end():
     def respond(request):
         after = int(request.url.params.get("after", "0"))
         ids = [{"id": str(after + number + 1)} for number in range(int(request.url.params["limit"]))]
-        return httpx.Response(200, json={"object": "list", "data": ids, "last_id": ids[-1]["id"], "has_more": True})
+        return httpx2.Response(200, json={"object": "list", "data": ids, "last_id": ids[-1]["id"], "has_more": True})
 
     with remote(respond) as server:
         assert [one["id"] for one in server.batches(230)] == [str(number) for number in range(1, 231)]
     empty = {"object": "list", "data": [], "last_id": None, "has_more": True}
-    with remote(lambda request: httpx.Response(200, json=empty)) as server:
+    with remote(lambda request: httpx2.Response(200, json=empty)) as server:
         assert list(server.batches(5)) == []
 
 
@@ -112,10 +112,10 @@ def test_a_large_file_goes_up_in_pieces(tmp_path):
     path.write_bytes(b"x" * 30_000_000)
     sizes = []
 
-    class Pieces(httpx.BaseTransport):
+    class Pieces(httpx2.BaseTransport):
         def handle_request(self, request):
             sizes.extend(len(piece) for piece in request.stream)
-            return httpx.Response(200, json={"object": "batch"})
+            return httpx2.Response(200, json={"object": "batch"})
 
     with Batches("http://vbs.example", transport=Pieces()) as server:
         server.submit(path, metadata={"a": "b"})

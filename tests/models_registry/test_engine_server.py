@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import http.client
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 
@@ -65,10 +65,9 @@ def until(true, seconds=15):
 
 
 def ask(engine, key=None, path="/v1/models"):
-    link = control._UnixConnection(engine.address.socket, 5)
-    with contextlib.closing(link):
-        link.request("GET", path, headers={"Authorization": f"Bearer {key}"} if key else {})
-        return link.getresponse().status
+    with httpx2.Client(transport=httpx2.HTTPTransport(uds=engine.address.socket)) as client:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return client.get(f"http://engine{path}", headers=headers).status_code
 
 
 def leave(home, code="", *, one=None):
@@ -535,10 +534,8 @@ def test_stopping_in_the_middle_aborts_what_runs(start):
     asyncio.run(run())
 
     def aborted():
-        link = control._UnixConnection(engine.address.socket, 5)
-        with contextlib.closing(link), contextlib.suppress(http.client.HTTPException):
-            link.request("GET", "/stats")
-            return json.loads(link.getresponse().read())["aborted"]
+        with contextlib.suppress(httpx2.HTTPError):
+            return json.loads(control.request(engine.address, "GET", "/stats")[1])["aborted"]
 
     until(lambda: aborted() == 3)
 

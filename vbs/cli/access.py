@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.management.base import CommandError, CommandParser
@@ -82,7 +82,7 @@ def within(client: type[R], progress: Callable[[str], None]) -> Iterator[R]:
     for signal in (request_started, request_finished):
         signal.disconnect(close_old_connections)  # which would end a transaction around all this
     try:
-        with client(f"http://{_own_name()}", transport=httpx.WSGITransport(application)) as remote:
+        with client(f"http://{_own_name()}", transport=httpx2.WSGITransport(application)) as remote:
             yield remote
     finally:
         for signal in (request_started, request_finished):

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any, Self, TypedDict
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
-TIMEOUT = httpx.Timeout(60, connect=10, read=300)  # taking a large file in may need minutes before there is an answer
+TIMEOUT = httpx2.Timeout(60, connect=10, read=300)  # taking a large file in may need minutes before there is an answer
 PAGE = 100  # what the server gives at once
 
 
@@ -41,14 +41,14 @@ class Remote:
         self,
         url: str,
         key: str = "",
-        timeout: httpx.Timeout = TIMEOUT,
-        transport: httpx.BaseTransport | None = None,
+        timeout: httpx2.Timeout = TIMEOUT,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         self.url = url.strip().rstrip("/").removesuffix("/v1")
         host = _host(self.url)
         if not (key.isascii() and key.isprintable()):
             raise RemoteError("The key has characters that no key has: was it copied whole?")
-        self._http = httpx.Client(
+        self._http = httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=timeout,
@@ -80,7 +80,7 @@ class Remote:
     # How it is asked
 
     def ask(self, method: str, path: str, kind: str, **options: Any) -> Any:
-        """The wire object of this kind that comes back. options: httpx's, such as `json` and `params`."""
+        """The wire object of this kind that comes back. options: httpx2's, such as `json` and `params`."""
         with self._open(method, path, **options) as response:
             found = self._json(response)
             if not isinstance(found, dict) or found.get("object") != kind:
@@ -102,24 +102,24 @@ class Remote:
             yield from response.iter_bytes()
 
     @contextmanager
-    def _open(self, method: str, path: str, allowed: int = 200, **options: Any) -> Iterator[httpx.Response]:
+    def _open(self, method: str, path: str, allowed: int = 200, **options: Any) -> Iterator[httpx2.Response]:
         try:
             with self._http.stream(method, path, **options) as response:
                 if not response.is_success and response.status_code != allowed:
                     response.read()
                     raise self._refusal(response)
                 yield response
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise RemoteError(f"{self.url} gave no whole answer: {str(error) or type(error).__name__}") from error
 
-    def _json(self, response: httpx.Response) -> Any:
+    def _json(self, response: httpx2.Response) -> Any:
         response.read()
         try:
             return response.json()
         except ValueError:
             raise self._stranger() from None
 
-    def _refusal(self, response: httpx.Response) -> RemoteError:
+    def _refusal(self, response: httpx2.Response) -> RemoteError:
         code = None
         try:
             error = response.json()["error"]

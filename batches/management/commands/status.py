@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import httpx
+import httpx2
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connection
@@ -26,7 +26,7 @@ from vbs.logs import one_line
 from vbs.pages.viewer import Viewer
 from vbs.run import postgres, processes, stack
 
-WEB_TIMEOUT = httpx.Timeout(10)
+WEB_TIMEOUT = httpx2.Timeout(10)
 DATABASE_SECONDS = 5
 SHOWN = 10  # batches of the queue
 EVERYTHING = Viewer(frozenset(), None)  # whoever can run this can read the tables
