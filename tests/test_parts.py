@@ -17,7 +17,7 @@ from models_registry.models import Model
 from tests.test_admin import rows
 from vbs.accounts import roles
 from vbs.live.pages import PAGES
-from vbs.pages.parts import Part, news, pulse, rendered, unseen, whole
+from vbs.pages.parts import CHILDREN, SEEN, Part, news, pulse, rendered, unseen, whole
 from vbs.pages.viewer import Viewer
 
 EVERYTHING = Viewer(frozenset(roles._OPERATOR), None)
@@ -112,3 +112,23 @@ def test_a_page_asks_as_often_whatever_there_is_and_its_templates_ask_nothing(ro
     for number in range(2, 8):
         rows(project, number)
     assert asked == [] and counted(page, **named) == (few, [])
+
+
+def all_of(fragments):
+    for fragment in fragments:
+        yield fragment
+        yield from all_of(fragment.children)
+
+
+@pytest.mark.parametrize("route", sorted(route for route, _ in PAGES))
+def test_a_template_says_whose_it_is_where_its_mark_stands_and_its_children(route, project):
+    """Or it would not be put in its place, be sent again and again, or be without them."""
+    first = rows(project, 0)
+    pk = first.pk if "str:pk" in route else Model.objects.earliest("pk").pk
+    built = dict(PAGES)[route].build(EVERYTHING, QueryDict(), **({"pk": pk} if "pk" in route else {}))
+    fragments = list(all_of(rendered(built.values(), EVERYTHING)))
+    assert len({fragment.id for fragment in fragments}) == len(fragments)
+    for fragment in fragments:
+        assert re.match(rf'\s*<\w+[^>]* id="{fragment.id}"[ >]', fragment.text), fragment.text
+        assert fragment.text.count(SEEN) == 1, fragment.text
+        assert fragment.text.count(CHILDREN) == bool(fragment.children), fragment.text
