@@ -49,7 +49,7 @@ def parts(viewer: Viewer, asked: Filter) -> dict[str, Part]:
     }
 
 
-HISTORY = Page(build=build, topics=lambda: ("batches",))
+PAGE = Page(build=build, topics=lambda: ("batches",))
 
 
 def _row(batch: Batch, expected: forecast.Forecast | None) -> Part:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from django.http import QueryDict
 from django.urls import reverse
 
 from batches.queue import pauses
@@ -16,7 +17,7 @@ from vbs.pages.words import duration
 MOST = 100  # that run, and that wait
 
 
-def build(viewer: Viewer) -> dict[str, Part]:
+def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
     found = entries(MOST)
     runs = [_run(entry, viewer, place) for place, entry in enumerate(found.running)]
     rows = [_row(entry, viewer, place) for place, entry in enumerate(found.waiting)]
@@ -29,7 +30,7 @@ def build(viewer: Viewer) -> dict[str, Part]:
     }
 
 
-PAGE = Page(build=lambda viewer, query: build(viewer), topics=lambda: ("batches", "models", "workers"))
+PAGE = Page(build=build, topics=lambda: ("batches", "models", "workers"))
 
 
 def _run(entry: Entry, viewer: Viewer, place: int) -> Part:

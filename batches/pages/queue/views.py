@@ -65,7 +65,7 @@ def queue(request: Request) -> HttpResponse:
 
 
 def _queue(request: Request, status: int = 200) -> HttpResponse:
-    return show(request, "batches/queue/index.html", build(request.viewer), status)
+    return show(request, "batches/queue/index.html", build(request.viewer, request.GET), status)
 
 
 @require_http_methods(["GET", "POST"])
@@ -139,7 +139,7 @@ def _done(request: Request, status: int = 200) -> HttpResponseBase:
     """Back, or for htmx what has changed; on another page than the queue's that tells of its changes by itself."""
     elsewhere = way_back(request, request.POST.get("next", ""))
     if request.htmx:
-        response = changes(request, {} if elsewhere else build(request.viewer), request.POST)
+        response = changes(request, {} if elsewhere else build(request.viewer, request.GET), request.POST)
         response.status_code = status
         return response
     if elsewhere:
