@@ -1,4 +1,4 @@
-"""Gauges of workers, their GPUs and models, read from the tables at each scrape: a fixed number of queries."""
+"""Gauges of workers, their GPUs and models, read from the tables at each scrape with a fixed number of queries."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from models_registry.models import (
     Worker,
 )
 
-# Field of a reading (models_registry.gpu.health), its gauge, and by what it is divided to be in Prometheus' units.
+# A field of a reading (models_registry.gpu.health), its gauge, and the divisor that gives Prometheus' unit.
 OF_GPUS = (
     ("memory_used", "vbs_gpu_memory_used_bytes", 1),
     ("memory_total", "vbs_gpu_memory_total_bytes", 1),
@@ -38,15 +38,15 @@ OF_HOSTS = (
 
 
 HOUR = timedelta(hours=1)
-MOST_LOADS = 1000  # that are looked at
+MOST_LOADS = 1000  # measurements of loads that are read
 
 
 class RegistryCollector(Collector):
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        return []  # so that registering asks nothing of the database
+        return []  # so that registering does not query the database
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        # By name, the liveliest last: a container that starts again may have the process ids of its predecessor.
+        # The last heartbeat comes last: a restarted container may have the process ids of its predecessor.
         workers = {str(worker): worker for worker in Worker.objects.order_by("heartbeat_at")}
         yield from _workers(workers)
         yield from _health(workers)
@@ -74,7 +74,7 @@ def _workers(workers: dict[str, Worker]) -> Iterator[GaugeMetricFamily]:
 
 
 def _health(workers: dict[str, Worker]) -> Iterator[GaugeMetricFamily]:
-    """Only of GPUs' workers that live: an old reading would look like a calm GPU."""
+    """Gauges of live gpu workers only: an old reading would look like that of an idle GPU."""
     read = {
         key: worker.health
         for key, worker in workers.items()
@@ -111,7 +111,7 @@ def _models() -> Iterator[GaugeMetricFamily]:
 
 
 def _loads() -> Iterator[GaugeMetricFamily]:
-    """Of the last hour: only the newest measurements of a model are kept, so a count of them all would stand still."""
+    """Loads of the last hour: only the newest measurements of a model are kept, so a count of all would not grow."""
     last = GaugeMetricFamily("vbs_model_load_seconds", "That a model's last load took", labels=["model"])
     measured = Measurement.objects.filter(kind=MeasurementKind.LOAD)
     newest = measured.exclude(load_seconds=None).order_by("model_id", "-at").distinct("model_id")

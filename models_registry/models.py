@@ -1,4 +1,4 @@
-"""Models that requests can name: where they come from, what is done with them, how fast they are, who serves them."""
+"""Models that requests can name, their aliases, downloads, operations and measurements, and the workers."""
 
 import uuid
 from datetime import timedelta
@@ -24,22 +24,22 @@ class Task(models.TextChoices):
 
 
 class ModelState(models.TextChoices):
-    DRAFT = "draft", "draft"  # registered; its files are not here, and nobody fetches them
-    DOWNLOADING = "downloading", "downloading"  # `download` says how far; batches for it wait
+    DRAFT = "draft", "draft"  # registered; its files are not here, and are not being fetched
+    DOWNLOADING = "downloading", "downloading"  # `download` says how far it is; batches for it wait
     READY = "ready", "ready"
     FAILED = "failed", "failed"  # `reason` says why it cannot be served
 
 
 class ModelQuerySet(models.QuerySet["Model"]):
     def described(self) -> "ModelQuerySet":
-        """With what is said of a model in lists: its aliases and its base."""
+        """With aliases and base, which lists of models show."""
         return self.select_related("base").prefetch_related("aliases")
 
 
 class Model(models.Model):
-    """A model by the name that requests use. `source` is a folder, or the URL of an OpenAI-compatible server.
+    """A model under the name that requests use. source: a folder, or the URL of an OpenAI-compatible server.
 
-    With a `base` it is a LoRA adapter: `source` is the adapter's folder, and the base's engine serves it.
+    A model with a `base` is a LoRA adapter: `source` is the adapter's folder, and the base's engine serves it.
     """
 
     name = models.CharField(max_length=200, unique=True)
@@ -90,7 +90,7 @@ class Model(models.Model):
         return self.name
 
     def spec(self) -> EngineSpec:
-        """The engine that serves it: an adapter is served by its base's."""
+        """The spec of the engine that serves it; for an adapter that of its base."""
         if self.base:
             return self.base.spec()
         return EngineSpec(
@@ -105,7 +105,8 @@ class Model(models.Model):
         )
 
     def _lora_args(self) -> dict[str, Any]:
-        """So chosen that another adapter seldom changes them: an engine with other options has to be started anew."""
+        """The options for adapters. They are chosen so that another adapter seldom changes them, because an engine has
+        to be started again for other options."""
         here = self.adapters.filter(state=ModelState.READY)
         ranks = [rank or 0 for rank in here.values_list("lora_rank", flat=True)]
         if not ranks:
@@ -121,7 +122,7 @@ class Model(models.Model):
 
     @property
     def served_name(self) -> str:
-        """What the engine calls it. An adapter that is removed and added anew is another one to the engine."""
+        """The engine's name of it. An adapter that is removed and added again gets another name there."""
         return f"@adapter-{self.pk}" if self.base else self.remote_name or self.name
 
 
@@ -140,7 +141,7 @@ class HubToken(models.Model):
 
 
 class Alias(models.Model):
-    """Another name for a model, which can be pointed at another one; usable wherever a model's name is."""
+    """Another name for a model, usable wherever a model's name is. It can be pointed at another model."""
 
     name = models.CharField(max_length=200, unique=True)
     model = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="aliases")
@@ -167,7 +168,7 @@ OPEN_DOWNLOADS = (DownloadState.QUEUED, DownloadState.RUNNING, DownloadState.PAU
 
 
 class Download(Leased):
-    """The fetching of a model's files. What is on the disk is found again, so it may stop at any instant."""
+    """The download of a model's files. Files on the disk are found again, so it may stop at any instant."""
 
     model = models.OneToOneField(Model, on_delete=models.CASCADE, related_name="download")
     state = models.CharField(max_length=10, choices=DownloadState.choices, default=DownloadState.QUEUED)
@@ -212,7 +213,7 @@ OPEN_OPERATIONS = (OperationState.QUEUED, OperationState.RUNNING)
 
 
 class Operation(Leased):
-    """Something that somebody asked the GPU's worker to do with a model. It takes its turn among the batches."""
+    """Something that somebody asked a worker to do with a model on the GPU. It waits in the queue with the batches."""
 
     id = models.CharField(primary_key=True, max_length=40, default=ids.operation_id, editable=False)
     kind = models.CharField(max_length=10, choices=OperationKind.choices)
@@ -250,7 +251,8 @@ class MeasurementKind(models.TextChoices):
 
 
 class Measurement(models.Model):
-    """How fast a model was, and what it took, once. Times in seconds; tokens as the engine counts them."""
+    """How long a load, a benchmark or a turn of a batch took, and what memory. Times in seconds; tokens as the engine
+    counts them."""
 
     model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="measurements")
     kind = models.CharField(max_length=10, choices=MeasurementKind.choices)
@@ -284,7 +286,7 @@ class Measurement(models.Model):
 
 
 HEARTBEAT_SECONDS = 5
-STALE = timedelta(seconds=4 * HEARTBEAT_SECONDS)  # after so long without a heartbeat a worker counts as dead
+STALE = timedelta(seconds=4 * HEARTBEAT_SECONDS)  # a worker without a heartbeat for so long counts as dead
 
 
 class WorkerState(models.TextChoices):
@@ -298,17 +300,17 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         return self.filter(heartbeat_at__gt=Now() - STALE)
 
     def loaded(self) -> set[str]:
-        """What the engines of those that live have: names of models, and the engines' names of adapters."""
+        """What the engines of live workers have loaded: names of models, and the engines' names of adapters."""
         found = self.alive().exclude(model_name="").values_list("model_name", "adapters")
         return {name for model, adapters in found for name in (model, *adapters)}
 
     def asleep(self) -> set[str]:
-        """Names of models whose engines wait in main memory for their turn."""
+        """Names of models whose engines sleep."""
         return {name for health in self.alive().values_list("health", flat=True) for name in health.get("asleep", ())}
 
 
 class Worker(models.Model):
-    """A worker process: it writes its heartbeat here, and its id is the owner of the leases that it holds."""
+    """A worker process. It writes its heartbeat here, and its id is in the leases that it holds."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     cluster = models.CharField(max_length=16)
@@ -344,22 +346,23 @@ class Worker(models.Model):
         return timezone.now() - self.heartbeat_at < STALE
 
     def is_eldest(self) -> bool:
-        """Has it lived the longest of its cluster? One that gives no sign of life does not count."""
+        """Is it the oldest live worker of its cluster?"""
         older = models.Q(started_at__lt=self.started_at) | models.Q(started_at=self.started_at, pk__lt=self.pk)
         return not Worker.objects.alive().filter(older, cluster=self.cluster).exists()
 
     def ask_restart(self) -> bool:
-        """Have its process end and start anew, within a heartbeat. False when it gives no sign of life."""
+        """Have its process end and start again, within a heartbeat. False when it gives no sign of life."""
         return bool(Worker.objects.alive().filter(pk=self.pk).update(restart_asked_at=Now()))
 
     def restart_asked(self) -> bool:
-        """Has somebody asked for that since it has started?"""
+        """Has somebody asked for a restart since it started?"""
         return Worker.objects.filter(pk=self.pk, restart_asked_at__gte=models.F("started_at")).exists()
 
     def set(self, **fields: Any) -> None:
-        """Change some fields in one statement; it counts as a heartbeat.
+        """Change some fields in one statement, which counts as a heartbeat.
 
-        A row that was swept, while this machine slept, is made again, with the same id: the worker's leases have it.
+        If the row was deleted while this machine was suspended, it is made again with the same id, which is in the
+        worker's leases.
         """
         for name, value in fields.items():
             setattr(self, name, value)
@@ -367,5 +370,5 @@ class Worker(models.Model):
         if not rows.filter(pk=self.pk).update(heartbeat_at=Now(), **fields) and self.pk is not None:
             self.started_at = self.heartbeat_at = Now()
             self.restart_asked_at = None
-            rows.bulk_create([self], ignore_conflicts=True)  # its heart and its work may both come upon it
+            rows.bulk_create([self], ignore_conflicts=True)  # the heartbeat and the main loop may both do this
             self.refresh_from_db(fields=["started_at", "heartbeat_at"])

@@ -1,4 +1,4 @@
-"""Whether what vbs needs is there: the database, its workers, the storage of files."""
+"""Is everything ready that vbs needs: the database, its workers, the storage of files?"""
 
 import threading
 import uuid
@@ -14,7 +14,7 @@ OK = "ok"
 
 
 def parts() -> dict[str, str]:
-    """Each by its name: `ok`, or what is wrong."""
+    """The state of each by its name: `ok`, or what is wrong."""
     found = {"database": OK}
     try:
         alive = set(Worker.objects.alive().values_list("cluster", flat=True))
@@ -28,7 +28,7 @@ def storage() -> str:
     try:
         name = default_storage.save(f"probe/{uuid.uuid4().hex}", ContentFile(b"ok"))
         default_storage.delete(name)
-    except Exception as error:  # a distant storage fails in many ways; each of them means: not ready
+    except Exception as error:  # a remote storage fails in many ways, and each means that it is not ready
         return f"not writable: {type(error).__name__}"
     return OK
 

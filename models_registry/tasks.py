@@ -1,4 +1,4 @@
-"""Entry points of the task queue."""
+"""The functions of this app that the task queue calls."""
 
 import uuid
 

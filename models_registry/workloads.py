@@ -1,7 +1,4 @@
-"""What apps have the GPU do. An app registers one object, which the arbiter, the sweep and the pages then ask.
-
-Knows neither batches nor training.
-"""
+"""The work that apps have for the GPU. An app registers one Workload, which the arbiter, the sweep and pages ask."""
 
 import uuid
 from collections.abc import Iterable, Sequence
@@ -15,11 +12,12 @@ from vbs.pages.viewer import Viewer
 
 @dataclass(frozen=True)
 class Work:
-    """Something that waits for the GPU.
+    """One thing that waits for the GPU.
 
-    model: whose engine it needs. since: when it began to wait. deadline: when it has to have ended. part: which part
-    of it this is, for its workload to know. frees: it only takes load off the GPU, so it may run on one that is too hot
-    or too full. only: the worker that it is for, where not any may do it.
+    source: the workload that runs it. model: whose engine it needs. since: when it began to wait. deadline: when it has
+    to have ended. segment: which part of a batch or other thing it is; only its workload uses this. frees: it only
+    unloads something, so it may run on a GPU that is too hot or too full. only_worker: the one worker that may run it;
+    None is any.
     """
 
     source: "Workload"
@@ -34,7 +32,7 @@ class Work:
 
 
 class Workload:
-    """What one app has the GPU do. What an app does not say is nothing.
+    """The work of one app. An app overrides the methods that it needs.
 
     kind: of its work, in a word; by it and an id a worker's row says what the worker is at.
     """
@@ -42,25 +40,22 @@ class Workload:
     kind: str
 
     def waiting(self, loaded: str) -> list[Work]:
-        """What could run now, best first; a bounded number. `loaded` is the name of the loaded model, or empty."""
+        """The work that could run now, best first; a bounded number. loaded: name of the loaded model, or empty."""
         return []
 
     def run(self, work: Work, gpu: Any) -> None:
-        """Run it, or a part of it: until it is done, something more urgent waits, or `gpu.stopping()`.
-
-        gpu: the `Gpu` whose worker this is.
-        """
+        """Run the work until it is done, more urgent work waits, or `gpu.stopping()`. gpu: the `Gpu` to run it on."""
         raise NotImplementedError
 
     def release(self, worker: uuid.UUID) -> None:
-        """Take from a worker that is known to be dead, or to have met an error, what it holds."""
+        """Release the leases of a worker that is known to be dead, or has met an error."""
 
     def needs(self, names: Sequence[str]) -> list[str]:
-        """What keeps a model that goes by these names from being removed, each in words."""
+        """What needs a model of these names, so that it cannot be removed; each in words."""
         return []
 
     def interrupts(self, worker: Worker, viewer: Viewer) -> Iterable[str]:
-        """What a restart of the worker would interrupt, in sentences for this viewer."""
+        """What a restart of the worker would interrupt, in sentences for the viewer."""
         return []
 
     def sees(self, viewer: Viewer, work_id: str) -> bool:
@@ -76,7 +71,7 @@ def register(workload: Workload) -> None:
 
 
 def waiting(loaded: str) -> list[Work]:
-    """What could run now, of all apps."""
+    """The work of all apps that could run now."""
     return [work for workload in WORKLOADS for work in workload.waiting(loaded)]
 
 

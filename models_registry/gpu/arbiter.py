@@ -1,4 +1,4 @@
-"""The arbiter: what the GPU does next, of all that waits, and why. Pure rules; what waits is in `workloads`."""
+"""The arbiter: the rules that choose which work the GPU does next, and say why. `workloads` has what waits."""
 
 import enum
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from vbs.configuration import runtime
 
 
 class Reason(enum.Enum):
-    """Why something is next on the GPU."""
+    """Why a work is next on the GPU."""
 
     PRIORITY = "its priority is higher"
     WAITED = "it has waited longest"  # longer than patience lasts
@@ -20,7 +20,7 @@ class Reason(enum.Enum):
 
 
 class _Rank(NamedTuple):
-    """What comes first is chosen."""
+    """The key by which waiting work is sorted; the lowest is chosen."""
 
     priority: int
     in_time: bool
@@ -41,23 +41,23 @@ def _ranks(
 
 
 def patience() -> timedelta:
-    """How long something may wait before it goes before the loaded model's, and how near a deadline counts as near."""
+    """How long work may wait before it goes before that of the loaded model, and how near a deadline counts as near."""
     return timedelta(minutes=runtime.value("VBS_MAX_WAIT_MINUTES"))
 
 
 def is_near(deadline: datetime | None, now: datetime, patience: timedelta) -> bool:
-    """So near that it goes before those that have time."""
+    """Is the deadline so near that the work goes before other work?"""
     return deadline is not None and deadline - now < patience
 
 
 def choose(
     waiting: Iterable[Work], loaded: str, loaded_at: datetime, now: datetime, patience: timedelta
 ) -> Work | None:
-    """Highest priority first; then whoever has waited longer than `patience` or is close to a deadline; then the
-    model that is already loaded; then who has waited longest.
+    """Choose the work with the highest priority; then work that has waited longer than `patience` or has a near
+    deadline; then work for the loaded model; then the work that has waited longest.
 
-    Of those that have waited too long, too, the loaded model's go first, but only those that waited already when it was
-    loaded: so a full queue swaps once for all of them, not for each, and nobody who comes later gets in between.
+    Among work that has waited too long, that of the loaded model also goes first, but only what waited already when the
+    model was loaded. So a full queue swaps once for all of this work, and work that comes later does not slip in.
     """
     ranks = _ranks(waiting, loaded, loaded_at, now, patience)
     best = min(ranks, key=lambda one: one[0], default=None)
@@ -67,7 +67,7 @@ def choose(
 def why(
     chosen: Work, waiting: Iterable[Work], loaded: str, loaded_at: datetime, now: datetime, patience: timedelta
 ) -> Reason:
-    """The rule without which another of these, `chosen` among them, would be the one that is chosen."""
+    """The rule that decided: without it, other work than `chosen` would have been chosen."""
     ranks = _ranks(waiting, loaded, loaded_at, now, patience)
     reasons = (
         Reason.PRIORITY,

@@ -1,7 +1,7 @@
-"""Requests made up to try a model, and to measure it: a prompt becomes a call, many calls become a tally.
+"""Makes up requests to test a model, and to measure it, and sends them.
 
-Each prompt of a benchmark begins with words that no other run has: an engine that keeps the prefixes of earlier
-requests gains nothing from them. Knows neither the database nor who asked.
+Each prompt of a benchmark begins with words that no other run has, so an engine that caches prefixes gains nothing from
+earlier requests.
 """
 
 import random
@@ -19,7 +19,7 @@ from models_registry.engine.spec import EngineKind
 from models_registry.models import Model, Task
 from models_registry.speed.measurements import Tally
 
-# Short and frequent, so that most tokenizers take one token for each.
+# Short and frequent words, which are one token each for most tokenizers.
 _FREQUENT = (
     "time year people way day man thing woman life child world school state family student group country problem "
     "hand part place case week company system program question work government number night point home water room "
@@ -31,7 +31,7 @@ WORDS = _FREQUENT.split()
 
 
 def body(model: Model, prompt: str, max_tokens: int = 1, temperature: float = 0) -> tuple[str, dict[str, Any]]:
-    """Path below `/v1`, and the request."""
+    """The path below `/v1`, and the body of the request."""
     if model.task == Task.EMBEDDING:
         return "/embeddings", {"model": model.name, "input": prompt}
     limits = {"max_tokens": max_tokens, "temperature": temperature}
@@ -45,7 +45,7 @@ def call(key: int, model: Model, path: str, given: dict[str, Any]) -> Call:
 
 
 def prompts(count: int, words: int, seed: int) -> Iterator[str]:
-    """The same words for the same seed, behind a beginning that differs between all prompts of all runs."""
+    """Prompts with the same words for the same seed, after a beginning that no other prompt of any run has."""
     run = secrets.token_hex(4)
     for number in range(count):
         chosen = random.Random(f"{seed} {number}").choices(WORDS, k=words)
@@ -53,8 +53,8 @@ def prompts(count: int, words: int, seed: int) -> Iterator[str]:
 
 
 def calls(model: Model, options: dict[str, Any]) -> Iterator[Call]:
-    """options: of a benchmark. Each answer has its own length, from half of `max_tokens` on, so that they end one by
-    one as in a batch; an engine of ours keeps to it, whatever the model would rather say."""
+    """The calls of a benchmark with these options. Their answers have different lengths, from half of `max_tokens`, so
+    that they end one by one as in a batch. Our own engine writes exactly so many tokens (ignore_eos)."""
     exactly = {"ignore_eos": True} if model.kind == EngineKind.VLLM and model.task != Task.EMBEDDING else {}
     given = prompts(options["requests"], options["prompt_tokens"], options["seed"])
     for number, prompt in enumerate(given):
@@ -65,7 +65,7 @@ def calls(model: Model, options: dict[str, Any]) -> Iterator[Call]:
 
 
 async def one(engine: Engine, given: Call, limits: Limits) -> Answer:
-    """Raises EngineDied."""
+    """Send one call. Raises EngineDied."""
 
     async def alone() -> AsyncIterator[Call]:
         yield given
@@ -77,7 +77,7 @@ async def one(engine: Engine, given: Call, limits: Limits) -> Answer:
 async def many(
     engine: Engine, given: Iterator[Call], limits: Limits, window: int, tally: Tally, errors: list[str]
 ) -> None:
-    """Send all, and count them. errors: of the first that fail, what was said. Raises EngineDied."""
+    """Send all calls, and count them in the tally. errors: gets the first messages of failures. Raises EngineDied."""
 
     async def counted() -> AsyncIterator[Call]:
         for each in given:
@@ -98,7 +98,7 @@ def parsed(answer: Answer) -> dict[str, Any] | None:
 
 
 def failure(answer: Answer) -> str:
-    """What went wrong, in a sentence; empty when nothing did."""
+    """Why the call failed, in a sentence; empty when it succeeded."""
     if answer.status is None:
         return answer.error_message or "The engine did not answer."
     if answer.status < 300:
@@ -109,7 +109,7 @@ def failure(answer: Answer) -> str:
 
 
 def tokens(answer: Answer) -> tuple[int, int]:
-    """In and out, as the engine counts them."""
+    """Input and output tokens, as the engine counts them."""
     usage = (parsed(answer) or {}).get("usage")
     found = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, dict) else [0, 0]
     counts = [number if isinstance(number, int) and 0 <= number < 2**31 else 0 for number in found]

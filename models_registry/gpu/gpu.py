@@ -1,4 +1,4 @@
-"""This GPU as its one worker sees it: what is loaded, and the loop that runs what the arbiter chooses."""
+"""A GPU and its one worker: what is loaded, and the loop that runs the work that the arbiter chooses."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -19,25 +19,25 @@ from models_registry.speed import measurements
 from models_registry.workloads import Work
 from vbs.database import outages
 
-HEALTH_SECONDS = 3  # between looks at a GPU that is too hot or too full
+HEALTH_SECONDS = 3  # between two looks at a GPU that is too hot or too full
 
 
 def loaded_words(model: Model, engine: Engine) -> str:
-    """E.g. `Loaded X in 31.2 s, with max-model-len 4096, for 8192 does not fit.`"""
+    """How the engine was loaded, such as `Loaded X in 31.2 s, with max-model-len 4096, because 8192 does not fit.`"""
     start = engine.started
     if engine.pid is None:
-        return f"{engine.spec.name} is there, on a server that is not ours."
+        return f"{engine.spec.name} answers, on a remote server."
     said = f"{'Woke' if start.woken else 'Loaded'} {engine.spec.name} in {start.seconds:.1f} s"
     if not start.reduced:
         return f"{said}."
     changed = " and ".join(f"{name} {value}" for name, value in start.reduced.items())
     asked = {"max-model-len": (model.base or model).context_length} | dict(engine.spec.args)
     given = asked.get(next(iter(start.reduced))) if len(start.reduced) == 1 else None
-    return f"{said}, with {changed}, for {given or 'more'} does not fit."
+    return f"{said}, with {changed}, because {given or 'more'} does not fit."
 
 
 class Gpu:
-    """This GPU as its one worker sees it: who we are, what is loaded, and the loop that does the work."""
+    """The GPU of one worker: the worker's row, its engine, and the loop that runs work."""
 
     def __init__(self, worker: Worker, resident: Resident) -> None:
         self.worker = worker
@@ -54,10 +54,10 @@ class Gpu:
         return engine.spec.name if engine else ""
 
     def load(self, model: Model, on_progress: Progress) -> Engine:
-        """The engine that serves this model, and the adapter that it may be: at once when it is loaded.
+        """The engine that serves this model, which may be an adapter; loaded if it is not.
 
-        on_progress may raise when whoever asks wants it no more. It is loaded all the same if it is needed next, but
-        what was raised is raised here, then or at once. Raises LoadError.
+        on_progress raises when the caller does not need the model any more. It is loaded all the same if other work
+        needs it next, and the exception is raised here afterwards; otherwise at once. Raises LoadError.
         """
         if why := not_ready(model):
             raise LoadError(why)
@@ -77,7 +77,7 @@ class Gpu:
         return engine
 
     def unload(self, model: Model) -> bool:
-        """Take it, or the one adapter that it is, off the GPU. False when it was not there."""
+        """Unload the model, or only the adapter if it is one. False when it was not loaded."""
         if not model.base:
             return self.resident.unload(model.name)
         loaded = model.served_name in self.resident.adapters
@@ -85,7 +85,7 @@ class Gpu:
         return loaded
 
     def next(self, freeing: bool = False) -> Work | None:
-        """What to do now; with `freeing` only what takes load off the GPU."""
+        """The work to do now; with `freeing` only work that unloads something."""
         return self._next(self.loaded, self.loaded_at, freeing)
 
     def _next(self, loaded: str, loaded_at: datetime, freeing: bool = False) -> Work | None:
@@ -97,19 +97,19 @@ class Gpu:
         return (work for work in workloads.waiting(loaded) if work.only_worker in mine)
 
     def wants(self, engine: str) -> bool:
-        """If the model of this name were loaded, would it be needed next?"""
+        """Would the model of this name be needed next, if it were loaded?"""
         work = self._next(engine, timezone.now())
         return work is not None and work.model == engine and not work.frees
 
     def outranked(self, work: Work) -> bool:
-        """Does something with a higher priority wait?"""
+        """Does work with a higher priority wait?"""
         return any(other.priority > work.priority for other in self._waiting(self.loaded))
 
     def serve(self) -> None:
-        """Run what waits, one after the other, until nothing does. Everything else is found again in the tables."""
-        workloads.release(self.worker.pk)  # what an error may have left in our hands
+        """Run the work that waits, one after the other, until there is none."""
+        workloads.release(self.worker.pk)  # leases that an error may have left to this worker
         if self.losses.look(self.resident):
-            self.resident.unload(self.loaded)  # what it had started may still hold memory
+            self.resident.unload(self.loaded)  # processes that it had started may still hold memory
             self.show(WorkerState.IDLE)
         if self.resident.adapters:
             adapters = Model.objects.filter(base__name=self.loaded)
@@ -126,7 +126,8 @@ class Gpu:
                 outages.stopping.wait(HEALTH_SECONDS)
 
     def show(self, state: WorkerState, activity: str = "", work: Work | None = None) -> None:
-        """What `status` and the pages say of this worker. The id of the work is not for everybody: no words have it."""
+        """Write what the worker does into its row, for `status` and the pages. The activity has no id of the work,
+        because not everybody may know it."""
         engine = self.resident.engine
         self.worker.set(
             state=state,

@@ -1,7 +1,7 @@
-"""How the GPUs of this machine are, and whether that is a reason to wait. Knows neither engine nor registry.
+"""Reads memory, temperature and utilisation of this machine's GPUs, and says whether new work has to wait for them.
 
-A reading is plain data, for a worker's row and for whoever reads that: sizes in bytes, `utilization` in percent,
-`temperature` in °C, times in seconds since 1970. What a card does not tell is null.
+A reading is plain data for a worker's row: sizes in bytes, `utilization` in per cent, `temperature` in °C, times in
+seconds since 1970. A value that a card does not report is null.
 """
 
 import time
@@ -14,14 +14,14 @@ from models_registry.engine.machine import gpus, main_memory
 from models_registry.fit.formula import size
 from vbs.configuration import runtime
 
-COOLER = 5  # °C below the limit before work goes on, so that it does not come and go with every degree
+COOLER = 5  # °C below the limit at which work goes on, so that it does not stop and start with every degree
 
 
 def read(nvml: Any = None, visible: str | None = None) -> dict[str, Any]:
-    """A reading. Takes milliseconds and never raises for what a card or its driver does not answer.
+    """Take a reading. It takes milliseconds, and raises nothing when a card or its driver does not answer.
 
-    kind: gpu, or cpu where `devices` is empty. memory_used, memory_total: main memory. utilization: of the processors,
-    since this thread's last reading. nvml and visible: as for `gpus.usable`.
+    kind: gpu, or cpu where `devices` is empty. memory_used, memory_total: of main memory. utilization: of the
+    processors, since this thread's last reading. nvml, visible: as for `gpus.usable`.
     """
     available, total = main_memory.available(), main_memory.total()
     with gpus.usable(nvml, visible) as (library, handles):
@@ -40,7 +40,7 @@ def _device(nvml: Any, handle: Any) -> dict[str, Any]:
     def ask(question: Callable[..., Any], *about: Any) -> Any:
         try:
             return question(handle, *about)
-        except nvml.NVMLError:  # cards differ: some have no sensor, parts of a GPU have no clock of their own
+        except nvml.NVMLError:  # some cards have no sensor, and parts of a GPU have no clock of their own
             return None
 
     def watts(milliwatts: int | None) -> float | None:
@@ -61,8 +61,9 @@ def _device(nvml: Any, handle: Any) -> dict[str, Any]:
 def why_wait(reading: Mapping[str, Any], loaded: bool, waiting: bool = False) -> str:
     """Why no new work may start, with the value, the limit and its setting; empty when it may.
 
-    loaded: there is an engine of ours, so what the memory holds is not the others'. waiting: work was already being
-    held back. A machine without a GPU is never a reason: it slows down by itself, and `fit` looks at its memory.
+    loaded: this worker has an engine, so the used memory is not that of other programs. waiting: work was waiting for
+    the GPU at the last look. A machine without a GPU gives no reason: it slows down by itself, and `fit` looks at its
+    memory.
     """
     for number, device in enumerate(reading.get("devices", ())):
         name = f"GPU {number} ({device['name'] or 'of unknown name'})"
@@ -88,6 +89,6 @@ def _too_full(name: str, used: int | None, total: int | None) -> str:
     if used is None or not total or 100 * used <= limit * total:
         return ""
     return (
-        f"others have taken {100 * used / total:.1f} % of the memory of {name}, {size(used)} of {size(total)}, and the "
-        f"limit is {limit} % (VBS_GPU_MAX_USED_PERCENT): new work waits until they free it"
+        f"other programs use {100 * used / total:.1f} % of the memory of {name}, {size(used)} of {size(total)}, and "
+        f"the limit is {limit} % (VBS_GPU_MAX_USED_PERCENT): new work waits until they free it"
     )

@@ -1,7 +1,7 @@
-"""Engines that ended by themselves while nothing ran on them: how many since this worker began, and the last one.
+"""Counts engines that ended by themselves while idle, since this worker began, and describes the last one.
 
-The worker's heart and its work both look; each loss is told once: in the log here, and in the worker's reading, which
-the overview, `status` and the metrics show.
+The worker's heartbeat and its main loop both look. Each such engine is logged once; the counts are in the worker's
+reading, which the overview, `status` and the metrics show.
 """
 
 import logging
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class LostEngines:
-    """memory: of them, those that the system killed for want of it."""
+    """memory: engines that the system killed because memory ran out. other: all others."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -25,7 +25,7 @@ class LostEngines:
         self.last: dict[str, Any] | None = None
 
     def look(self, resident: Resident) -> bool:
-        """Has the loaded engine ended? One that we end is not the loaded one any more by then."""
+        """Has the loaded engine ended by itself? An engine that this worker ends is no longer the loaded one then."""
         engine = resident.engine
         if engine is None or engine.alive() or resident.engine is not engine:
             return False

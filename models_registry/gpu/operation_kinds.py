@@ -1,4 +1,4 @@
-"""Operations as the arbiter sees them, and what each does when its turn has come: load, unload, test, benchmark."""
+"""What each kind of operation does in its turn (load, unload, test, benchmark), and operations as a workload."""
 
 import time
 import uuid
@@ -15,12 +15,12 @@ from models_registry.workloads import Work, Workload
 from vbs.logs import bind
 from vbs.pages.viewer import Viewer
 
-MOST_ANSWER = 2**20  # bytes of a test's
-SHOWN_VALUES = 8  # of an embedding
+MOST_ANSWER = 2**20  # bytes of a test's answer
+SHOWN_VALUES = 8  # values of an embedding that are stored
 
 
 class OperationsWorkload(Workload):
-    """Operations, as the arbiter sees them. They belong to no project."""
+    """Operations as work for the GPU. They belong to no project."""
 
     kind = "operation"
 
@@ -47,19 +47,19 @@ class OperationsWorkload(Workload):
 
     def interrupts(self, worker: Worker, viewer: Viewer) -> list[str]:
         running = Operation.objects.filter(state=OperationState.RUNNING).of(worker.pk).select_related("model")
-        return [f"It runs {row.kind} of {row.model.name}, which begins anew." for row in running]
+        return [f"It runs {row.kind} of {row.model.name}, which begins again afterwards." for row in running]
 
     def sees(self, viewer: Viewer, work_id: str) -> bool:
         return True
 
 
 def _loaded_elsewhere(loaded: str) -> set[str]:
-    """What other workers have loaded, and this one has not: it is theirs to unload."""
+    """The models that other workers have loaded and this one has not; the other worker unloads them."""
     alive = Worker.objects.alive().filter(cluster="gpu")
     return set(alive.values_list("model_name", flat=True)) - {loaded, ""}
 
 
-# What each kind does. Returns the result; raises LoadError, Failed, Stopped.
+# What each kind does. Each function returns the result, and raises LoadError, OperationFailed, OperationStopped.
 
 
 def _load(turn: OperationTurn) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _benchmark(turn: OperationTurn) -> dict[str, Any]:
         turn.say(f"Unloaded {(model.base or model).name}, to load it cold.")
     before = gpu.resident.engine
     engine = turn.load()
-    # An answer of one token is there with its first token: there is nothing to be streamed.
+    # An answer of one token comes with its first token, so nothing has to be streamed to measure that.
     path, given = benchmark.body(model, "Hello")
     first = turn.drive(benchmark.one(engine, benchmark.call(0, model, path, given), limits()))
     if error := benchmark.failure(first):
@@ -139,7 +139,7 @@ def _benchmark(turn: OperationTurn) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    """As the database can hold it, vectors shortened: their first values, and how many there are."""
+    """The value as the database can hold it. Of an embedding only the first values are kept, and their number."""
     if isinstance(value, str):
         return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
     if isinstance(value, list):
@@ -153,7 +153,7 @@ def _shown(value: Any) -> Any:
 
 
 def _said(response: dict[str, Any]) -> str | None:
-    """The text of the first answer, where there is one."""
+    """The text of the first choice, if there is one."""
     try:
         choice = response["choices"][0]
         return str(choice["text"] if "text" in choice else choice["message"]["content"])

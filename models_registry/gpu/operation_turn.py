@@ -1,7 +1,7 @@
-"""One operation's time on the GPU: its lease, its log, and when it has to stop. Knows no kinds of operations.
+"""An operation's turn on the GPU: its lease, its log, and when it has to stop. `operation_kinds` has what it does.
 
-A thread of its own keeps the lease, writes the log and hears of ends, so a slow database slows neither the loading of
-a model nor what is measured.
+A thread renews the lease, writes the log and notices when it has to stop. So a slow database slows neither a load nor a
+measurement.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TICK_SECONDS = 0.2  # between looks whether to stop
-BEAT_SECONDS = 1.0  # between renewals of the lease
-OUTAGE_SECONDS = 600.0  # how long a result is held while the database is away
-MOST_LINE = 2000  # characters
+TICK_SECONDS = 0.2  # between two looks whether it has to stop
+BEAT_SECONDS = 1.0  # between two renewals of the lease
+OUTAGE_SECONDS = 600.0  # for which a result is kept in memory while the database cannot be reached
+MOST_LINE = 2000  # characters of a line of the log
 
 
 class OperationStopped(Exception):
-    """It has to end before it is done. again: it waits for another turn."""
+    """The operation has to stop before it is done. again: it is queued again."""
 
     def __init__(self, why: str, again: bool = False) -> None:
         super().__init__(why)
@@ -44,11 +44,11 @@ class OperationStopped(Exception):
 
 
 class OperationFailed(Exception):
-    """It cannot be done; the message says why."""
+    """The operation has failed; the message says why."""
 
 
 class OperationTurn:
-    """What one operation has while it runs on this GPU. `makes_room`: for something more urgent, to begin anew."""
+    """What an operation has in its turn. makes_room: it stops for more urgent work, and begins again later."""
 
     def __init__(self, operation: Operation, work: Work, gpu: Gpu) -> None:
         self.operation, self.work, self.gpu = operation, work, gpu
@@ -62,9 +62,8 @@ class OperationTurn:
         self._over = threading.Event()
 
     def run(self, do: "Callable[[OperationTurn], dict[str, Any]]") -> None:
-        """From the claim to the end, whatever comes of `do`, which returns the result or raises.
-
-        LoadError and Failed are failures, Stopped a cancellation or a pause. Raises the database's errors.
+        """Run the operation to its end. do: returns the result, or raises LoadError or OperationFailed when it fails,
+        OperationStopped when it has to stop. Raises the database's errors.
         """
         state, result, error = OperationState.FAILED, None, ""
         try:
@@ -91,19 +90,19 @@ class OperationTurn:
         insist(lambda: operations.end(*ending), OUTAGE_SECONDS)
 
     def say(self, text: str) -> None:
-        """A line in the operation's log. It is written within a second or so."""
+        """Add a line to the operation's log; it is written within about a second."""
         self._lines.append(f"{timezone.now():%H:%M:%S} {one_line(text)[:MOST_LINE]}\n")
         log.info("%s: %s", self.operation, text)
 
     def check(self) -> None:
-        """Raises Stopped. Asks no database."""
+        """Raises OperationStopped when it has to stop. It does not query the database."""
         if self._stop:
             raise self._stop
         if self.gpu.stopping():
             raise OperationStopped("this worker has to stop", again=True)
 
     def load(self) -> Engine:
-        """Raises LoadError, Stopped."""
+        """Load the operation's model. Raises LoadError, OperationStopped."""
         before, had = self.gpu.resident.engine, set(self.gpu.resident.adapters)
         said = ""
 
@@ -128,7 +127,7 @@ class OperationTurn:
         return engine
 
     def drive(self, work: Coroutine[Any, Any, T], every_second: Callable[[], object] = lambda: None) -> T:
-        """Run it on a loop of its own, which may last as long as nothing stops it. Raises what it raises, Stopped."""
+        """Run the coroutine on an event loop until it is done. Raises its exceptions, OperationStopped."""
 
         async def watched() -> T:
             task = asyncio.create_task(work)
@@ -148,9 +147,9 @@ class OperationTurn:
         try:
             return asyncio.run(watched())
         except EngineDied as death:
-            raise OperationFailed(f"{death}: its log says why, and the next request starts it again") from death
+            raise OperationFailed(f"{death}. Its log may say why; the next request starts it again") from death
 
-    # The thread.
+    # The thread
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
@@ -176,7 +175,7 @@ class OperationTurn:
                 connection.close()
 
     def _beat(self) -> None:
-        """Renew the lease, write what was said, see what others want."""
+        """Renew the lease, write new lines of the log, and look whether the operation has to stop."""
         count = len(self._lines)
         try:
             if not operations.renew(self.operation, self._worker, "".join(self._lines[:count])):
@@ -190,8 +189,8 @@ class OperationTurn:
         except DATABASE_ERRORS as error:
             connection.close()
             log.warning("The database is out of reach: %s", first_line(error))
-        except Exception:  # the lease runs out then, and somebody else takes it up
-            log.exception("An operation is not kept")
+        except Exception:  # then the lease runs out, and another worker claims the operation
+            log.exception("The lease of an operation was not renewed")
 
     def _text(self) -> str:
         return "".join(self._lines)

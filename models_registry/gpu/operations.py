@@ -1,6 +1,6 @@
-"""What somebody asks the GPU's worker to do with a model: asked, taken up, ended. Each step is a conditional update.
+"""The rows of operations: ask for one, cancel, claim, renew and end it. Each step is a conditional update.
 
-Knows the rows alone; what an operation does when its turn has come is `models_registry.gpu.operation_kinds`'s.
+`operation_kinds` has what an operation does in its turn.
 """
 
 import logging
@@ -23,13 +23,13 @@ from vbs.leases import LeasedQuerySet
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 101  # above every batch, so that what runs makes room
+AT_ONCE = 101  # a priority above that of every batch, so that a running one makes way
 PRIORITIES = range(-100, AT_ONCE)
-MOST_OPEN = 100  # of all models, so that a client that has run wild cannot fill the queue
+MOST_OPEN = 100  # open operations of all models, so that a faulty client cannot fill the queue
 MOST_LOG = 20_000  # characters; the last ones are kept
 ATTEMPTS = 3
 
-Check = Callable[[Any], Any]  # gives the value back, or raises ValueError with what it must be
+Check = Callable[[Any], Any]  # returns the value, or raises ValueError with what it must be
 
 
 def _whole(least: int, most: int) -> Check:
@@ -67,7 +67,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-# By kind, what can be asked for: the default, and the check.
+# By kind, the options: the default of each, and its check.
 OPTIONS: dict[str, dict[str, tuple[Any, Check]]] = {
     OperationKind.LOAD: {},
     OperationKind.UNLOAD: {},
@@ -97,13 +97,13 @@ def ask(
     asked_by: str = "",
     worker: uuid.UUID | None = None,
 ) -> Operation:
-    """Queue an operation. The same one that is still queued is given back instead. Raises ModelError.
+    """Queue an operation. If the same one is queued already, returns that one. Raises ModelError.
 
-    priority: as of batches. now: before every batch; one that runs makes room. worker: the one that is to do it, where
-    not any may.
+    priority: as for batches. now: before every batch; a running one makes way. worker: the only worker that may run it;
+    None is any.
     """
     if kind not in OperationKind.values:
-        raise ModelError(f"unknown operation {kind!r}: it must be one of {', '.join(OperationKind.values)}")
+        raise ModelError(f"{kind!r} is not an operation: it must be one of {', '.join(OperationKind.values)}")
     if not isinstance(priority, int) or isinstance(priority, bool) or priority not in PRIORITIES:
         raise ModelError(f"priority is {priority!r}: it must be a whole number from -100 to 100")
     given = _checked(kind, model, options or {})
@@ -121,7 +121,7 @@ def ask(
             if queued.filter(pk=same.pk, priority__lt=priority).update(priority=priority):
                 same.priority = priority
         elif Operation.objects.filter(state__in=OPEN_OPERATIONS).count() >= MOST_OPEN:
-            raise ModelError(f"{MOST_OPEN} operations are waiting already: cancel some, or wait until they have run")
+            raise ModelError(f"{MOST_OPEN} operations wait already, which is the most: cancel some, or try again later")
         else:
             same = Operation.objects.create(
                 kind=kind, model=found, options=given, priority=priority, asked_by=asked_by[:150], worker=worker
@@ -131,13 +131,13 @@ def ask(
 
 
 def _checked(kind: str, model: Model, options: dict[str, Any]) -> dict[str, Any]:
-    """All options of this kind, with the defaults for what is not given."""
+    """All options of this kind: those that are given, checked, and the defaults of the others."""
     known = dict(OPTIONS[kind])
     if model.task == Task.EMBEDDING:
         known = {name: option for name, option in known.items() if name not in NOT_OF_EMBEDDINGS}
     if unknown := sorted(set(options) - set(known)):
         takes = ", ".join(known) or "none"
-        raise ModelError(f"{kind} of {model.name} has no option {unknown[0]!r}; those that it has: {takes}")
+        raise ModelError(f"{kind} of {model.name} has no option {unknown[0]!r}: its options are {takes}")
     made = {}
     for name, (default, check) in known.items():
         try:
@@ -147,13 +147,14 @@ def _checked(kind: str, model: Model, options: dict[str, Any]) -> dict[str, Any]
     asked = made.get("prompt_tokens", 0) + made.get("max_tokens", 0)
     if kind == OperationKind.BENCHMARK and model.context_length and asked > model.context_length:
         raise ModelError(
-            f"prompt_tokens and max_tokens are {asked:,} together: {model.name} takes {model.context_length:,} at most"
+            f"prompt_tokens and max_tokens are {asked:,} together, but {model.name} takes at most "
+            f"{model.context_length:,}: lower them"
         )
     return made
 
 
 def cancel(operation: Operation) -> bool:
-    """End it: at once when it is queued; the worker that runs it sees so within a second. False when it had ended."""
+    """Cancel an operation; a worker that runs it stops within about a second. False when it had ended already."""
     cancelled = Operation.objects.filter(pk=operation.pk, state__in=OPEN_OPERATIONS).update(
         state=OperationState.CANCELLED, finished_at=Now()
     )
@@ -161,18 +162,18 @@ def cancel(operation: Operation) -> bool:
     return bool(cancelled)
 
 
-# For the worker.
+# For the worker
 
 
 def runnable() -> LeasedQuerySet[Operation]:
-    """Those that wait, and those whose worker has died; in the order in which the queue is read."""
+    """The operations that can be claimed, also those whose worker has died, in the order of the queue."""
     waits = Q(state=OperationState.QUEUED) | Q(state=OperationState.RUNNING, attempts__lt=ATTEMPTS)
     open_ones = Operation.objects.filter(waits, state__in=OPEN_OPERATIONS).free()
     return open_ones.order_by("-priority", "created_at", "pk")
 
 
 def claim(operation_id: str, worker: uuid.UUID) -> Operation | None:
-    """Take the lease, or None when somebody else has it or it has ended."""
+    """Claim an operation for this worker. None when another worker has it, or it has ended."""
     ours = runnable().filter(Q(worker=None) | Q(worker=worker), pk=operation_id)
     if ours.claim(worker, state=OperationState.RUNNING, started_at=Now()) is None:
         return None
@@ -180,14 +181,14 @@ def claim(operation_id: str, worker: uuid.UUID) -> Operation | None:
 
 
 def renew(operation: Operation, worker: uuid.UUID, lines: str) -> bool:
-    """Keep the lease, and add to the log. False when it was cancelled, or is not ours any more."""
+    """Renew the lease, and add lines to the log. False when it was cancelled, or the lease is lost."""
     return _ours(operation, worker).renew(**_log(lines))
 
 
 def end(
     operation: Operation, worker: uuid.UUID, state: OperationState, lines: str, result: Any = None, error: str = ""
 ) -> bool:
-    """Give the lease back. False when it was cancelled meanwhile, or is not ours any more."""
+    """End the operation with this state, and release it. False when it was cancelled, or the lease is lost."""
     fields = {"state": state, "result": result, "error": error.replace("\0", ""), "finished_at": Now()}
     if _ours(operation, worker).release(**fields, **_log(lines)):
         return True
@@ -196,7 +197,7 @@ def end(
 
 
 def put_back(operation: Operation, worker: uuid.UUID, lines: str) -> None:
-    """It was interrupted, which is not its fault: it waits again, and begins anew."""
+    """Queue an interrupted operation again, without counting the attempt. It will begin from the start."""
     with transaction.atomic():
         fields = {"state": OperationState.QUEUED, "attempts": F("attempts") - 1} | _log(lines)
         if _ours(operation, worker).release(**fields):
@@ -204,7 +205,7 @@ def put_back(operation: Operation, worker: uuid.UUID, lines: str) -> None:
 
 
 def release_all(worker: uuid.UUID) -> None:
-    """A worker that is known to be dead holds nothing: what it did is to be done again, but not for ever."""
+    """Release the operations of a worker that is known to be dead: they are queued again, up to ATTEMPTS times."""
     held = Operation.objects.of(worker)
     _give_up(held)
     held.filter(state=OperationState.RUNNING).release(state=OperationState.QUEUED)
@@ -212,7 +213,7 @@ def release_all(worker: uuid.UUID) -> None:
 
 
 def sweep() -> None:
-    """Give up what has killed its workers, wake whoever sleeps while something waits, forget what is old."""
+    """Fail operations whose workers have died too often, wake a worker if one waits, and delete old ones."""
     _give_up(Operation.objects.free())
     _forget_the_dead()
     if runnable().exists():
@@ -222,15 +223,15 @@ def sweep() -> None:
 
 
 def _give_up(left: LeasedQuerySet[Operation]) -> None:
-    error = f"The worker died {ATTEMPTS} times while it did this; the log of the gpu worker may say why."
+    error = f"The worker died {ATTEMPTS} times while it ran this operation. The log of the gpu worker may say why."
     killers = left.filter(state=OperationState.RUNNING, attempts__gte=ATTEMPTS)
     killers.release(state=OperationState.FAILED, error=error, finished_at=Now())
 
 
 def _forget_the_dead() -> None:
-    """What was for one worker ends with it: its engine has ended too, or is adopted as it is."""
+    """Fail operations for one worker only that is dead: its engine has ended too, or is adopted as it is."""
     left = runnable().filter(worker__isnull=False).exclude(worker__in=Worker.objects.alive().values("pk"))
-    error = "The worker that this was for gives no sign of life any more."
+    error = "The worker that this operation was for gives no sign of life any more."
     left.release(state=OperationState.FAILED, error=error, finished_at=Now())
 
 
@@ -239,5 +240,5 @@ def _ours(operation: Operation, worker: uuid.UUID) -> LeasedQuerySet[Operation]:
 
 
 def _log(lines: str) -> dict[str, Any]:
-    """The change that adds these."""
+    """The change that adds these lines to the log."""
     return {"log": Right(Concat("log", Value(lines), output_field=models.TextField()), MOST_LOG)} if lines else {}

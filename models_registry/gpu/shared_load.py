@@ -1,4 +1,4 @@
-"""A load that goes on: it belongs to the engine, not to whoever asked for it first."""
+"""A load that goes on when the work that began it ends, as long as other work needs the same model next."""
 
 import logging
 import time
@@ -12,11 +12,11 @@ from vbs.database.outages import DATABASE_ERRORS, PAUSE_SECONDS
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # between looks whether anybody else wants the model
+LOOK_SECONDS = 1.0  # between two looks whether other work needs the model
 
 
 class LoadOwner(Protocol):
-    """The GPU that the engine is for."""
+    """The GPU on which the model is loaded."""
 
     def stopping(self) -> bool: ...
 
@@ -26,10 +26,10 @@ class LoadOwner(Protocol):
 
 
 class SharedLoad:
-    """`on_progress` for the engine's start. gone: what the asker's own raised when it wanted the model no more.
+    """Has the `on_progress` of an engine's start. gone: the exception with which the caller left the load.
 
-    From then on it is for those that wait, as long as one of them needs this engine next. A database that is away ends
-    no load: whoever asked hears of a lost lease when it is back.
+    From then on the load goes on as long as waiting work needs this engine next. While the database cannot be reached
+    the load goes on too; the caller learns later whether its lease is lost.
     """
 
     def __init__(self, gpu: LoadOwner, model: Model, asker: Progress) -> None:
@@ -64,5 +64,5 @@ class SharedLoad:
         if not self._gpu.wants(self._engine):
             raise self.gone
         if not self._looked:
-            log.info("%s is loaded all the same, for what waits for it", self._model)
+            log.info("%s is loaded all the same, because other work waits for it", self._model)
         self._gpu.show(WorkerState.LOADING, f"Loading {self._model.name}: {doing}")

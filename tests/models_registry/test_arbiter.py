@@ -152,18 +152,18 @@ def loaded(asked=None, pid=1, **start):
     [
         (loaded(), "Loaded m in 31.2 s."),
         (loaded(woken=True), "Woke m in 31.2 s."),
-        (loaded(pid=None), "m is there, on a server that is not ours."),
+        (loaded(pid=None), "m answers, on a remote server."),
         (
             loaded(reduced={"max-model-len": 4096}),
-            "Loaded m in 31.2 s, with max-model-len 4096, for 8192 does not fit.",
+            "Loaded m in 31.2 s, with max-model-len 4096, because 8192 does not fit.",
         ),
         (
             loaded({"max-model-len": 6000}, reduced={"max-model-len": 4096}),
-            "Loaded m in 31.2 s, with max-model-len 4096, for 6000 does not fit.",
+            "Loaded m in 31.2 s, with max-model-len 4096, because 6000 does not fit.",
         ),
         (
             loaded(reduced={"max-model-len": 4096, "gpu-memory-utilization": 0.7}),
-            "Loaded m in 31.2 s, with max-model-len 4096 and gpu-memory-utilization 0.7, for more does not fit.",
+            "Loaded m in 31.2 s, with max-model-len 4096 and gpu-memory-utilization 0.7, because more does not fit.",
         ),
     ],
 )

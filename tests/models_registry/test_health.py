@@ -125,7 +125,7 @@ def test_too_full_of_what_is_not_ours(used: int, waits: bool) -> None:
 
 def test_too_full_says_value_limit_and_setting() -> None:
     assert health.why_wait(of(FakeGpu(used=105 * GIB)), loaded=False) == (
-        "others have taken 75.0 % of the memory of GPU 0 (NVIDIA H200), 105.0 GiB of 140.0 GiB, and the limit is 50 % "
+        "other programs use 75.0 % of the memory of GPU 0 (NVIDIA H200), 105.0 GiB of 140.0 GiB, and the limit is 50 % "
         "(VBS_GPU_MAX_USED_PERCENT): new work waits until they free it"
     )
 

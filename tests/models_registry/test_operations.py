@@ -178,7 +178,7 @@ def test_a_benchmark_in_which_nothing_works_fails_and_is_not_kept(add_model, gpu
 @pytest.mark.parametrize(
     "kind, options, message",
     [
-        ("sing", {}, "unknown operation 'sing'"),
+        ("sing", {}, "'sing' is not an operation"),
         ("load", {"prompt": "x"}, "no option 'prompt'"),
         ("test", {"prompt": ""}, "1 to 10,000 characters"),
         ("test", {"prompt": "x" * 10_001}, "1 to 10,000 characters"),
@@ -190,7 +190,7 @@ def test_a_benchmark_in_which_nothing_works_fails_and_is_not_kept(add_model, gpu
         ("benchmark", {"requests": 0}, "requests is 0: it must be a whole number from 1 to 10,000"),
         ("benchmark", {"requests": "many"}, "requests is 'many'"),
         ("benchmark", {"cold": 1}, "cold is 1: it must be true or false"),
-        ("benchmark", {"prompt_tokens": 60, "max_tokens": 50}, "110 together: scripted takes 100 at most"),
+        ("benchmark", {"prompt_tokens": 60, "max_tokens": 50}, "110 together, but scripted takes at most 100"),
     ],
 )
 def test_what_cannot_be_asked(add_model, kind, options, message):
@@ -254,7 +254,7 @@ def test_the_queue_has_an_end(add_model, monkeypatch):
     model = add_model()
     for number in range(3):
         operations.ask("test", model, {"prompt": str(number)})
-    with pytest.raises(ModelError, match="3 operations are waiting"):
+    with pytest.raises(ModelError, match="3 operations wait already"):
         operations.ask("test", model, {"prompt": "one more"})
 
 
