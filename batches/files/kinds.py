@@ -11,6 +11,8 @@ KINDS = {
     b"\x28\xb5\x2f\xfd": "a zstd archive",
     b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
     b"PAR1": "a Parquet file",
+    b"\xff\xfe\0\0": "text in UTF-32",
+    b"\0\0\xfe\xff": "text in UTF-32",
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
 }

@@ -290,8 +290,7 @@ class Batch(Leased):
             if self.status != BatchStatus.VALIDATING or (worker and self.leased_by != worker):
                 return False
             self._enter(BatchStatus.FAILED, errors=errors, **RELEASED)
-            message = f"Failed: {errors[0]['message'] if errors else 'no reason given'}"
-            self.note(message, "error", logged="error" if worker else "warning")
+            self.note(f"Failed: {_first_of(errors)}", "error", logged="error" if worker else "warning")
         return True
 
     def start(self, worker: uuid.UUID, asked: str, model: Model) -> bool:
@@ -466,6 +465,15 @@ class Batch(Leased):
             again.note(f"Created to retry {self.pk}.")
             wake("validate", again.pk)
         return again
+
+
+def _first_of(errors: list[dict[str, Any]]) -> str:
+    """The first error with its line, and whether there are more."""
+    if not errors:
+        return "no reason given"
+    message, line = errors[0]["message"], errors[0].get("line")
+    told = f"line {line}: {message}" if line else str(message)
+    return f"{told} The others are in the batch's errors." if len(errors) > 1 else told
 
 
 class BatchEvent(models.Model):

@@ -189,6 +189,8 @@ def test_every_bad_line_is_reported_and_nothing_is_kept(created):
         ("missing_required_parameter", 2), ("duplicate_custom_id", 3), ("model_not_found", 4),
         ("streaming_unsupported", 5), ("invalid_json_line", 6), ("invalid_json_line", 7),
     ]  # fmt: skip
+    log = batch.events.latest("id").message
+    assert log.startswith("Failed: line 2: Missing required parameter") and log.endswith("in the batch's errors.")
 
 
 def test_more_than_a_thousand_errors_end_with_how_many_more(created):

@@ -22,6 +22,7 @@ ROW = json.dumps(line("a", "grüße"), ensure_ascii=False)
     [
         (gzip.compress(LINE), "a gzip archive"),
         (ROW.encode("utf-16"), "text in UTF-16"),
+        (ROW.encode("utf-32"), "text in UTF-32"),
         (ROW.encode("utf-16-le"), "text in UTF-16"),
         (ROW.encode("utf-16-be"), "text in UTF-16"),
         (ROW.encode("latin-1"), "not UTF-8 (its byte 143), but perhaps Latin-1: save the file as UTF-8"),

@@ -75,6 +75,17 @@ def test_azure(vbs):
         assert httpx.get(f"{vbs.url}/batches", headers=headers).status_code == 401, headers
 
 
+def test_a_base_url_with_v1_twice(vbs):
+    says(vbs.http.get("/v1/batches"), "It has /v1 twice")
+
+
+@pytest.mark.parametrize("given", [{"json": {"x": 1}}, {"files": {"file": ("a", b"{}")}}])
+def test_a_compressed_body_is_refused_by_name(vbs, given):
+    answer = vbs.http.post("/batches", headers={"Content-Encoding": "gzip"}, **given)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "unsupported_content_encoding") and "'gzip'" in error["message"]
+
+
 def test_admin_without_its_slash(vbs):
     answer = httpx.get(f"{vbs.stack.url}/admin")
     assert answer.status_code == 302 and answer.headers["location"] == "/admin/"

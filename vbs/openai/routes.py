@@ -34,6 +34,8 @@ def unknown(request: HttpRequest) -> str:
             f"{request.method} {request.path} is not answered directly: this server runs batches. Write the request as "
             f'a line of a file, with "url": "{request.path}", and have it run with POST /v1/batches.'
         )
+    if within(request.path, "/v1/v1"):
+        return f"{message} It has /v1 twice: set the client's base URL to {base}, once."
     if within(request.path, AZURE):
         return (
             f"{message} This is no Azure address: use the OpenAI client instead of AzureOpenAI, with base_url={base}; "

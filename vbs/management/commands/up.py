@@ -59,7 +59,7 @@ vbs is up. Ctrl-C stops it.
         if not get_user_model().objects.exists():
             self.stdout.write("  sign in    `manage.py create_user NAME --role admin` makes somebody for the pages")
         if key := first_key():
-            self.stdout.write(f"  API key    {key}   (project default; it is shown only this once)")
+            self.stdout.write(f"  API key    {key}   (project default, an operator's; it is shown only this once)")
         elif settings.VBS_API_AUTH == "required":
             self.stdout.write("  API key    `manage.py create_api_key --project default --name NAME` makes another")
         self.stdout.write("")
