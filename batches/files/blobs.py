@@ -146,7 +146,7 @@ def _miss(blob: str) -> NoReturn:
     if (home := folder()) is None:
         storage.connection.meta.client.head_bucket(Bucket=storage.bucket_name)
     elif not home.is_dir() or not any(home.iterdir()):
-        raise FileNotFoundError(errno.ENOENT, "the storage's folder is empty: is its disk there?", str(home))
+        raise FileNotFoundError(errno.ENOENT, "the storage's folder is empty; its disk may not be mounted", str(home))
     raise Gone(blob)
 
 

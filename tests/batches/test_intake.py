@@ -263,7 +263,7 @@ def test_a_storage_that_cannot_be_read_is_tried_again_and_told_once(created):
         tasks.validate(batch.pk)
     finally:
         home.with_name("unmounted").rename(home)
-    assert batch.events.get(level="warning").message.startswith("Its input file is not read, which is tried again")
+    assert batch.events.get(level="warning").message.startswith("Its input file is not read: the storage")
     assert validated(batch).total == 1
 
 
