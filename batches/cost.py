@@ -1,4 +1,4 @@
-"""What a batch costs, by the prices of its models as they are now. Cached tokens cost what others do."""
+"""The cost of a batch, by the present prices of its models. Cached tokens cost the same as others."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Share:
 
     @property
     def cost(self) -> Decimal | None:
-        """None where a price is missing, or what it is for is not known."""
+        """The cost; None where a price or a number of tokens is not known."""
         if not self.priced or self.input_tokens is None or self.output_tokens is None:
             return None
         cost = Decimal(0)
@@ -47,7 +47,7 @@ class Share:
 
 
 def shares(batch: Batch) -> list[Share]:
-    """One for each of its models, in the order in which its file names them."""
+    """The share of each of its models, in the order in which its file names them."""
     models = _models(batch.pinned_names())
     revisions = {one["asked"]: one.get("revision") or "" for one in batch.resolved}
     counts = _counts(batch)
@@ -72,7 +72,7 @@ def shares(batch: Batch) -> list[Share]:
 
 
 def total(found: Iterable[Share]) -> Decimal | None:
-    """None when that of one is not known."""
+    """The sum of the costs; None when one of them is not known."""
     costs = [one.cost for one in found]
     known = [cost for cost in costs if cost is not None]
     return sum(known, Decimal(0)) if known and len(known) == len(costs) else None

@@ -1,4 +1,4 @@
-"""What became of a batch's requests, in numbers: the same for the API, the pages and the command line."""
+"""The counts of a batch's requests by their outcome, for the API, the pages and the command line."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,9 +8,9 @@ from vbs.openai.schema import BatchObject
 
 @dataclass(frozen=True)
 class Counts:
-    """completed, failed: the lines of its two files. not_run: those that were not run and never will be, for it was
-    cancelled, has expired, or failed before its first. Of the first two they are lines of the error file, so that
-    `failed` has them too."""
+    """completed, failed: lines of the output file, and of the error file. not_run: requests that will not be run,
+    because the batch was cancelled, has expired, or failed before its first request. Those of a cancelled or expired
+    batch are in the error file too, so `failed` includes them."""
 
     total: int
     completed: int
@@ -19,23 +19,23 @@ class Counts:
 
     @classmethod
     def read(cls, batch: BatchObject) -> Self:
-        """As a server tells them; one of an earlier version does not tell what was not run."""
+        """The counts in an answer of the API; a server of an earlier version has no `not_run`."""
         counts = batch["request_counts"]
         return cls(counts["total"], counts["completed"], counts["failed"], batch.get("not_run", 0))
 
     @property
     def failures(self) -> int:
-        """Those that were run and failed."""
+        """Requests that were run and failed."""
         return max(0, self.failed - self.not_run)
 
     @property
     def answered(self) -> int:
-        """Those that were run to their end, good or bad."""
+        """Requests that were run and have ended, well or not."""
         return self.completed + self.failures
 
     @property
     def pending(self) -> int:
-        """Those that are still to be run."""
+        """Requests that are still to be run."""
         return self.total - self.answered - self.not_run
 
     def words(self) -> str:

@@ -1,4 +1,4 @@
-"""The upkeep of batches: what was left undone is found, what has run out of time expires, what is old goes."""
+"""The sweep of batches: it wakes tasks that were lost, expires batches, and removes old rows and files."""
 
 import logging
 from datetime import timedelta
@@ -27,7 +27,7 @@ BATCHES = 1000  # looked at in one sweep
 
 
 def _wake_the_forgotten() -> None:
-    """A wake-up may be lost with the worker that took it. Waking once too often does no harm."""
+    """Wake tasks that may have been lost with the worker that took them. Waking too often does no harm."""
     for batch in Batch.objects.filter(status=BatchStatus.VALIDATING, validated_at=None)[:BATCHES]:
         wake("validate", batch.pk)
     for batch in Batch.objects.filter(status__in=CLOSING).free()[:BATCHES]:
@@ -47,7 +47,7 @@ def _expire() -> None:
 
 
 def _purge_requests() -> None:
-    """Rows of batches that ended long ago; their output files stay for as long as these are kept."""
+    """Delete the request rows of batches that ended long ago. Their output files are kept for as long as they say."""
     old = timezone.now() - timedelta(days=runtime.value("VBS_RETENTION_DAYS"))
     for batch in Batch.objects.filter(status__in=TERMINAL, purged_at=None, created_at__lt=old).order_by("id")[:BATCHES]:
         ended = batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at

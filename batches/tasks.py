@@ -1,4 +1,4 @@
-"""Entry points of the task queue: ids come in, the work is elsewhere, and all of it may be done twice."""
+"""The functions of this app that the task queue calls, with ids. Each may be called twice."""
 
 from vbs.database.outages import insist
 from vbs.logs import bind

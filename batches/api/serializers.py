@@ -1,4 +1,4 @@
-"""What may come in: the parameters of each call, checked. What goes out is in wire.py."""
+"""Checks the parameters of each route of the API. `wire` has the objects that are answered."""
 
 import re
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ WHOLE = re.compile(r"[+-]?[0-9]{1,3}")
 
 
 class ChoiceText(PlainText):
-    """One of some words, with OpenAI's message for any other."""
+    """One of some words; any other gets OpenAI's message."""
 
     def __init__(self, allowed: Any, **options: Any) -> None:
         super().__init__(**options)
@@ -51,7 +51,7 @@ class OutputExpiresAfter(ExpiresAfter):
 
 
 def nested(data: Any, name: str) -> Any:
-    """A multipart form writes `name[key]`, or JSON under `name`; make of it what JSON would have been."""
+    """The data with `name[key]` fields of a multipart form, or JSON under `name`, as an object under `name`."""
     if not isinstance(data, Mapping):
         return data
     plain: dict[str, Any] = {key: data[key] for key in data if not key.startswith(f"{name}[")}
@@ -61,9 +61,7 @@ def nested(data: Any, name: str) -> Any:
         try:
             whole = orjson.loads(whole)
         except orjson.JSONDecodeError as error:
-            message = (
-                f"Invalid '{name}': it is not valid JSON ({error}). Send an object as JSON, or {name}[key] fields."
-            )
+            message = f"Invalid '{name}': it is not valid JSON ({error}). Send a JSON object, or {name}[key] fields."
             raise InvalidRequest(message, param=name) from None
     if parts:
         whole = (whole if isinstance(whole, dict) else {}) | parts
@@ -121,15 +119,15 @@ class Metadata(serializers.Field[Any, Any, Any, Any]):
 
 
 class BatchOptions(serializers.Serializer[Any]):
-    """What both ways to create a batch have in common."""
+    """The parameters that both ways to create a batch have."""
 
     metadata = Metadata(required=False, allow_null=True)
     priority = serializers.IntegerField(min_value=-100, max_value=100, required=False, allow_null=True)
     output_expires_after = OutputExpiresAfter(required=False, allow_null=True)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """`metadata.priority` stands for `priority`, for clients that cannot send more fields. What is no priority is
-        metadata like any other."""
+        """`metadata.priority` is taken as `priority`, for clients that cannot send other fields. If it is not a
+        priority, it is only metadata."""
         given = (attrs.get("metadata") or {}).get("priority", "")
         if attrs.get("priority") is None and WHOLE.fullmatch(given) and int(given) in PRIORITIES:
             attrs["priority"] = int(given)
@@ -143,7 +141,7 @@ class BatchCreate(BatchOptions):
 
 
 class BatchChange(serializers.Serializer[Any]):
-    """What of a batch can be changed until it has ended."""
+    """What can be changed of a batch that has not ended."""
 
     priority = serializers.IntegerField(min_value=PRIORITIES[0], max_value=PRIORITIES[-1])
 
@@ -158,6 +156,6 @@ class BatchSubmit(BatchOptions):
 
 
 def expiry(options: dict[str, Any] | None, default: timedelta | None = None) -> Any:
-    """When something with these `expires_after` options expires."""
+    """When a file with these `expires_after` options expires; None for never."""
     wait = timedelta(seconds=options["seconds"]) if options else default
     return timezone.now() + wait if wait else None

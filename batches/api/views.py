@@ -1,4 +1,4 @@
-"""The routes of files, uploads, batches and the queue. Each parses, makes one domain call and answers."""
+"""The API's routes of files, uploads, batches and the queue. Each parses, calls one function, and answers."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ QUEUE_LINES = 100
 
 
 def uploaded(data: Any) -> Path:
-    """Where an uploaded file is while the request lasts."""
+    """The path of an uploaded file, which exists while the HTTP request lasts."""
     assert isinstance(data, TemporaryUploadedFile)
     return Path(data.temporary_file_path())
 
@@ -173,7 +173,7 @@ class UploadParts(APIView):
         if data.size > MAX_PART:
             raise TooLarge(f"The part has {data.size:,} bytes; at most 64 MB are allowed.", param="data")
         part = store.add_part(upload, uploaded(data))
-        return once.make(lambda: Response(wire.part_object(part)))  # one that nobody is told of is never joined
+        return once.make(lambda: Response(wire.part_object(part)))  # a part without an answer is not used
 
 
 class UploadCompletion(APIView):

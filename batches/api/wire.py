@@ -1,4 +1,4 @@
-"""Rows of this app as wire objects: one function each."""
+"""The rows of this app as objects of the API, a function for each."""
 
 from datetime import datetime
 
@@ -77,7 +77,7 @@ def _usage(batch: Batch) -> Usage | None:
 
 
 def progress(batch: Batch, expected: Forecast | None = None) -> Progress:
-    """How far it is, how fast it goes, or went, and while it runs how long it still takes."""
+    """How far the batch is, how fast it goes or went, and, while it runs, how long it still takes."""
     speed = pace.of(batch)
     running = batch.status == BatchStatus.IN_PROGRESS
     if running and expected is None:
@@ -99,8 +99,8 @@ def _rounded(value: float | None) -> float | None:
 
 
 def batch_object(batch: Batch, places: dict[str, int] | None = None, expected: Forecast | None = None) -> BatchObject:
-    """`places`: where the batches are in the queue; without it, it is asked for this one. `expected`: what is to be
-    expected of it, when that is not what the plan of the queue says."""
+    """A batch as the API shows it. places: the places of batches in the queue; by default that of this batch is looked
+    up. expected: its forecast; by default that of the queue's snapshot."""
     if batch.status not in RUNNABLE:
         position = expected = None
     else:

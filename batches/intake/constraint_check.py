@@ -1,7 +1,7 @@
-"""Asks llguidance, which comes with vLLM, what it makes of constraints: a line of JSON in for each, and one out.
+"""Asks llguidance, which comes with vLLM, whether constraints can be satisfied: one line of JSON in, one line out.
 
-A process of its own, for a constraint may be made to take all time and memory: both are bounded here, and whoever asks
-may end it. Knows no Django and no vLLM; started as `python -m batches.intake.constraint_check`.
+It runs as a process of its own, because a hostile constraint may take all time and memory: both are limited here, and
+the caller may kill it. It is started as `python -m batches.intake.constraint_check`.
 """
 
 import json
@@ -11,15 +11,15 @@ import sys
 from typing import Any
 
 MOST_MEMORY = 2**30  # bytes of addresses
-MOST_SECONDS = 60  # of processor time, should whoever asks be dead
+MOST_SECONDS = 60  # of processor time, in case the caller is dead
 NO_RULES = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*')
 RULE = re.compile(r"(?m)^[ \t]*([\w-]+)\s*::=")
-NOTHING_FITS = "NoExtension"  # so llguidance's error begins, but not of what is too large or asks for a model's tokens
+NOTHING_FITS = "NoExtension"  # the beginning of llguidance's error when no text satisfies the constraint
 LARK = re.compile(r"(?m)^\s*(%llguidance\b|start\s*:)")
 
 
 class Bytes:
-    """The least tokenizer: a token for each byte, and one that ends an answer."""
+    """The smallest tokenizer: a token for each byte, and one that ends an answer."""
 
     eos_token_id, bos_token_id = 256, None
     special_token_ids = (256,)
@@ -30,7 +30,7 @@ class Bytes:
 
 
 def twice(grammar: str) -> str:
-    """The first rule that a GBNF grammar has twice, of which llguidance takes the last without a word; else empty."""
+    """The first rule that a GBNF grammar has twice, of which llguidance silently takes the last; empty if none."""
     seen: set[str] = set()
     for name in () if LARK.search(grammar) else RULE.findall(NO_RULES.sub('""', grammar)):
         if name in seen:
@@ -40,9 +40,9 @@ def twice(grammar: str) -> str:
 
 
 def wrong(kind: str, spec: str, tokenizer: Any) -> str:
-    """Why vLLM would take this constraint, and end its answer at once, or hold it to less than is meant; else empty.
+    """Why this constraint is wrong though vLLM accepts it: it would end the answer at once, or apply only a part of it.
 
-    What vLLM refuses with the reason is left to it.
+    Empty when it is not, and for a constraint that vLLM itself refuses with a reason.
     """
     import llguidance
 
@@ -56,7 +56,7 @@ def wrong(kind: str, spec: str, tokenizer: Any) -> str:
     if llguidance.LLMatcher.validate_grammar(grammar, None):
         return ""
     if kind == "grammar" and (name := twice(spec)):
-        return f"it has the rule '{name}' twice, and only the last one would count"
+        return f"it has the rule '{name}' twice, and only the last of them would count"
     matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0)
     matcher.compute_bitmask()
     return "there is no text that fits it" if matcher.get_error().startswith(NOTHING_FITS) else ""

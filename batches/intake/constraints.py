@@ -1,7 +1,7 @@
-"""What answers are to be held to (a schema, regex, grammar or choice): does it leave anything that could be one?
+"""Checks the constraints of requests (a schema, regex, grammar or choice): can any answer satisfy them?
 
-Of a constraint that nothing fits, `{"$ref": "#"}`, vLLM's backend `guidance` makes an empty answer, as if the model had
-had nothing to say. So it is asked beforehand, in a process of its own, what it makes of each (`constraint_check`).
+For a constraint that no text satisfies, such as `{"$ref": "#"}`, vLLM's backend `guidance` gives an empty answer, as if
+the model had nothing to say. So each constraint is checked beforehand, in a process of its own (`constraint_check`).
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from models_registry.engine.environment import minimal
 
 CODE = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "batches.intake.constraint_check"]
-MOST_BYTES = 60_000  # of a question, which a pipe holds; larger ones are left to the engine
-MOST_KEPT = 10_000  # answers that are remembered, for many lines have the same
+MOST_BYTES = 60_000  # of a constraint, so that a pipe holds it; a larger one is left to the engine
+MOST_KEPT = 10_000  # results that are cached, because many lines have the same constraint
 START_SECONDS = 20.0  # for the process to be ready
-ONE_SECONDS = 1.0  # for one of them
-ALL_SECONDS = 10.0  # for those of one file; the engine says itself what is wrong with the others, as well as it can
+ONE_SECONDS = 1.0  # for one constraint
+ALL_SECONDS = 10.0  # for all constraints of a file; the rest is left to the engine
 
 
 class Constraints:
-    """Those of one file. What cannot be known in time counts as right."""
+    """Checks the constraints of one file. A constraint that cannot be checked in time counts as good."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, str] = {}
@@ -47,7 +47,7 @@ class Constraints:
         self._end()
 
     def wrong(self, body: Mapping[str, Any]) -> tuple[str, str] | None:
-        """The parameter whose constraint has no good answer, and why; None where there is none."""
+        """The first parameter whose constraint no answer can satisfy, and why; None when there is none."""
         for name, kind, spec in _of(body):
             question = orjson.dumps([kind, spec])
             key = hashlib.blake2b(question, digest_size=16).digest()
@@ -58,7 +58,7 @@ class Constraints:
                     self._known.clear()
                 self._known[key] = self._ask(question + b"\n")
             if why := self._known[key]:
-                return name, f"The {kind} in '{name}' has no answer that is good: {why}."
+                return name, f"No answer can satisfy the {kind} in '{name}': {why}."
         return None
 
     def _ask(self, question: bytes) -> str:
@@ -69,7 +69,8 @@ class Constraints:
             self._left -= time.monotonic() - began
 
     def _answer(self, question: bytes) -> str:
-        """Empty where none comes in time: then the process is ended, and the next question starts another."""
+        """The process's answer; empty when none comes in time. Then the process is killed, and the next check starts
+        another."""
         try:
             if self._process is None:
                 self._process = _start()
@@ -78,7 +79,7 @@ class Constraints:
             self._process.stdin.write(question)
             self._process.stdin.flush()
             return str(orjson.loads(_line(self._process, ONE_SECONDS)))
-        except (OSError, ValueError):  # it was too slow, or has died of its bounds
+        except (OSError, ValueError):  # it was too slow, or has hit one of its limits
             self._end()
             return ""
 
@@ -86,7 +87,7 @@ class Constraints:
         if process := self._process:
             self._process = None
             process.kill()
-            with contextlib.suppress(OSError):  # what was not sent to it
+            with contextlib.suppress(OSError):  # a line may still be in the pipe
                 process.communicate()
 
 
@@ -102,7 +103,7 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
-    """What comes up to the end of a line. Raises OSError when it comes too late, or the other side has ended."""
+    """Read a line. Raises OSError when it comes too late, or the process has ended."""
     assert process.stdout is not None
     descriptor = process.stdout.fileno()
     until, found = time.monotonic() + seconds, b""
@@ -113,13 +114,13 @@ def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
                 raise TimeoutError
             piece = os.read(descriptor, 65536)
             if not piece:
-                raise ConnectionError("it has ended")
+                raise ConnectionError("the process has ended")
             found += piece
     return found
 
 
 def _of(body: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """A request's constraints as vLLM reads them: the parameter, the kind as llguidance calls it, and the text."""
+    """A request's constraints as vLLM reads them: the parameter, llguidance's name of the kind, and the text."""
     found: list[tuple[str, str, Any]] = []
     if isinstance(given := body.get("structured_outputs"), dict):
         found += [("structured_outputs", kind, given.get(kind)) for kind in ("json", "regex", "choice", "grammar")]

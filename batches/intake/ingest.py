@@ -1,6 +1,6 @@
-"""Validate a batch: read its whole input file, write a row per request, and put it into the queue, or fail it.
+"""Validates a batch: reads its whole input file, writes a row for each request, and queues the batch, or fails it.
 
-All in one transaction: killed half-way, nothing has happened, and the next worker starts anew.
+All of this is one transaction: if the worker is killed, nothing has happened, and the next worker starts again.
 """
 
 import logging
@@ -40,13 +40,13 @@ class BatchRefused(Exception):
 
 
 def most_seconds() -> int:
-    """That a validation may take: of the largest file, a second for each MB."""
+    """How many seconds a validation may take: a second for each MB of the largest file."""
     return LEAST_SECONDS + settings.VBS_MAX_BATCH_MB
 
 
 def validate(batch_id: str) -> Batch | None:
-    """The batch, if it has been validated just now. Idempotent: does nothing when it is validated already, has ended,
-    or is being validated by another."""
+    """Validate the batch. Returns it if that was done now; None when it was validated before, has ended, or is being
+    validated by another worker. It is idempotent."""
     batch: Batch | None = None
     try:
         with transaction.atomic():
@@ -70,14 +70,16 @@ def validate(batch_id: str) -> Batch | None:
 
 
 def _unlimited(batch: Batch, total: int, report: Report) -> int:
-    """How many set no limit to their answers; of a retry, whose lines are not read again, as in the batch before."""
+    """How many requests set no limit to their answers. A retry does not read the lines again: it has the share of the
+    batch before."""
     if before := batch.retry_of:
         return math.ceil(before.unlimited * total / max(before.total, 1))
     return report.unlimited.count if report.unlimited else 0
 
 
 def _take_in(batch: Batch, report: Report) -> tuple[int, list[str]]:
-    """A row for each line of the file: how many there are, and the models they name. Raises _Refused."""
+    """Write a row for each line of the file. Returns how many there are, and the models that they name. Raises
+    BatchRefused."""
     file = batch.input_file
     if file is None or file.purpose != Purpose.BATCH or file.project_id != batch.project_id:
         message = f"Cannot find file '{batch.input_file_id_given}', or its purpose is not 'batch'."
@@ -97,13 +99,13 @@ def _take_in(batch: Batch, report: Report) -> tuple[int, list[str]]:
 
 
 def named(batch: Batch) -> str:
-    """Its input file, as whoever made it knows it."""
+    """The input file in words: its name, and its id."""
     file = batch.input_file
     return f"{clipped(file.filename)!r} ({file.pk})" if file else repr(clipped(batch.input_file_id_given))
 
 
 def lost(batch: Batch, how: str) -> LineError:
-    """What a batch is told whose input file is not there any more as it was."""
+    """The error of a batch whose input file is missing or changed."""
     message = f"The input file {named(batch)} {how}. Upload it again, and create a batch of it."
     if batch.in_progress_at:
         message = (
@@ -137,7 +139,7 @@ def _read(batch: Batch, path: Path, report: Report) -> tuple[int, list[str]]:
 
 
 def rules_of(endpoint: str, default_model: str) -> Rules:
-    """What holds for a batch of this endpoint, with the models that there are now."""
+    """The rules for a batch of this endpoint, with the models that are registered now."""
     return Rules(
         endpoint=endpoint,
         refuse_model=partial(model_refusal, aliases.tasks(), endpoint),
@@ -158,12 +160,12 @@ def _serving(models: dict[str, Model], name: str) -> Serving:
 
 
 def remarks(report: Report, endpoint: str) -> Iterator[str]:
-    """What is no error, and yet not as it may have been meant: a sentence each."""
+    """Sentences about things that are no errors, but may not be intended."""
     for name, found in report.ignored.items():
         words = repr(clipped(name)) if name else "others"
         yield (
-            f"Parameters that vLLM does not know, and ignores: {words} in {found.count:,} requests, first on line "
-            f"{found.line:,}. A remote server is sent them all the same."
+            f"vLLM does not know some parameters, and ignores them: {words} in {found.count:,} requests, first on line "
+            f"{found.line:,}. A remote server gets them all the same."
         )
     for name, found in report.refused.items():
         yield (
@@ -189,7 +191,7 @@ def _row(batch_id: str, line: GoodLine, model_index: int) -> tuple[object, ...]:
 
 
 def model_refusal(tasks: dict[str, str], endpoint: str, name: str) -> tuple[str, str] | None:
-    """Why this model cannot be used at this endpoint: code and message, or None when it can."""
+    """Why this model cannot be used at this endpoint, as code and message; None when it can."""
     shown = clipped(name)
     task = tasks.get(name)
     if task is None:
@@ -204,7 +206,7 @@ def clipped(name: str) -> str:
 
 
 def _copy_failed(batch: Batch) -> tuple[int, list[str]]:
-    """The rows of a retry: the requests of the batch before that have no good answer."""
+    """Write the rows of a retry: the requests of the batch before that have no good answer."""
     before = batch.retry_of
     assert before is not None
     tasks = aliases.tasks()

@@ -1,6 +1,7 @@
-"""Which parameters a request may have, as the protocol of the installed vLLM has them. Pure; no vLLM is imported.
+"""The parameters that a request may have, by the protocol of the installed vLLM, without importing it.
 
-vLLM takes any other name too, and ignores it without a word: here each is told. A test compares the names with vLLM's.
+vLLM also accepts any other name, and silently ignores it; here such names are reported. A test compares the names with
+vLLM's.
 """
 
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ _NAMES = {
 }
 KNOWN = {endpoint: frozenset(names.split()) for endpoint, names in _NAMES.items()}
 
-# What earlier versions of vLLM knew, and what does the same now.
+# Parameters of earlier versions of vLLM, and what to use instead.
 _GIVEN_UP = {
     "guided_json": 'write "structured_outputs": {"json": …}, or a "response_format" of type json_schema',
     "guided_regex": 'write "structured_outputs": {"regex": …}',
@@ -60,11 +61,12 @@ _GIVEN_UP = {
     "extra_body": "write what is in it into the body itself, as the official client does before it sends a request",
 }
 
-# Where tools may be given. To an engine without a parser vLLM refuses them in a chat; in a response the calls are then
-# plain text, whatever the choice.
+# The endpoints that take tools. Without a parser, vLLM refuses tools in a chat; in a response the calls are then plain
+# text, whatever the tool choice is.
 _CALLING = ("/v1/chat/completions", "/v1/responses")
 
-# What limits an answer, the first being the one to set, and whether an answer without any runs to the context's end.
+# The parameters that limit an answer, first the one that we set; and whether an answer without a limit may run to the
+# end of the context.
 LENGTHS: dict[str, tuple[tuple[str, ...], bool]] = {
     "/v1/chat/completions": (("max_tokens", "max_completion_tokens"), True),
     "/v1/completions": (("max_tokens",), False),  # to 16 tokens, unless it is null
@@ -74,8 +76,8 @@ LENGTHS: dict[str, tuple[tuple[str, ...], bool]] = {
 
 @dataclass(frozen=True)
 class Serving:
-    """What has to be known of the engine of a model. is_remote: somebody else's, which may know other parameters.
-    by_guidance: llguidance holds its answers to their form."""
+    """What validation needs to know about a model's engine. is_remote: it is a remote server, which may know other
+    parameters. reads_tool_calls: it reads tool calls out of answers. by_guidance: llguidance applies constraints."""
 
     is_remote: bool = False
     reads_tool_calls: bool = True
@@ -83,12 +85,12 @@ class Serving:
 
 
 def refusal(endpoint: str, body: Mapping[str, Any], serving: Serving) -> tuple[str, str] | None:
-    """The parameter that cannot be honoured, and why; None when all can."""
+    """The parameter that the engine cannot apply, and why; None when there is none."""
     if serving.is_remote:
         return None
     for name in unknown(endpoint, body):
         if name in _GIVEN_UP and body[name] is not None:
-            return name, f"The parameter '{name}' is not supported, the engine would ignore it: {_GIVEN_UP[name]}."
+            return name, f"The parameter '{name}' is not supported, because the engine ignores it: {_GIVEN_UP[name]}."
     if endpoint in _CALLING and body.get("tools") and not serving.reads_tool_calls:
         choice = body.get("tool_choice", "auto")
         if choice not in (None, "none"):
@@ -100,12 +102,12 @@ def refusal(endpoint: str, body: Mapping[str, Any], serving: Serving) -> tuple[s
 
 
 def unknown(endpoint: str, body: Mapping[str, Any]) -> list[str]:
-    """The names that vLLM ignores."""
+    """The names in the body that vLLM ignores."""
     return sorted(body.keys() - KNOWN[endpoint])
 
 
 def is_unlimited(endpoint: str, body: Mapping[str, Any]) -> bool:
-    """May its answer run to the end of the context? The body's members may be as they came."""
+    """May the answer run to the end of the context? The members of the body may be raw JSON."""
     if endpoint not in LENGTHS:
         return False
     names, without = LENGTHS[endpoint]
@@ -118,6 +120,6 @@ def _is_null(value: Any) -> bool:
 
 
 def limit(endpoint: str, body: Members, most: Raw) -> None:
-    """Give a body that has no limit this one."""
+    """Set this limit in a body that has none."""
     if is_unlimited(endpoint, body):
         body[LENGTHS[endpoint][0][0]] = most

@@ -1,16 +1,16 @@
-"""Records of JSON, one a line: for every reader, also for those that end a line where Unicode lets one end.
+"""Writes records of JSON, each on one line for every reader, also for readers that end lines at Unicode separators.
 
-Whatever this server writes as JSONL goes through here. What it reads ends its lines at line feeds only.
+All JSONL that this server writes goes through here. In JSONL that it reads, only line feeds end a line.
 """
 
 from typing import Any
 
 import orjson
 
-# JSON lets these stand in a string as they are, and `str.splitlines` and its like end a line at each. The separators
-# below U+0020 have to be escaped in JSON anyway. In UTF-8 no part of one character looks like another.
+# JSON allows these characters in a string, but `str.splitlines` and others end a line at each of them. The separators
+# below U+0020 have to be escaped in JSON anyway. In UTF-8 no part of one character looks like another character.
 _SEPARATORS = tuple((one.encode(), f"\\u{ord(one):04x}".encode()) for one in "\u0085\u2028\u2029")
-_BETWEEN_TOKENS = bytes.maketrans(b"\r\n", b"  ")  # a line end in JSON is white space between tokens, never in a string
+_BETWEEN_TOKENS = bytes.maketrans(b"\r\n", b"  ")  # a line end in JSON can only be white space between tokens
 
 
 def one_line(text: bytes) -> bytes:

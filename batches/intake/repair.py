@@ -1,7 +1,7 @@
-"""Check an input file before there is a batch, and mend it. The rules are those of the batch itself: validate, intake.
+"""Checks an input file before there is a batch, by the same rules, and repairs it.
 
-A file that came in is kept as it is (JSONL or CSV), pending, and never changed: mending makes a new one. Every pass
-streams; memory holds one line, and a small entry per request.
+An uploaded file (JSONL or CSV) is kept as it is, pending, and is not changed: a repair makes a new file. Every pass
+streams; memory holds one line, and a small entry for each request.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ from vbs.accounts.models import Project
 from vbs.configuration import runtime
 from vbs.openai.errors import InvalidRequest
 
-SHOWN, CLIPPED = 100, 300  # bad lines, and characters of each
-MENDED, MEND_CHARACTERS = 20, 20_000  # that can be typed anew; what is longer is left out, or mended elsewhere
+SHOWN, CLIPPED = 100, 300  # bad lines that are shown, and characters of each
+MENDED, MEND_CHARACTERS = 20, 20_000  # bad lines that can be corrected in the form, and characters of each
 FATAL = ("too_many_requests", "empty_file")
 REMEDIES = {
     "invalid_json_line": "Write one JSON object on the line, in UTF-8; look at its quotes, commas and brackets.",
@@ -51,17 +51,17 @@ REMEDIES = {
 }
 
 
-class Refused(ValueError):
-    """This file cannot be an input file; the message says why, and what to do."""
+class UnusableFile(ValueError):
+    """The file cannot be an input file. The message says why, and what to do."""
 
 
-class TooLarge(Refused):
-    """What came has more bytes than an input file may have."""
+class FileTooLarge(UnusableFile):
+    """The file has more bytes than an input file may have."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A bad line. `text` is its beginning; `whole` all of it, when it can be typed anew."""
+    """A bad line. text: its beginning. whole: all of it, when it can be corrected in the form."""
 
     line: int | None
     code: str
@@ -73,7 +73,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Checked:
-    """What is in a file. `fatal`: why no line matters yet. `ready`: what a batch can be made of, when all is well."""
+    """The result of a check. fatal: an error of the whole file, before any line counts. ready: the file that a batch
+    can use, when there is no error."""
 
     file: File
     endpoint: str
@@ -99,19 +100,21 @@ class Checked:
 
 
 def keep(project: Project, path: Path, filename: str, by: User) -> File:
-    """Keep an uploaded file, which only who has sent it may use yet. Raises Refused, OSError."""
+    """Store an uploaded file, which only the person who sent it may use for now. Raises UnusableFile, OSError."""
     size = path.stat().st_size
     if size == 0:
-        raise Refused("The file is empty. Choose one with a request on each line, or a table of prompts.")
+        raise UnusableFile("The file is empty. Choose one with a request on each line, or a table of prompts.")
     most = settings.VBS_MAX_BATCH_MB
     if size > most * 2**20:
-        raise TooLarge(f"The file has {size:,} bytes; at most {most} MB are allowed in one batch. Split it.")
+        raise FileTooLarge(f"The file has {size:,} bytes; at most {most} MB are allowed in one batch. Split it.")
     with path.open("rb") as file:
         head = file.read(HEAD)
     if kind := unreadable(head):
-        raise Refused(f"This is {kind}. Export it as JSONL (one request a line) or as CSV in UTF-8.")
+        raise UnusableFile(f"This is {kind}. Export it as JSONL (one request a line) or as CSV in UTF-8.")
     if head.removeprefix(BOM).lstrip().startswith(b"["):
-        raise Refused("This is one JSON list. JSONL has one object a line, without commas between them: convert it.")
+        raise UnusableFile(
+            "This is one JSON list. JSONL has one object a line, without commas between them: convert it."
+        )
     found = store.format_of(head, filename)
     if found == FileFormat.OTHER:  # text: read as a table, it is said which columns it lacks
         found = FileFormat.CSV
@@ -144,7 +147,7 @@ def guess_endpoint(file: File, model: str) -> str:
 
 
 def _endpoint_named(head: bytes) -> str:
-    """By the first line; empty when it names none that there is."""
+    """The endpoint that the first line names; empty when it names none."""
     first = next((line for line in head.removeprefix(BOM).split(b"\n") if line.strip()), b"")
     try:
         found = orjson.loads(first)
@@ -167,7 +170,7 @@ def _line_bytes() -> int:
 
 
 class BadLines(InvalidRequest):
-    """A batch of this file would be refused, for these lines. The answer has them, as a batch has its errors."""
+    """A batch of this file would fail because of these lines. The body of the answer has the errors, as a batch has."""
 
     def __init__(self, errors: list[LineError]) -> None:
         first = errors[0]
@@ -183,7 +186,7 @@ class BadLines(InvalidRequest):
 
 
 def check_lines(path: Path) -> None:
-    """As a batch will check them, for the endpoint that the first line names. Raises BadLines."""
+    """Check the lines as a batch does, for the endpoint that the first line names. Raises BadLines."""
     size, most = path.stat().st_size, settings.VBS_MAX_BATCH_MB
     if size > most * 2**20:
         message = f"The file has {size:,} bytes; at most {most} MB are allowed in one batch."
@@ -199,7 +202,7 @@ def check_lines(path: Path) -> None:
 
 
 def check(file: File, endpoint: str, model: str, by: User, kind: type[Report] = Report) -> Checked:
-    """Read all of it. A table without faults is kept as JSONL too, and that is `ready`.
+    """Check the whole file. A table without errors is stored as JSONL too; that file is `ready`.
 
     Raises FileNotFoundError when it has been cleaned up.
     """
@@ -282,7 +285,7 @@ def remedy(error: LineError) -> str:
 
 
 def _pieces(path: Path, table: bool) -> Iterator[tuple[int, bytes, bool]]:
-    """Number and bytes of each line or row; of a line that is too long the beginning, and False."""
+    """Yields number and bytes of each line or row, and True; for a line that is too long its beginning, and False."""
     with path.open("rb") as file, path.open("rb") as again:
         if table:
             for row in csv_file.rows(file, _line_bytes()):
@@ -300,14 +303,14 @@ def _pieces(path: Path, table: bool) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def leave_out(checked: Checked, by: User) -> File:
-    """The same without its bad lines. Raises FileNotFoundError, OSError."""
+    """A new file without the bad lines. Raises FileNotFoundError, OSError."""
     keeps = checked.good | {1} if is_table(checked.file) else checked.good
     return _rewritten(checked.file, lambda number, raw: raw if number in keeps else b"", by)
 
 
 def replace(file: File, typed: Mapping[int, str], by: User) -> File:
-    """The same with these lines typed anew; one without text is left out. Raises Refused for a row that would not be
-    one, FileNotFoundError, OSError."""
+    """A new file with these lines corrected; a line without text is left out. Raises UnusableFile for a text that is
+    not one row, FileNotFoundError, OSError."""
     table, new = is_table(file), {}
     if table:
         with blobs.open_blob(file.blob) as content:
@@ -320,9 +323,9 @@ def replace(file: File, typed: Mapping[int, str], by: User) -> File:
             raw = text.encode()
             one = not table or not text or csv_file.is_one_row(raw, _line_bytes(), delimiter)
         except (CsvError, UnicodeEncodeError) as error:
-            raise Refused(f"Row {number}: {error}") from None
+            raise UnusableFile(f"Row {number}: {error}") from None
         if not one:
-            raise Refused(f"Row {number} is not one row as it is typed: look at its double quotes.")
+            raise UnusableFile(f"Row {number} is not one row as it is typed: look at its double quotes.")
         new[number] = raw + b"\n" if raw else b""
     return _rewritten(file, lambda number, raw: new.get(number, raw), by)
 
@@ -341,11 +344,13 @@ def _rewritten(file: File, change: Callable[[int, bytes], bytes], by: User) -> F
                 target.write(changed if not changed or changed.endswith(b"\n") else changed + b"\n")
         if not whole_lines:
             limit = settings.VBS_MAX_LINE_MB
-            raise Refused(f"Line {number} is longer than {limit} MB: leave the bad lines out, or shorten it first.")
+            raise UnusableFile(
+                f"Line {number} is longer than {limit} MB: leave the bad lines out, or shorten it first."
+            )
         target.flush()
         size = target.tell()
         if size == 0:
-            raise Refused("Nothing would be left of the file: choose another.")
+            raise UnusableFile("Nothing would be left of the file: choose another.")
         if size > settings.VBS_MAX_BATCH_MB * 2**20:
-            raise Refused(f"It would have {size:,} bytes; at most {settings.VBS_MAX_BATCH_MB} MB are allowed.")
+            raise UnusableFile(f"It would have {size:,} bytes; at most {settings.VBS_MAX_BATCH_MB} MB are allowed.")
         return _kept(file.project, Path(target.name), file.filename, FileFormat(file.format), by)

@@ -1,4 +1,4 @@
-"""What the beginning of an input file tells of the whole, before its lines are counted. It never fails a batch."""
+"""Estimates the number of requests of an input file from its beginning. A failure here does not fail the batch."""
 
 import logging
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ HEAD = 64 * 1024
 
 @dataclass(frozen=True)
 class Sample:
-    """model: of the first line. requests: about how many there are, and unlimited of them set no limit to their
-    answers. why: what stands in the way of saying so."""
+    """An estimate for an input file. model: of the first line. requests: about how many there are. unlimited: about how
+    many of them set no limit to their answers. why: the reason when there is no estimate."""
 
     model: str = ""
     requests: int = 0
@@ -29,14 +29,15 @@ class Sample:
 
 
 def look(file: File | None, default_model: str = "", endpoint: str = "") -> Sample:
-    """From the first HEAD bytes: as many requests as such lines fit into the file; exactly so in a small file."""
+    """Estimate from the first HEAD bytes: as many requests as lines of that length fit into the file. For a small file
+    the number is exact."""
     if file is None or file.purpose != Purpose.BATCH:
         return Sample(why="There is no such input file.")
     if file.bytes > settings.VBS_MAX_BATCH_MB * 2**20:
         return Sample(why=f"The input file has more than {settings.VBS_MAX_BATCH_MB} MB, the limit of one batch.")
     try:
         head = blobs.part(file.blob, 0, HEAD)
-    except Exception as error:  # a storage fails in many ways, and the batch does not need this
+    except Exception as error:  # a storage fails in many ways, and the batch does not need the estimate
         log.warning("No estimate for a batch of %s: %r", file.pk, error)
         return Sample(why=f"The input file could not be read yet ({type(error).__name__}).")
     whole = len(head) >= file.bytes

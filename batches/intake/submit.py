@@ -1,4 +1,4 @@
-"""Create a batch: the same for the API, the pages and the commands."""
+"""Creates a batch, for the API, the pages and the commands alike."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,12 +14,12 @@ from vbs.configuration.windows import seconds
 
 
 def create(project: Project, input_file_id: str, endpoint: str, completion_window: str, **options: Any) -> Batch:
-    """A new batch, which is read at once. A file that is missing is found then, as at OpenAI. Options as of `draft`."""
+    """Create a batch and have it validated, which also finds a missing file, as OpenAI does. options: as of `draft`."""
     return save(draft(project, input_file_id, endpoint, completion_window, **options))
 
 
 def draft(project: Project, input_file_id: str, endpoint: str, completion_window: str, **options: Any) -> Batch:
-    """A batch that is not there yet.
+    """A batch that is not saved yet.
 
     options: metadata, priority, output_expires_after {seconds}, default_model, created_by: who
     made it in the browser.
@@ -42,7 +42,7 @@ def draft(project: Project, input_file_id: str, endpoint: str, completion_window
 
 
 def save(batch: Batch) -> Batch:
-    """Make a draft a batch, and have it read."""
+    """Save a draft as a batch, and have it validated."""
     with transaction.atomic():
         batch.save(force_insert=True)
         batch.note(f"Created for {batch.endpoint} with priority {batch.priority}.")
@@ -51,14 +51,17 @@ def save(batch: Batch) -> Batch:
 
 
 class NoFile(LookupError):
-    """The input file has been cleaned up, deleted, or is somebody else's."""
+    """The input file has been removed or deleted, or belongs to somebody else."""
 
 
 def create_once(
     usable: QuerySet[File], project: Project, input_file_id: str, since: datetime, created_by: str, **options: Any
 ) -> tuple[Batch, bool]:
-    """A new batch of one of the files that the caller may use, which is available from then on; or the one that the
-    same person has made of it since then, and False: a form that is sent twice makes one batch. Raises NoFile."""
+    """Create a batch from one of the files that the caller may use; the file is available from then on.
+
+    If the same person has created a batch from it since `since`, returns that one and False, so that a form that is
+    sent twice makes one batch. Raises NoFile.
+    """
     with transaction.atomic():
         file = usable.select_for_update().filter(pk=input_file_id, format=FileFormat.JSONL).first()
         if file is None:

@@ -1,6 +1,6 @@
-"""Is every line of an input file a request that can run? Pure: bytes in, requests and errors out, no database.
+"""Checks every line of an input file: is it a request that can run? Bytes in, requests and errors out, no database.
 
-Memory does not grow with the length of lines or with the file, except for one small entry per custom_id.
+Memory does not grow with the length of lines or with the file, except for a small entry for each custom_id.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ MAX_ERRORS = 1000
 MAX_CUSTOM_ID = 512
 MAX_IGNORED = 20  # names of parameters
 
-# What the body must have besides the model.
+# The field that the body must have besides the model.
 REQUIRED = {
     "/v1/chat/completions": "messages",
     "/v1/completions": "prompt",
@@ -30,7 +30,7 @@ REQUIRED = {
     "/v1/responses": "input",
 }
 
-# How much of a prompt two requests must share to be neighbours: coarse first, then finer.
+# The lengths of the beginnings of prompts by which requests are sorted, the coarse one first.
 _PREFIX_CUTS = (256, 1024, 4096, 16384)
 
 
@@ -43,7 +43,7 @@ class LineError(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class GoodLine:
-    """A good line: where it is in the file, and what the runner has to know of it."""
+    """A line that can run: where it is in the file, and what the runner needs to know about it."""
 
     number: int
     offset: int
@@ -55,11 +55,10 @@ class GoodLine:
 
 @dataclass
 class Rules:
-    """What holds for one batch.
+    """The rules for one batch.
 
-    refuse_model(name): why this model cannot be used at this endpoint as (code, message), or None.
-    serving(name): what has to be known of the engine of a model that can be used.
-    default_model: for lines that name none.
+    refuse_model(name): why this model cannot be used at this endpoint, as (code, message), or None. serving(name): what
+    validation needs to know about the model's engine. default_model: for lines that name none.
     """
 
     endpoint: str
@@ -72,7 +71,7 @@ class Rules:
 
 @dataclass
 class Remark:
-    """Something that is no error: in how many requests, on which line first, and what it was there."""
+    """A remark about something that is no error: in how many requests it is, on which line first, and what is there."""
 
     count: int
     line: int
@@ -81,11 +80,11 @@ class Remark:
 
 @dataclass
 class Report:
-    """What was wrong. `count` goes on when the list is full.
+    """The errors of a file. count: of all errors, also when the list is full.
 
-    ignored: parameters that vLLM does not know; those beyond MAX_IGNORED are together under "". unlimited: requests
-    whose answers may run to the end of the context. refused: parameters with values that vLLM will refuse, for which
-    their requests fail alone.
+    ignored: parameters that vLLM does not know; those beyond MAX_IGNORED are counted together under "". unlimited:
+    requests whose answers may run to the end of the context. refused: parameters whose values vLLM will refuse, so that
+    their requests fail.
     """
 
     errors: list[LineError] = field(default_factory=list)
@@ -119,7 +118,7 @@ class Report:
         last: LineError = {
             "code": "too_many_errors",
             "line": None,
-            "message": f"{more:,} more lines have errors; the first {MAX_ERRORS:,} are listed.",
+            "message": f"{more:,} more lines have errors; only the first {MAX_ERRORS:,} errors are listed.",
             "param": None,
         }
         return [*self.errors, last]
@@ -132,7 +131,8 @@ class BadLine(Exception):
 
 
 def read(file: IO[bytes], rules: Rules, report: Report) -> Iterator[GoodLine]:
-    """The good lines, in order; the bad ones go to the report. Stops early only past the limit of requests."""
+    """Yields the good lines, in order; errors of the others go to the report. It stops early only past the limit of
+    requests."""
     with Constraints() as constraints:
         yield from _read(file, rules, report, constraints)
 
@@ -173,7 +173,7 @@ def _read(file: IO[bytes], rules: Rules, report: Report, constraints: Constraint
 
 
 def lines(file: IO[bytes], limit: int) -> Iterator[tuple[int, int, bytes | None]]:
-    """Number, offset and text of each line, without its end; None for the text of a line that is too long."""
+    """Yields number, offset and text of each line, without its end. The text of a line that is too long is None."""
     number, offset = 0, 0
     if file.read(len(BOM)) == BOM:
         offset = len(BOM)
@@ -199,7 +199,7 @@ def _check(
     models: dict[str, tuple[str, str] | Serving],
     constraints: Constraints,
 ) -> tuple[str, str, uuid.UUID, dict[str, Any]]:
-    """custom_id, model, prefix and body."""
+    """Check a line. Returns custom_id, model, prefix and body. Raises BadLine."""
     try:
         request = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -232,7 +232,7 @@ def _check(
     if not isinstance(model, str):
         raise BadLine("model_not_found", f"The model {_show(model)} is not supported: it is not a name.", "body.model")
     if model not in models:
-        if len(models) > 10_000:  # a hostile file; the good names are few
+        if len(models) > 10_000:  # only a hostile file names so many models
             models.clear()
         models[model] = rules.refuse_model(model) or rules.serving(model)
     serving = models[model]
@@ -247,9 +247,9 @@ def _check(
     if not serving.is_remote and (why := values.CHECKS[rules.endpoint][needed](body[needed])):
         raise BadLine("invalid_request", f"Invalid value for 'body.{needed}': {why}.", f"body.{needed}")
     try:
-        raw_json.request_of(text)  # what the engine will be sent
+        raw_json.request_of(text)  # the parser that the runner uses
         prefix = _prefix(body, needed)
-    except (NotAnObject, orjson.JSONEncodeError):  # they read less deep nesting than what has read it here
+    except (NotAnObject, orjson.JSONEncodeError):  # these take fewer levels of nesting than orjson reads
         raise BadLine("invalid_json_line", "This line is nested too deeply to be run.") from None
     if serving.by_guidance and (wrong := constraints.wrong(body)):
         raise BadLine("invalid_constraint", wrong[1], f"body.{wrong[0]}")
@@ -271,9 +271,9 @@ def _check_custom_id(value: Any, number: int, seen: dict[bytes, int]) -> str:
 
 
 def _prefix(body: dict[str, Any], needed: str) -> uuid.UUID:
-    """Four running checksums over ever longer beginnings of the prompt, so that sorting puts those together that
-    share the most of it, and the engine's prefix cache is hit while it is warm."""
-    orjson.dumps(body)  # only to see that it can be written
+    """Checksums of four ever longer beginnings of the prompt. Sorting by them puts requests together whose prompts
+    begin alike, so that they hit the engine's prefix cache."""
+    orjson.dumps(body)  # raises when the body cannot be written
     prompt = orjson.dumps([body.get("tools"), body.get("instructions"), body[needed]])
     digest, start, parts = 0, 0, b""
     for cut in _PREFIX_CUTS:
@@ -284,7 +284,7 @@ def _prefix(body: dict[str, Any], needed: str) -> uuid.UUID:
 
 
 def _show(value: Any) -> str:
-    """A value in a message: short, on one line, and without what a database cannot hold."""
+    """A value for a message: short, on one line, and as a database can hold it."""
     try:
         text = orjson.dumps(value).decode()
     except orjson.JSONEncodeError:

@@ -1,13 +1,13 @@
 """Have the parameters that everybody sets values that vLLM takes? Pure, and quick: it is asked of every line.
 
-Only what vLLM is sure to refuse is wrong here: it takes "5" and 5.0 for 5, and a request that searches with
+Only values that vLLM certainly refuses are wrong here: it takes "5" and 5.0 for 5, and a request that searches with
 beams is not held to the ranges. They are those of vLLM 0.32 (`SamplingParams._verify_args`); a test asks vLLM itself.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Check = Callable[[Any], str]  # what is wrong with a value that is not null, or empty
+Check = Callable[[Any], str]  # says what is wrong with a value that is not null; empty when nothing is
 
 _KINDS = {
     str: "a string",
@@ -31,7 +31,7 @@ def _written(value: float) -> str:
 
 
 def _number(least: float, most: float, whole: bool = False, above: bool = False) -> Check:
-    """above: the least is not taken itself."""
+    """A check of a number. above: `least` itself is not allowed."""
     kind = "a whole number" if whole else "a number"
     bounds = f"above {_written(least)}" if above else f"from {_written(least)}"
     wanted = f"{kind} {bounds}" + (f" to {_written(most)}" if most < INFINITE else " on" if not above else "")
@@ -119,13 +119,13 @@ _WITH_BEAMS = {
 
 
 def wrong(endpoint: str, body: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The first parameter with a value that vLLM refuses, and why; None when there is none."""
+    """The first parameter whose value vLLM refuses, and why; None when there is none."""
     checks = _WITH_BEAMS[endpoint] if body.get("use_beam_search") else CHECKS[endpoint]
     for name, value in body.items():
         check = checks.get(name)
         if check is None or value is None or not (why := check(value)):
             continue
         if name == "max_tokens" and body.get("max_completion_tokens") is not None:
-            continue  # which is then not looked at
+            continue  # vLLM then ignores max_tokens
         return name, why
     return None

@@ -1,4 +1,4 @@
-"""Batches and their logs. A batch's status changes by its methods only, each under its lock."""
+"""Batches and their logs. Only the methods of a batch change its status, each under a lock of its row."""
 
 import logging
 import uuid
@@ -29,10 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class BatchStatus(models.TextChoices):
-    VALIDATING = "validating"  # being read, or read and waiting for the GPU (validated_at is set then)
-    FAILED = "failed"  # a bad line, or a model that cannot be loaded
-    IN_PROGRESS = "in_progress"  # has been on the GPU; it may be waiting for its next turn
-    FINALIZING = "finalizing"  # its files are being written; `outcome` says what it will be
+    VALIDATING = "validating"  # being read, or read and waiting for the GPU (then validated_at is set)
+    FAILED = "failed"  # because of a bad line, or a model that cannot be loaded
+    IN_PROGRESS = "in_progress"  # has had a turn on the GPU; it may be waiting for the next
+    FINALIZING = "finalizing"  # its files are being written; `outcome` is the status that follows
     COMPLETED = "completed"
     EXPIRED = "expired"
     CANCELLING = "cancelling"  # nothing new starts; its files are being written
@@ -43,9 +43,9 @@ TERMINAL = (BatchStatus.FAILED, BatchStatus.COMPLETED, BatchStatus.EXPIRED, Batc
 RUNNABLE = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
 CLOSING = (BatchStatus.FINALIZING, BatchStatus.CANCELLING)
 PRIORITIES = range(-100, 101)
-CANDIDATES = 200  # that are read to find what is next
-OF_A_KIND = 50  # … and of each kind of those behind them that may go before them
-AT_ONCE = 1000  # batches that are ended in one go
+CANDIDATES = 200  # batches that are read to find the next
+OF_A_KIND = 50  # batches of each kind behind them that may overtake them, and are read too
+AT_ONCE = 1000  # batches that are ended in one sweep
 
 
 # The words of the metadata's keys and values, to look for.
@@ -60,7 +60,7 @@ METADATA_WORDS = Func(
 
 
 class LeaseLost(Exception):
-    """The batch was taken over, or ended, since we claimed it."""
+    """The worker's lease is lost: the batch was taken over, or has ended."""
 
 
 class BatchQuerySet(LeasedQuerySet["Batch"]):
@@ -71,7 +71,7 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
         return self.exclude(status__in=TERMINAL)
 
     def waiting(self) -> "BatchQuerySet":
-        """Validated, with requests left to run, and on no worker: in the order in which the queue is read."""
+        """Batches that are validated, have requests left to run, and that no worker has, in the order of the queue."""
         return (
             self.filter(status__in=RUNNABLE, validated_at__isnull=False, total__gt=F("completed") + F("failed"))
             .free()
@@ -79,12 +79,12 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
         )
 
     def candidates(self, names: Collection[str], before: datetime, most: int = CANDIDATES) -> list["Batch"]:
-        """The first `most` that wait, and of the others those that may go before them. The queue may be of any length.
+        """The first `most` batches that wait, and some others that may overtake them; the queue may have any length.
 
-        names: of models, and aliases, that the loaded engine serves. before: deadlines up to then are near. The rules
-        (`gpu.choose`) ask for priority first, and then for who has waited longest: of all, of those that are near
-        their deadline, of the loaded model's, and of those that are both. Many of each are read, for one may turn
-        out to need another model now; also of those that have started, whose names may mean others than they did.
+        names: of models and aliases that the loaded engine serves. before: deadlines up to this time are near. The
+        arbiter's rules (`choose`) put priority first, and then the longest wait: of all batches, of those with a near
+        deadline, of those for the loaded model, and of those that are both. Some of each kind are read, and some that
+        have started, because a batch may turn out to need another model than its names say.
         """
         rows = self.waiting()
         first = list(rows[:most])
@@ -98,7 +98,7 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
         return list(found.values())
 
     def all_answered(self) -> "BatchQuerySet":
-        """Every request has ended, and no worker is there to say so."""
+        """Batches all of whose requests have ended, and that no worker has."""
         return self.filter(
             UNHELD,
             status__in=RUNNABLE,
@@ -107,14 +107,14 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
         )
 
     def finish_all_answered(self) -> None:
-        """That needs no GPU, so it waits for none: neither for a turn, nor for the end of a pause."""
+        """Finish the batches all of whose requests have ended. That needs no GPU, so it also happens in a pause."""
         for batch in self.all_answered()[:AT_ONCE]:
             batch.finish()
 
     def not_needing(self, names: Collection[str]) -> "BatchQuerySet":
-        """Without those that ask for one of these names, or have started with a model of such a name.
+        """Leaves out the batches that need a model of one of these names.
 
-        One that has started on an alias is kept, for its `pinned_names` tell what it needs.
+        A batch that has started with an alias is left in: the caller looks at its `pinned_names`.
         """
         if not names:
             return self
@@ -127,7 +127,7 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
         return self.filter(status__in=RUNNABLE).held()
 
     def reasons_to_keep(self, names: Iterable[str]) -> list[str]:
-        """What keeps a model, or an alias, of these names from being removed."""
+        """The batches that need a model or alias of these names, in words, so that it cannot be removed."""
         needs = Q(pk=None)
         for name in names:
             needs |= Q(model_names__contains=[name]) | Q(resolved__contains=[{"model": name}])
@@ -218,7 +218,7 @@ class Batch(Leased):
         return self.status in TERMINAL
 
     def pinned_names(self) -> list[str]:
-        """For each of its models the name to look up: once it has started, that of the model that it started with."""
+        """For each of its models the name to look up; once it has started with a model, that model's own name."""
         kept = {one["asked"]: one["model"] for one in self.resolved}
         return [kept.get(name, name) for name in self.model_names]
 
@@ -236,25 +236,25 @@ class Batch(Leased):
         return self.counts.answered
 
     def percent(self, places: int = 1) -> float:
-        """How many of its requests were run, rounded down: it is 100 only when all were."""
+        """How many per cent of its requests were run, rounded down, so that it is 100 only when all were."""
         whole = 10**places
         return 100 * whole * self.answered // self.total / whole if self.total else 0.0
 
     def note(self, message: str, level: str = "info", logged: str = "") -> None:
-        """A line in the batch's own log, and in the worker's; there at the level `logged` where that is another: what
-        is an error to whoever made the batch may be none of the server's."""
+        """Write a line into the batch's own log, and into the worker's. logged: its level there, if it is another; an
+        error for the owner of the batch may not be one for the operator."""
         BatchEvent.objects.create(batch=self, level=level, message=message)
         log.log(logging.getLevelName((logged or level).upper()), "%s: %s", self.pk, message)
 
     def note_once(self, message: str, level: str = "info") -> timedelta:
-        """The same, but not again what is the last line already. How long that has been so."""
+        """The same, unless it is the last line already. Returns how long it has been the last line."""
         last = self.events.annotate(age=Now() - F("at")).last()
         if last is None or last.message != message:
             self.note(message, level)
             return timedelta()
         return last.age
 
-    # State changes. Each locks the row, looks, changes and says whether it did; the instance is fresh afterwards.
+    # Changes of the status. Each method locks and reads the row, changes it, and returns whether it did.
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -263,7 +263,7 @@ class Batch(Leased):
             yield
 
     def _enter(self, status: BatchStatus, **fields: Any) -> None:
-        """Set a status with its timestamp, which is never before an earlier one, whatever the clock does."""
+        """Set a status and its timestamp, which is not before an earlier one even if the clock has gone back."""
         stamp = f"{status.value}_at"
         earlier = [self.created_at, self.in_progress_at, self.finalizing_at, self.cancelling_at]
         fields |= {"status": status, stamp: max([timezone.now(), *(one for one in earlier if one)])}
@@ -272,7 +272,7 @@ class Batch(Leased):
         self.save(update_fields=list(fields))
 
     def mark_validated(self, model_names: list[str], total: int, unlimited: int = 0) -> bool:
-        """Every line is good: into the queue."""
+        """Queue the batch, all of whose lines are good."""
         with self._locked():
             if self.status != BatchStatus.VALIDATING or self.validated_at:
                 return False
@@ -284,8 +284,8 @@ class Batch(Leased):
         return True
 
     def fail(self, errors: list[dict[str, Any]], worker: uuid.UUID | None = None) -> bool:
-        """End it before anything ran. `errors`: code, line, message, param of each. A worker can only if it still has
-        the lease."""
+        """Fail the batch before anything has run. errors: code, line, message and param of each. worker: must have the
+        lease."""
         with self._locked():
             if self.status != BatchStatus.VALIDATING or (worker and self.leased_by != worker):
                 return False
@@ -314,9 +314,9 @@ class Batch(Leased):
         return True
 
     def finish(self, worker: uuid.UUID | None = None) -> bool:
-        """Nothing is left to run, or its time is over: release the lease and have its files written.
+        """Release the lease and have the files written, if nothing is left to run, or the batch has expired.
 
-        Past `expires_at` every request without an answer is expired first. False when there is nothing to finish.
+        An expired batch's pending requests get the state expired first. False when there is nothing to finish.
         """
         with self._locked():
             if worker and self.leased_by != worker:
@@ -343,7 +343,7 @@ class Batch(Leased):
         return expiry.is_over(Batch.objects.filter(pk=self.pk), self.expires_at, self.late_at, now)
 
     def expire_unread(self) -> bool:
-        """Its time is over, and its input file could never be read."""
+        """Fail a batch that has expired before its input file could be read. False when it has not."""
         with self._locked():
             if self.status != BatchStatus.VALIDATING or self.validated_at or not self._is_over():
                 return False
@@ -351,7 +351,7 @@ class Batch(Leased):
         return self.fail([{"code": "batch_expired", "line": None, "message": message, "param": None}])
 
     def _give_up(self, state: RequestState) -> int:
-        """Its pending requests will have no answer. Says how many there were."""
+        """End its pending requests without an answer. Returns how many there were."""
         given_up = self.requests.filter(state=RequestState.PENDING).update(state=state, finished_at=Now())
         self.failed, self.not_run = F("failed") + given_up, F("not_run") + given_up
         self.save(update_fields=["failed", "not_run"])
@@ -359,8 +359,8 @@ class Batch(Leased):
         return given_up
 
     def close(self) -> bool:
-        """Nothing more of it is run: what a cancelled one has left has its end now, so that its files have every
-        request. False when a worker may still commit answers, or it has ended."""
+        """Prepare the batch for its files: the pending requests of a cancelled one get that state. False when a worker
+        may still commit answers, or the batch has ended."""
         with self._locked():
             if not Batch.objects.filter(pk=self.pk, status__in=CLOSING).free().exists():
                 return False
@@ -369,7 +369,7 @@ class Batch(Leased):
         return True
 
     def end(self, output_file: File | None, error_file: File | None) -> bool:
-        """Its files are written: enter the terminal state. False when somebody else was first."""
+        """Enter the terminal state, with the files that were written. False when another worker was faster."""
         with self._locked():
             if self.status not in CLOSING:
                 return False
@@ -379,7 +379,7 @@ class Batch(Leased):
         return True
 
     def request_cancel(self) -> None:
-        """Stop as soon as possible. Raises Conflict when it has ended otherwise."""
+        """Have the batch stop as soon as possible. Raises Conflict when it has ended in another way."""
         with self._locked():
             if self.status in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
                 return
@@ -392,10 +392,10 @@ class Batch(Leased):
                 wake("finalize", self.pk)
 
     def set_priority(self, priority: int) -> None:
-        """From -100 to 100, a higher one goes first; what runs makes way within seconds. Raises Conflict when it has
-        ended, ValueError for another number."""
+        """Change the priority: from -100 to 100, a higher one goes first, and a running batch makes way within seconds.
+        Raises Conflict when it has ended, ValueError for another number."""
         if priority not in PRIORITIES:
-            raise ValueError(f"{priority} is no priority: it must be a whole number from -100 to 100")
+            raise ValueError(f"{priority} is not a priority: it must be a whole number from -100 to 100")
         with self._locked():
             if self.is_terminal:
                 raise Conflict(
@@ -408,7 +408,7 @@ class Batch(Leased):
                 wake("gpu")
 
     def hide(self) -> None:
-        """The owner deleted it: cancel what still runs, and show it no more."""
+        """Hide the batch, which its owner has deleted, and cancel it if it has not ended."""
         if not self.is_terminal:
             self.request_cancel()
         Batch.objects.filter(pk=self.pk).update(hidden=True)
@@ -419,23 +419,23 @@ class Batch(Leased):
         self.save(update_fields=["leased_by", "leased_until"])
 
     def release(self, worker: uuid.UUID) -> None:
-        """Give the lease back with work left, for whoever is next."""
+        """Release the lease with work left, so that any worker can claim the batch."""
         if Batch.objects.filter(pk=self.pk).of(worker).release():
             wake("gpu")
 
     def stumble(self) -> int:
-        """Something has gone wrong that nobody had foreseen: says how often it has by now."""
+        """Count an unforeseen error. Returns how many there were."""
         Batch.objects.filter(pk=self.pk).update(stumbles=F("stumbles") + 1)
         self.refresh_from_db(fields=["stumbles"])
         return self.stumbles
 
     def postpone(self, worker: uuid.UUID, seconds: float) -> None:
-        """Give the lease back, and let nobody have it for a while."""
+        """Release the lease, but let no worker claim the batch for so many seconds."""
         Batch.objects.filter(pk=self.pk).of(worker).postpone(seconds)
 
     def retry(self, created_by: str = "") -> "Batch":
-        """A new batch of just the requests without a good answer: what failed, and what was never run. Raises Conflict
-        when there is nothing to run."""
+        """A new batch of the requests without a good answer: those that failed, and those that were not run. Raises
+        Conflict when there is none."""
         if not self.is_terminal:
             raise Conflict(f"Cannot retry a batch with status '{self.status}'; wait until it has ended.")
         if self.purged_at or self.input_file is None or self.input_file.purged_at:
@@ -458,7 +458,7 @@ class Batch(Leased):
             expires_at=timezone.now() + (self.expires_at - self.created_at),
         )
         with transaction.atomic():
-            Batch.objects.select_for_update().get(pk=self.pk)  # of two at once, the second finds the first
+            Batch.objects.select_for_update().get(pk=self.pk)  # so that the second of two retries finds the first
             if (other := self.retries.live().first()) is not None:
                 raise Conflict(f"This batch is being retried already, by {other.pk}.", code="batch_being_retried")
             again.save(force_insert=True)

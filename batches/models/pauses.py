@@ -6,7 +6,7 @@ from django.utils import timezone
 
 
 class Pause(models.Model):
-    """A time in which no batch is run: maintenance. The one that has not ended holds the queue."""
+    """A time in which no batch is run, for maintenance. A pause without an end lasts now."""
 
     began_at = models.DateTimeField(default=timezone.now)
     ended_at = models.DateTimeField(null=True, blank=True)

@@ -1,4 +1,4 @@
-"""A batch's requests, and what became of how many of them when."""
+"""The requests of a batch, and its activity: how many requests ended when."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ from django.db.models import Q
 
 
 class RequestState(models.IntegerChoices):
-    PENDING = 0  # to be run, or being run
+    PENDING = 0  # waits or runs
     COMPLETED = 1
     FAILED = 2
     EXPIRED = 3
@@ -19,13 +19,14 @@ class RequestState(models.IntegerChoices):
 
     @classmethod
     def retryable(cls) -> "tuple[RequestState, ...]":
-        """Once the batch has ended; what is pending then never ran, for its model could not be loaded."""
+        """The states that a retry runs again. A request of an ended batch that is pending was never run, because its
+        model could not be loaded."""
         return (cls.PENDING, *cls.in_error_file())
 
 
 class BatchRequest(models.Model):
-    """One line of the input: where it is, and what came of it. That is written once: by the runner's commit, or
-    when the batch gives up what is left of it."""
+    """A request: where its line is in the input file, and its outcome. The outcome is written once, by the runner's
+    commit, or when the batch ends without it."""
 
     batch = models.ForeignKey("batches.Batch", on_delete=models.CASCADE, related_name="requests", db_index=False)
     line = models.PositiveIntegerField(help_text="Its line in the input file, from 1")
@@ -65,12 +66,12 @@ class BatchRequest(models.Model):
 
 
 def request_id(batch_id: str, line: int) -> str:
-    """What the engine knows a request by; it stands in the answer, and in both logs."""
+    """The id that the engine gets for a request; it is in the answer, and in both logs."""
     return "req_" + hashlib.sha256(f"{batch_id}:{line}".encode()).hexdigest()[:24]
 
 
 class Activity(models.Model):
-    """What became of a batch's requests within BUCKET_SECONDS; the runner's commit adds to it."""
+    """How many requests of a batch ended within an interval of BUCKET_SECONDS; the runner's commit adds to it."""
 
     BUCKET_SECONDS = 2
 
@@ -96,10 +97,9 @@ COUNTS = ("completed", "failed", "input_tokens", "output_tokens")
 
 
 def adding(source: str) -> str:
-    """A statement that adds the COUNTS of the one row of `source` to the interval that it is now, of %(batch)s.
+    """SQL that adds the COUNTS in the one row of `source` to the present interval of %(batch)s.
 
-    It adds nothing when there is no outcome. Whoever executes it holds the batch's row, or two could wait for each
-    other.
+    It adds nothing when there is no outcome. The caller has locked the batch's row, so that no two of these deadlock.
     """
     names = ", ".join(COUNTS)
     sums = ", ".join(f"{name} = kept.{name} + excluded.{name}" for name in COUNTS)
@@ -112,7 +112,7 @@ def adding(source: str) -> str:
 
 
 def add_failed(batch_id: str, failed: int) -> None:
-    """So many requests ended at once, without an answer. Within a transaction that has locked the batch."""
+    """Count requests that ended without an answer, in a transaction that has locked the batch."""
     ended = "(SELECT 0 AS completed, %(failed)s AS failed, 0 AS input_tokens, 0 AS output_tokens) AS ended"
     with connection.cursor() as cursor:
         cursor.execute(adding(ended), {"batch": batch_id, "failed": failed})

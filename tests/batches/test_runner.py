@@ -700,7 +700,7 @@ def test_a_file_that_cannot_be_read_in_mid_run_is_named_with_what_happens_now(ad
     assert fresh(batch).status == BatchStatus.IN_PROGRESS and not Batch.objects.waiting().exists()
     assert batch.events.last().message == (
         f"Interrupted: the input file 'in.jsonl' ({batch.input_file_id}) cannot be read, Input/output error. The rest "
-        "is tried again by itself, ever more seldom, until the batch's time is over; what was answered is kept. The "
+        "is tried again automatically, less and less often, until the batch expires. The answers so far are kept. The "
         "log of the gpu worker has the whole error."
     )
 

@@ -34,10 +34,10 @@ from pathlib import Path
 import django
 django.setup()
 from django.conf import settings
-from models_registry.hub import fetching
+from models_registry.hub import download_run
 settings.BASE_DIR = Path(sys.argv[2])  # where the converter is
 print("ready", flush=True)
-fetching.run(int(sys.argv[1]), uuid.uuid4())
+download_run.run(int(sys.argv[1]), uuid.uuid4())
 """
 KILLS = 4
 

@@ -224,7 +224,7 @@ def test_the_verdict_says_why_in_sizes() -> None:
     text = fit(shape(LLAMA3), LLAMA3_VALUES, EngineSettings(8192), room).text
     assert text.startswith("does not fit: 18.2 GiB needed")
     assert "15.0 GiB of it weights" in text
-    assert "6.0 GiB there" in text
+    assert "6.0 GiB available" in text
 
 
 def test_the_verdict_says_up_to_which_context() -> None:

@@ -184,7 +184,7 @@ def test_a_correction_decides(model: Model) -> None:
     load(model, 6 * GIB)
     found = judge.judge(model)
     assert found.verdict is Verdict.DOES_NOT
-    assert found.text.endswith("GiB there; corrected by 1 measured load")
+    assert found.text.endswith("GiB available; corrected by 1 measured load")
 
 
 # What is said of a load before it is measured

@@ -19,7 +19,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from batches.api.serializers import ENDPOINTS
 from batches.files import blobs
 from batches.intake import repair, submit
-from batches.intake.repair import Refused
+from batches.intake.repair import UnusableFile
 from batches.models import Batch, File, FileQuerySet, FileStatus
 from batches.pages.new import page as create
 from batches.pages.new.forms import RECHECKED, NewBatch, like
@@ -90,8 +90,8 @@ def check(request: Request) -> HttpResponseBase:
             found = repair.check(file, *(_chosen(form)), request.user)
             if not found.fatal:
                 file = repair.leave_out(found, request.user)
-    except Refused as error:
-        status = TOO_LARGE if isinstance(error, repair.TooLarge) else WRONG
+    except UnusableFile as error:
+        status = TOO_LARGE if isinstance(error, repair.FileTooLarge) else WRONG
         return _show(request, form, file, form.cleaned_data, error=str(error), typed=typed, status=status)
     except FileNotFoundError:
         return _show(request, form, None, error=GONE, status=WRONG)
@@ -110,7 +110,7 @@ def _file(request: Request, form: NewBatch) -> tuple[File | None, bool]:
         return _kept(request), False
     project = form.cleaned_data.get("project")
     if project is None:
-        raise Refused("Choose a project for the file: you have none, or not this one.")
+        raise UnusableFile("Choose a project for the file: you have none, or not this one.")
     if sample:
         with blobs.scratch() as scratch:
             scratch.write(create.sample_jsonl(*create.sample_model(form.cleaned_data.get("model", ""))))
