@@ -6,6 +6,7 @@ Fixtures for every test; those with a name of their own in a test's module are m
 import json
 import shutil
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -117,3 +118,23 @@ def close():
         return good, bad
 
     return finish
+
+
+def text_of(one):
+    return one["response"]["body"]["choices"][0]["message"]["content"]
+
+
+def sent(journal):
+    """The texts that the engine received, in order."""
+    return [json.loads(one)["text"] for one in journal.read_text().splitlines()]
+
+
+def fresh(batch):
+    return Batch.objects.get(pk=batch.pk)
+
+
+def until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)

@@ -6,9 +6,9 @@ A module is one share, unless its folder has a system that all of its modules us
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = ("tests/contract/", "tests/browser/", "tests/web/")
+TOGETHER = ("tests/contract/", "tests/browser/", "tests/vbs/web/")
 # The real vLLM takes the machine's memory and both of its cores: there is one of it, in one process.
-LONGEST_FIRST = ("tests/e2e/test_real_vllm.py", "tests/test_kills.py", *TOGETHER, "tests/test_demo.py")
+LONGEST_FIRST = ("tests/e2e/test_real_vllm.py", "tests/system/test_kills.py", *TOGETHER, "tests/system/test_demo.py")
 
 
 def share_of(nodeid: str) -> str:

@@ -1,0 +1,1 @@
+from tests.batches.waiting import queued, stored, worker  # noqa: F401

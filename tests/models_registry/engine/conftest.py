@@ -1,0 +1,1 @@
+from tests.models_registry.engine.started import home, start  # noqa: F401

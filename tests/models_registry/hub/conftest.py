@@ -1,0 +1,1 @@
+from tests.models_registry.hub.fetched import converter, served, stopping  # noqa: F401
