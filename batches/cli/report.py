@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from batches.counts import Counts
 from vbs.cli.terminal import aligned
 from vbs.openai.schema import BatchErrorItem, BatchObject, Progress, QueueObject, WorkerObject
+from vbs.places import PROGRAM
 
 SHOWN_ERRORS = 20
 ROUGH = 10  # seconds below which a difference of whole seconds says little
@@ -64,7 +65,7 @@ def loading(batch: BatchObject, queue: QueueObject | None) -> WorkerObject | Non
 def _absent(queue: QueueObject | None, cluster: str) -> str:
     if queue is None or any(worker["alive"] and worker["cluster"] == cluster for worker in queue["workers"]):
         return ""
-    return f", but no {cluster} worker is there (see 'manage.py status')"
+    return f", but no {cluster} worker is there (see '{PROGRAM} status')"
 
 
 def facts(batch: BatchObject) -> str:

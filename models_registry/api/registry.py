@@ -189,7 +189,7 @@ def _add(given: dict[str, Any], shell: Shell | None) -> Model:
 
 def _find_token(name: str) -> HubToken:
     if (token := HubToken.objects.filter(name=name).first()) is None:
-        raise ModelError(f"there is no token {name!r}: 'manage.py model token NAME', or the admin, keeps one")
+        raise ModelError(f"there is no token {name!r}: '{PROGRAM} model token NAME', or the admin, keeps one")
     return token
 
 

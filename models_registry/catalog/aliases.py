@@ -11,6 +11,7 @@ from models_registry import workloads
 from models_registry.catalog import allowed
 from models_registry.catalog.folders import ModelError, Needed, Taken
 from models_registry.models import Alias, Model
+from vbs.places import PROGRAM
 
 ALIAS = re.compile(r"@?[A-Za-z0-9][A-Za-z0-9._:/-]{0,198}")
 
@@ -67,7 +68,7 @@ def remove(name: str) -> None:
     """Remove an alias. Raises ModelError when there is no such alias, or something still needs it."""
     alias = Alias.objects.filter(name=name).first()
     if alias is None:
-        raise ModelError(f"there is no alias {name!r}: 'manage.py model list' lists the aliases")
+        raise ModelError(f"there is no alias {name!r}: '{PROGRAM} model list' lists the aliases")
     if reasons := workloads.needs([name]):
         raise Needed(f"{name} is still needed: {'; '.join(reasons)}")
     alias.delete()

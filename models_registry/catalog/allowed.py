@@ -10,6 +10,7 @@ from django.conf import settings
 from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
 from models_registry.models import Model, ModelState
+from vbs.places import PROGRAM
 
 TRUST = "models_registry.trust_model"  # the permission to let code run that comes with a model
 
@@ -37,14 +38,14 @@ def not_ready(model: Model) -> str:
     match model.state:
         case ModelState.DRAFT:
             return (
-                f"{model.name} is a draft, its files are not here: fetch them with 'manage.py model fetch {model.name}'"
+                f"{model.name} is a draft, its files are not here: fetch them with '{PROGRAM} model fetch {model.name}'"
             )
         case ModelState.DOWNLOADING:
-            return f"{model.name} is being fetched or converted: 'manage.py model show {model.name}' says how far it is"
+            return f"{model.name} is being fetched or converted: '{PROGRAM} model show {model.name}' says how far it is"
         case ModelState.FAILED:
             return (
-                f"{model.name} has failed: 'manage.py model show {model.name}' says why, and "
-                f"'manage.py model fetch {model.name}' tries again"
+                f"{model.name} has failed: '{PROGRAM} model show {model.name}' says why, and "
+                f"'{PROGRAM} model fetch {model.name}' tries again"
             )
     return refusal(model)
 

@@ -16,6 +16,7 @@ from models_registry.engine.scripted import start
 from models_registry.engine.server import flags
 from models_registry.engine.spec import EngineKind
 from models_registry.models import Alias, Model, ModelState, Task
+from vbs.places import PROGRAM
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 OPTION = re.compile(r"[a-z][a-z0-9.-]*")
@@ -68,7 +69,7 @@ def check_options(kind: EngineKind, options: dict[str, Any], on_server: bool = T
         if option in start.FILE_OPTIONS and on_server:
             raise ModelError(
                 f"the engine option {option} of a scripted model reaches files of this machine: set it with "
-                "'manage.py model' there"
+                f"'{PROGRAM} model' there"
             )
     try:
         start.check(options, flags(options))

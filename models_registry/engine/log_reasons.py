@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
+from vbs.places import PROGRAM
 from vbs.redaction import hide_locations
 
 TAIL_BYTES = 64 * 1024
@@ -38,7 +39,7 @@ HINTS = (
     ),
     (
         r"No such file|does not exist|Repo id must be|is not a local folder|no folder",
-        "Check the model's folder: 'manage.py model show NAME' says where it should be.",
+        f"Check the model's folder: '{PROGRAM} model show NAME' says where it should be.",
     ),
     (
         r"not supported|no vLLM implementation",

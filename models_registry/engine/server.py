@@ -30,6 +30,7 @@ from models_registry.engine.machine import leftovers, main_memory
 from models_registry.engine.spec import Address, EngineKind, EngineSpec, StartResult
 from models_registry.engine.start_progress import StartProgress
 from vbs.outgoing.client import AddressError, SendError, UnknownHost, origin, send
+from vbs.places import PROGRAM
 from vbs.run import processes
 
 CODE = Path(__file__).resolve().parents[2]
@@ -142,7 +143,7 @@ def remote(spec: EngineSpec, keys: Mapping[str, str], window: int) -> Engine:
             if attempt < REACH_ATTEMPTS:
                 time.sleep(attempt)
     except AddressError as error:
-        hint = "A model that 'manage.py model add' adds may have a private address." if not spec.private else ""
+        hint = f"A model that '{PROGRAM} model add' adds may have a private address." if not spec.private else ""
         public = "the model's server is not asked, because its address is not allowed"
         raise LoadError(f"the server at {url} is not asked: {error}", hint, public=public) from error
     raise LoadError(

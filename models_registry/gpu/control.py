@@ -8,6 +8,7 @@ from models_registry.gpu import operations
 from models_registry.models import Model, Operation, OperationKind, OperationState, Worker, WorkerState
 from vbs.pages.plain import visible
 from vbs.pages.viewer import Viewer
+from vbs.places import PROGRAM
 
 
 def doing(worker: Worker, viewer: Viewer) -> list[str]:
@@ -32,7 +33,7 @@ def restart(worker: Worker) -> None:
     if not worker.ask_restart():
         raise ModelError(
             f"{worker} gives no sign of life, so it hears of nothing: see the log of {worker.cluster} on "
-            f"{worker.hostname}, and start 'manage.py up' there again"
+            f"{worker.hostname}, and start '{PROGRAM} up' there again"
         )
 
 

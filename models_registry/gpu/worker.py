@@ -25,6 +25,7 @@ from vbs.database import outages
 from vbs.database.outages import DATABASE_ERRORS, insist
 from vbs.logs import bind
 from vbs.outgoing.addresses import origin
+from vbs.places import PROGRAM
 from vbs.run import processes
 
 log = logging.getLogger(__name__)
@@ -161,6 +162,6 @@ def _forget(worker: Worker) -> None:
 def work() -> None:
     """The gpu cluster's task: whatever waits for this GPU."""
     if GPU is None:
-        raise RuntimeError("Only a worker of the gpu cluster can do GPU work: 'manage.py worker gpu'")
+        raise RuntimeError(f"Only a worker of the gpu cluster can do GPU work: '{PROGRAM} worker gpu'")
     with bind(worker=str(GPU.worker)):
         insist(GPU.serve)

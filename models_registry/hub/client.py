@@ -20,6 +20,7 @@ from models_registry.hub import tokens
 from models_registry.hub.files import HubFile
 from vbs.logs import one_line
 from vbs.outgoing import client as outgoing
+from vbs.places import PROGRAM
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -228,7 +229,7 @@ def _explain(response: httpx2.Response, repository: HubRepository, path: str) ->
     """What the hub's refusal means, and what to do, without the access token."""
     status, said = response.status_code, _short(response.headers.get("X-Error-Message", "")) or response.status_code
     page = f"{base_url()}/{repository}"
-    how = "keep an access token (manage.py model token T) for it (manage.py model edit … --token T), or set HF_TOKEN"
+    how = f"keep an access token ({PROGRAM} model token T) for it ({PROGRAM} model edit … --token T), or set HF_TOKEN"
     no_file = f"{repository} has no file {path!r} at revision {repository.revision!r} on {base_url()}"
     match response.headers.get("X-Error-Code"):
         case "GatedRepo" if repository.token:

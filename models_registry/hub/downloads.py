@@ -24,6 +24,7 @@ from models_registry.hub.files import HubFile
 from models_registry.models import OPEN_DOWNLOADS, Download, DownloadState, HubToken, Model, ModelState, Task
 from vbs.broker import wake
 from vbs.leases import FREE, RELEASED
+from vbs.places import PROGRAM
 from vbs.run import space
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def start(model: Model) -> Download:
             f"the disk of {settings.MODELS_DIR} cannot hold {model.name}: it needs {_size(planned.need)}"
             f"{f', other downloads still need {_size(planned.promised)},' if planned.promised else ''} and "
             f"{_size(space.RESERVE)} stay free, but only {_size(planned.disk_free)} are: "
-            "free some (manage.py model remove)"
+            f"free some ({PROGRAM} model remove)"
         )
     if planned.gated:  # the hub lists a gated repository's files to everybody
         client.check_access(repository_of(model, planned.commit), planned.files[0].path)

@@ -13,6 +13,7 @@ from django.conf import settings
 
 from models_registry.catalog.folders import ModelError
 from models_registry.models import HubToken
+from vbs.places import PROGRAM
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MOST_TOKEN = 1000  # characters
@@ -38,7 +39,7 @@ def reveal(token: HubToken) -> str:
     except InvalidToken:
         raise ModelError(
             f"the access token {token.name} cannot be read: the server's secret key (VBS_SECRET_KEY, or secret_key in "
-            f"the data folder) has changed since it was stored. Store it again: manage.py model token {token.name}"
+            f"the data folder) has changed since it was stored. Store it again: {PROGRAM} model token {token.name}"
         ) from None
 
 

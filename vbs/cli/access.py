@@ -19,6 +19,7 @@ from django.utils import timezone
 from vbs.accounts.models import DEFAULT_PROJECT, ApiKey, Project
 from vbs.accounts.shell import ENTRY, Shell
 from vbs.cli.remote import Remote, RemoteError
+from vbs.places import PROGRAM
 from vbs.run import stack
 
 KEY_DAYS = 7  # should we be killed before we revoke it
@@ -56,7 +57,7 @@ def _running() -> str:
     with Remote(here) as remote:
         if not remote.answers():
             raise CommandError(
-                f"No vbs answers at {here}: start it with 'make up', or set VBS_HOST and VBS_PORT to where it is."
+                f"No vbs answers at {here}: start it with '{PROGRAM} up', or set VBS_HOST and VBS_PORT to where it is."
             )
     return here
 
@@ -114,7 +115,7 @@ def temporary_key(project: str, purpose: str) -> Iterator[str]:
         if project == DEFAULT_PROJECT:
             owner, _ = Project.objects.get_or_create(name=project)
         elif (found := Project.objects.filter(name=project).first()) is None:
-            raise CommandError(f"There is no project {project!r}; 'manage.py create_api_key --project …' makes one.")
+            raise CommandError(f"There is no project {project!r}; '{PROGRAM} create_api_key --project …' makes one.")
         else:
             owner = found
         ApiKey.objects.filter(project=owner, name=purpose, expires_at__lt=now).delete()

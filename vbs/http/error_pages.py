@@ -18,6 +18,7 @@ from vbs.http.redirects import corrected_address
 from vbs.openai import routes
 from vbs.openai.errors import ApiError, envelope, refusal, unforeseen
 from vbs.pages.access import strict
+from vbs.places import PROGRAM
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if error := refusal(sys.exc_info()[1], request):
         return refused(request, error, "Try again in a moment" if error.status_code == 503 else "Server error")
     body = unforeseen(None, request)
-    words = [body["error"]["message"], "Try again in a moment. `manage.py status` says on the server what is wrong."]
+    words = [body["error"]["message"], f"Try again in a moment. `{PROGRAM} status` says on the server what is wrong."]
     return answer(request, 500, "Server error", words, body)
 
 

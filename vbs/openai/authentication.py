@@ -14,6 +14,7 @@ from vbs.accounts.models import DEFAULT_PROJECT, ApiKey, Project
 from vbs.accounts.shell import shell_of
 from vbs.openai.errors import Forbidden, NotAuthenticated
 from vbs.pages import origins
+from vbs.places import PROGRAM
 
 if TYPE_CHECKING:  # it imports us
     from rest_framework.views import APIView
@@ -43,7 +44,7 @@ class ApiKeyAuthentication(BaseAuthentication):
         if not secret:
             raise NotAuthenticated(
                 "You didn't provide an API key. Send it as 'Authorization: Bearer sk-vbs-…'; "
-                "'manage.py create_api_key' makes one."
+                f"'{PROGRAM} create_api_key' makes one."
             )
         key = ApiKey.objects.authenticate(secret)
         if key is None:
@@ -87,7 +88,7 @@ class IsOperator(HasProject):
             return True
         raise Forbidden(
             "This key may not change the registry of models. Use an operator's key: "
-            "'manage.py create_api_key --project PROJECT --name NAME --operator' makes one."
+            f"'{PROGRAM} create_api_key --project PROJECT --name NAME --operator' makes one."
         )
 
 

@@ -7,6 +7,7 @@ from drf_spectacular.plumbing import resolve_type_hint
 from drf_spectacular.utils import OpenApiParameter
 
 from vbs.openai.schema import ErrorObject
+from vbs.places import PROGRAM
 
 BODY = "application/x-ndjson"
 
@@ -33,4 +34,4 @@ class BearerKey(OpenApiAuthenticationExtension):
     name = "ApiKey"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
-        return {"type": "http", "scheme": "bearer", "description": "sk-vbs-…, from 'manage.py create_api_key'"}
+        return {"type": "http", "scheme": "bearer", "description": f"sk-vbs-…, from '{PROGRAM} create_api_key'"}

@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from vbs.places import INSTALLED, PROGRAM
+
 MODELS: list[Callable[[], Iterable[str]]] = []  # names of models that can be asked; the registry adds its own
 PLAIN = re.compile(r"[A-Za-z0-9][\w./:-]{0,99}", re.ASCII)  # needs no quoting, in a shell and in JSON
 NONE_YET = "your-model"
@@ -27,13 +29,14 @@ def model() -> str:
 def recipes(server: str, model: str, window: str = "24h") -> tuple[Recipe, ...]:
     """server: scheme and host, without a slash at its end. They go on from each other."""
     model = model or NONE_YET
+    typed = PROGRAM if INSTALLED else f".venv/bin/python {PROGRAM}"
     auth = '-H "Authorization: Bearer $KEY"'
     return (
         Recipe(
             "key",
             "A key",
             "A key belongs to a project. Make one under System, or in a shell on the server; then let your shell know.",
-            ".venv/bin/python manage.py create_api_key --project default --name mine\nexport KEY=sk-vbs-…",
+            f"{typed} create_api_key --project default --name mine\nexport KEY=sk-vbs-…",
         ),
         Recipe(
             "models",
@@ -101,7 +104,7 @@ def recipes(server: str, model: str, window: str = "24h") -> tuple[Recipe, ...]:
             "shell",
             "From the command line",
             "In the server's folder, or with --url and --key from anywhere.",
-            f".venv/bin/python manage.py batch submit batch.jsonl --url {server} --key $KEY --wait",
+            f"{typed} batch submit batch.jsonl --url {server} --key $KEY --wait",
         ),
     )
 

@@ -22,6 +22,7 @@ from vbs.cli.terminal import JsonLines, reader_may_leave
 from vbs.cli.whole_file import NotAFile, whole_file
 from vbs.logs import one_line
 from vbs.openai.schema import BatchObject
+from vbs.places import PROGRAM
 
 FIRST_LINE_BYTES = 16 * 2**20
 
@@ -116,7 +117,7 @@ class Command(BaseCommand):
         elif batches:
             self.stdout.write(report.listing(batches))
         else:
-            self._tell("no batches yet: try 'manage.py batch submit FILE'")
+            self._tell(f"no batches yet: try '{PROGRAM} batch submit FILE'")
 
     def _show(self, remote: Batches, batch_id: str, as_json: bool, wait: bool, **_: Any) -> None:
         batch = remote.retrieve(batch_id)
@@ -202,7 +203,7 @@ class Command(BaseCommand):
         return one_line(said)
 
     def _command(self, action: str, *words: str) -> str:
-        return one_line(f"'{shlex.join(['manage.py', 'batch', action, *words, *self.where])}'")
+        return one_line(f"'{shlex.join([PROGRAM, 'batch', action, *words, *self.where])}'")
 
     def _tell(self, text: str) -> None:
         """Beside the results: not in the colour of errors."""

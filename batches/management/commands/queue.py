@@ -15,6 +15,7 @@ from batches.queue.order import Entry, entries
 from vbs.cli.terminal import aligned
 from vbs.logs import one_line
 from vbs.openai.errors import Conflict
+from vbs.places import PROGRAM
 
 SHOWN = 100
 
@@ -53,7 +54,7 @@ class Command(BaseCommand):
                 aligned([["", "what", "priority", "requests", "starts", "ends", "why it is there"], *rows])
             )
         else:
-            self.stdout.write("nothing runs, and nothing waits: 'manage.py batch submit FILE' adds a batch")
+            self.stdout.write(f"nothing runs, and nothing waits: '{PROGRAM} batch submit FILE' adds a batch")
         if found.more:
             self.stdout.write(f"and {found.more:,} more")
 
@@ -61,7 +62,7 @@ class Command(BaseCommand):
         if len(reason) > 500:
             raise CommandError(f"the reason has {len(reason):,} characters: at most 500 are allowed")
         held = pauses.pause(_who(), reason.replace("\0", ""))
-        self.stdout.write(f"paused since {held.began_at:%Y-%m-%d %H:%M:%S} UTC; 'manage.py queue resume' ends it")
+        self.stdout.write(f"paused since {held.began_at:%Y-%m-%d %H:%M:%S} UTC; '{PROGRAM} queue resume' ends it")
 
     def _resume(self, **_: Any) -> None:
         self.stdout.write("batches run again" if pauses.resume(_who()) else "the queue was not paused")
@@ -72,7 +73,7 @@ class Command(BaseCommand):
         batch = Batch.objects.filter(pk=batch_id.replace("\0", "")).first()
         if batch is None:
             raise CommandError(
-                one_line(f"there is no batch {batch_id!r}: 'manage.py queue show' names those that wait")
+                one_line(f"there is no batch {batch_id!r}: '{PROGRAM} queue show' names those that wait")
             )
         try:
             with transaction.atomic():

@@ -24,6 +24,7 @@ from vbs.cli.remote import Remote, RemoteError
 from vbs.cli.terminal import aligned
 from vbs.logs import one_line
 from vbs.pages.viewer import Viewer
+from vbs.places import PROGRAM
 from vbs.run import postgres, processes, stack
 
 WEB_TIMEOUT = httpx2.Timeout(10)
@@ -52,7 +53,7 @@ class Command(BaseCommand):
         self.stdout.flush()
         if not found["ok"]:
             nothing = not (found["web"]["answers"] or found["supervisor"] or found["workers"])
-            hint = "\nNothing runs here; 'make up' starts it." if nothing else ""
+            hint = f"\nNothing runs here; '{PROGRAM} up' starts it." if nothing else ""
             raise CommandError("\n".join(map(one_line, found["problems"])) + hint)
 
 
@@ -205,7 +206,8 @@ def rows(found: Found) -> Iterator[list[str]]:
     if queue := found["queue"]:
         counts = ", ".join(f"{count:,} {status}" for status, count in queue["by_status"].items())
         yield ["batches", counts or "none yet"]
-        held = f", paused ({queue['paused']['reason'] or 'manage.py queue resume ends it'})" if queue["paused"] else ""
+        reason = queue["paused"] and (queue["paused"]["reason"] or f"{PROGRAM} queue resume ends it")
+        held = f", paused ({reason})" if reason else ""
         yield ["queue", f"{queue['running_total']:,} running, {queue['waiting_total']:,} waiting{held}"]
         for batch in queue["running"] + queue["waiting"]:
             yield _queued(batch)

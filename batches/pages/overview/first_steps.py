@@ -9,6 +9,7 @@ from models_registry.models import Model, ModelState
 from vbs.accounts.models import ApiKey
 from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer
+from vbs.places import PROGRAM
 
 
 def first_steps(viewer: Viewer) -> Part:
@@ -26,7 +27,7 @@ def first_steps(viewer: Viewer) -> Part:
             "done": has_model,
             "address": "/models/",
             "button": "Models",
-            "command": "manage.py model add-demo",
+            "command": f"{PROGRAM} model add-demo",
         },
         {
             "title": "Make a key",
@@ -34,7 +35,7 @@ def first_steps(viewer: Viewer) -> Part:
             "done": has_key or is_open,
             "address": "/system/keys" if viewer.may("accounts.view_apikey") else "",
             "button": "Keys",
-            "command": "manage.py create_api_key --project default --name first",
+            "command": f"{PROGRAM} create_api_key --project default --name first",
         },
         {
             "title": "Run a batch",
@@ -42,7 +43,7 @@ def first_steps(viewer: Viewer) -> Part:
             "done": has_batch,
             "address": "/batches/new" if viewer.may("batches.add_batch") else "",
             "button": "New batch",
-            "command": "manage.py batch submit examples/demo_batch_10.jsonl --model smollm2-135m --wait",
+            "command": f"{PROGRAM} batch submit examples/demo_batch_10.jsonl --model smollm2-135m --wait",
         },
     ]
     shown = [] if all(step["done"] for step in steps) else steps

@@ -15,6 +15,7 @@ from models_registry.pages.system.page import OPERATES
 from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
+from vbs.places import PROGRAM
 from vbs.run import space
 
 OK, ATTENTION, BAD = "ok", "attention", "bad"
@@ -73,9 +74,11 @@ def _storage(viewer: Viewer) -> Fact:
         return Fact("Storage", BAD, "The data folder cannot be written to: give it to the server.", look)
     if disk.is_full:
         words = f"{free}: outputs and models do not fit any more. Remove models, or make room."
-        return Fact("Storage", BAD, words, "manage.py model cleanup", "/models/")
+        return Fact("Storage", BAD, words, f"{PROGRAM} model cleanup", "/models/")
     if disk.is_low:
-        return Fact("Storage", ATTENTION, f"{free}{where}: it may soon be full.", "manage.py model cleanup", "/models/")
+        return Fact(
+            "Storage", ATTENTION, f"{free}{where}: it may soon be full.", f"{PROGRAM} model cleanup", "/models/"
+        )
     return Fact("Storage", OK, f"{free}{where}.")
 
 
@@ -117,8 +120,8 @@ def _dead(cluster: str, name: str, workers: Sequence[Worker]) -> Fact:
     silent = (timezone.now() - last).total_seconds() if last else 0.0
     ago = "less than a minute" if silent < 60 else duration(silent)
     heard = f"The last was heard of {ago} ago. " if last else ""
-    words = f"None runs. {heard}{NO_WORKER[cluster]} manage.py up starts everything, this the worker alone:"
-    return Fact(name, BAD, words, f"manage.py worker {cluster}")
+    words = f"None runs. {heard}{NO_WORKER[cluster]} {PROGRAM} up starts everything, this the worker alone:"
+    return Fact(name, BAD, words, f"{PROGRAM} worker {cluster}")
 
 
 def _models() -> Fact:
@@ -128,9 +131,9 @@ def _models() -> Fact:
     ready = f"{count['ready']} {'is' if count['ready'] == 1 else 'are'} ready"
     if count["failed"]:
         words = f"{count['failed']} cannot be used, {ready}: the page of models says why."
-        return Fact("Models", ATTENTION, words, "manage.py model list", "/models/")
+        return Fact("Models", ATTENTION, words, f"{PROGRAM} model list", "/models/")
     if not count["ready"]:
-        return Fact("Models", ATTENTION, "There is none that batches can use.", "manage.py model add-demo", "/models/")
+        return Fact("Models", ATTENTION, "There is none that batches can use.", f"{PROGRAM} model add-demo", "/models/")
     return Fact("Models", OK, f"{ready}.".capitalize())
 
 
@@ -138,7 +141,7 @@ def _downloads() -> Fact:
     states = dict(Download.objects.order_by().values_list("state").annotate(count=Count("pk")))
     if failed := states.get(DownloadState.FAILED, 0):
         words = f"{failed} {'has' if failed == 1 else 'have'} failed: the page of models says why and tries again."
-        return Fact("Downloads", ATTENTION, words, "manage.py model fetch NAME", "/models/")
+        return Fact("Downloads", ATTENTION, words, f"{PROGRAM} model fetch NAME", "/models/")
     shown = (DownloadState.RUNNING, DownloadState.QUEUED, DownloadState.PAUSED)
     said = ", ".join(f"{states[state]} {state.label}" for state in shown if states.get(state))
     return Fact("Downloads", OK, f"{said}." if said else "None is under way.", address="/models/" if said else "")

@@ -13,6 +13,7 @@ from models_registry.pages.logs import files
 from vbs.live.pages import Gone, Page
 from vbs.pages.parts import Part, pulse
 from vbs.pages.viewer import Viewer
+from vbs.places import PROGRAM
 
 PERMISSION = "accounts.view_project"  # of those who see all projects: a log names batches of any
 WHOLE = "models_registry.delete_worker"  # of admins: the whole of a log
@@ -48,7 +49,7 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
             tail = files.tail(path)
             missing = "" if tail.lines else "It is empty so far."
     except FileNotFoundError:
-        missing = "There is none yet. Programs that 'manage.py up' has not started write elsewhere."
+        missing = f"There is none yet. Programs that '{PROGRAM} up' has not started write elsewhere."
     except OSError as error:
         missing = f"It cannot be read: {error.strerror or error}."
     about = {"name": name, "file": path.name if path else "", "tail": tail, "missing": missing}

@@ -16,6 +16,7 @@ from vbs.live.pages import Page
 from vbs.pages.parts import Part, pulse
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
+from vbs.places import PROGRAM
 from vbs.run import space
 
 MOST = 100  # workers that are shown
@@ -88,7 +89,7 @@ def _fix(worker: Worker) -> str:
     return (
         f"No heartbeat for more than {STALE.seconds} s: its process has ended, hangs, or does not reach the database. "
         f"On {worker.hostname}, see whether pid {worker.pid} runs and what the log of {worker.cluster} says; "
-        f"'manage.py up' starts it again. What it held is taken over by others once its lease has run out "
+        f"'{PROGRAM} up' starts it again. What it held is taken over by others once its lease has run out "
         f"({settings.VBS_LEASE_SECONDS} s), and this card goes an hour after its last heartbeat."
     )
 
@@ -118,5 +119,5 @@ def _checks(rows: Sequence[Worker], for_operator: bool) -> list[Check]:
 
 
 def _cluster(name: str, shown: str, without: str, alive: set[str]) -> Check:
-    fix = f"{without}: start 'manage.py up', or 'manage.py worker {name}'. The log of {name} says why it ended."
+    fix = f"{without}: start '{PROGRAM} up', or '{PROGRAM} worker {name}'. The log of {name} says why it ended."
     return Check(shown, "alive" if name in alive else "no heartbeat", name in alive, fix)

@@ -20,6 +20,7 @@ from vbs.live.pages import show
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
 from vbs.pages.words import size
+from vbs.places import PROGRAM
 
 
 @require_GET
@@ -39,7 +40,7 @@ def restart(request: Request, pk: UUID) -> HttpResponseBase:
     words = [
         *control.doing(worker, request.viewer),
         f"{others} That takes up to half a minute; nothing is lost.",
-        "What watches over it starts it again: 'manage.py up', or your service manager. One that was started by hand "
+        f"What watches over it starts it again: '{PROGRAM} up', or your service manager. One that was started by hand "
         "stays away.",
     ]
     done = f"{worker} starts anew within 5 seconds, or as soon as what it does can be put back."

@@ -43,7 +43,7 @@ def test_where_nothing_runs_it_says_so_and_starts_nothing(folder):
     assert said.returncode == 1
     assert "No web server answers at http://127.0.0.1:" in said.stderr
     assert "the embedded PostgreSQL does not run" in said.stderr
-    assert "'make up' starts it" in said.stderr
+    assert "'manage.py up' starts it" in said.stderr
     assert "Traceback" not in said.stderr
     found = ask(environment, "--json")
     assert found.returncode == 1
@@ -120,7 +120,7 @@ def test_what_is_missing_is_named(web, database):
     assert any("No gpu worker runs; the last sign of life of one was 90" in one for one in problems())
     with pytest.raises(CommandError, match="No io worker runs") as error:
         call_command("status")
-    assert "make up" not in str(error.value)
+    assert "up' starts it" not in str(error.value)
 
 
 def test_a_whole_system_is_well_until_a_part_is_gone():
@@ -163,4 +163,4 @@ def test_a_whole_system_is_well_until_a_part_is_gone():
             os.kill(stopped, signal.SIGCONT)
         assert said.returncode == 1
         assert "No web server answers" in said.stderr
-        assert "make up" not in said.stderr
+        assert "up' starts it" not in said.stderr

@@ -11,6 +11,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
+from vbs.places import PROGRAM
 from vbs.run import postgres, stack
 from vbs.run.follow import Tail
 
@@ -57,11 +58,11 @@ vbs is up. Ctrl-C stops it.
   API docs   {url}/docs
   logs       {running.data / "logs"}""")
         if not get_user_model().objects.exists():
-            self.stdout.write("  sign in    `manage.py create_user NAME --role admin` makes somebody for the pages")
+            self.stdout.write(f"  sign in    `{PROGRAM} create_user NAME --role admin` makes somebody for the pages")
         if key := first_key():
             self.stdout.write(f"  API key    {key}   (project default, an operator's; it is shown only this once)")
         elif settings.VBS_API_AUTH == "required":
-            self.stdout.write("  API key    `manage.py create_api_key --project default --name NAME` makes another")
+            self.stdout.write(f"  API key    `{PROGRAM} create_api_key --project default --name NAME` makes another")
         self.stdout.write("")
         self.stdout.flush()
 

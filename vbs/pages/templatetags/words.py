@@ -8,6 +8,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from vbs.pages import words
+from vbs.places import PROGRAM
 
 register = template.Library()
 register.filter("number", words.number)
@@ -15,6 +16,12 @@ register.filter("duration", words.duration)
 register.filter("size", words.size)
 register.filter("price", words.price)
 register.filter("money", words.money)
+
+
+@register.simple_tag
+def program() -> str:
+    """The command, as it is typed here."""
+    return PROGRAM
 
 
 @register.filter
