@@ -34,7 +34,7 @@ from vbs.pages.access import Request
 from vbs.pages.viewer import viewer_of
 
 
-def each(its: Audited, request: HttpRequest, rows: Iterable[Any], act: Callable[[Any], Any], done: str) -> None:
+def act_on_each(its: Audited, request: HttpRequest, rows: Iterable[Any], act: Callable[[Any], Any], done: str) -> None:
     """Do it to each row, and say what came of it: one that refuses does not keep the others."""
     for row in rows:
         try:
@@ -125,7 +125,7 @@ class ModelAdmin(Audited):
 
     @admin.action(description="Fetch the files of the selected models", permissions=["change"])
     def fetch(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
-        each(self, request, queryset, fetch.start, "is being fetched")
+        act_on_each(self, request, queryset, fetch.start, "is being fetched")
 
     @admin.action(description="Load the selected models, one after the other", permissions=["change"])
     def load(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
@@ -145,11 +145,13 @@ class ModelAdmin(Audited):
 
     @admin.action(description="Remove the selected models (their files stay)", permissions=["remove"])
     def remove(self, request: HttpRequest, queryset: QuerySet[Model]) -> None:
-        each(self, request, queryset, remove.remove, "removed")
+        act_on_each(self, request, queryset, remove.remove, "removed")
 
     def _ask(self, request: HttpRequest, queryset: QuerySet[Model], kind: OperationKind) -> None:
         asked_by = request.user.get_username()
-        each(self, request, queryset, lambda model: operations.ask(kind, model, asked_by=asked_by), f"{kind} is queued")
+        act_on_each(
+            self, request, queryset, lambda model: operations.ask(kind, model, asked_by=asked_by), f"{kind} is queued"
+        )
 
 
 @admin.register(Alias)
@@ -206,7 +208,7 @@ class DownloadAdmin(ReadOnlyAdmin):
         self._each(request, queryset, fetch.retry, "is fetched again")
 
     def _each(self, request: HttpRequest, queryset: QuerySet[Download], act: Callable[[Model], Any], done: str) -> None:
-        each(self, request, [download.model for download in queryset.select_related("model")], act, done)
+        act_on_each(self, request, [download.model for download in queryset.select_related("model")], act, done)
 
 
 @admin.register(Operation)
@@ -222,7 +224,7 @@ class OperationAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Cancel the selected operations", permissions=["operate"])
     def cancel(self, request: HttpRequest, queryset: QuerySet[Operation]) -> None:
-        each(self, request, queryset.select_related("model"), _cancel, "cancelled")
+        act_on_each(self, request, queryset.select_related("model"), _cancel, "cancelled")
 
 
 def _cancel(operation: Operation) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 OURS = {"batches", "curation", "finetuning", "models_registry", "vbs"}
 NEED_NO_DATABASE = {
-    "batch",  # it asks a server, and says how to start one
+    "batch",  # sends requests to a server, and says how to start one
     "check",
     "collectstatic",
     "compilemessages",
@@ -26,7 +26,7 @@ NEED_NO_DATABASE = {
     "spectacular",
     "startapp",
     "startproject",
-    "status",  # it tells what runs, and starts nothing
+    "status",  # shows what runs, and starts nothing
     "up",
     "version",
 }
@@ -43,8 +43,8 @@ def main() -> None:
         if missing in OURS:
             raise
         sys.exit(
-            f"{name}: {sys.executable} lacks {missing}: vbs is not installed there, or was with other requirements. "
-            "In a checkout, 'make setup' makes an environment with all of them: .venv/bin/python manage.py …"
+            f"{name}: {sys.executable} has no package {missing}: vbs is not installed there, or not with all its "
+            "requirements. In a checkout, run 'make setup' and then '.venv/bin/python manage.py …'."
         )
 
 
@@ -59,7 +59,7 @@ def run(name: str) -> None:
     from vbs.run.postgres import PostgresError
 
     try:
-        settings.configured or settings.INSTALLED_APPS  # noqa: B018 (read now, to say plainly what is wrong)
+        settings.configured or settings.INSTALLED_APPS  # noqa: B018 (read now, to report a wrong setting plainly)
     except EnvError as error:
         sys.exit(f"{name}: {error}")
     try:
@@ -70,12 +70,12 @@ def run(name: str) -> None:
     except ProgrammingError as error:
         if not isinstance(error.__cause__, (UndefinedTable, UndefinedColumn)):
             raise
-        said = str(error).partition("\n")[0]
-        sys.exit(f"{name}: the database is not that of this version ({said}): run '{name} prepare', or 'up'")
+        reason = str(error).partition("\n")[0]
+        sys.exit(f"{name}: the database has the tables of another version ({reason}): run '{name} prepare' or 'up'")
 
 
 def database_for(words: list[str]) -> AbstractContextManager[object]:
-    """The embedded server for the time of the command, unless there is no need: the supervisor runs it, for one."""
+    """Runs the embedded database during the command, unless the command needs none or the supervisor runs it."""
     from django.conf import settings
 
     from vbs.run import postgres

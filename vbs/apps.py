@@ -13,7 +13,7 @@ class VbsConfig(AppConfig):
         from vbs.openai import idempotency
 
         tasks.register("sweep", "vbs.upkeep.task")
-        upkeep.register(idempotency.purge, upkeep.scratch, topics.sweep)
+        upkeep.register(idempotency.purge, upkeep.remove_old_temporary_files, topics.sweep)
 
 
 class AdminConfig(admin_apps.AdminConfig):

@@ -1,4 +1,4 @@
-"""The ASGI application: HTTP goes to Django, WebSockets to the pages that they follow."""
+"""The ASGI application: HTTP requests go to Django, and WebSockets to vbs/live, which sends pages what changes."""
 
 import os
 from typing import Any
@@ -19,12 +19,12 @@ from vbs.pages import origins  # noqa: E402
 
 
 async def refuse(scope: Any, receive: Any, send: Any) -> None:
-    """Close a WebSocket on a path that nobody serves; the client sees its handshake refused."""
+    """Refuse a WebSocket: the client sees that its handshake failed."""
     await send({"type": "websocket.close"})
 
 
 def from_our_pages(application: Any) -> Any:
-    """Browsers let the pages of every site open a WebSocket to us, with the cookies of who has signed in here."""
+    """Refuses WebSockets from pages of other sites: a browser sends our cookies with them, too."""
 
     async def checked(scope: Any, receive: Any, send: Any) -> None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}

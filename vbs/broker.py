@@ -1,8 +1,8 @@
-"""The task queue's broker: tasks are wake-ups, handed out once, at once, through PostgreSQL's NOTIFY.
+"""The task queue's broker: a task is a wake-up, and PostgreSQL's NOTIFY brings it to a cluster at once.
 
-Losing a task is harmless (the truth is in the tables, and a sweep finds what was left), so a task is taken out of the
-queue when it is handed out. A task that is enqueued within a transaction becomes visible, and wakes, at its commit.
-One that waits already is not queued again, so that a busy cluster does not find thousands.
+A lost task does no harm (the tables hold the state, and the upkeep finds what was left undone), so the broker deletes a
+task when it hands it out. A task that is enqueued in a transaction is visible, and wakes a cluster, after the commit.
+The same task is not queued twice, so that a busy cluster does not find thousands.
 """
 
 import logging
@@ -22,11 +22,11 @@ from vbs.tasks import TASKS
 log = logging.getLogger(__name__)
 
 CHANNEL = "vbs_wake"
-IDLE_SECONDS = 0.5  # how long a waiting cluster takes to notice that it should stop
+IDLE_SECONDS = 0.5  # how long an idle cluster takes to notice that it should stop
 
 
 def wake(task: str, *args: str) -> None:
-    """Have a task run soon. Within a transaction it is seen at the commit, and not at all after a rollback."""
+    """Run a task soon. In a transaction it is queued at the commit, and not after a rollback."""
     from django_q.tasks import async_task
 
     known = TASKS[task]
@@ -34,15 +34,15 @@ def wake(task: str, *args: str) -> None:
 
 
 class PostgresBroker(ORM):
-    """django-q2's ORM broker with `DELETE … SKIP LOCKED` for polling and LISTEN for sleeping."""
+    """django-q2's ORM broker, which takes tasks with `DELETE … SKIP LOCKED` and waits for them with LISTEN."""
 
     _listener: psycopg.Connection[Any] | None = None
 
     def enqueue(self, task: str) -> int:
-        """Its number, or that of the same task that waits already.
+        """Queue a task. Returns its number, or the number of the same task when that waits already.
 
-        The other one is locked until our commit, and what is locked is not handed out: so whoever it wakes sees what
-        we have changed. One that somebody else has locked is left alone, and there are two then.
+        A waiting task is locked until our commit, and a locked task is not handed out, so the worker that gets it sees
+        our changes. When another transaction has locked it, the task is queued a second time.
         """
         self.get_connection()  # closes a stale connection
         made = SignedPackage.loads(task)
@@ -67,7 +67,7 @@ class PostgresBroker(ORM):
                 return taken
             self._sleep()
         except (*DATABASE_ERRORS, psycopg.OperationalError) as error:
-            log.warning("The task queue is out of reach: %s", first_line(error))
+            log.warning("The database with the task queue cannot be reached: %s", first_line(error))
             self._drop()
             time.sleep(IDLE_SECONDS)
         return None
@@ -90,7 +90,7 @@ class PostgresBroker(ORM):
         self._listener.execute(f"LISTEN {CHANNEL}")
 
     def _sleep(self) -> None:
-        """Until somebody enqueues for this cluster, or a short while."""
+        """Wait until a task is queued for this cluster, for IDLE_SECONDS at most."""
         assert self._listener is not None
         for notify in self._listener.notifies(timeout=IDLE_SECONDS):
             if notify.payload == self.list_key:
@@ -103,7 +103,7 @@ class PostgresBroker(ORM):
             self._listener = None
 
     def acknowledge(self, task_id: int) -> None:
-        """Nothing to do: the task left the queue when it was handed out."""
+        """Does nothing: the task was deleted from the queue when it was handed out."""
 
     fail = acknowledge
 

@@ -1,4 +1,4 @@
-"""System checks: bad combinations of settings stop the server before it starts."""
+"""System checks: the server does not start with wrong settings."""
 
 import ipaddress
 from pathlib import Path
@@ -29,7 +29,7 @@ def open_only_on_loopback(**options: Any) -> list[CheckMessage]:
         return []
     return [
         Error(
-            f"VBS_API_AUTH=open would let anybody in who reaches {settings.VBS_HOST}.",
+            f"VBS_API_AUTH=open lets anybody who reaches {settings.VBS_HOST} use this server.",
             hint="Set VBS_API_AUTH=required, or VBS_HOST=127.0.0.1.",
             id="vbs.E001",
         )
@@ -50,7 +50,7 @@ def sizes_fit(**options: Any) -> list[CheckMessage]:
     if settings.VBS_MAX_SPOOL_MB < 2 * settings.VBS_MAX_FILE_MB + 2:
         found.append(
             Error(
-                f"VBS_MAX_SPOOL_MB={settings.VBS_MAX_SPOOL_MB} has no room for the largest file: one address may have "
+                f"VBS_MAX_SPOOL_MB={settings.VBS_MAX_SPOOL_MB} is too little for the largest file: one address may use "
                 f"half of it, and VBS_MAX_FILE_MB is {settings.VBS_MAX_FILE_MB}.",
                 hint=f"Set VBS_MAX_SPOOL_MB to {2 * settings.VBS_MAX_FILE_MB + 2} or more, or lower VBS_MAX_FILE_MB.",
                 id="vbs.E009",
@@ -68,7 +68,7 @@ def data_path_is_short(**options: Any) -> list[CheckMessage]:
     return [
         Error(
             f"VBS_DATA_DIR is too long: the engine's socket would be at {path}, which has {len(path.encode())} bytes.",
-            hint="Unix sockets allow about 100; use a shorter folder.",
+            hint="The path of a Unix socket may have about 100 bytes: choose a folder with a shorter path.",
             id="vbs.E004",
         )
     ]
@@ -76,11 +76,11 @@ def data_path_is_short(**options: Any) -> list[CheckMessage]:
 
 @register()
 def model_roots_are_folders(**options: Any) -> list[CheckMessage]:
-    """A relative one would mean another folder for each process, and a misspelt one that nothing may be added."""
+    """A relative path would mean a different folder in each process. With a misspelt one no model could be added."""
     return [
         Error(
             f"VBS_MODEL_ROOTS names {root!r}, which is not a folder's absolute path.",
-            hint="Give absolute paths of folders that are there, with commas between them, or leave it empty.",
+            hint="Give absolute paths of existing folders, with commas between them, or leave it empty.",
             id="vbs.E005",
         )
         for root in settings.VBS_MODEL_ROOTS
@@ -90,14 +90,16 @@ def model_roots_are_folders(**options: Any) -> list[CheckMessage]:
 
 @register()
 def the_secret_key_is_secret(**options: Any) -> list[CheckMessage]:
-    """It is made so; a copy, or a volume of another machine, may have lost that."""
+    """The file is made with mode 600, but a copy or a volume of another machine may have another mode."""
     path = settings.VBS_DATA_DIR / "secret_key"
     if not path.exists() or not path.stat().st_mode & 0o077:
         return []
     return [
         Warning(
-            f"Other users of this machine can read {path}, with which sessions and tokens of the hub can be forged.",
-            hint=f"chmod 600 {path}; if they may have read it, put another text into it, and everybody signs in anew.",
+            f"Other users of this machine can read {path}. With it they can forge sessions and read the hub's access "
+            "tokens.",
+            hint=f"Run 'chmod 600 {path}'. If somebody may have read it, put another random text into it: then "
+            "everybody signs in again, and the access tokens have to be entered again.",
             id="vbs.W002",
         )
     ]
@@ -105,11 +107,12 @@ def the_secret_key_is_secret(**options: Any) -> list[CheckMessage]:
 
 @register()
 def the_data_folder_is_closed(**options: Any) -> list[CheckMessage]:
-    """It is closed at every start (vbs/run/private.py), where it is ours to close."""
+    """Every start takes other users' rights to it away (vbs/run/private.py), but only its owner can do that."""
     return [
         Warning(
             f"Other users of this machine can read {path}, which may hold prompts and answers.",
-            hint="It belongs to another user: give VBS_DATA_DIR to the user that runs this, or close it (chmod go=).",
+            hint="It belongs to another user: give VBS_DATA_DIR to the user that runs this server, or run 'chmod go=' "
+            "on it.",
             id="vbs.W003",
         )
         for path in private.readable(settings.VBS_DATA_DIR)
@@ -118,7 +121,7 @@ def the_data_folder_is_closed(**options: Any) -> list[CheckMessage]:
 
 @register()
 def nobody_schedules_functions(**options: Any) -> list[CheckMessage]:
-    """Whoever could write the rows of the task queue could have a worker call any function, `os.system` among them."""
+    """Somebody who can write rows of the task queue can make a worker call any function, `os.system` for example."""
     found: list[CheckMessage] = []
     usual: dict[str, Any] = settings.Q_CLUSTER
     others: dict[str, dict[str, Any]] = usual.get("ALT_CLUSTERS", {})
@@ -126,8 +129,8 @@ def nobody_schedules_functions(**options: Any) -> list[CheckMessage]:
         if (usual | cluster).get("scheduler", True):
             found.append(
                 Error(
-                    f"The cluster {name} calls whatever function a row of its schedule names.",
-                    hint="Set scheduler to False in Q_CLUSTER: a worker's heartbeat wakes what is done regularly.",
+                    f"The cluster {name} calls any function that a row of its schedule names.",
+                    hint="Set scheduler to False in Q_CLUSTER: the workers' heartbeats start the regular tasks.",
                     id="vbs.E010",
                 )
             )
@@ -135,7 +138,7 @@ def nobody_schedules_functions(**options: Any) -> list[CheckMessage]:
         if admin.site.is_registered(model):
             found.append(
                 Error(
-                    f"The admin shows {model._meta.label}, whose rows name functions that a worker calls.",
+                    f"The admin can change {model._meta.label}, whose rows name functions that a worker calls.",
                     hint="Unregister it from the admin, as vbs/admin/base.py does.",
                     id="vbs.E007",
                 )
@@ -153,7 +156,7 @@ def nobody_schedules_functions(**options: Any) -> list[CheckMessage]:
 
 @register()
 def the_remote_key_has_servers(**options: Any) -> list[CheckMessage]:
-    """Whoever may add a model names a server; the key must not go wherever they say."""
+    """Somebody who adds a model names its server. The key must go only to servers that an operator chose."""
     found: list[CheckMessage] = []
     for server in settings.VBS_REMOTE_ORIGINS:
         try:
@@ -164,16 +167,16 @@ def the_remote_key_has_servers(**options: Any) -> list[CheckMessage]:
         if not good:
             found.append(
                 Error(
-                    f"VBS_REMOTE_ORIGINS names {server!r}, which is no server.",
-                    hint="Give scheme, host and port, with commas between them: https://vllm.example.org.",
+                    f"VBS_REMOTE_ORIGINS names {server!r}, which is not the URL of a server.",
+                    hint="Give scheme, host and port of each, with commas between them: https://vllm.example.org.",
                     id="vbs.E011",
                 )
             )
     if settings.VBS_REMOTE_KEY and not settings.VBS_REMOTE_ORIGINS:
         found.append(
             Warning(
-                "VBS_REMOTE_KEY is sent to no server, for VBS_REMOTE_ORIGINS names none.",
-                hint="Name those that the key is for: VBS_REMOTE_ORIGINS=https://vllm.example.org",
+                "VBS_REMOTE_KEY is sent to no server, because VBS_REMOTE_ORIGINS names none.",
+                hint="Name the servers that the key is for: VBS_REMOTE_ORIGINS=https://vllm.example.org",
                 id="vbs.W001",
             )
         )
@@ -192,7 +195,7 @@ def media_domains_are_hosts(**options: Any) -> list[CheckMessage]:
         if not good or domain.startswith("-"):
             found.append(
                 Error(
-                    f"VBS_MEDIA_DOMAINS names {domain!r}, which is no host's name in small letters.",
+                    f"VBS_MEDIA_DOMAINS names {domain!r}, which is not a host name in lowercase letters.",
                     hint="Give whole names, with commas between them: images.example.org,cdn.example.org.",
                     id="vbs.E012",
                 )

@@ -1,9 +1,9 @@
-"""Leases: of any number of workers one has a row, until it releases it or is silent for too long.
+"""Leases: one worker at a time has the right to work on a row.
 
-A worker claims a row, renews its lease while it works on it, and releases it in the end. A lease that has run out may
-be claimed by anybody, which is a takeover; whoever has lost its lease finds that out when it renews it, and stops. A
-row may also be postponed: then nobody can claim it for a while. All times are the database's, because the clocks of
-machines differ and jump.
+A worker claims a row, renews its lease while it works on the row, and releases it in the end. When a lease has run out,
+any worker may take the row over. The worker that lost its lease notices this when it renews it, and stops. A row may
+also be postponed: then nobody can claim it for a while. All times are the database's, because the clocks of machines
+differ and jump.
 """
 
 import uuid
@@ -17,34 +17,35 @@ from django.db.models.functions import Now
 
 Row = TypeVar("Row", bound=models.Model, covariant=True)
 
-FREE = Q(leased_until=None) | Q(leased_until__lt=Now())  # may be claimed
-UNHELD = Q(leased_by=None) | Q(leased_until__lt=Now())  # no worker has it, though it may have been postponed
+FREE = Q(leased_until=None) | Q(leased_until__lt=Now())  # a worker may claim it
+UNHELD = Q(leased_by=None) | Q(leased_until__lt=Now())  # no worker has it, but it may be postponed
 RELEASED: dict[str, Any] = {"leased_by": None, "leased_until": None}
 
 
 def lease(seconds: float | None = None) -> models.Expression:
-    """When a lease that begins now runs out; after VBS_LEASE_SECONDS unless said otherwise."""
+    """The time at which a lease that begins now runs out; VBS_LEASE_SECONDS from now by default."""
     return Now() + timedelta(seconds=settings.VBS_LEASE_SECONDS if seconds is None else seconds)
 
 
 class LeasedQuerySet(models.QuerySet[Row]):
     def free(self) -> Self:
-        """Those that may be claimed."""
+        """The rows that a worker may claim."""
         return self.filter(FREE)
 
     def held(self) -> Self:
-        """Those that a worker has."""
+        """The rows that a worker has."""
         return self.filter(leased_by__isnull=False, leased_until__gte=Now())
 
     def of(self, worker: uuid.UUID) -> Self:
-        """Those whose lease this worker was the last to claim."""
+        """The rows whose lease this worker claimed last, even if it has run out."""
         return self.filter(leased_by=worker)
 
     def claim(self, worker: uuid.UUID, **changes: Any) -> Row | None:
-        """Give this worker the lease of the first of these, which are some that may be claimed, and change that row.
+        """Give this worker the lease of the first of these rows, and make the changes to that row. The caller has
+        filtered the rows to those that may be claimed.
 
-        Returns the row as it was before: with the worker that has fallen silent, if there was one. None when these are
-        none any more: somebody else was faster, or it has ended.
+        Returns the row as it was before, with the worker that lost its lease, if there was one. Returns None when no
+        row is left: another worker was faster, or the work has ended.
         """
         with transaction.atomic():
             before = self.select_for_update(no_key=True, of=("self",)).first()
@@ -54,20 +55,20 @@ class LeasedQuerySet(models.QuerySet[Row]):
         return before
 
     def renew(self, **changes: Any) -> bool:
-        """Have the leases of these last longer, and change them. False when none is left."""
+        """Make the leases of these rows last longer, and make the changes. False when no row is left."""
         return bool(self.update(leased_until=lease(), **changes))
 
     def release(self, **changes: Any) -> int:
-        """Let anybody claim these, and change them. How many there were."""
+        """Let any worker claim these rows, and make the changes. Returns how many rows there were."""
         return self.update(**RELEASED, **changes)
 
     def postpone(self, seconds: float) -> int:
-        """Release these, but let nobody claim them for so long."""
+        """Release these rows, but let nobody claim them for so many seconds."""
         return self.update(leased_by=None, leased_until=lease(seconds))
 
 
 class Leased(models.Model):
-    """A row that one worker at a time has."""
+    """A row that one worker at a time can lease."""
 
     leased_by = models.UUIDField(null=True)
     leased_until = models.DateTimeField(null=True)

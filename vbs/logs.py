@@ -1,8 +1,8 @@
-"""What a log line looks like, what is added to it, and what never gets into it.
+"""The format of log lines, their context, and what is masked in them.
 
-Lines are for people (one each, context as key=value at the end) or JSON. The context, such as request, batch and
-worker, is bound for a stretch of code and found again by every line logged there. Text that users chose cannot
-start a line of its own, and keys are masked. Knows no app, no model and no setting.
+Lines are for people (one line each, with the context as key=value at the end) or JSON. Code binds a context, such as
+the request, the batch and the worker, and every line that is logged there has it. Text from users cannot begin a new
+line, and keys are masked.
 """
 
 import logging
@@ -22,7 +22,7 @@ from django.utils.decorators import sync_and_async_middleware
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter as BaseJsonFormatter
 
-# Loggers that say more than an operator wants; each WARNING of theirs is still seen.
+# Loggers that say more than an operator wants: only their warnings and errors are logged.
 QUIET = (
     "django-q",
     "daphne",
@@ -47,7 +47,7 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u
 
 @contextmanager
 def bind(**values: object) -> Iterator[None]:
-    """Add these to every line logged inside; None takes one away."""
+    """Add these values to every line that is logged inside the block; None removes a value."""
     merged = {**_context.get(), **values}
     token = _context.set({key: str(value) for key, value in merged.items() if value is not None})
     try:
@@ -57,25 +57,25 @@ def bind(**values: object) -> Iterator[None]:
 
 
 def bound() -> Mapping[str, str]:
-    """What is bound here and now, for handing over to a thread or a process."""
+    """The context that is bound now, to be bound again in a thread or a process."""
     return _context.get()
 
 
 def request_id(given: str | None) -> str:
-    """The id that the client gave when it is fit for a log line, else a new one."""
+    """The client's id, if a log line can hold it, else a new one."""
     return given if given and _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
 
 
 def mask(text: str) -> str:
     """The text without keys and bearer tokens."""
-    lower = text.lower()  # nearly every line is free of both, and the access log writes one a request
+    lower = text.lower()  # a fast check: nearly no line has a key, and the access log writes a line per request
     if "bearer" in lower or "sk-vbs-" in lower:
         return _SECRET.sub(r"\1\2***", text)
     return text
 
 
 def one_line(text: str) -> str:
-    """The text, masked, with everything that could move a terminal's cursor written as an escape."""
+    """The text, masked, with every character that could move a terminal's cursor as an escape sequence."""
     text = mask(text)
     if text.isascii() and text.isprintable():
         return text
@@ -94,7 +94,7 @@ def _second(whole: int) -> str:
 
 
 class ContextFilter(logging.Filter):
-    """Puts what is bound onto each record, in the thread that logs it."""
+    """Adds the bound context to each record, in the thread that logs it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.context = _context.get()
@@ -102,7 +102,7 @@ class ContextFilter(logging.Filter):
 
 
 class HumanFormatter(logging.Formatter):
-    """`time LEVEL logger: message key=value`, then a traceback, if any, as lines that cannot be taken for others."""
+    """`time LEVEL logger: message key=value`, then a traceback, if any, each of its lines with a mark in front."""
 
     def format(self, record: logging.LogRecord) -> str:
         context = "".join(f" {key}={value}" for key, value in getattr(record, "context", {}).items())
@@ -116,7 +116,7 @@ class HumanFormatter(logging.Formatter):
 
 
 class JsonFormatter(BaseJsonFormatter):
-    """One object a line: timestamp, level, logger, message, the context, `extra`, and exc_info when there is one."""
+    """One object per line: timestamp, level, logger, message, context, `extra`, and exc_info if there is one."""
 
     def __init__(self) -> None:
         super().__init__(reserved_attrs=[*RESERVED_ATTRS, "context", "request"])
@@ -131,7 +131,7 @@ class JsonFormatter(BaseJsonFormatter):
         }
         log_data.update(own)
         super().add_fields(log_data, record, message_dict)
-        log_data.update(own)  # nothing that was logged takes their place
+        log_data.update(own)  # again, so that no `extra` field replaces them
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         return mask(super().jsonify_log_record(log_data))
@@ -150,10 +150,10 @@ def config(format: str, level: str) -> dict[str, Any]:
         "root": {"handlers": ["stderr"], "level": level},
         "loggers": {
             **{name: {"level": "WARNING"} for name in QUIET},
-            # Without these, Django's own handlers stay: a second console, and mail to admins.
+            # Without these, Django's own handlers stay, which log a second time and mail admins.
             "django": {"handlers": [], "propagate": True},
             "django.server": {"handlers": [], "propagate": True},
-            # A refused request is the client's affair, and in the access log.
+            # A refused request is the client's mistake, and the access log has it.
             "django.request": {"level": "ERROR"},
             "django.security.DisallowedHost": {"level": "CRITICAL"},
         },
@@ -161,8 +161,8 @@ def config(format: str, level: str) -> dict[str, Any]:
 
 
 @sync_and_async_middleware
-def RequestIdMiddleware(get_response: Any) -> Any:  # a class by its place in settings
-    """Gives each request an id (the client's own when it is fit), on the request, the answer and in every log line."""
+def RequestIdMiddleware(get_response: Any) -> Any:  # named like the other middleware in the settings, all classes
+    """Gives each request an id, the client's own if it is valid: on the request, on the answer and in log lines."""
 
     def begin(request: HttpRequest) -> str:
         chosen = request_id(request.headers.get("X-Request-ID"))
@@ -189,7 +189,7 @@ def RequestIdMiddleware(get_response: Any) -> Any:  # a class by its place in se
 
 
 def init_sentry(dsn: str) -> None:
-    """Report errors to Sentry: no people, no bodies, no local variables, no keys. Without a DSN, report nothing."""
+    """Report errors to Sentry, without people, bodies, local variables and keys. Without a DSN, report nothing."""
     if not dsn:
         return
     import sentry_sdk
@@ -212,7 +212,7 @@ def init_sentry(dsn: str) -> None:
         sentry_sdk.init(
             dsn=dsn,
             integrations=[DjangoIntegration()],
-            auto_enabling_integrations=False,  # it would import all that it knows, transformers and openai included
+            auto_enabling_integrations=False,  # they would import transformers, openai and more
             data_collection=nothing,
             before_send=scrub,
             before_breadcrumb=lambda crumb, hint: _masked(crumb),
@@ -222,7 +222,7 @@ def init_sentry(dsn: str) -> None:
 
 
 def scrub(event: Any, hint: Any) -> Any:
-    """A Sentry event with our context, and of the request no more than its method and address."""
+    """A Sentry event with our context, and with nothing of the request but its method and address."""
     if request := event.get("request"):
         event["request"] = {"method": request.get("method"), "url": request.get("url", "").partition("?")[0]}
     event["tags"] = {**(event.get("tags") or {}), **_context.get()}

@@ -1,4 +1,4 @@
-"""/metrics for Prometheus: for whoever has a key. Apps register collectors of their own with prometheus_client."""
+"""/metrics for Prometheus, which needs a key. Apps register their own collectors with prometheus_client."""
 
 from django.http import HttpResponse
 from django_prometheus.exports import ExportToDjangoView

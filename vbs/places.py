@@ -1,4 +1,4 @@
-"""Where the files are that are no code: beside the packages in a checkout, in `vbs/shipped` where vbs is installed."""
+"""Where files other than code are: beside the packages in a checkout, in `vbs/shipped` where vbs is installed."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
-"""The upkeep: what was left undone is found, and what is not needed any more goes.
+"""The upkeep does what was left undone, and removes what is not needed any more.
 
-It runs every minute, and whenever an io worker starts.
+It runs every minute, and when an io worker starts.
 
-An app registers its parts. Each may be done twice, and stands for itself: a storage that is out of reach, for example,
-does not keep wake-ups from anybody.
+An app registers its steps. A step may run twice. An error in one step does not stop the others: wake-ups are sent even
+while the storage cannot be reached, for example.
 """
 
 import contextlib
@@ -20,27 +20,27 @@ log = logging.getLogger(__name__)
 
 ORPHAN_SECONDS = 24 * 3600
 
-PARTS: list[Callable[[], object]] = []
+STEPS: list[Callable[[], object]] = []
 
 
-def register(*parts: Callable[[], object]) -> None:
-    PARTS.extend(parts)
+def register(*steps: Callable[[], object]) -> None:
+    STEPS.extend(steps)
 
 
 def run() -> None:
-    for part in PARTS:
+    for step in STEPS:
         try:
-            part()
+            step()
         except Exception:
-            log.exception("A part of the upkeep failed: %s.%s", part.__module__, part.__qualname__)
+            log.exception("A step of the upkeep failed: %s.%s", step.__module__, step.__qualname__)
 
 
 def task() -> None:
     insist(run)
 
 
-def scratch() -> None:
-    """Temporary files of processes that were killed go."""
+def remove_old_temporary_files() -> None:
+    """Delete the temporary files that killed processes left."""
     for path in Path(settings.TMP_DIR).glob("*"):
         with contextlib.suppress(OSError):
             if path.is_file() and time.time() - path.stat().st_mtime > ORPHAN_SECONDS:

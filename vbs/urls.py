@@ -25,14 +25,14 @@ def health(request: HttpRequest) -> HttpResponse:
 
 
 class Unknown(APIView):
-    """Whatever else is asked for below /v1/."""
+    """Answers 404 for every other address below /v1/."""
 
     authentication_classes = []
     permission_classes = []
     schema = None
 
     def initial(self, request: Request, *args: object, **kwargs: object) -> None:
-        raise NotFound(routes.unknown(request), code="unknown_route")
+        raise NotFound(routes.unknown_route_message(request), code="unknown_route")
 
 
 urlpatterns = [
@@ -53,7 +53,7 @@ urlpatterns = [
     path("v1/queue", batches.Queue.as_view()),
     path("v1/models", models.Models.as_view()),
     path("v1/models/<path:name>", models.ModelDetail.as_view()),
-    # What is done with a model comes before the model itself: its name may have slashes, and ends with none of these.
+    # Actions on a model come before the model itself: a model's name may have slashes, but ends with none of these.
     path("v1/registry/models", registry.RegistryModels.as_view()),
     path("v1/registry/models/<path:name>/fetch", registry.ModelFetch.as_view()),
     path("v1/registry/models/<path:name>/pause", registry.ModelPause.as_view()),

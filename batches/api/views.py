@@ -37,10 +37,10 @@ from vbs.configuration import runtime
 from vbs.openai import idempotency, schema
 from vbs.openai.authentication import is_operator, project_of
 from vbs.openai.checks import checked
-from vbs.openai.docs import BODY, ERRORS, PAGING, of
+from vbs.openai.docs import BODY, ERRORS, PAGING, schema_of
 from vbs.openai.errors import InvalidRequest, TooLarge, missing
-from vbs.openai.idempotency import Once
-from vbs.openai.pagination import choice, only, page
+from vbs.openai.idempotency import IdempotentCreation
+from vbs.openai.pagination import check_parameters, choice, page
 from vbs.openai.parsers import StrictJSONParser
 from vbs.pages.viewer import Viewer
 
@@ -72,12 +72,12 @@ class Files(APIView):
             OpenApiParameter("validate", str, enum=("true", "false"), description="Check each line of a batch file"),
         ],
         request={"multipart/form-data": FileCreate},
-        responses={200: of(schema.FileObject), **ERRORS},
+        responses={200: schema_of(schema.FileObject), **ERRORS},
     )
     def post(self, request: Request) -> Response:
         is_checked = choice(request.query_params, "validate", "false", ("true", "false")) == "true"
-        once = Once(request)
-        if before := once.answer():
+        creation = IdempotentCreation(request)
+        if before := creation.answer():
             return before
         given = checked(FileCreate(data=nested(request.data, "expires_after")))
         if given["file"].size > settings.VBS_MAX_FILE_MB * 2**20:
@@ -96,10 +96,10 @@ class Files(APIView):
             repair.check_lines(path)
         file = store.take_in(project_of(request), path, name, given["purpose"])
         expires_at = expiry(given.get("expires_after"))
-        return once.make(lambda: Response(wire.file_object(file.publish(expires_at))))
+        return creation.make(lambda: Response(wire.file_object(file.publish(expires_at))))
 
     @extend_schema(
-        parameters=[*PAGING, OpenApiParameter("purpose", str)], responses={200: of(schema.FileList), **ERRORS}
+        parameters=[*PAGING, OpenApiParameter("purpose", str)], responses={200: schema_of(schema.FileList), **ERRORS}
     )
     def get(self, request: Request) -> Response:
         query = request.query_params
@@ -110,11 +110,11 @@ class Files(APIView):
 
 
 class FileDetail(APIView):
-    @extend_schema(responses={200: of(schema.FileObject), **ERRORS})
+    @extend_schema(responses={200: schema_of(schema.FileObject), **ERRORS})
     def get(self, request: Request, file_id: str) -> Response:
         return Response(wire.file_object(find(File.objects.visible(project_of(request)), "file", file_id)))
 
-    @extend_schema(responses={200: of(schema.Deleted), **ERRORS})
+    @extend_schema(responses={200: schema_of(schema.Deleted), **ERRORS})
     def delete(self, request: Request, file_id: str) -> Response:
         find(File.objects.visible(project_of(request)), "file", file_id).delete_softly()
         return Response({"id": file_id, "object": "file", "deleted": True})
@@ -126,7 +126,7 @@ class FileContent(APIView):
         responses={
             (200, "application/octet-stream"): bytes,
             (206, "application/octet-stream"): bytes,
-            (416, "application/json"): of(schema.ErrorObject),
+            (416, "application/json"): schema_of(schema.ErrorObject),
             **ERRORS,
         },
     )
@@ -136,9 +136,11 @@ class FileContent(APIView):
 
 class Uploads(APIView):
     @extend_schema(
-        parameters=[idempotency.PARAMETER], request=UploadCreate, responses={200: of(schema.UploadObject), **ERRORS}
+        parameters=[idempotency.PARAMETER],
+        request=UploadCreate,
+        responses={200: schema_of(schema.UploadObject), **ERRORS},
     )
-    @idempotency.once
+    @idempotency.idempotent
     def post(self, request: Request) -> Response:
         given = checked(UploadCreate(data=request.data))
         after = given.pop("expires_after", None)
@@ -162,36 +164,38 @@ class UploadParts(APIView):
     @extend_schema(
         parameters=[idempotency.PARAMETER],
         request={"multipart/form-data": PartCreate},
-        responses={200: of(schema.PartObject), **ERRORS},
+        responses={200: schema_of(schema.PartObject), **ERRORS},
     )
     def post(self, request: Request, upload_id: str) -> Response:
         upload = find_upload(request, upload_id)
-        once = Once(request)
-        if before := once.answer():
+        creation = IdempotentCreation(request)
+        if before := creation.answer():
             return before
         data = checked(PartCreate(data=request.data))["data"]
         if data.size > MAX_PART:
             raise TooLarge(f"The part has {data.size:,} bytes; at most 64 MB are allowed.", param="data")
         part = store.add_part(upload, uploaded(data))
-        return once.make(lambda: Response(wire.part_object(part)))  # a part without an answer is not used
+        return creation.make(lambda: Response(wire.part_object(part)))  # a part without an answer is not used
 
 
 class UploadCompletion(APIView):
     @extend_schema(
-        parameters=[idempotency.PARAMETER], request=UploadComplete, responses={200: of(schema.UploadObject), **ERRORS}
+        parameters=[idempotency.PARAMETER],
+        request=UploadComplete,
+        responses={200: schema_of(schema.UploadObject), **ERRORS},
     )
     def post(self, request: Request, upload_id: str) -> Response:
         upload = find_upload(request, upload_id)
-        once = Once(request)
-        if before := once.answer():
+        creation = IdempotentCreation(request)
+        if before := creation.answer():
             return before
         given = checked(UploadComplete(data=request.data))
         file = store.join(upload, given["part_ids"], given.get("md5"))
-        return once.make(lambda: Response(wire.upload_object(store.end(upload, file))))
+        return creation.make(lambda: Response(wire.upload_object(store.end(upload, file))))
 
 
 class UploadCancellation(APIView):
-    @extend_schema(request=None, responses={200: of(schema.UploadObject), **ERRORS})
+    @extend_schema(request=None, responses={200: schema_of(schema.UploadObject), **ERRORS})
     def post(self, request: Request, upload_id: str) -> Response:
         return Response(wire.upload_object(store.cancel(find_upload(request, upload_id))))
 
@@ -202,17 +206,17 @@ class Batches(APIView):
     @extend_schema(
         parameters=[idempotency.PARAMETER],
         request={"application/json": BatchCreate, "multipart/form-data": BatchSubmit},
-        responses={200: of(schema.BatchObject), **ERRORS},
+        responses={200: schema_of(schema.BatchObject), **ERRORS},
     )
     def post(self, request: Request) -> Response:
-        once = Once(request)
-        if before := once.answer():
+        creation = IdempotentCreation(request)
+        if before := creation.answer():
             return before
         if request.content_type.startswith("multipart/"):
-            return self._submit(request, once)
-        return self._made(submit.draft(project_of(request), **checked(BatchCreate(data=request.data))), once)
+            return self._submit(request, creation)
+        return self._made(submit.draft(project_of(request), **checked(BatchCreate(data=request.data))), creation)
 
-    def _submit(self, request: Request, once: Once) -> Response:
+    def _submit(self, request: Request, creation: IdempotentCreation) -> Response:
         """Upload and create in one call."""
         given = checked(BatchSubmit(data=nested(nested(request.data, "metadata"), "output_expires_after")))
         data = given.pop("file")
@@ -222,9 +226,9 @@ class Batches(APIView):
         file = store.take_in(project, uploaded(data), data.name, Purpose.BATCH)
         batch = submit.draft(project, file.pk, completion_window=window, **given)
         batch.input_file = file
-        return self._made(batch, once, file)
+        return self._made(batch, creation, file)
 
-    def _made(self, batch: Batch, once: Once, pending: File | None = None) -> Response:
+    def _made(self, batch: Batch, creation: IdempotentCreation, pending: File | None = None) -> Response:
         """pending: its file, available with it. What may fail comes before the commit, or the client would send
         again."""
         expected = forecast.of_new(batch)
@@ -234,11 +238,11 @@ class Batches(APIView):
                 pending.publish()
             return Response(wire.batch_object(submit.save(batch), expected=expected))
 
-        return once.make(create)
+        return creation.make(create)
 
     @extend_schema(
         parameters=[*PAGING, OpenApiParameter("status", str, enum=BatchStatus.values)],
-        responses={200: of(schema.BatchList), **ERRORS},
+        responses={200: schema_of(schema.BatchList), **ERRORS},
     )
     def get(self, request: Request) -> Response:
         query, places = request.query_params, forecast.positions()
@@ -258,25 +262,25 @@ def find_batch(request: Request, batch_id: str) -> Batch:
 
 
 class BatchDetail(APIView):
-    @extend_schema(responses={200: of(schema.BatchObject), **ERRORS})
+    @extend_schema(responses={200: schema_of(schema.BatchObject), **ERRORS})
     def get(self, request: Request, batch_id: str) -> Response:
         return Response(wire.batch_object(find_batch(request, batch_id)))
 
-    @extend_schema(request=BatchChange, responses={200: of(schema.BatchObject), **ERRORS})
+    @extend_schema(request=BatchChange, responses={200: schema_of(schema.BatchObject), **ERRORS})
     def post(self, request: Request, batch_id: str) -> Response:
         batch = find_batch(request, batch_id)
         batch.set_priority(checked(BatchChange(data=request.data))["priority"])
         forecast.forget()
         return Response(wire.batch_object(batch))
 
-    @extend_schema(responses={200: of(schema.Deleted), **ERRORS})
+    @extend_schema(responses={200: schema_of(schema.Deleted), **ERRORS})
     def delete(self, request: Request, batch_id: str) -> Response:
         find_batch(request, batch_id).hide()
         return Response({"id": batch_id, "object": "batch", "deleted": True})
 
 
 class BatchCancellation(APIView):
-    @extend_schema(request=None, responses={200: of(schema.BatchObject), **ERRORS})
+    @extend_schema(request=None, responses={200: schema_of(schema.BatchObject), **ERRORS})
     def post(self, request: Request, batch_id: str) -> Response:
         batch = find_batch(request, batch_id)
         batch.request_cancel()
@@ -284,8 +288,10 @@ class BatchCancellation(APIView):
 
 
 class BatchRetry(APIView):
-    @extend_schema(parameters=[idempotency.PARAMETER], request=None, responses={200: of(schema.BatchObject), **ERRORS})
-    @idempotency.once
+    @extend_schema(
+        parameters=[idempotency.PARAMETER], request=None, responses={200: schema_of(schema.BatchObject), **ERRORS}
+    )
+    @idempotency.idempotent
     def post(self, request: Request, batch_id: str) -> Response:
         return Response(wire.batch_object(find_batch(request, batch_id).retry(), expected=forecast.UNCOUNTED))
 
@@ -313,9 +319,9 @@ class BatchLogs(APIView):
 
 
 class Queue(APIView):
-    @extend_schema(responses={200: of(schema.QueueObject), **ERRORS})
+    @extend_schema(responses={200: schema_of(schema.QueueObject), **ERRORS})
     def get(self, request: Request) -> Response:
-        only(request.query_params)
+        check_parameters(request.query_params)
         found = list(Worker.objects.all())
         running, entries = list(Batch.objects.running()[:QUEUE_LINES]), order.entries(QUEUE_LINES)
         viewer = Viewer(frozenset(), frozenset({project_of(request).pk}))

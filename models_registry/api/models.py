@@ -13,12 +13,12 @@ from models_registry.models import Model, Worker
 from models_registry.speed import speeds
 from vbs.openai import ids, schema
 from vbs.openai.authentication import IsOperator, is_operator
-from vbs.openai.docs import ERRORS, of
+from vbs.openai.docs import ERRORS, schema_of
 from vbs.openai.errors import RETRY_SECONDS, Conflict, InvalidRequest, NotFound
 
 
 class Models(APIView):
-    @extend_schema(responses={200: of(schema.ModelList), **ERRORS})
+    @extend_schema(responses={200: schema_of(schema.ModelList), **ERRORS})
     def get(self, request: Request) -> Response:
         """Every client asks for it, and with what it likes: no parameter is read, none is refused."""
         here, fast = Worker.objects.loaded(), speeds.all()
@@ -33,14 +33,16 @@ class Models(APIView):
 class ModelDetail(APIView):
     permission_classes = [IsOperator]
 
-    @extend_schema(responses={200: of(schema.ModelObject), **ERRORS})
+    @extend_schema(responses={200: schema_of(schema.ModelObject), **ERRORS})
     def get(self, request: Request, name: str) -> Response:
         model = None if "\0" in name else aliases.resolve(name)
         if model is None:
             raise NotFound(f"The model '{ids.shown(name)}' does not exist.", param="model", code="model_not_found")
         return Response(model_object(model, Worker.objects.loaded(), for_operator=is_operator(request)))
 
-    @extend_schema(responses={200: of(schema.Deleted), **ERRORS, (403, "application/json"): of(schema.ErrorObject)})
+    @extend_schema(
+        responses={200: schema_of(schema.Deleted), **ERRORS, (403, "application/json"): schema_of(schema.ErrorObject)}
+    )
     def delete(self, request: Request, name: str) -> Response:
         """As OpenAI deletes a fine-tuned model: an adapter, and by its own name only."""
         model = None if "\0" in name else Model.objects.select_related("base").filter(name=name).first()

@@ -41,15 +41,15 @@ from vbs.database import timeouts
 from vbs.openai import idempotency, ids
 from vbs.openai.authentication import HasProject, IsOperator, is_operator, project_of
 from vbs.openai.checks import checked
-from vbs.openai.docs import ERRORS, PAGING, of
+from vbs.openai.docs import ERRORS, PAGING, schema_of
 from vbs.openai.errors import Conflict, Forbidden, InvalidRequest, NotFound, missing
-from vbs.openai.idempotency import Once
-from vbs.openai.pagination import choice, only, page, unknown_after, whole_number
+from vbs.openai.idempotency import IdempotentCreation
+from vbs.openai.pagination import check_parameters, choice, page, unknown_after, whole_number
 from vbs.openai.schema import Deleted, ErrorObject
 from vbs.places import PROGRAM
 from vbs.redaction import hide_locations
 
-CHANGES = {**ERRORS, (403, "application/json"): of(ErrorObject)}
+CHANGES = {**ERRORS, (403, "application/json"): schema_of(ErrorObject)}
 MOST_CONTEXT = 2**31 - 1
 HUB_SECONDS = 120
 UNLIMITED = 0
@@ -73,7 +73,7 @@ class RegistryView(APIView):
     def handle_exception(self, exc: Exception) -> Response:
         return super().handle_exception(as_api_error(exc, is_operator(self.request)))
 
-    def keep(self, action: str, target: str, detail: str = "") -> None:
+    def record(self, action: str, target: str, detail: str = "") -> None:
         """In the audit log, as the pages do: what changes what this server has and does."""
         if shell_of(self.request):
             audit.record_command(action, target, detail)
@@ -82,15 +82,15 @@ class RegistryView(APIView):
         audit.record_key(key if isinstance(key, ApiKey) else None, action, target, detail)
 
 
-def described() -> QuerySet[Model]:
+def described_models() -> QuerySet[Model]:
     """With all that is said of a model, in a fixed number of queries."""
     rows = Model.objects.described().select_related("base", "hub_token", "download")
     return rows.defer("download__files").prefetch_related("adapters")
 
 
-def find(name: str) -> Model:
+def find_model(name: str) -> Model:
     """The model of this name; aliases do not count here. Raises NotFound."""
-    model = None if "\0" in name else described().filter(name=name).first()
+    model = None if "\0" in name else described_models().filter(name=name).first()
     if model is None:
         alias = None if "\0" in name else Alias.objects.select_related("model").filter(name=name).first()
         hint = f" It is an alias of '{alias.model.name}'." if alias else ""
@@ -99,50 +99,54 @@ def find(name: str) -> Model:
 
 
 def model_object(model: Model, for_operator: bool = True) -> wire.RegistryModel:
-    return wire.registry_model(find(model.name), Worker.objects.loaded(), speeds.of(model), for_operator=for_operator)
+    return wire.registry_model(
+        find_model(model.name), Worker.objects.loaded(), speeds.of(model), for_operator=for_operator
+    )
 
 
-def switch(request: Request, name: str) -> bool:
+def read_flag(request: Request, name: str) -> bool:
     return choice(request.query_params, name, "false", ("true", "false")) == "true"
 
 
 class RegistryModels(RegistryView):
-    @extend_schema(responses={200: of(wire.RegistryModelList), **ERRORS})
+    @extend_schema(responses={200: schema_of(wire.RegistryModelList), **ERRORS})
     def get(self, request: Request) -> Response:
-        only(request.query_params)
+        check_parameters(request.query_params)
         here, fast = Worker.objects.loaded(), speeds.all()
         trusted = is_operator(request)
         data = [
             wire.registry_model(model, here, fast.get(model.pk, speeds.UNKNOWN), for_operator=trusted)
-            for model in described()
+            for model in described_models()
         ]
         return Response({"object": "list", "data": data})
 
     @extend_schema(
-        parameters=[idempotency.PARAMETER], request=ModelCreate, responses={200: of(wire.CreatedModel), **CHANGES}
+        parameters=[idempotency.PARAMETER],
+        request=ModelCreate,
+        responses={200: schema_of(wire.CreatedModel), **CHANGES},
     )
     def post(self, request: Request) -> Response:
-        once = Once(request)
-        if before := once.answer():
+        creation = IdempotentCreation(request)
+        if before := creation.answer():
             return before
         given, shell = checked(ModelCreate(data=request.data)), shell_of(request)
-        _check_trust(request, given)
+        _forbid_trust(request, given)
         found = paste.read(given["paste"]) if "paste" in given else None
 
         def create() -> Response:
             # A command waits while a folder is copied; others for what is asked of hubs and of other servers.
             with timeouts.longer(UNLIMITED if shell else HUB_SECONDS):
-                model = _add(_with(found, given), shell)
+                model = _add(_merged(found, given), shell)
                 if given["fetch"] and model.hub_id:
                     downloads.start(model)  # whoever asked for both gets both or nothing
-                self.keep("model.add", model.name, model.hub_id or model.source)
-                _keep_trust(self, model, given)
+                self.record("model.add", model.name, model.hub_id or model.source)
+                _record_trust(self, model, given)
                 return Response({**model_object(model), "refused": wire.refused_options(found)})
 
-        return once.make(create)
+        return creation.make(create)
 
 
-def _check_trust(request: Request, given: dict[str, Any]) -> None:
+def _forbid_trust(request: Request, given: dict[str, Any]) -> None:
     """Code that comes with a model runs with all that this server may do, so it takes a person who answers for it."""
     if not shell_of(request) and given.get("trust_remote_code"):
         raise Forbidden(
@@ -152,13 +156,13 @@ def _check_trust(request: Request, given: dict[str, Any]) -> None:
         )
 
 
-def _keep_trust(view: RegistryView, model: Model, given: dict[str, Any]) -> None:
+def _record_trust(view: RegistryView, model: Model, given: dict[str, Any]) -> None:
     """Who says that code of a model may run stands in the audit log."""
     if "trust_remote_code" in given and shell_of(view.request):
-        view.keep("model.trust", model.name, allowed.trust_words(model.trust_remote_code))
+        view.record("model.trust", model.name, allowed.trust_words(model.trust_remote_code))
 
 
-def _with(found: Proposal | None, given: dict[str, Any]) -> dict[str, Any]:
+def _merged(found: Proposal | None, given: dict[str, Any]) -> dict[str, Any]:
     """What was given, and from a pasted text what was not."""
     if found is None:
         return given
@@ -170,7 +174,7 @@ def _with(found: Proposal | None, given: dict[str, Any]) -> dict[str, Any]:
 
 def _add(given: dict[str, Any], shell: Shell | None) -> Model:
     about = {name: given[name] for name in rules.EDITABLE if name in given}
-    base = find(given["base"]) if given.get("base") else None
+    base = find_model(given["base"]) if given.get("base") else None
     if "hub_id" in given:
         if odd := [name for name in ("remote_name", "copy") if given.get(name)]:
             raise ModelError(f"{odd[0]} is not for a model of the hub: leave it out")
@@ -194,21 +198,21 @@ def _find_token(name: str) -> HubToken:
 
 
 class RegistryModelDetail(RegistryView):
-    @extend_schema(responses={200: of(wire.RegistryModel), **ERRORS})
+    @extend_schema(responses={200: schema_of(wire.RegistryModel), **ERRORS})
     def get(self, request: Request, name: str) -> Response:
-        return Response(model_object(find(name), is_operator(request)))
+        return Response(model_object(find_model(name), is_operator(request)))
 
-    @extend_schema(request=ModelChange, responses={200: of(wire.RegistryModel), **CHANGES})
+    @extend_schema(request=ModelChange, responses={200: schema_of(wire.RegistryModel), **CHANGES})
     def patch(self, request: Request, name: str) -> Response:
-        model = find(name)
+        model = find_model(name)
         changes = checked(ModelChange(data=request.data))
-        _check_trust(request, changes)
+        _forbid_trust(request, changes)
         if "token" in changes:
             name = changes.pop("token")
             changes["hub_token"] = _find_token(name) if name else None
         edited = add.edit(model, on_server=not shell_of(request), **changes)
-        self.keep("model.edit", model.name, ", ".join(sorted(changes)))
-        _keep_trust(self, edited, changes)
+        self.record("model.edit", model.name, ", ".join(sorted(changes)))
+        _record_trust(self, edited, changes)
         return Response(model_object(edited))
 
     @extend_schema(
@@ -216,61 +220,61 @@ class RegistryModelDetail(RegistryView):
             OpenApiParameter("files", bool, description="Delete its folder too, if this server has made it"),
             OpenApiParameter("dry_run", bool, description="Only say what would go, and what needs it"),
         ],
-        responses={200: of(wire.RemovalObject), **CHANGES},
+        responses={200: schema_of(wire.RemovalObject), **CHANGES},
     )
     def delete(self, request: Request, name: str) -> Response:
-        files, dry_run = switch(request, "files"), switch(request, "dry_run")
-        model = find(name)
+        files, dry_run = read_flag(request, "files"), read_flag(request, "dry_run")
+        model = find_model(name)
         going = remove.preview(model) if files else remove.NOTHING
         if dry_run:
             return Response(wire.removal_object(model, going, remove.needed_by(model), deleted=False))
         remove.remove(model, files)
-        self.keep("model.remove", model.name, "with its files" if files else "")
+        self.record("model.remove", model.name, "with its files" if files else "")
         return Response(wire.removal_object(model, going, [], deleted=True))
 
 
-def asker(request: Request) -> str:
+def asked_by(request: Request) -> str:
     if shell_of(request):
         return "manage.py"
     key = f" ({request.auth.name})" if isinstance(request.auth, ApiKey) else ""
     return f"{project_of(request)}{key}"
 
 
-class _Fetching(RegistryView):
+class _DownloadAction(RegistryView):
     """One thing that is done with a download."""
 
     verb: str
     act: Callable[[Model], Download | None]
 
-    @extend_schema(request=None, responses={200: of(wire.DownloadObject), **CHANGES})
+    @extend_schema(request=None, responses={200: schema_of(wire.DownloadObject), **CHANGES})
     def post(self, request: Request, name: str) -> Response:
-        model = find(name)
+        model = find_model(name)
         type(self).act(model)
-        self.keep(f"model.{self.verb}", model.name)
+        self.record(f"model.{self.verb}", model.name)
         return Response(wire.download_object(find_download(model), for_operator=True))
 
 
-class ModelFetch(_Fetching):
+class ModelFetch(_DownloadAction):
     verb = "fetch"
     act = staticmethod(downloads.start)
 
 
-class ModelPause(_Fetching):
+class ModelPause(_DownloadAction):
     verb = "pause"
     act = staticmethod(downloads.pause)
 
 
-class ModelResume(_Fetching):
+class ModelResume(_DownloadAction):
     verb = "resume"
     act = staticmethod(downloads.resume)
 
 
-class ModelCancel(_Fetching):
+class ModelCancel(_DownloadAction):
     verb = "cancel"
     act = staticmethod(downloads.cancel)
 
 
-class ModelRetry(_Fetching):
+class ModelRetry(_DownloadAction):
     verb = "retry"
     act = staticmethod(downloads.retry)
 
@@ -282,17 +286,19 @@ def find_download(model: Model) -> Download:
     return download
 
 
-class _Asking(RegistryView):
+class _QueuedOperation(RegistryView):
     """One kind of operation, which is queued."""
 
     kind: OperationKind
 
     @extend_schema(
-        parameters=[idempotency.PARAMETER], request=OperationAsk, responses={202: of(wire.OperationObject), **CHANGES}
+        parameters=[idempotency.PARAMETER],
+        request=OperationAsk,
+        responses={202: schema_of(wire.OperationObject), **CHANGES},
     )
-    @idempotency.once
+    @idempotency.idempotent
     def post(self, request: Request, name: str) -> Response:
-        model = find(name)
+        model = find_model(name)
         given = checked(OperationAsk(data=request.data))
         operation = operations.ask(
             self.kind,
@@ -300,38 +306,38 @@ class _Asking(RegistryView):
             given.get("options"),
             priority=given.get("priority", 0),
             now=given["now"],
-            asked_by=asker(request),
+            asked_by=asked_by(request),
         )
-        self.keep(f"model.{self.kind}", model.name)
+        self.record(f"model.{self.kind}", model.name)
         return Response(wire.operation_object(operation, for_operator=True), status=202)
 
 
-class ModelLoad(_Asking):
+class ModelLoad(_QueuedOperation):
     kind = OperationKind.LOAD
 
 
-class ModelUnload(_Asking):
+class ModelUnload(_QueuedOperation):
     kind = OperationKind.UNLOAD
 
 
-class ModelTest(_Asking):
+class ModelTest(_QueuedOperation):
     kind = OperationKind.TEST
 
 
-class ModelBenchmark(_Asking):
+class ModelBenchmark(_QueuedOperation):
     kind = OperationKind.BENCHMARK
 
 
 class ModelPlan(RegistryView):
     """What fetching it takes. Asks the hub."""
 
-    @extend_schema(responses={200: of(wire.PlanObject), **ERRORS})
+    @extend_schema(responses={200: schema_of(wire.PlanObject), **ERRORS})
     def get(self, request: Request, name: str) -> Response:
-        model = find(name)
+        model = find_model(name)
         return Response(wire.plan_object(model, downloads.plan(model)))
 
 
-def read_load(request: Request) -> tuple[int | None, int]:
+def read_fit_options(request: Request) -> tuple[int | None, int]:
     """What a model is to fit with: the context, or None for what it is set to, and how many sequences at once."""
     query = request.query_params
     context = whole_number(query, "context", 0, 1, MOST_CONTEXT) or None
@@ -341,21 +347,21 @@ def read_load(request: Request) -> tuple[int | None, int]:
 class ModelFit(RegistryView):
     @extend_schema(
         parameters=[OpenApiParameter("context", int), OpenApiParameter("sequences", int)],
-        responses={200: of(wire.FitObject), **ERRORS},
+        responses={200: schema_of(wire.FitObject), **ERRORS},
     )
     def get(self, request: Request, name: str) -> Response:
-        context, sequences = read_load(request)
-        model = find(name)
+        context, sequences = read_fit_options(request)
+        model = find_model(name)
         return Response(wire.fit_object(model.name, judge.judge(model, context, sequences, ask_hub=True)))
 
 
 class ModelMeasurements(RegistryView):
-    @extend_schema(parameters=PAGING, responses={200: of(wire.MeasurementList), **ERRORS})
+    @extend_schema(parameters=PAGING, responses={200: schema_of(wire.MeasurementList), **ERRORS})
     def get(self, request: Request, name: str) -> Response:
         after = request.query_params.get("after", "")
         if after and not (after.isascii() and after.isdigit() and len(after) < 19):
             raise unknown_after(after)
-        rows = Measurement.objects.select_related("model").filter(model=find(name))
+        rows = Measurement.objects.select_related("model").filter(model=find_model(name))
         trusted = is_operator(request)
         if not trusted:  # those of batches tell what other projects do, and when
             rows = rows.exclude(kind=MeasurementKind.BATCH)
@@ -380,14 +386,14 @@ class Operations(RegistryView):
             OpenApiParameter("state", str, enum=["all", "open"]),
             OpenApiParameter("log", bool, description="With the log of each"),
         ],
-        responses={200: of(wire.OperationList), **ERRORS},
+        responses={200: schema_of(wire.OperationList), **ERRORS},
     )
     def get(self, request: Request) -> Response:
         query = request.query_params
-        with_log = switch(request, "log")
+        with_log = read_flag(request, "log")
         rows = Operation.objects.select_related("model").defer(*(() if with_log else ("log",)))
         if "model" in query:
-            rows = rows.filter(model=find(query["model"]))
+            rows = rows.filter(model=find_model(query["model"]))
         if choice(query, "state", "all", ("all", "open")) == "open":
             rows = rows.filter(state__in=OPEN_OPERATIONS)
         trusted = is_operator(request)
@@ -407,25 +413,25 @@ def find_operation(operation_id: str) -> Operation:
 
 
 class OperationDetail(RegistryView):
-    @extend_schema(responses={200: of(wire.OperationObject), **ERRORS})
+    @extend_schema(responses={200: schema_of(wire.OperationObject), **ERRORS})
     def get(self, request: Request, operation_id: str) -> Response:
         return Response(wire.operation_object(find_operation(operation_id), is_operator(request)))
 
 
 class OperationCancellation(RegistryView):
-    @extend_schema(request=None, responses={200: of(wire.OperationObject), **CHANGES})
+    @extend_schema(request=None, responses={200: schema_of(wire.OperationObject), **CHANGES})
     def post(self, request: Request, operation_id: str) -> Response:
         operation = find_operation(operation_id)
         if not operations.cancel(operation):
             raise Conflict(f"The operation '{operation.pk}' has ended already: it is {operation.state}.", param="id")
-        self.keep("operation.cancel", operation.pk, str(operation))
+        self.record("operation.cancel", operation.pk, str(operation))
         return Response(wire.operation_object(operation, for_operator=True))
 
 
 class Aliases(RegistryView):
-    @extend_schema(responses={200: of(wire.AliasList), **ERRORS})
+    @extend_schema(responses={200: schema_of(wire.AliasList), **ERRORS})
     def get(self, request: Request) -> Response:
-        only(request.query_params)
+        check_parameters(request.query_params)
         rows = Alias.objects.select_related("model")
         return Response({"object": "list", "data": [wire.alias_object(alias) for alias in rows]})
 
@@ -438,21 +444,21 @@ def find_alias(name: str) -> Alias:
 
 
 class AliasDetail(RegistryView):
-    @extend_schema(responses={200: of(wire.AliasObject), **ERRORS})
+    @extend_schema(responses={200: schema_of(wire.AliasObject), **ERRORS})
     def get(self, request: Request, name: str) -> Response:
         return Response(wire.alias_object(find_alias(name)))
 
-    @extend_schema(request=AliasPut, responses={200: of(wire.AliasObject), **CHANGES})
+    @extend_schema(request=AliasPut, responses={200: schema_of(wire.AliasObject), **CHANGES})
     def put(self, request: Request, name: str) -> Response:
-        model = find(checked(AliasPut(data=request.data))["model"])
+        model = find_model(checked(AliasPut(data=request.data))["model"])
         aliases.point(name, model)
-        self.keep("model.alias", f"{name} → {model.name}")
+        self.record("model.alias", f"{name} → {model.name}")
         return Response(wire.alias_object(find_alias(name)))
 
-    @extend_schema(responses={200: of(Deleted), **CHANGES})
+    @extend_schema(responses={200: schema_of(Deleted), **CHANGES})
     def delete(self, request: Request, name: str) -> Response:
         aliases.remove(find_alias(name).name)
-        self.keep("model.unalias", name)
+        self.record("model.unalias", name)
         return Response({"id": name, "object": "registry.alias", "deleted": True})
 
 
@@ -461,6 +467,6 @@ class Paste(RegistryView):
 
     permission_classes = [HasProject]
 
-    @extend_schema(request=PasteRead, responses={200: of(wire.ProposalObject), **ERRORS})
+    @extend_schema(request=PasteRead, responses={200: schema_of(wire.ProposalObject), **ERRORS})
     def post(self, request: Request) -> Response:
         return Response(wire.proposal_object(paste.read(checked(PasteRead(data=request.data))["text"])))

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 
 from django.conf import settings
 
-from models_registry.api.wire import model_object, reason
+from models_registry.api.wire import model_object, shown_reason
 from models_registry.catalog import folders, remove
 from models_registry.catalog.paste import Proposal
 from models_registry.catalog.remove import Leftover
@@ -324,7 +324,7 @@ def download_object(download: Download, for_operator: bool) -> DownloadObject:
         "object": "registry.download",
         "model": download.model.name,
         "state": download.state,
-        "reason": reason(download.reason, for_operator),
+        "reason": shown_reason(download.reason, for_operator),
         "doing": downloads.doing(download.model, download) or None,
         "commit": download.commit or None,
         "bytes_total": download.bytes_total,
@@ -441,7 +441,7 @@ def operation_object(row: Operation, for_operator: bool, with_log: bool = True) 
         "priority": row.priority,
         "options": row.options if for_operator else {},
         "result": row.result if for_operator else None,
-        "error": reason(row.error, for_operator),
+        "error": shown_reason(row.error, for_operator),
         "log": row.log if with_log and for_operator else None,
         "asked_by": (row.asked_by or None) if for_operator else None,
         "attempts": row.attempts,
@@ -478,7 +478,7 @@ def token_object(token: HubToken) -> TokenObject:
 
 
 def refused_options(found: Proposal | None) -> list[RefusedOption]:
-    return [{"option": option, "reason": reason} for option, reason in found.refused] if found else []
+    return [{"option": option, "reason": shown_reason} for option, shown_reason in found.refused] if found else []
 
 
 def proposal_object(found: Proposal) -> ProposalObject:

@@ -14,7 +14,7 @@ from models_registry.catalog.rules import MOST_NOTES
 from models_registry.hub.tokens import MOST_TOKEN
 from vbs.openai.fields import Flag, PlainObject, PlainText
 
-PLACES = ("source", "hub_id", "paste")
+SOURCES = ("source", "hub_id", "paste")
 
 
 class _Strict(serializers.Serializer[Any]):
@@ -68,10 +68,10 @@ class ModelCreate(ModelAbout):
     fetch = Flag(required=False, default=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        given = [place for place in PLACES if attrs.get(place)]
+        given = [place for place in SOURCES if attrs.get(place)]
         if len(given) != 1:
             raise ValidationError(
-                f"Give one of {', '.join(PLACES)}: where the model is. Given: {', '.join(given) or 'none'}.",
+                f"Give one of {', '.join(SOURCES)}: where the model is. Given: {', '.join(given) or 'none'}.",
                 "invalid_value",
             )
         if not attrs.get("name") and given != ["paste"]:

@@ -7,7 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.api import registry_wire as wire
-from models_registry.api.registry import CHANGES, RegistryView, model_object, read_load
+from models_registry.api.registry import CHANGES, RegistryView, model_object, read_fit_options
 from models_registry.api.serializers import TokenPut
 from models_registry.catalog import demo, remove, sources
 from models_registry.catalog.folders import ModelError
@@ -18,16 +18,16 @@ from vbs.accounts.shell import shell_of
 from vbs.openai import ids
 from vbs.openai.authentication import IsOperatorAlways
 from vbs.openai.checks import checked
-from vbs.openai.docs import of
+from vbs.openai.docs import schema_of
 from vbs.openai.errors import Forbidden, NotFound
-from vbs.openai.pagination import only
+from vbs.openai.pagination import check_parameters
 from vbs.places import PROGRAM
 
 
 class DemoModels(RegistryView):
     """Fetches one and registers it, which takes a minute or more."""
 
-    @extend_schema(request=None, responses={200: of(wire.AddedDemo), **CHANGES})
+    @extend_schema(request=None, responses={200: schema_of(wire.AddedDemo), **CHANGES})
     def post(self, request: Request, name: str) -> Response:
         if name not in demo.DEMO_MODELS:
             choices = ", ".join(demo.DEMO_MODELS)
@@ -35,21 +35,21 @@ class DemoModels(RegistryView):
         shell, steps = shell_of(request), list[str]()
         model, new = demo.add(name, shell.progress if shell else steps.append)
         if new:
-            self.keep("model.add", model.name, model.source)
+            self.record("model.add", model.name, model.source)
         return Response({**model_object(model), "new": new, "steps": steps})
 
 
 class Tokens(RegistryView):
     """What a token says is never told. Keeping one is for admins, as on the pages; so no key may."""
 
-    @extend_schema(request=TokenPut, responses={200: of(wire.TokenObject), **CHANGES})
+    @extend_schema(request=TokenPut, responses={200: schema_of(wire.TokenObject), **CHANGES})
     def put(self, request: Request, name: str) -> Response:
         _check_admin(request)
         kept = tokens.keep(name, checked(TokenPut(data=request.data))["token"])
-        self.keep("token.keep", kept.name)
+        self.record("token.keep", kept.name)
         return Response(wire.token_object(kept))
 
-    @extend_schema(responses={200: of(wire.DeletedToken), **CHANGES})
+    @extend_schema(responses={200: schema_of(wire.DeletedToken), **CHANGES})
     def delete(self, request: Request, name: str) -> Response:
         _check_admin(request)
         token = None if "\0" in name else HubToken.objects.filter(name=name).first()
@@ -57,7 +57,7 @@ class Tokens(RegistryView):
             raise NotFound(f"There is no token '{ids.shown(name)}'.", param="token", code="token_not_found")
         gone = wire.token_object(token)
         token.delete()
-        self.keep("token.remove", name)
+        self.record("token.remove", name)
         return Response({**gone, "deleted": True})
 
 
@@ -72,22 +72,22 @@ def _check_admin(request: Request) -> None:
 class Leftovers(RegistryView):
     permission_classes = [IsOperatorAlways]
 
-    @extend_schema(responses={200: of(wire.LeftoverList), **CHANGES})
+    @extend_schema(responses={200: schema_of(wire.LeftoverList), **CHANGES})
     def get(self, request: Request) -> Response:
-        only(request.query_params)
+        check_parameters(request.query_params)
         return Response({"object": "list", "data": [wire.leftover_object(one) for one in remove.leftovers()]})
 
 
 class LeftoverDetail(RegistryView):
     permission_classes = [IsOperatorAlways]
 
-    @extend_schema(responses={200: of(wire.LeftoverObject), **CHANGES})
+    @extend_schema(responses={200: schema_of(wire.LeftoverObject), **CHANGES})
     def delete(self, request: Request, name: str) -> Response:
         found = next((one for one in remove.leftovers() if one.id == name), None)
         if found is None:
             raise NotFound(f"No model has left '{ids.shown(name)}' behind.", param="id", code="leftover_not_found")
         remove.clean(found)
-        self.keep("folder.remove", found.id)
+        self.record("folder.remove", found.id)
         return Response(wire.leftover_object(found))
 
 
@@ -102,7 +102,7 @@ class FolderFit(RegistryView):
             OpenApiParameter("context", int),
             OpenApiParameter("sequences", int),
         ],
-        responses={200: of(wire.FitObject), **CHANGES},
+        responses={200: schema_of(wire.FitObject), **CHANGES},
     )
     def get(self, request: Request) -> Response:
         given, near = request.query_params.get("folder", ""), shell_of(request) is not None
@@ -111,7 +111,7 @@ class FolderFit(RegistryView):
         folder = sources.folder(given, on_server=not near)
         if not folder.is_dir():
             raise _no_folder(given)
-        return Response(wire.fit_object(given, judge.judge_folder(folder, *read_load(request))))
+        return Response(wire.fit_object(given, judge.judge_folder(folder, *read_fit_options(request))))
 
 
 def _no_folder(given: str) -> NotFound:

@@ -11,7 +11,7 @@ from vbs.openai.schema import ModelObject, WorkerObject, unix
 from vbs.pages.viewer import Viewer
 
 
-def reason(words: str, for_operator: bool) -> str | None:
+def shown_reason(words: str, for_operator: bool) -> str | None:
     """Why something failed. The words name folders and addresses of the server."""
     return (words if for_operator else "It failed. The operators of this server see why.") if words else None
 
@@ -31,7 +31,7 @@ def model_object(model: Model, loaded: set[str], speed: Speed | None = None, for
         "loaded": (model.served_name if model.base else model.name) in loaded,
         "aliases": [alias.name for alias in model.aliases.all()],
         "parent": model.base.name if model.base else None,
-        "reason": reason(model.reason, for_operator),
+        "reason": shown_reason(model.reason, for_operator),
         "license": model.license or None,
         "revision": model.revision or None,
         "quantization": model.engine_args.get("quantization"),

@@ -19,9 +19,10 @@ admin.site.unregister([User, Group])
 
 @admin.register(User)
 class PersonAdmin(Audited, UserAdmin):
-    """As on the pages of people: nobody gives, or takes over, more than they have themselves."""
+    """The same rule as on the pages of people: nobody gives rights that they do not have, or changes an account that
+    has more."""
 
-    tells = ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")
+    audited_fields = ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")
     GIVES_MORE = ("is_superuser", "is_staff", "groups", "user_permissions")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
@@ -37,9 +38,9 @@ class PersonAdmin(Audited, UserAdmin):
 
 @admin.register(Group)
 class RoleAdmin(Audited, GroupAdmin):
-    """What a role may do is for superusers to say."""
+    """Only superusers change what a role may do."""
 
-    tells = ("permissions",)
+    audited_fields = ("permissions",)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return _is_superuser(request)
@@ -61,14 +62,14 @@ def _above(request: HttpRequest, user: User | None) -> bool:
 
 @admin.register(Project)
 class ProjectAdmin(Audited):
-    """Who is a member sees it in the browser. One that has files or batches stays: their bytes would stay as well."""
+    """Members see a project in the browser. One with files or batches cannot be deleted: their bytes would stay."""
 
     list_display = ["name", "people", "keys_in_use", "created_at"]
     search_fields = ["name", "members__username"]
     fields = ["name", "members", "created_at"]
     readonly_fields = ["created_at"]
     filter_horizontal = ["members"]
-    tells = ("members",)
+    audited_fields = ("members",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Project]:
         members = Project.members.through.objects.filter(project=OuterRef("pk"))
@@ -84,7 +85,7 @@ class ProjectAdmin(Audited):
         return int(vars(project)["keys_in_use"])
 
     def has_delete_permission(self, request: HttpRequest, obj: Project | None = None) -> bool:
-        """One at a time, and only what is empty."""
+        """Only one at a time, and only an empty one."""
         if obj is None or not super().has_delete_permission(request, obj):
             return False
         owned = ("files", "uploads", "batches")
@@ -92,7 +93,7 @@ class ProjectAdmin(Audited):
 
 
 def _count(rows: QuerySet[Any]) -> Coalesce:
-    """Of the rows that belong to each."""
+    """How many of these rows belong to each project."""
     counted = rows.order_by().values("project").annotate(count=Count("*")).values("count")
     return Coalesce(Subquery(counted), 0)
 
@@ -108,10 +109,10 @@ class ApiKeyAdmin(Audited):
     fields = ["project", "name", "operator", "prefix", "created_at", "expires_at", "last_used_at", "revoked_at"]
     readonly_fields = ["prefix", "created_at", "last_used_at", "revoked_at"]
     actions = ["revoke"]
-    tells = ("operator", "expires_at")
+    audited_fields = ("operator", "expires_at")
 
     def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:
-        """What a key may do is settled when it is made: whoever holds it must not wake up with more."""
+        """What a key may do is decided when it is made: its holder must not get more rights later."""
         return [*self.readonly_fields, *(["operator"] if obj else [])]
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:

@@ -1,4 +1,4 @@
-"""Gives the roles their permissions at each migration, and keeps who signs in and out."""
+"""Gives the roles their permissions at each migration, and records in the audit log who signs in and out."""
 
 from django.apps import AppConfig
 from django.contrib.auth.signals import user_logged_in, user_logged_out

@@ -1,4 +1,4 @@
-"""Who may ask: projects, and the keys that open them."""
+"""Projects, their API keys, and the kept answers of creations."""
 
 import hashlib
 import secrets
@@ -14,7 +14,7 @@ DEFAULT_PROJECT = "default"
 
 
 class Project(models.Model):
-    """Everything belongs to one; nothing of another's is visible."""
+    """Every file and batch belongs to a project, and is visible to that project only."""
 
     name = models.CharField(max_length=100, unique=True)
     created_at = models.DateTimeField(db_default=Now())
@@ -29,7 +29,7 @@ class Project(models.Model):
         return self.name
 
     def rename(self, name: str) -> bool:
-        """Whether it was called otherwise. Raises IntegrityError when the name is taken."""
+        """Returns False when that is its name already. Raises IntegrityError when another project has the name."""
         if name == self.name:
             return False
         self.name = name
@@ -38,7 +38,7 @@ class Project(models.Model):
 
 
 def digest(secret: str) -> str:
-    """SHA-256 is enough here, and quick: a key has 256 random bits, so there is nothing to guess."""
+    """SHA-256 is enough here, and fast: a key has 256 random bits, so nobody can guess it."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -49,7 +49,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def issue(
         self, project: Project, name: str, expires_at: datetime | None = None, operator: bool = False
     ) -> tuple["ApiKey", str]:
-        """Make a key. Its secret is returned here and never again. operator: it may also change the registry."""
+        """Make a key. Returns its secret, which is not kept. operator: the key may also change the registry."""
         secret = PREFIX + secrets.token_urlsafe(32)
         key = self.create(
             project=project,
@@ -62,14 +62,14 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         return key, secret
 
     def authenticate(self, secret: str) -> "ApiKey | None":
-        """The usable key with this secret. Notes its use, at most once a minute."""
+        """The usable key with this secret, or None. Writes down the time of its use, at most once a minute."""
         key = self.usable().select_related("project").filter(digest=digest(secret)).first()
         if key:
             now = timezone.now()
             minute_ago = now - timedelta(minutes=1)
             if key.last_used_at is None or key.last_used_at < minute_ago:
                 free = ApiKey.objects.select_for_update(skip_locked=True, no_key=True).filter(pk=key.pk)
-                with transaction.atomic():  # who changes it just now does not keep others from reading with it
+                with transaction.atomic():  # a change of the key at the same time does not make requests wait
                     self.filter(pk__in=free.values("pk")).update(last_used_at=now)
         return key
 
@@ -95,7 +95,7 @@ class ApiKey(models.Model):
         return f"{self.name} ({self.prefix}…)"
 
     def revoke(self) -> bool:
-        """Whether it was not yet: the first moment is the one that is kept."""
+        """Returns False when it was revoked before; the time of that stays."""
         now = timezone.now()
         done = ApiKey.objects.filter(pk=self.pk, revoked_at=None).update(revoked_at=now)
         if done:
@@ -103,7 +103,7 @@ class ApiKey(models.Model):
         return bool(done)
 
     def change(self, name: str, expires_at: datetime | None) -> str:
-        """Rename it, or have it stop working at another time. Returns what has changed, in words, or nothing."""
+        """Change its name and the time until which it works. Returns in words what changed, or an empty text."""
         words = []
         if name != self.name:
             words.append(f"renamed from “{self.name}”")
@@ -116,7 +116,7 @@ class ApiKey(models.Model):
 
 
 class KeptAnswer(models.Model):
-    """What a creation was answered that had an `Idempotency-Key` (vbs/openai/idempotency.py)."""
+    """The answer to a creation that was sent with an `Idempotency-Key` (vbs/openai/idempotency.py)."""
 
     id = models.CharField(primary_key=True, max_length=64, help_text="Digest of the project, the route and the key")
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="+")

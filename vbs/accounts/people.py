@@ -1,6 +1,7 @@
-"""Who may sign in: accounts, their roles and projects. Nobody gives, or takes over, more than they have themselves.
+"""Accounts, their roles and projects. Nobody gives rights that they do not have, or changes an account that has more.
 
-Each function that changes an account takes who asks for it and raises Refused, with words for them.
+A function that changes an account takes the person who asks for it as `actor`. It raises AccountRefused, with a message
+for that person.
 """
 
 import secrets
@@ -17,8 +18,8 @@ from vbs.accounts.models import Project
 GENERATED_BYTES = 15  # 20 characters
 
 
-class Refused(Exception):
-    """This is not to be done. field: of the form, where it is about one."""
+class AccountRefused(Exception):
+    """The change is not allowed. field: the form's field that the message is about, if there is one."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -26,7 +27,8 @@ class Refused(Exception):
 
 
 def make(name: str, password: str, role: str, projects: Iterable[Project] = ()) -> tuple[User, str]:
-    """A new account, and its password where one was generated. Raises Refused: the name is taken, the password weak."""
+    """Make an account. Returns it with its password, if one was generated. Raises AccountRefused for a name that is
+    taken or a weak password."""
     user = User(username=User.normalize_username(name))
     generated = _set_password(user, password)
     try:
@@ -35,12 +37,13 @@ def make(name: str, password: str, role: str, projects: Iterable[Project] = ()) 
             roles.assign(user, role)
             user.projects.set(projects)
     except IntegrityError:
-        raise Refused(f"There is somebody called “{name}” already: choose another name.", "name") from None
+        raise AccountRefused(f"There is somebody called “{name}” already: choose another name.", "name") from None
     return user, generated
 
 
 def reset_password(actor: User, pk: int, password: str) -> tuple[User, str]:
-    """The account, and its password where one was generated. Whoever is signed in as it is signed out."""
+    """Set a new password, which ends the account's sessions. Returns the account with its password, if one was
+    generated."""
     with transaction.atomic():
         user = _locked(actor, pk)
         generated = _set_password(user, password)
@@ -52,23 +55,25 @@ def set_role(actor: User, pk: int, role: str) -> User:
     with transaction.atomic():
         user = _locked(actor, pk)
         if user.pk == actor.pk:
-            raise Refused("Your own role is for somebody else to change, so that an admin is always left.", "role")
+            raise AccountRefused(
+                "You cannot change your own role, so that an admin is always left: ask another admin.", "role"
+            )
         if role not in grantable(actor):
-            raise Refused(f"You cannot give the role {role}: it may do more than you.", "role")
+            raise AccountRefused(f"You cannot give the role {role}: it has rights that you do not have.", "role")
         roles.assign(user, role)
     return user
 
 
 def set_active(actor: User, pk: int, active: bool) -> User:
-    """Signing in is possible, or not any more: their sessions end, their keys and batches stay."""
+    """Let an account sign in, or not any more: then its sessions end. Its projects' keys and batches stay."""
     with transaction.atomic():
         user = _locked(actor, pk)
         if not active and user.pk == actor.pk:
-            raise Refused("You cannot deactivate yourself: ask another admin.")
+            raise AccountRefused("You cannot deactivate yourself: ask another admin.")
         if not active and user.is_superuser and not User.objects.filter(
             is_superuser=True, is_active=True
         ).exclude(pk=user.pk).exists():  # fmt: skip
-            raise Refused(f"{user.username} is the last superuser and stays.")
+            raise AccountRefused(f"{user.username} is the last superuser and cannot be deactivated.")
         user.is_active = active
         user.save(update_fields=["is_active"])
     return user
@@ -83,21 +88,21 @@ def set_projects(user: User, chosen: Iterable[Project], seen: Iterable[Project])
 
 
 def differences(before: Iterable[str], after: Iterable[str]) -> str:
-    """In words: what came and what went, or nothing."""
+    """The names that were added (+) and removed (−), or an empty text."""
     old, new = set(before), set(after)
     came = [f"+ {name}" for name in sorted(new - old)]
     return ", ".join(came + [f"− {name}" for name in sorted(old - new)])
 
 
 def may_change(actor: User, user: User) -> bool:
-    """A superuser may change everybody, others those who may do no more than themselves."""
+    """A superuser may change every account. Others may change an account that has no rights beyond their own."""
     if actor.is_superuser:
         return True
     return not user.is_superuser and _rights(user) <= actor.get_all_permissions()
 
 
 def grantable(actor: User) -> list[str]:
-    """The roles that may do no more than who asks."""
+    """The roles that have no rights beyond those of the actor."""
     if actor.is_superuser:
         return list(roles.ROLES)
     mine = actor.get_all_permissions()
@@ -111,25 +116,28 @@ def grantable(actor: User) -> list[str]:
 
 
 def _rights(user: User) -> set[str]:
-    """As they were if the account were active: those of one that is not are empty, and it may be made so again."""
+    """The rights that the account has while it is active. Django says that an inactive one has none, but somebody can
+    activate it again."""
     active = User.objects.get(pk=user.pk)
     active.is_active = True
     return active.get_all_permissions()
 
 
 def _locked(actor: User, pk: int) -> User:
-    """The account, held until the end of the transaction. Two who change each other come one after the other.
+    """The account, locked until the end of the transaction, so that two people who change each other wait in turn.
 
-    All superusers are held with it, so that one of them is always left. Raises User.DoesNotExist, Refused.
+    All superusers are locked with it, so that one of them is always left. Raises User.DoesNotExist, AccountRefused.
     """
     held = User.objects.filter(pk__in={actor.pk, pk}) | User.objects.filter(is_superuser=True)
     found = {user.pk: user for user in held.select_for_update(of=("self",)).order_by("pk")}
     if pk not in found:
         raise User.DoesNotExist
     if actor.pk not in found or not found[actor.pk].is_active:
-        raise Refused("Your account is not active any more.")
+        raise AccountRefused("Your account is not active any more.")
     if not may_change(actor, found[pk]):
-        raise Refused(f"{found[pk].username} may do more than you: only a superuser may change that account.")
+        raise AccountRefused(
+            f"{found[pk].username} has rights that you do not have: only a superuser may change that account."
+        )
     return found[pk]
 
 
@@ -138,6 +146,6 @@ def _set_password(user: User, password: str) -> str:
     try:
         validate_password(password or generated, user)
     except ValidationError as error:
-        raise Refused(" ".join(error.messages), "password") from None
+        raise AccountRefused(" ".join(error.messages), "password") from None
     user.set_password(password or generated)
     return generated

@@ -1,4 +1,4 @@
-"""What people may do in the browser: a role is a group of permissions. Who is a superuser may do everything."""
+"""What people may do in the browser: a role is a group of permissions. A superuser may do everything."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ _OPERATOR = (
     "accounts.view_apikey", "accounts.add_apikey", "accounts.change_apikey",
 )  # fmt: skip
 ADMINS_APPS = ("accounts", "auth", "batches", "configuration", "models_registry", "curation", "finetuning")
-NOBODYS_APPS = ("django_q",)  # whose rows name functions that are called: that is for the code alone
+NOBODYS_APPS = ("django_q",)  # whose rows name functions that a worker calls: only the code may write them
 
 
 def grant(using: str, apps: Any = installed, **signal: Any) -> None:
-    """After each migrate: the roles, with the permissions that there are by then. What was added to one stays, but for
-    what is nobody's."""
+    """Make the roles and give them their permissions, after each migration. Permissions that somebody added to a role
+    stay, except those of NOBODYS_APPS."""
     try:
         permissions = apps.get_model("auth", "Permission").objects.using(using)
         groups = apps.get_model("auth", "Group").objects.using(using)
@@ -52,9 +52,9 @@ def grant(using: str, apps: Any = installed, **signal: Any) -> None:
 
 
 def assign(user: User, role: str) -> None:
-    """Give this role, and no other. An admin may enter the admin site. Raises ValueError for an unknown role."""
+    """Give this role in place of any other. An admin may use the admin site. Raises ValueError for an unknown role."""
     if role not in ROLES:
-        raise ValueError(f"{role!r} is no role; there are {', '.join(ROLES)}")
+        raise ValueError(f"{role!r} is not a role; the roles are {', '.join(ROLES)}")
     from django.contrib.auth.models import Group
 
     user.groups.remove(*user.groups.filter(name__in=ROLES))
@@ -65,6 +65,6 @@ def assign(user: User, role: str) -> None:
 
 
 def role_of(user: User) -> str:
-    """The highest, or empty."""
+    """The person's highest role, or an empty text."""
     names = set(user.groups.values_list("name", flat=True))
     return next((role for role in reversed(ROLES) if role in names), "")

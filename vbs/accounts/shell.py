@@ -1,7 +1,7 @@
-"""Who asks the application from within this process: a command of somebody with a shell on this machine.
+"""Requests from within this process: a command that somebody runs in a shell on this machine.
 
-He could read the server's files anyway, so no key is asked of him, and he may do what no key may. The application is
-told by an entry of its environment that no header of a request can have: those are called HTTP_… there.
+Such a person can read the server's files anyway, so they need no key, and may do what no key may. The command marks its
+request with an entry of the WSGI environment. No client can set it: the headers of a request are called HTTP_… there.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ ENTRY = "vbs.shell"
 
 @dataclass(frozen=True)
 class Shell:
-    """progress: is told each step that takes long, while the request lasts."""
+    """progress: is called with a message at each step of a long request."""
 
     progress: Callable[[str], None]
 
 
 def shell_of(request: Any) -> Shell | None:
-    """Of a request of Django or of DRF; None when it came over the network."""
+    """The shell that sent this request of Django or DRF; None when the request came over the network."""
     found = getattr(request, "META", {}).get(ENTRY)
     return found if isinstance(found, Shell) else None

@@ -1,4 +1,4 @@
-"""What the admins of our apps have in common."""
+"""Base classes for the admin pages of our apps."""
 
 from functools import cached_property
 
@@ -12,12 +12,12 @@ from vbs.admin.site import Audited
 
 MOST_COUNTED = 10_000
 
-# A row of the task queue names a function that a worker calls: nobody makes, changes or sends one again by hand.
+# A row of the task queue names a function that a worker calls, so the admin shows none.
 admin.site.unregister([one for one in apps.get_app_config("django_q").get_models() if admin.site.is_registered(one)])
 
 
 class BoundedPaginator(Paginator):
-    """Counts no further than MOST_COUNTED rows, and so never skips more: what is older is found by a search."""
+    """Counts no more than MOST_COUNTED rows, and so never skips more. Older rows are found by a search."""
 
     @cached_property
     def count(self) -> int:
@@ -26,7 +26,7 @@ class BoundedPaginator(Paginator):
 
 
 class LargeAdmin(Audited):
-    """A table that may have millions of rows: nothing here reads all of them."""
+    """For a table that may have millions of rows: no page reads all of them."""
 
     paginator = BoundedPaginator
     show_full_result_count = False  # counting millions of rows to show a page of them would take seconds
@@ -34,7 +34,7 @@ class LargeAdmin(Audited):
 
 
 class ReadOnlyAdmin(LargeAdmin):
-    """What the system writes is not edited by hand."""
+    """For rows that the system writes and nobody edits by hand."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

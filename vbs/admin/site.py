@@ -1,6 +1,6 @@
-"""The admin site: whatever is added, changed, deleted or done there stands in the audit log, by whichever class.
+"""The admin site. The audit log records each addition, change, deletion and action there.
 
-`Site.register` puts `Audited` before the class that it is given: nobody who writes one has to think of it.
+`Site.register` puts `Audited` before every class that is registered, so that no class can leave it out.
 """
 
 import json
@@ -19,21 +19,21 @@ from vbs.accounts.models import Project
 from vbs.configuration import audit
 from vbs.pages.access import Request
 
-# As the pages call it.
+# The names that the pages' entries in the audit log have.
 NOUNS = {"apikey": "key", "group": "role", "hubtoken": "token"}
 ACTIONS = {"key.add": "key.make", "model.change": "model.edit"}
-MOST_TOLD = 50  # of what a field holds several of
+MOST_VALUES = 50  # of a field with several values
 
 Action = Callable[..., Any]
 
 
 class Audited(admin.ModelAdmin):
-    """Every change is kept with the names of its fields, in the transaction that makes it.
+    """Records every change with the names of its fields, in the transaction that makes it.
 
-    tells: fields that say who may do what, and hold no secret: their values are kept as well.
+    audited_fields: fields that decide who may do what and hold no secret. The record has their values as well.
     """
 
-    tells: tuple[str, ...] = ()
+    audited_fields: tuple[str, ...] = ()
 
     def log_addition(self, request: HttpRequest, obj: Model, message: Any) -> LogEntry:
         self._record(request, "add", obj, message)
@@ -51,13 +51,13 @@ class Audited(admin.ModelAdmin):
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         found: dict[str, Any] = super().get_actions(request)
-        return {name: (_kept(act, name), name, words) for name, (act, _, words) in found.items()}
+        return {name: (_audited_action(act, name), name, words) for name, (act, _, words) in found.items()}
 
     def do(self, request: HttpRequest, obj: Any, act: Callable[[Any], Any]) -> Any:
-        """Do to this one what an action does: kept, unless it refuses or answers False. An action that does not say so
-        is kept for all that it was given."""
-        acting: _Acting = vars(request)["acting"]
-        acting.tells = True
+        """Do an action to one row, and record it unless `act` raises or returns False. An action that does not call
+        this is recorded for all of its rows."""
+        acting: _RunningAction = vars(request)["acting"]
+        acting.records_itself = True
         answer = act(obj)
         if answer is not False:
             self._record(request, acting.name, obj)
@@ -67,34 +67,34 @@ class Audited(admin.ModelAdmin):
         noun = NOUNS.get(self.opts.model_name or "", self.opts.model_name)
         action = f"{noun}.{verb}"
         target = obj.pk if isinstance(obj.pk, str) else str(obj)
-        said = ["In the admin."]
+        lines = ["In the admin."]
         if message:
             text = message if isinstance(message, str) else json.dumps(message, default=str)
-            said.append(LogEntry(change_message=text).get_change_message())
+            lines.append(LogEntry(change_message=text).get_change_message())
         if message is not None:
-            said += [f"{name}: {_value(obj, name)}" for name in self.tells]
+            lines += [f"{name}: {_value(obj, name)}" for name in self.audited_fields]
         project = obj if isinstance(obj, Project) and verb != "delete" else getattr(obj, "project", None)
-        audit.record(cast(Request, request), ACTIONS.get(action, action), target, "\n".join(said), project)
+        audit.record(cast(Request, request), ACTIONS.get(action, action), target, "\n".join(lines), project)
 
 
-class _Acting:
-    """An action that runs, in the request that asks for it."""
+class _RunningAction:
+    """An action of the admin while it runs. records_itself: it has called `Audited.do`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.tells = False
+        self.records_itself = False
 
 
-def _kept(act: Action, name: str) -> Action:
+def _audited_action(act: Action, name: str) -> Action:
     @wraps(act)
     def acted(self: Audited, request: HttpRequest, rows: QuerySet[Any]) -> Any:
-        if act is delete_selected:  # it logs before it deletes: both or nothing
+        if act is delete_selected:  # it logs before it deletes, and both must happen or neither
             with transaction.atomic():
                 return act(self, request, rows)
         chosen = list(rows)
-        acting = vars(request)["acting"] = _Acting(name)
+        acting = vars(request)["acting"] = _RunningAction(name)
         answer = act(self, request, rows)
-        for obj in () if acting.tells else chosen:
+        for obj in () if acting.records_itself else chosen:
             self._record(request, name, obj)
         return answer
 
@@ -104,13 +104,13 @@ def _kept(act: Action, name: str) -> Action:
 def _value(obj: Model, name: str) -> str:
     value = getattr(obj, name)
     if isinstance(value, Manager):
-        found = [str(one) for one in value.all()[: MOST_TOLD + 1]]
-        return ", ".join(found[:MOST_TOLD]) + (" …" if len(found) > MOST_TOLD else "") or "none"
+        found = [str(one) for one in value.all()[: MOST_VALUES + 1]]
+        return ", ".join(found[:MOST_VALUES]) + (" …" if len(found) > MOST_VALUES else "") or "none"
     return str(value)
 
 
 class Site(admin.AdminSite):
-    final_catch_all_view = False  # an address that is none here is none as everywhere: vbs/http/redirects.py
+    final_catch_all_view = False  # an unknown address gets the same page as everywhere: vbs/http/redirects.py
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
         given = admin_class or admin.ModelAdmin
@@ -119,7 +119,7 @@ class Site(admin.AdminSite):
         super().register(model_or_iterable, given, **options)
 
     def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """Their own."""
+        """People change their own password here."""
         with transaction.atomic():
             answer: HttpResponse = super().password_change(request, extra_context)
             if isinstance(answer, HttpResponseRedirect) and request.method == "POST":

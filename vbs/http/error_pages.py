@@ -68,7 +68,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def _unknown(request: HttpRequest) -> dict[str, Any]:
-    return envelope(routes.unknown(request), "not_found_error", None, "unknown_route")
+    return envelope(routes.unknown_route_message(request), "not_found_error", None, "unknown_route")
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
@@ -103,7 +103,7 @@ def _for_programs(request: HttpRequest) -> bool:
 
 
 def _is_of_programs(path: str) -> bool:
-    return any(routes.within(path, one) for one in PROGRAMS)
+    return any(routes.is_within(path, one) for one in PROGRAMS)
 
 
 def _page(request: HttpRequest, status: int, title: str, words: Sequence[str]) -> HttpResponse:

@@ -1,6 +1,6 @@
-"""Bearer keys for the API. `request.auth` is the key, `request.user` its project.
+"""Bearer keys for the API. `request.auth` is the key, and `request.user` is its project.
 
-In open mode, and for a command on this machine, there is no key, and the project is the usual one.
+In open mode, and for a command on this machine, there is no key, and the project is the default one.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # it imports us
 
 
 def sent_key(request: Request) -> str:
-    """As OpenAI's clients send it, or Azure's (`api-key`); empty when there is none."""
+    """The key as OpenAI's clients send it, or Azure's (`api-key`); empty when there is none."""
     scheme, _, secret = get_authorization_header(request).partition(b" ")
     if scheme.lower() == b"bearer" and secret.strip():
         return secret.strip().decode("latin-1")
@@ -34,10 +34,10 @@ class ApiKeyAuthentication(BaseAuthentication):
             return Project.objects.get_or_create(name=DEFAULT_PROJECT)[0], None
         secret = sent_key(request)
         if settings.VBS_API_AUTH == "open":
-            if said := origins.foreign(request.headers, request.get_host(), request.is_secure()):
+            if header := origins.foreign(request.headers, request.get_host(), request.is_secure()):
                 raise Forbidden(
-                    f"Another site has a browser send this ({said}), and this server answers without a key. Ask it "
-                    "from a program, or set VBS_API_AUTH=required.",
+                    f"A page of another site sent this request ({header}), and this server takes requests without a "
+                    "key only from programs and its own pages. Send it from a program, or set VBS_API_AUTH=required.",
                     code="cross_site",
                 )
             return Project.objects.get_or_create(name=DEFAULT_PROJECT)[0], None
@@ -56,7 +56,7 @@ class ApiKeyAuthentication(BaseAuthentication):
 
 
 def project_of(request: Request) -> Project:
-    """Whose request this is."""
+    """The project that sent this request."""
     project: Any = request.user
     if not isinstance(project, Project):
         raise TypeError(f"{project!r} is not a project: this view does not use ApiKeyAuthentication")
@@ -69,17 +69,17 @@ class HasProject(BasePermission):
 
 
 def is_operator(request: Request) -> bool:
-    """Whether the key may change the registry of models. A command on this machine may, and in open mode, which is for
-    loopback only, everybody."""
+    """Whether the sender may change the registry of models. A command on this machine may. In open mode, which works on
+    loopback only, everybody may."""
     if settings.VBS_API_AUTH == "open" or shell_of(request):
         return True
     return isinstance(request.auth, ApiKey) and request.auth.operator
 
 
 class IsOperator(HasProject):
-    """Looking is for every key, changing for operators' keys."""
+    """Every key may read; only an operator's key may change something."""
 
-    free = SAFE_METHODS  # for every key
+    free = SAFE_METHODS  # the methods that every key may use
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         if not super().has_permission(request, view):
@@ -93,6 +93,6 @@ class IsOperator(HasProject):
 
 
 class IsOperatorAlways(IsOperator):
-    """For what only operators may even look at."""
+    """Only an operator's key may read or change."""
 
     free = ()

@@ -1,4 +1,4 @@
-"""Turn what a serializer found into the API's error: the first problem, with its place and its code."""
+"""Turns the errors of a serializer into the API's error: the first one, with its field and its code."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +36,7 @@ def checked(serializer: BaseSerializer[Any]) -> dict[str, Any]:
 
 
 def _given(data: Any, path: str) -> str:
-    """What was sent there, where that is short and plain."""
+    """The value at this path of the data, in brackets, when it is a short text or a number."""
     for name in path.split("."):
         data = data.get(name) if isinstance(data, Mapping) else None
     if isinstance(data, str | int | float) and len(str(data)) <= 100:

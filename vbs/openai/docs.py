@@ -12,13 +12,14 @@ from vbs.places import PROGRAM
 BODY = "application/x-ndjson"
 
 
-def of(wire: Any) -> Any:
+def schema_of(wire: Any) -> Any:
     """The schema of a wire object."""
     return resolve_type_hint(wire)
 
 
 ERRORS = {
-    (status, "application/json"): of(ErrorObject) for status in (400, 401, 404, 405, 409, 413, 415, 429, 500, 503, 507)
+    (status, "application/json"): schema_of(ErrorObject)
+    for status in (400, 401, 404, 405, 409, 413, 415, 429, 500, 503, 507)
 }
 PAGING = [
     OpenApiParameter("after", str, description="The id of the last object of the page before"),
@@ -28,7 +29,7 @@ PAGING = [
 
 
 class BearerKey(OpenApiAuthenticationExtension):
-    """Registers itself: how a key is sent, for the description and for /docs' own button."""
+    """Describes how a key is sent, for /openapi.json and for the button of /docs. It registers itself."""
 
     target_class = "vbs.openai.authentication.ApiKeyAuthentication"
     name = "ApiKey"

@@ -1,6 +1,6 @@
-"""Every error that leaves `/v1/`: exceptions to raise, and the one place that writes the envelope.
+"""The API's errors: exceptions to raise, and the function that writes them as an answer.
 
-The envelope is `{"error": {"message", "type", "param", "code"}}`, all four keys always there.
+Each error is `{"error": {"message", "type", "param", "code"}}`, with all four keys.
 """
 
 import logging
@@ -22,11 +22,11 @@ from vbs.run import descriptors, space
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 5  # after which a client may ask again, where nothing tells better
+RETRY_SECONDS = 5  # after which a client may ask again, unless the error names another time
 
 
 class ApiError(exceptions.APIException):
-    """An answer other than success. A subclass fixes status, `type` and the usual `code`."""
+    """An error of the API. A subclass sets the status, the `type` and the default `code`."""
 
     status_code = 500
     type = "server_error"
@@ -42,7 +42,7 @@ class ApiError(exceptions.APIException):
         return envelope(self.message, self.type, self.param, self.code)
 
     def headers(self) -> dict[str, str]:
-        """That go with the status."""
+        """The headers that belong to the status."""
         if self.status_code == 401:
             return {"WWW-Authenticate": "Bearer"}
         return {"Retry-After": str(RETRY_SECONDS)} if self.status_code in (429, 503) else {}
@@ -73,7 +73,7 @@ class NotFound(ApiError):
 
 
 def missing(kind: str, object_id: str) -> NotFound:
-    """As OpenAI words it."""
+    """The error for an id that does not exist, in OpenAI's words."""
     return NotFound(f"No {kind} found with id '{ids.shown(object_id)}'.", param="id", code=f"{kind}_not_found")
 
 
@@ -90,7 +90,7 @@ class TooLarge(ApiError):
 
 
 class Unavailable(ApiError):
-    """Not now: the same may work in a moment."""
+    """The server cannot do this now; the same request may work in a few seconds."""
 
     status_code = 503
     type = "server_error"
@@ -119,14 +119,14 @@ def envelope(message: str, type: str, param: str | None = None, code: str | None
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
-    """DRF's hook: whatever a view raised becomes the envelope. What we did not foresee is logged under an id."""
+    """DRF's hook: turns what a view raised into an answer. An unexpected exception is logged under an id."""
     request = context.get("request")
     if isinstance(error, ApiError):
         return Response(error.body(), status=error.status_code, headers=error.headers())
     if refused := refusal(error, request):
         return exception_handler(refused, context)
     if isinstance(error, Http404):
-        return exception_handler(NotFound(f"Nothing is here: {getattr(request, 'path', '')}"), context)
+        return exception_handler(NotFound(f"There is nothing at {getattr(request, 'path', '')}."), context)
     if isinstance(error, PermissionDenied):
         return exception_handler(Forbidden(str(error) or "This is not allowed."), context)
     if isinstance(error, RequestDataTooBig):
@@ -137,60 +137,65 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
         status = error.status_code
         if isinstance(error, exceptions.MethodNotAllowed):
             allowed = ", ".join(getattr(context.get("view"), "allowed_methods", []))
-            message, code = f"{error.detail} This route takes {allowed}.", "method_not_allowed"
+            message, code = f"{error.detail} This route allows {allowed}.", "method_not_allowed"
         elif isinstance(error, exceptions.UnsupportedMediaType):
             taken = ", ".join(parser.media_type for parser in getattr(context.get("view"), "parser_classes", []))
             message, code = f"{error.detail} This route takes {taken}.", _first_code(error)
         elif isinstance(error, exceptions.ParseError):
             message, code = f"The body could not be parsed: {error.detail}", "invalid_body"
         else:
-            message, code = _flat(error.detail), _first_code(error)
+            message, code = _text(error.detail), _first_code(error)
         kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         wait = getattr(error, "wait", None) or RETRY_SECONDS
         headers = {"Retry-After": str(math.ceil(wait))} if status in (429, 503) else {}
         return Response(envelope(message, kind, None, code), status=status, headers=headers)
     if shell_of(request):
-        raise error  # to whoever asks from within this process, who shows it as any other
+        raise error  # a command in this process sent the request, and shows the exception as any other
     return Response(unforeseen(error, request), status=500)
 
 
 def refusal(error: BaseException | None, request: Any) -> ApiError | None:
-    """What a request is answered when the database has failed it, or the machine has no more to give, which is logged;
-    None for any other error."""
+    """The answer to a request when the database failed, or the machine has no disk space, files or connections left.
+    Logs the error. None for any other error."""
     if isinstance(error, OSError) and error.errno in descriptors.EXHAUSTED | space.NO_SPACE:
-        log.error("The machine has failed %s: %s", getattr(request, "path", "?"), error)
+        log.error("The machine has no more to give for %s: %s", getattr(request, "path", "?"), error)
         if space.is_full(error):
             return StorageFull(space.REFUSAL)
-        return Unavailable("The server has as many files and connections open as it may. Try again in a moment.")
+        return Unavailable(
+            "The server has as many files and connections open as it may have. Try again in a few seconds."
+        )
     if not isinstance(error, DATABASE_ERRORS):
         return None
-    log.warning("The database has failed %s: %s", getattr(request, "path", "?"), first_line(error))
+    log.warning("The database failed during %s: %s", getattr(request, "path", "?"), first_line(error))
     match error.__cause__:
         case psycopg.errors.DiskFull():
-            return StorageFull("The disk of the server's database is full. Free some space and send it again.")
+            return StorageFull(
+                "The disk of the server's database is full. Free some space, then send the request again."
+            )
         case psycopg.errors.LockNotAvailable() | psycopg.errors.DeadlockDetected():
-            why = "Something else is being done with this just now."
+            why = "Something else is being done with this at the moment."
         case psycopg.errors.QueryCanceled():
-            why = "The database took too long over this."
+            why = "The database took too long for this."
         case psycopg_pool.PoolTimeout() | psycopg_pool.TooManyRequests():
             why = "The server has too much to do."
         case _:
-            why = "The server's database is out of reach."
-    return Unavailable(f"{why} Try again in a moment.")
+            why = "The server cannot reach its database."
+    return Unavailable(f"{why} Try again in a few seconds.")
 
 
 def unforeseen(error: BaseException | None, request: Any) -> dict[str, Any]:
+    """The body of the answer for an exception that nobody expected, which is logged under the id in it."""
     error_id = f"err_{secrets.token_hex(8)}"
     path = getattr(request, "path", "?")
     log.error("Unforeseen error %s at %s", error_id, path, exc_info=error or True)
-    return envelope(f"The server had an error; its log has more under {error_id}.", "server_error", None, error_id)
+    return envelope(f"The server had an error. Its log says more under {error_id}.", "server_error", None, error_id)
 
 
-def _flat(detail: Any) -> str:
+def _text(detail: Any) -> str:
     if isinstance(detail, dict):
-        return " ".join(f"{name}: {_flat(value)}" for name, value in detail.items())
+        return " ".join(f"{name}: {_text(value)}" for name, value in detail.items())
     if isinstance(detail, list):
-        return " ".join(_flat(one) for one in detail)
+        return " ".join(_text(one) for one in detail)
     return str(detail)
 
 

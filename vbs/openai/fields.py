@@ -1,4 +1,4 @@
-"""Fields of serializers that take just what JSON sent, and what a database can hold. Nothing is turned into a text."""
+"""Fields of serializers that take JSON's own types and what a database can hold. They convert nothing."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ MOST_LEVELS = 20
 
 
 class PlainText(serializers.CharField):
-    """Text that a database can hold; only strings, and none of them is changed."""
+    """A string that a database can hold. It is kept as it was sent."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"trim_whitespace": False} | options)
@@ -26,7 +26,7 @@ class PlainText(serializers.CharField):
 
 
 class Flag(serializers.BooleanField):
-    """true or false, and no word or number that stands for them. An empty form has none, where HTML would say false."""
+    """true or false, but no word or number in their place. A form without the field has no value, not false."""
 
     default_empty_form_html = empty
 
@@ -56,7 +56,7 @@ class PlainObject(serializers.Field[Any, Any, Any, Any]):
 
 
 def _levels(data: Any) -> int:
-    """How deep it is, level by level: a recursion could end in the stack's."""
+    """How deep it is, counted level by level: a recursion could overflow the stack."""
     levels, here = 0, [data]
     while here and levels <= MOST_LEVELS:
         levels += 1

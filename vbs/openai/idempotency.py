@@ -1,7 +1,7 @@
 """A creation that is sent twice is done once: `Idempotency-Key` names it, and its answer is kept for a day.
 
-The answer is written in the transaction that creates the object: either both are there or neither, whenever we die.
-Of two at the same time the second waits at the row of the first, and answers what that has answered.
+The answer is written in the transaction that creates the object: a crash leaves both or neither. Of two requests at the
+same time, the second waits for the row of the first and then gets the same answer.
 """
 
 import hashlib
@@ -35,8 +35,8 @@ PARAMETER = OpenApiParameter(
 )
 
 
-class Once:
-    """One creation. Raises InvalidRequest when its key cannot be one."""
+class IdempotentCreation:
+    """One creation. Raises InvalidRequest when its key is not a valid one."""
 
     def __init__(self, request: Request) -> None:
         self._key = request.headers.get(HEADER)
@@ -44,7 +44,7 @@ class Once:
             return
         if not (0 < len(self._key) <= MOST_KEY and self._key.isprintable()):
             raise InvalidRequest(
-                f"Invalid '{HEADER}': it has {len(self._key)} characters; it must have 1 to {MOST_KEY}, all printable.",
+                f"Invalid '{HEADER}': it has {len(self._key)} characters. Send 1 to {MOST_KEY} printable characters.",
                 param=HEADER,
             )
         self._project = project_of(request)
@@ -53,49 +53,50 @@ class Once:
         self._body = fingerprint(request.data)
 
     def answer(self) -> Response | None:
-        """What was answered the first time, or None: ask before work that would be in vain. Raises Conflict."""
+        """The kept answer, or None for the first time. Call it before work that a kept answer makes needless. Raises
+        Conflict when the body was another one then."""
         if self._key is None:
             return None
-        return self._told(KeptAnswer.objects.filter(pk=self._id, created_at__gt=Now() - KEPT).first())
+        return self._kept_answer(KeptAnswer.objects.filter(pk=self._id, created_at__gt=Now() - KEPT).first())
 
     def make(self, create: Callable[[], Response]) -> Response:
-        """The answer of `create`, which makes the object in this transaction; or what was answered the first time."""
+        """The answer of `create`, which makes the object in this transaction; or the kept answer."""
         with transaction.atomic():
             if self._key is None:
                 return create()
             KeptAnswer.objects.filter(pk=self._id, created_at__lte=Now() - KEPT).delete()
             row = KeptAnswer(pk=self._id, project=self._project, fingerprint=self._body)
-            KeptAnswer.objects.bulk_create([row], ignore_conflicts=True)  # waits for whoever does the same just now
+            KeptAnswer.objects.bulk_create([row], ignore_conflicts=True)  # waits while another request has the same key
             found = KeptAnswer.objects.get(pk=self._id)
-            if told := self._told(found):
-                return told
+            if kept := self._kept_answer(found):
+                return kept
             response = create()
             KeptAnswer.objects.filter(pk=self._id).update(status=response.status_code, body=json.dumps(response.data))
             return response
 
-    def _told(self, found: KeptAnswer | None) -> Response | None:
+    def _kept_answer(self, found: KeptAnswer | None) -> Response | None:
         if found is None:
             return None
         if found.fingerprint != self._body:
             raise Conflict(
-                f"This '{HEADER}' was sent with another body before: use a new one for each creation.",
+                f"This '{HEADER}' was sent with another body before. Use a new key for each creation.",
                 param=HEADER,
                 code="idempotency_conflict",
             )
         return Response(json.loads(found.body), status=found.status) if found.status else None
 
 
-def once(handler: Callable[..., Response]) -> Callable[..., Response]:
-    """For a view's `post` that does nothing but create, quickly and in the database alone."""
+def idempotent(handler: Callable[..., Response]) -> Callable[..., Response]:
+    """Decorates a view's `post` that only creates something in the database, and takes no time for it."""
 
     def post(self: Any, request: Request, **named: Any) -> Response:
-        return Once(request).make(lambda: handler(self, request, **named))
+        return IdempotentCreation(request).make(lambda: handler(self, request, **named))
 
     return post
 
 
 def fingerprint(data: Any) -> str:
-    """Of a body, however its JSON is spaced and its multipart form is cut."""
+    """A digest of a body. It does not depend on the spaces of JSON or the boundaries of a multipart form."""
     digest = hashlib.sha256()
     if not isinstance(data, QueryDict):
         try:
@@ -119,6 +120,6 @@ def _content(file: UploadedFile) -> str:
 
 
 def purge() -> None:
-    """What is kept no longer."""
+    """Delete the answers that have been kept for a day."""
     while old := list(KeptAnswer.objects.filter(created_at__lte=Now() - KEPT).values_list("pk")[:MOST_PURGED]):
         KeptAnswer.objects.filter(pk__in=[pk for (pk,) in old]).delete()

@@ -1,4 +1,4 @@
-"""Public ids: a prefix and 32 hex digits. They sort by when they were made: the primary key is the list order."""
+"""Public ids: a prefix and 32 hex digits. They sort by the time at which they were made, as lists do."""
 
 import hashlib
 import secrets
@@ -13,12 +13,12 @@ def new_id(prefix: str) -> str:
 
 
 def derived_id(prefix: str, moment: datetime, seed: str) -> str:
-    """The same id each time for the same seed: work that is done again after a crash lands in the same place."""
+    """The same id for the same moment and seed, so that work that is done again after a crash gets the same ids."""
     return f"{prefix}{int(moment.timestamp() * 1000):012x}{hashlib.sha256(seed.encode()).hexdigest()[:20]}"
 
 
 def shown(given: str) -> str:
-    """What somebody has sent in place of an id or a word, for a message: on one line, clipped."""
+    """A text that a client sent, as a message can show it: on one line and at most 100 characters long."""
     clean = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in given[:100])
     return clean if len(given) <= 100 else f"{clean}…"
 

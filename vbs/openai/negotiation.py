@@ -1,4 +1,4 @@
-"""Clients ask for `application/json` or `application/binary`; each route has one kind of answer, and that is it."""
+"""Answers in a route's one format, whether a client asks for `application/json` or `application/binary`."""
 
 from typing import Any
 

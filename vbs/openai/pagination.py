@@ -1,4 +1,4 @@
-"""OpenAI's lists: newest first or oldest first, one page after an object id, never an empty page that says more."""
+"""OpenAI's lists: newest first or oldest first, one page of rows after an object's id."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, TypeVar
@@ -12,7 +12,7 @@ from vbs.openai.errors import InvalidRequest
 T = TypeVar("T", bound=Model)
 
 
-class Page(TypedDict):
+class ListPage(TypedDict):
     object: str
     data: list[Any]
     first_id: str | None
@@ -20,13 +20,13 @@ class Page(TypedDict):
     has_more: bool
 
 
-def single(query: QueryDict, name: str) -> str | None:
-    """A parameter's text, or None. Raises InvalidRequest when it is there twice, of which all but one would be lost."""
+def single_value(query: QueryDict, name: str) -> str | None:
+    """A parameter's text, or None. Raises InvalidRequest when the parameter is given more than once."""
     given = query.getlist(name)
     if len(given) > 1:
         shown = ids.shown(name)
         raise InvalidRequest(
-            f"Parameter given {len(given)} times: '{shown}'. It takes one value; ask once for each.",
+            f"Parameter given {len(given)} times: '{shown}'. Give it once, and send a request for each value.",
             param=shown,
             code="duplicate_parameter",
         )
@@ -34,8 +34,8 @@ def single(query: QueryDict, name: str) -> str | None:
 
 
 def whole_number(query: QueryDict, name: str, default: int, low: int, high: int) -> int:
-    """A number from the query string. Raises InvalidRequest outside of low … high."""
-    text = single(query, name)
+    """A number from the query string. Raises InvalidRequest unless it is from low to high."""
+    text = single_value(query, name)
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
@@ -47,7 +47,7 @@ def whole_number(query: QueryDict, name: str, default: int, low: int, high: int)
 
 def choice(query: QueryDict, name: str, default: str, allowed: tuple[str, ...]) -> str:
     """One of the allowed words from the query string. Raises InvalidRequest for any other."""
-    text = single(query, name)
+    text = single_value(query, name)
     text = default if text is None else text
     if text not in allowed:
         raise InvalidRequest(
@@ -56,16 +56,16 @@ def choice(query: QueryDict, name: str, default: str, allowed: tuple[str, ...]) 
     return text
 
 
-def only(query: QueryDict, *known: str) -> None:
-    """Raises InvalidRequest for a parameter that would silently do nothing, or that is there twice. Azure's clients put
-    theirs everywhere."""
+def check_parameters(query: QueryDict, *known: str) -> None:
+    """Raises InvalidRequest for an unknown parameter, which would have no effect, and for one that is given twice.
+    Azure's clients send `api-version` everywhere, so it is let through."""
     for name in query:
         if name not in known and name != "api-version":
-            takes = f"this list takes {', '.join(known)}" if known else "this list takes none"
+            takes = f"This list takes {', '.join(known)}." if known else "This list takes no parameters."
             raise InvalidRequest(
-                f"Unknown parameter: '{ids.shown(name)}'; {takes}.", param=ids.shown(name), code="unknown_parameter"
+                f"Unknown parameter: '{ids.shown(name)}'. {takes}", param=ids.shown(name), code="unknown_parameter"
             )
-        single(query, name)
+        single_value(query, name)
 
 
 def unknown_after(after: str) -> InvalidRequest:
@@ -80,12 +80,12 @@ def page(
     default: int,
     high: int,
     filters: Sequence[str] = (),
-) -> Page:
-    """One page of `rows`, whose primary key is the list order. Reads `after`, `limit` and `order` from the query.
+) -> ListPage:
+    """One page of `rows`, in the order of their primary keys. Reads `after`, `limit` and `order` from the query.
 
-    filters: the other parameters of this list, by which `rows` are chosen already.
+    filters: the other parameters of this list; the caller has applied them to `rows`.
     """
-    only(query, "after", "limit", "order", *filters)
+    check_parameters(query, "after", "limit", "order", *filters)
     limit = whole_number(query, "limit", default, 1, high)
     order = choice(query, "order", "desc", ("asc", "desc"))
     if after := query.get("after"):

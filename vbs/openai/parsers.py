@@ -1,4 +1,4 @@
-"""JSON as the RFC has it: no NaN, no lone surrogates, and no nesting that overflows the stack."""
+"""Parses JSON as RFC 8259 defines it: no NaN, no lone surrogates, and no nesting that overflows the stack."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Addresses that clients of the API ask for and that are none: a slash too many, no /v1, Azure's, answers at once."""
+"""Helps clients that ask for a wrong address: a slash too many, no /v1, Azure's routes, OpenAI's direct endpoints."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,14 @@ from django.conf import settings
 from django.http import Http404, HttpRequest
 from django.http.response import HttpResponseBase
 
-SLASHED = ("/v1/", "/health/", "/ready/", "/metrics/", "/openapi.json/")
-BESIDE = ("/batches", "/models", "/queue")  # pages that are called as routes of the API are
-DIRECT = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+WITHOUT_SLASH = ("/v1/", "/health/", "/ready/", "/metrics/", "/openapi.json/")
+PAGES = ("/batches", "/models", "/queue")  # pages with the name of a route of the API
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 AZURE = "/openai"
 
 
 def is_program(request: HttpRequest) -> bool:
-    """Whether it asks as clients of the API do, and no browser does."""
+    """Whether a program sent this request, as its headers tell, and not a browser."""
     accepted = request.headers.get("Accept", "")
     if "text/html" in accepted or "HX-Request" in request.headers or settings.SESSION_COOKIE_NAME in request.COOKIES:
         return False
@@ -21,33 +21,33 @@ def is_program(request: HttpRequest) -> bool:
     return has_key or accepted.startswith("application/json") or request.content_type == "application/json"
 
 
-def within(path: str, place: str) -> bool:
+def is_within(path: str, place: str) -> bool:
     return path == place or path.startswith(f"{place}/")
 
 
-def unknown(request: HttpRequest) -> str:
-    """What to say of an address that is none, to a program."""
+def unknown_route_message(request: HttpRequest) -> str:
+    """Tells a program that an address is not a route, and how to correct it."""
     message = f"Unknown route: {request.method} {request.path}."
     base = f"{request.scheme}://{request.get_host()}/v1"
-    if request.path in DIRECT:
+    if request.path in ENDPOINTS:
         return (
             f"{request.method} {request.path} is not answered directly: this server runs batches. Write the request as "
-            f'a line of a file, with "url": "{request.path}", and have it run with POST /v1/batches.'
+            f'a line of a file, with "url": "{request.path}", and run the file with POST /v1/batches.'
         )
-    if within(request.path, "/v1/v1"):
-        return f"{message} It has /v1 twice: set the client's base URL to {base}, once."
-    if within(request.path, AZURE):
+    if is_within(request.path, "/v1/v1"):
+        return f"{message} It has /v1 twice: set the client's base URL to {base}."
+    if is_within(request.path, AZURE):
         return (
-            f"{message} This is no Azure address: use the OpenAI client instead of AzureOpenAI, with base_url={base}; "
-            "the key may be sent as 'api-key' or as 'Authorization: Bearer'."
+            f"{message} This server has no Azure routes: use the OpenAI client with base_url={base} instead of "
+            "AzureOpenAI. Send the key as 'api-key' or as 'Authorization: Bearer'."
         )
-    if not within(request.path, "/v1"):
+    if not is_within(request.path, "/v1"):
         return f"{message} The API is at /v1: set the client's base URL to {base}."
     return message
 
 
 class ApiRoutesMiddleware:
-    """A slash at the end makes no difference. A program that asks for a page has left out /v1."""
+    """Ignores a slash at the end of a route. Answers 404 to a program that asks for a page, for it has left out /v1."""
 
     sync_capable = True
     async_capable = False
@@ -57,8 +57,8 @@ class ApiRoutesMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         path = request.path_info
-        if path.startswith(SLASHED) and path.endswith("/"):
+        if path.startswith(WITHOUT_SLASH) and path.endswith("/"):
             request.path_info = request.path = path.rstrip("/")
-        elif any(within(path, place) for place in BESIDE) and is_program(request):
+        elif any(is_within(path, place) for place in PAGES) and is_program(request):
             raise Http404
         return self.get_response(request)

@@ -1,4 +1,4 @@
-"""Objects as they go over the wire. Every field is always there; what has no value is null. Times are Unix seconds."""
+"""The API's objects as JSON. Every field is always there; it is null without a value. Times are Unix seconds."""
 
 from datetime import datetime
 from typing import Any, Literal, TypedDict
@@ -106,7 +106,7 @@ class Progress(TypedDict):
 
 
 class ResolvedModel(TypedDict):
-    """What a name stood for when the batch started with it."""
+    """The model that a name meant when the batch started its requests."""
 
     asked: str
     model: str
@@ -114,8 +114,7 @@ class ResolvedModel(TypedDict):
 
 
 class Estimate(TypedDict):
-    """What is to be expected of the requests that are left, from what was measured. `reason`: why something of it is
-    null."""
+    """The forecast for the requests that are left. `reason`: why a value is null."""
 
     seconds: int | None
     starts_in_seconds: int | None
@@ -215,7 +214,7 @@ class WorkerObject(TypedDict):
 
 
 class QueueItem(TypedDict):
-    """A batch in the queue. Of other projects' batches only the priority and the size are told."""
+    """A batch in the queue. Of another project's batch it shows only the priority and the size."""
 
     id: str | None
     status: str
@@ -231,15 +230,15 @@ class QueueItem(TypedDict):
 
 
 class PauseObject(TypedDict):
-    """Why no batch is run now; `reason` may be empty."""
+    """Why the queue is paused; `reason` may be empty."""
 
     since: int
     reason: str
 
 
 class QueueObject(TypedDict):
-    """`gpu`: what each worker has read of its GPU last, and `waiting_because`: why it takes nothing up, or null.
-    `paused`: null while batches are run."""
+    """`gpu`: what each worker read from its GPU last, with `waiting_because`: why it takes up no work, or null.
+    `paused`: null unless the queue is paused."""
 
     object: Literal["queue"]
     workers: list[WorkerObject]
@@ -252,5 +251,5 @@ class QueueObject(TypedDict):
 
 
 def only_v1(endpoints: list[Any]) -> list[Any]:
-    """For /openapi.json: the API, and none of the pages."""
+    """Keeps the routes of the API, and none of the pages, for /openapi.json."""
     return [one for one in endpoints if one[0].startswith(("/v1/", "/health", "/ready"))]

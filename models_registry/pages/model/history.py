@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from models_registry.api.wire import reason
+from models_registry.api.wire import shown_reason
 from models_registry.fit import formula
 from models_registry.models import OPEN_OPERATIONS, Measurement, MeasurementKind, Model, Operation, OperationKind, Task
 from models_registry.pages.models.rows import CHANGES
@@ -55,7 +55,7 @@ def _ran(row: Operation, newest: bool, for_operator: bool) -> Part:
         "is_open": is_open,
         "unfold": is_open or newest,
         "seconds": (row.finished_at - row.started_at).total_seconds() if row.finished_at and row.started_at else None,
-        "error": reason(row.error, for_operator),
+        "error": shown_reason(row.error, for_operator),
         "facts": list(_facts(result)),
     }
     if for_operator:

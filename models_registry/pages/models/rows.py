@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any
 
-from models_registry.api.wire import reason
+from models_registry.api.wire import shown_reason
 from models_registry.engine.spec import EngineKind
 from models_registry.hub import downloads as fetch
 from models_registry.models import (
@@ -75,7 +75,7 @@ def _row(
     failed = operation is not None and operation.state == OperationState.FAILED
     return {
         "model": model,
-        "reason": reason(model.reason, for_operator),
+        "reason": shown_reason(model.reason, for_operator),
         "fit_id": _fit_id(model),
         "speed": speed,
         "loaded": here,
@@ -83,7 +83,7 @@ def _row(
         "fetching": fetching,
         "doing": operation if is_open or failed else None,
         "is_open": is_open,
-        "error": reason(operation.error, for_operator) if operation else "",
+        "error": shown_reason(operation.error, for_operator) if operation else "",
         "actions": _actions(model, download, operation, here),
         "moves": is_open or bool(fetching and fetching["moves"]),
     }
@@ -102,7 +102,7 @@ def _fetching(model: Model, download: Download, for_operator: bool) -> dict[str,
     if download.state in (DownloadState.DONE, DownloadState.CANCELLED):
         return None
     total, done = download.bytes_total, min(download.bytes_done, download.bytes_total)
-    note = reason(download.reason, for_operator) or fetch.doing(model, download)
+    note = shown_reason(download.reason, for_operator) or fetch.doing(model, download)
     if not note and download.state == DownloadState.RUNNING and (rate := download.bytes_per_second):
         note = f"{size(int(rate))}/s, {duration((total - done) / rate)} left"
     return {

@@ -47,7 +47,7 @@ def test_every_change_is_kept(api, settings, monkeypatch, tmp_path):
     tried, expected = set(), []
 
     def call(method, path, body, view, *entry):
-        api(method, path, body, 202 if issubclass(view, registry._Asking) else 200)
+        api(method, path, body, 202 if issubclass(view, registry._QueuedOperation) else 200)
         tried.add((view, method.lower()))
         expected.append(entry)
 

@@ -391,7 +391,7 @@ def test_while_it_runs_the_lease_is_kept(add_model, gpu, settings):
 
 def test_the_sweep_gives_up_wakes_and_forgets(add_model, gpu):
     model = add_model()
-    assert operations.sweep in upkeep.PARTS
+    assert operations.sweep in upkeep.STEPS
     waits, killer, old = (operations.ask("test", model, {"prompt": name}) for name in "abc")
     past = timezone.now() - timedelta(days=90)
     Operation.objects.filter(pk=killer.pk).update(state="running", attempts=3, leased_by=gpu.worker.pk)

@@ -106,7 +106,7 @@ def test_nobody_takes_their_own_right(admin):
         text(answer).replace("&#x27;", "'")
     )
     assert roles.role_of(me) == "admin"
-    with pytest.raises(people.Refused, match="own role"):
+    with pytest.raises(people.AccountRefused, match="own role"):
         people.set_role(me, me.pk, "viewer")
     answer = admin.post(f"/system/people/{me.pk}/active", {"active": "no"}, follow=True)
     me.refresh_from_db()
@@ -120,7 +120,7 @@ def test_the_last_superuser_stays():
     assert not other.user.is_active
     rights = person("admin").user
     rights.is_superuser = True  # as if one that is not kept were asking
-    with pytest.raises(people.Refused, match="last superuser"):
+    with pytest.raises(people.AccountRefused, match="last superuser"):
         people.set_active(rights, root.user.pk, False)
 
 

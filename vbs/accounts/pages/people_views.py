@@ -87,7 +87,7 @@ def _add(request: Request) -> HttpResponse:
                 words = f"{data['role']}; projects: {', '.join(one.name for one in data['projects']) or 'none'}"
                 audit.record(request, "user.add", user.username, words)
             return _told(request, user, generated, f"{user.username} is added.")
-        except domain.Refused as error:
+        except domain.AccountRefused as error:
             form.add_error(error.field, str(error))
     return _people(request, form=form)
 
@@ -136,7 +136,7 @@ def _change(request: Request, user: User, role: str, form: PersonForm) -> bool:
                 changed.append(f"projects: {words}")
             if changed:
                 audit.record(request, "user.change", user.username, "; ".join(changed))
-    except domain.Refused as error:
+    except domain.AccountRefused as error:
         form.add_error(error.field, str(error))
         return False
     messages.success(request, f"{user.username}: {'; '.join(changed) or 'nothing has changed'}.")
@@ -156,7 +156,7 @@ def password(request: Request, pk: int) -> HttpResponse:
                 user, generated = domain.reset_password(request.user, pk, form.cleaned_data["password"])
                 audit.record(request, "user.password", user.username)
             return _told(request, user, generated, f"{user.username} has another password.")
-        except domain.Refused as error:
+        except domain.AccountRefused as error:
             form.add_error(error.field, str(error))
     context = {"tab": "people", "person": user, "form": form, "may": domain.may_change(request.user, user)}
     return render(request, "system/password.html", context, status=WRONG if form.is_bound else 200)
@@ -188,7 +188,7 @@ def active(request: Request, pk: int) -> HttpResponse:
             audit.record(request, "user.activate" if activate else "user.deactivate", user.username)
     except User.DoesNotExist:
         raise Http404 from None
-    except domain.Refused as error:
+    except domain.AccountRefused as error:
         messages.error(request, str(error))
     else:
         messages.success(request, f"{user.username} {'may sign in again' if activate else 'is deactivated'}.")

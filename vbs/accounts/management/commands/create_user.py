@@ -40,7 +40,7 @@ class Command(BaseCommand):
             with transaction.atomic():
                 _, generated = people.make(name, self._password(name), role, found)
                 audit.record_command("user.add", name, role)
-        except people.Refused as error:
+        except people.AccountRefused as error:
             raise CommandError(str(error)) from None
         self.stderr.write(f"{name} is made, as {role}." + (" The password:" if generated else ""))
         if not found and role != roles.ADMIN:
