@@ -1,6 +1,7 @@
 """What is installed is whole: a wheel runs outside the checkout, and every import is of something declared."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -161,6 +162,7 @@ def test_a_wheel_runs_outside_the_checkout(installed: Path, elsewhere: Path) -> 
         with httpx.Client(base_url=f"http://127.0.0.1:{environment['VBS_PORT']}", follow_redirects=True) as client:
             look_around(client, vbs("create_user", "root", "--role", "admin"))
         assert "No migrations to apply" in vbs("migrate")
+        assert json.loads(vbs("model", "list", "--json")) == []
         assert f"127.0.0.1:{environment['VBS_PORT']}" in vbs("status", seconds=60)
     finally:
         server.send_signal(signal.SIGTERM)
@@ -180,3 +182,5 @@ def look_around(client: httpx.Client, said: str) -> None:
     addresses = ["/queue/", "/batches/", "/models/", "/system/", "/help/", "/help/api", "/docs", "/admin/", *files]
     assert files and {one: client.get(one).status_code for one in addresses} == dict.fromkeys(addresses, 200)
     assert "Five minutes" in client.get("/help/start").text
+    models = client.get("/models/").text
+    assert "<pre>vbs model add-demo</pre>" in models and "manage.py" not in models

@@ -58,7 +58,7 @@ def test_the_address_is_looked_at_at_each_connection(hostile, monkeypatch):
     model = f"http://turncoat.example:{hostile.port}/v1"
     sources.check_remote_url(model, on_server=True)
     (one,) = ask(engine(model, private=False, key="k"))
-    assert (one.status, one.error_code) == (None, "address_refused") and "not a public address" in one.error_message
+    assert (one.status, one.error_code) == (None, "address_refused") and "no public address" in one.error_message
     assert "turncoat" not in one.error_message and "127.0.0.1" not in one.error_message
     with pytest.raises(LoadError, match=r"not asked: turncoat.example is at 127.0.0.1.*VBS_PRIVATE_URLS"):
         server.remote(EngineSpec("far", model, kind=EngineKind.REMOTE), {origin(model): "k"}, 4)
