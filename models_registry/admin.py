@@ -1,4 +1,4 @@
-"""Models and what is done with them in the admin: through the same functions as the API, and with what they refuse."""
+"""Models, downloads, operations and workers in the admin. Actions call the same functions as the API."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -35,7 +35,7 @@ from vbs.pages.viewer import viewer_of
 
 
 def act_on_each(its: Audited, request: HttpRequest, rows: Iterable[Any], act: Callable[[Any], Any], done: str) -> None:
-    """Do it to each row, and say what came of it: one that refuses does not keep the others."""
+    """Do an action to each row, and show a message for each. A row that is refused does not stop the others."""
     for row in rows:
         try:
             its.do(request, row, act)
@@ -79,10 +79,10 @@ class ModelAdmin(Audited):
     actions = ("fetch", "load", "unload", "test", "benchmark", "remove")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return False  # the page of models looks into the files, and fetches or converts them
+        return False  # the page of models adds them, for it reads, downloads or converts the files
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False  # the action below asks first who needs it
+        return False  # the action below checks first what needs the model
 
     def has_remove_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("models_registry.delete_model")
@@ -103,13 +103,13 @@ class ModelAdmin(Audited):
         changes = form.changes(form.cleaned_data)
         try:
             add.edit(obj, **changes)
-        except ModelError as error:  # what was right when the form was checked
+        except ModelError as error:  # something changed since the form was checked
             messages.error(request, str(error))
-            form.changed_data.clear()  # nothing is, and nothing is kept
+            form.changed_data.clear()  # nothing was changed, so nothing is recorded
             return
         if "trust_remote_code" in changes:
-            said = allowed.trust_words(changes["trust_remote_code"])
-            audit.record(cast(Request, request), "model.trust", obj.name, said)
+            detail = allowed.trust_words(changes["trust_remote_code"])
+            audit.record(cast(Request, request), "model.trust", obj.name, detail)
 
     @admin.display(description="size", ordering="size_bytes")
     def size(self, model: Model) -> str:
@@ -156,7 +156,7 @@ class ModelAdmin(Audited):
 
 @admin.register(Alias)
 class AliasAdmin(ReadOnlyAdmin):
-    """To look at: 'manage.py model alias', the API and the page of a model check the name, and who needs it."""
+    """Read only. 'manage.py model alias', the API and a model's page change aliases, and check what needs them."""
 
     list_display = ["name", "model", "changed_at"]
     list_select_related = ["model"]
@@ -172,7 +172,7 @@ class DownloadAdmin(ReadOnlyAdmin):
     actions = ("pause", "resume", "cancel", "retry")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Download]:
-        return super().get_queryset(request).defer("files")  # thousands of them; a detail reads them itself
+        return super().get_queryset(request).defer("files")  # there may be thousands; the page of one reads them
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("models_registry.change_model")
@@ -252,14 +252,16 @@ class HubTokenForm(forms.ModelForm):
     token = forms.CharField(
         max_length=tokens.MOST_TOKEN,
         widget=forms.PasswordInput(attrs={"autocomplete": "off"}),
-        help_text="Kept encrypted, and never shown again; a new one takes the place of the old.",
+        help_text="It is kept encrypted and never shown again. A new token replaces the old one.",
     )
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or self.cleaned_data
         try:
             if not self.instance.pk and not tokens.NAME.fullmatch(data.get("name", "")):
-                raise ModelError("The name has 1 to 100 letters, digits and . _ -, no sign first.")
+                raise ModelError(
+                    "The name must have 1 to 100 letters, digits or . _ -, and begin with a letter or digit."
+                )
             tokens.check(data.get("token", "").strip())
         except ModelError as error:
             raise forms.ValidationError(str(error)) from None
@@ -293,7 +295,7 @@ def _activity(request: HttpRequest) -> Callable[[Worker], str]:
 
 @admin.register(Worker)
 class WorkerAdmin(LargeAdmin):
-    """A row that a killed worker left can be deleted; one that lives writes its row again."""
+    """The row of a killed worker can be deleted. A worker that lives writes its row again."""
 
     list_filter = ["cluster", "state"]
     search_fields = ["hostname", "model_name"]

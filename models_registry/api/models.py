@@ -1,4 +1,4 @@
-"""The routes of models, and whether the server is ready."""
+"""The routes /v1/models and /ready."""
 
 from drf_spectacular.utils import extend_schema
 from rest_framework.request import Request
@@ -20,7 +20,7 @@ from vbs.openai.errors import RETRY_SECONDS, Conflict, InvalidRequest, NotFound
 class Models(APIView):
     @extend_schema(responses={200: schema_of(schema.ModelList), **ERRORS})
     def get(self, request: Request) -> Response:
-        """Every client asks for it, and with what it likes: no parameter is read, none is refused."""
+        """Ignores every parameter: clients send various ones with this request."""
         here, fast = Worker.objects.loaded(), speeds.all()
         trusted = is_operator(request)
         data = [
@@ -44,14 +44,14 @@ class ModelDetail(APIView):
         responses={200: schema_of(schema.Deleted), **ERRORS, (403, "application/json"): schema_of(schema.ErrorObject)}
     )
     def delete(self, request: Request, name: str) -> Response:
-        """As OpenAI deletes a fine-tuned model: an adapter, and by its own name only."""
+        """Deletes an adapter by its name, but not by an alias, as OpenAI deletes a fine-tuned model."""
         model = None if "\0" in name else Model.objects.select_related("base").filter(name=name).first()
         if model is None:
             raise NotFound(f"The model '{ids.shown(name)}' does not exist.", param="model", code="model_not_found")
         if not model.base:
             raise InvalidRequest(
-                f"'{model.name}' is not an adapter: DELETE /v1/registry/models/{model.name} removes whole models, "
-                "and says first what would go with ?dry_run=true.",
+                f"'{model.name}' is not an adapter: send DELETE /v1/registry/models/{model.name} to remove a whole "
+                "model. With ?dry_run=true it only says what would be deleted.",
                 param="model",
             )
         try:
@@ -62,7 +62,7 @@ class ModelDetail(APIView):
 
 
 class Ready(APIView):
-    """Each part with its state; 503 when one is not there."""
+    """The state of each part of the server; 503 unless all are ok."""
 
     authentication_classes = []
     permission_classes = []

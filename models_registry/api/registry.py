@@ -1,7 +1,7 @@
-"""The routes of the registry: models and what is done with them, operations, aliases. Looking is for every key.
+"""The routes of the registry: models, their downloads and operations, and aliases. Every key may read.
 
-Each parses, makes one domain call and answers. Who may change something, and how an error of the domain goes over the
-wire, is said once, in RegistryView.
+Each route parses the request, calls one function of the catalog, the hub or the GPU, and answers. RegistryView decides
+who may change something and turns a ModelError into an answer.
 """
 
 from collections.abc import Callable
@@ -56,8 +56,8 @@ UNLIMITED = 0
 
 
 def as_api_error(error: Exception, for_operator: bool = True) -> Exception:
-    """What a user got wrong about models, as an answer; any other error as it is. The words name folders and addresses
-    of the server, which are for its operators."""
+    """A ModelError or PasteError as the API's error; any other exception unchanged. Only operators see the folders and
+    addresses of the server in the message."""
     if isinstance(error, Taken):
         return Conflict(str(error), code="model_exists")
     if isinstance(error, Needed):
@@ -74,7 +74,7 @@ class RegistryView(APIView):
         return super().handle_exception(as_api_error(exc, is_operator(self.request)))
 
     def record(self, action: str, target: str, detail: str = "") -> None:
-        """In the audit log, as the pages do: what changes what this server has and does."""
+        """Write the change to the audit log, as the pages do."""
         if shell_of(self.request):
             audit.record_command(action, target, detail)
             return
@@ -83,13 +83,13 @@ class RegistryView(APIView):
 
 
 def described_models() -> QuerySet[Model]:
-    """With all that is said of a model, in a fixed number of queries."""
+    """All models with everything that `wire.registry_model` reads, in a fixed number of queries."""
     rows = Model.objects.described().select_related("base", "hub_token", "download")
     return rows.defer("download__files").prefetch_related("adapters")
 
 
 def find_model(name: str) -> Model:
-    """The model of this name; aliases do not count here. Raises NotFound."""
+    """The model with this name, which may not be an alias. Raises NotFound."""
     model = None if "\0" in name else described_models().filter(name=name).first()
     if model is None:
         alias = None if "\0" in name else Alias.objects.select_related("model").filter(name=name).first()
@@ -134,11 +134,11 @@ class RegistryModels(RegistryView):
         found = paste.read(given["paste"]) if "paste" in given else None
 
         def create() -> Response:
-            # A command waits while a folder is copied; others for what is asked of hubs and of other servers.
+            # A command waits while a folder is copied. Other clients wait for the hub or for a remote server.
             with timeouts.longer(UNLIMITED if shell else HUB_SECONDS):
                 model = _add(_merged(found, given), shell)
                 if given["fetch"] and model.hub_id:
-                    downloads.start(model)  # whoever asked for both gets both or nothing
+                    downloads.start(model)  # in the same transaction: the client gets both or neither
                 self.record("model.add", model.name, model.hub_id or model.source)
                 _record_trust(self, model, given)
                 return Response({**model_object(model), "refused": wire.refused_options(found)})
@@ -147,23 +147,23 @@ class RegistryModels(RegistryView):
 
 
 def _forbid_trust(request: Request, given: dict[str, Any]) -> None:
-    """Code that comes with a model runs with all that this server may do, so it takes a person who answers for it."""
+    """Code that comes with a model can do all that this server can, so a person has to allow it. Raises Forbidden."""
     if not shell_of(request) and given.get("trust_remote_code"):
         raise Forbidden(
-            "No key may have code run that comes with a model. An admin can, on the model's page or on the server with "
+            "No key may allow code that comes with a model. An admin can, on the model's page or on the server with "
             f"'{PROGRAM} model edit NAME --trust-remote-code', where VBS_TRUST_REMOTE_CODE allows it.",
             param="trust_remote_code",
         )
 
 
 def _record_trust(view: RegistryView, model: Model, given: dict[str, Any]) -> None:
-    """Who says that code of a model may run stands in the audit log."""
+    """Write to the audit log who allowed or forbade a model's code."""
     if "trust_remote_code" in given and shell_of(view.request):
         view.record("model.trust", model.name, allowed.trust_words(model.trust_remote_code))
 
 
 def _merged(found: Proposal | None, given: dict[str, Any]) -> dict[str, Any]:
-    """What was given, and from a pasted text what was not."""
+    """The values that were given, and those of the pasted text for what was not given."""
     if found is None:
         return given
     place = {"hub_id": found.source} if found.on_hub else {"source": found.source}
@@ -177,12 +177,12 @@ def _add(given: dict[str, Any], shell: Shell | None) -> Model:
     base = find_model(given["base"]) if given.get("base") else None
     if "hub_id" in given:
         if odd := [name for name in ("remote_name", "copy") if given.get(name)]:
-            raise ModelError(f"{odd[0]} is not for a model of the hub: leave it out")
+            raise ModelError(f"{odd[0]} does not apply to a model of the hub: leave it out")
         places = {name: given[name] for name in ("revision", "file") if given.get(name)}
         token = _find_token(given["token"]) if given.get("token") else None
         return downloads.add(given["name"], given["hub_id"], base=base, token=token, **places, **about)
     if odd := [name for name in ("revision", "file", "token") if given.get(name)]:
-        raise ModelError(f"{odd[0]} is only for a model of the hub: leave it out, or give hub_id instead of source")
+        raise ModelError(f"{odd[0]} applies only to a model of the hub: leave it out, or give hub_id instead of source")
     about |= {"remote_name": given.get("remote_name", ""), "base": base}
     if shell:
         return add.add(given["name"], given["source"], copy=given["copy"], on_progress=shell.progress, **about)
@@ -217,8 +217,8 @@ class RegistryModelDetail(RegistryView):
 
     @extend_schema(
         parameters=[
-            OpenApiParameter("files", bool, description="Delete its folder too, if this server has made it"),
-            OpenApiParameter("dry_run", bool, description="Only say what would go, and what needs it"),
+            OpenApiParameter("files", bool, description="Also delete its folder, if this server made it"),
+            OpenApiParameter("dry_run", bool, description="Only say what would be deleted, and what needs the model"),
         ],
         responses={200: schema_of(wire.RemovalObject), **CHANGES},
     )
@@ -241,7 +241,7 @@ def asked_by(request: Request) -> str:
 
 
 class _DownloadAction(RegistryView):
-    """One thing that is done with a download."""
+    """One action on a download."""
 
     verb: str
     act: Callable[[Model], Download | None]
@@ -287,7 +287,7 @@ def find_download(model: Model) -> Download:
 
 
 class _QueuedOperation(RegistryView):
-    """One kind of operation, which is queued."""
+    """Queues one kind of operation."""
 
     kind: OperationKind
 
@@ -329,7 +329,7 @@ class ModelBenchmark(_QueuedOperation):
 
 
 class ModelPlan(RegistryView):
-    """What fetching it takes. Asks the hub."""
+    """What a download of the model needs. Asks the hub."""
 
     @extend_schema(responses={200: schema_of(wire.PlanObject), **ERRORS})
     def get(self, request: Request, name: str) -> Response:
@@ -338,7 +338,7 @@ class ModelPlan(RegistryView):
 
 
 def read_fit_options(request: Request) -> tuple[int | None, int]:
-    """What a model is to fit with: the context, or None for what it is set to, and how many sequences at once."""
+    """The context that a model should fit with, or None for its own, and how many sequences at once."""
     query = request.query_params
     context = whole_number(query, "context", 0, 1, MOST_CONTEXT) or None
     return context, whole_number(query, "sequences", 1, 1, 1_000_000)
@@ -363,7 +363,7 @@ class ModelMeasurements(RegistryView):
             raise unknown_after(after)
         rows = Measurement.objects.select_related("model").filter(model=find_model(name))
         trusted = is_operator(request)
-        if not trusted:  # those of batches tell what other projects do, and when
+        if not trusted:  # measurements of batches would show what other projects run, and when
             rows = rows.exclude(kind=MeasurementKind.BATCH)
         return Response(
             page(
@@ -377,14 +377,14 @@ class ModelMeasurements(RegistryView):
 
 
 class Operations(RegistryView):
-    """Of all models; `state=open` are those that wait or run."""
+    """The operations of all models. `state=open`: those that wait or run."""
 
     @extend_schema(
         parameters=[
             *PAGING,
             OpenApiParameter("model", str),
             OpenApiParameter("state", str, enum=["all", "open"]),
-            OpenApiParameter("log", bool, description="With the log of each"),
+            OpenApiParameter("log", bool, description="Add the log of each operation"),
         ],
         responses={200: schema_of(wire.OperationList), **ERRORS},
     )
@@ -463,7 +463,7 @@ class AliasDetail(RegistryView):
 
 
 class Paste(RegistryView):
-    """Changes nothing, so it is for every key."""
+    """Reads a pasted text. Every key may use it, for it changes nothing."""
 
     permission_classes = [HasProject]
 

@@ -1,6 +1,6 @@
-"""The registry's rows as they go over the wire. Every field is always there; what has no value is null.
+"""The registry's rows as JSON. Every field is always there; it is null without a value. Times are Unix seconds.
 
-Times are Unix seconds. What tells of another project's work (who asked, which batch) is for operators only.
+Only operators see what tells of another project's work: who asked for it, and which batch it was.
 """
 
 from decimal import Decimal
@@ -39,7 +39,7 @@ class DownloadObject(TypedDict):
 
 
 class RegistryModel(ModelObject):
-    """What /v1/models says of it, and what an operator wants to know."""
+    """A model as /v1/models shows it, with more fields for operators."""
 
     kind: str
     source: str | None
@@ -71,13 +71,13 @@ class RefusedOption(TypedDict):
 
 
 class CreatedModel(RegistryModel):
-    """refused: options of a pasted command that a model may not set, and that it has not got."""
+    """refused: options of the pasted command that a model may not set. They were left out."""
 
     refused: list[RefusedOption]
 
 
 class RemovalObject(TypedDict):
-    """What went, or with dry_run would go. needed_by: why it would not."""
+    """What was deleted, or with dry_run would be. needed_by: why the model cannot be removed."""
 
     id: str
     object: Literal["registry.removal"]
@@ -89,7 +89,7 @@ class RemovalObject(TypedDict):
 
 
 class NeedObject(TypedDict):
-    """Bytes, on each GPU when several share the model."""
+    """The memory that a model needs, in bytes; on each GPU when several share the model."""
 
     weights: int
     cache: int
@@ -106,11 +106,11 @@ class PlannedFile(TypedDict):
 
 
 class PlanObject(TypedDict):
-    """What fetching takes, in bytes. present: of `bytes`, those that are here. converted: what it takes once more as it
-    is turned into a folder, about. need: what it takes of the disk still.
+    """What a download takes, in bytes. present: how much of `bytes` is here already. converted: about how much a
+    conversion to a folder takes in addition. need: how much more disk space is needed.
 
-    promised: what other downloads will take. free_after: of the disk, after all that. fits: whether some stays free.
-    made_for: the base that an adapter names itself.
+    promised: what the other downloads still take. free_after: the free disk space after all of them. fits: whether
+    there is any. made_for: the base that an adapter's own files name.
     """
 
     object: Literal["registry.plan"]
@@ -131,10 +131,12 @@ class PlanObject(TypedDict):
 
 
 class FitObject(TypedDict):
-    """verdict: in words. change: engine options that make it fit. loads: measured ones, behind the correction.
+    """Whether a model fits. change: engine options that make it fit. loads: how many measured loads the correction
+    is worked out from.
 
-    asked: the need without the context and the change that are given here. resident: bytes right after a load.
-    room_cache: of the room, what is set aside for the KV cache. room_host: main memory that can take weights of a GPU.
+    need: the memory with `context` and `change`. asked: the memory without them. resident: bytes right after a load.
+    room_bytes: the available memory. room_cache: how much of it is reserved for the KV cache. room_host: main memory
+    that can hold weights which the GPU has no memory for.
     """
 
     object: Literal["registry.fit"]
@@ -190,7 +192,7 @@ class MeasurementList(TypedDict):
 
 
 class OperationObject(TypedDict):
-    """log: null in lists without `log=true`. asked_by: null unless an operator asks."""
+    """log: null in a list without `log=true`. log, result and asked_by: null for a key that is not an operator's."""
 
     id: str
     object: Literal["registry.operation"]
@@ -230,14 +232,14 @@ class AliasList(TypedDict):
 
 
 class AddedDemo(RegistryModel):
-    """new: false when it was there. steps: what was done, in words."""
+    """new: false when the model was there before. steps: messages about what was done."""
 
     new: bool
     steps: list[str]
 
 
 class LeftoverObject(TypedDict):
-    """A folder that this server has made and no model uses. what: why it is there, in words."""
+    """A folder that this server made and no model uses. what: a sentence about what it is."""
 
     id: str
     object: Literal["registry.leftover"]
@@ -253,7 +255,7 @@ class LeftoverList(TypedDict):
 
 
 class TokenObject(TypedDict):
-    """models: those that use it."""
+    """An access token of the hub, without its secret. models: the models that use it."""
 
     id: str
     object: Literal["registry.token"]
@@ -265,7 +267,7 @@ class DeletedToken(TokenObject):
 
 
 class ProposalObject(TypedDict):
-    """What POST /v1/registry/models would take; `source` or `hub_id` is null."""
+    """The parameters for POST /v1/registry/models that a pasted text gives; `source` or `hub_id` is null."""
 
     object: Literal["registry.proposal"]
     name: str
@@ -281,7 +283,7 @@ class ProposalObject(TypedDict):
 def registry_model(
     model: Model, loaded: set[str], speed: speeds.Speed | None = None, *, for_operator: bool
 ) -> RegistryModel:
-    """Where its files are, on which server it runs and how that is reached is for those who may change it."""
+    """Only an operator sees where the model's files are, and the server of a remote model."""
     download: Download | None = getattr(model, "download", None)
     return {
         **model_object(model, loaded, speed, for_operator),
@@ -310,12 +312,12 @@ def _price(value: Decimal | None) -> float | None:
 
 
 def has_own_code(model: Model) -> bool:
-    """Whether Python files come with it, which the engine runs only where trust_remote_code says so."""
+    """Whether Python files come with the model, which the engine runs only with trust_remote_code."""
     if model.kind != EngineKind.VLLM or model.base or not model.source:
         return False
     try:
         return folders.own_code(folders.config(Path(model.source)))
-    except folders.ModelError:  # its files are gone or damaged, which the engine will say when it starts
+    except folders.ModelError:  # its files are gone or damaged; the engine says so when it starts
         return False
 
 
@@ -382,7 +384,7 @@ def need_object(need: Need) -> NeedObject:
 
 
 def fit_object(name: str, found: Fit) -> FitObject:
-    """name: of a model, or a folder's path."""
+    """name: a model's name, or a folder's path."""
     return {
         "object": "registry.fit",
         "model": name,
@@ -472,7 +474,7 @@ def leftover_object(leftover: Leftover) -> LeftoverObject:
 
 
 def token_object(token: HubToken) -> TokenObject:
-    """Never with what it says."""
+    """An access token without its secret."""
     models = Model.objects.filter(hub_token=token).values_list("name", flat=True)
     return {"id": token.name, "object": "registry.token", "models": list(models)}
 

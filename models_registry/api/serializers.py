@@ -1,6 +1,6 @@
-"""What may come in on the registry's routes: the parameters of each call, checked. What goes out is in registry_wire.
+"""The parameters of the registry's routes. Answers are in registry_wire.
 
-Here only types and sizes are looked at; what a model can be is for the importer to say.
+Serializers check only types and sizes; models_registry/catalog checks whether a model can be added or changed.
 """
 
 from typing import Any
@@ -18,25 +18,25 @@ SOURCES = ("source", "hub_id", "paste")
 
 
 class _Strict(serializers.Serializer[Any]):
-    """A field that nobody knows is a mistake of whoever sent it: a switch that is misspelt must not be a switch off."""
+    """Refuses a field that it does not know: a misspelt flag must not count as false."""
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict) and (unknown := sorted(set(map(str, data)) - set(self.fields))):
             name = unknown[0][:100]
-            message = f"Unknown parameter: '{name}'. There are {', '.join(self.fields)}."
+            message = f"Unknown parameter: '{name}'. The parameters are {', '.join(self.fields)}."
             raise ValidationError({name: [ErrorDetail(message, "unknown_parameter")]})
         return super().to_internal_value(data)
 
 
 class Price(serializers.DecimalField):
-    """What a million tokens cost, in VBS_CURRENCY."""
+    """The price of a million tokens, in VBS_CURRENCY."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(max_digits=12, decimal_places=4, min_value=0, **options)
 
 
 class ModelAbout(_Strict):
-    """What can be said of any model."""
+    """The parameters that every model has."""
 
     task = PlainText(required=False, max_length=16)
     engine_args = PlainObject(required=False)
@@ -48,19 +48,19 @@ class ModelAbout(_Strict):
 
 class ModelChange(ModelAbout):
     token = PlainText(required=False, allow_blank=True, max_length=100, help_text="Name of a token of the hub")
-    input_price = Price(required=False, allow_null=True, help_text="Of a million tokens that it reads")
-    output_price = Price(required=False, allow_null=True, help_text="Of a million tokens that it writes")
+    input_price = Price(required=False, allow_null=True, help_text="Of a million input tokens")
+    output_price = Price(required=False, allow_null=True, help_text="Of a million output tokens")
 
 
 class ModelCreate(ModelAbout):
-    """One of PLACES says where the model is. base: it is an adapter of that one. fetch: begin at once."""
+    """One of SOURCES says where the model is. base: the model is an adapter of this one. fetch: download it at once."""
 
     name = PlainText(required=False, max_length=200)
     source = PlainText(required=False, max_length=MOST_SOURCE)  # type: ignore[assignment]  # DRF has one of its own
     hub_id = PlainText(required=False, max_length=200)
     revision = PlainText(required=False, allow_blank=True, max_length=200)
     file = PlainText(required=False, allow_blank=True, max_length=500)
-    token = PlainText(required=False, max_length=100, help_text="Name of a token that the admin keeps")
+    token = PlainText(required=False, max_length=100, help_text="Name of a token of the hub")
     paste = PlainText(required=False, max_length=MOST_TEXT)
     base = PlainText(required=False, max_length=200)
     remote_name = PlainText(required=False, allow_blank=True, max_length=200)
@@ -71,7 +71,7 @@ class ModelCreate(ModelAbout):
         given = [place for place in SOURCES if attrs.get(place)]
         if len(given) != 1:
             raise ValidationError(
-                f"Give one of {', '.join(SOURCES)}: where the model is. Given: {', '.join(given) or 'none'}.",
+                f"Give one of {', '.join(SOURCES)} to say where the model is. Given: {', '.join(given) or 'none'}.",
                 "invalid_value",
             )
         if not attrs.get("name") and given != ["paste"]:
@@ -92,7 +92,7 @@ class PasteRead(_Strict):
 
 
 class OperationAsk(_Strict):
-    """options: of what is asked for. now: before everything else, also before what runs."""
+    """options: the operation's own. now: run it before all other work, and interrupt what runs."""
 
     options = PlainObject(required=False)
     priority = serializers.IntegerField(min_value=-100, max_value=100, required=False)

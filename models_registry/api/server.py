@@ -1,5 +1,6 @@
-"""The routes of what the server keeps for its models: demo models, tokens of the hub, folders that no model uses, and
-whether the model in a folder would fit. For commands above all.
+"""The routes of demo models, tokens of the hub, unused folders, and whether the model in a folder would fit.
+
+Mostly commands use them.
 """
 
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -25,13 +26,13 @@ from vbs.places import PROGRAM
 
 
 class DemoModels(RegistryView):
-    """Fetches one and registers it, which takes a minute or more."""
+    """Downloads a demo model and registers it, which takes a minute or more."""
 
     @extend_schema(request=None, responses={200: schema_of(wire.AddedDemo), **CHANGES})
     def post(self, request: Request, name: str) -> Response:
         if name not in demo.DEMO_MODELS:
             choices = ", ".join(demo.DEMO_MODELS)
-            raise ModelError(f"there is no demo model {ids.shown(name)!r}: choose from {choices}, all")
+            raise ModelError(f"there is no demo model {ids.shown(name)!r}: choose one of {choices}, all")
         shell, steps = shell_of(request), list[str]()
         model, new = demo.add(name, shell.progress if shell else steps.append)
         if new:
@@ -40,7 +41,7 @@ class DemoModels(RegistryView):
 
 
 class Tokens(RegistryView):
-    """What a token says is never told. Keeping one is for admins, as on the pages; so no key may."""
+    """No answer contains a token's secret. Only admins keep tokens, as on the pages, so no key may."""
 
     @extend_schema(request=TokenPut, responses={200: schema_of(wire.TokenObject), **CHANGES})
     def put(self, request: Request, name: str) -> Response:
@@ -64,7 +65,7 @@ class Tokens(RegistryView):
 def _check_admin(request: Request) -> None:
     if not shell_of(request):
         raise Forbidden(
-            "No key may keep or remove tokens of the hub. An admin can, in the admin, or on the server with "
+            "No key may keep or remove tokens of the hub. An admin can, on the admin site or on the server with "
             f"'{PROGRAM} model token NAME'."
         )
 
@@ -92,7 +93,7 @@ class LeftoverDetail(RegistryView):
 
 
 class FolderFit(RegistryView):
-    """Of a folder of the server that need not be registered."""
+    """Whether the model in a folder of the server would fit. The folder need not be registered."""
 
     permission_classes = [IsOperatorAlways]
 

@@ -1,4 +1,4 @@
-"""Rows of this app as wire objects."""
+"""Models and workers as objects of the API."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from vbs.pages.viewer import Viewer
 
 
 def shown_reason(words: str, for_operator: bool) -> str | None:
-    """Why something failed. The words name folders and addresses of the server."""
+    """Why something failed. Only an operator sees the message, which may name folders and addresses of the server."""
     return (words if for_operator else "It failed. The operators of this server see why.") if words else None
 
 
 def model_object(model: Model, loaded: set[str], speed: Speed | None = None, for_operator: bool = False) -> ModelObject:
-    """`speed`: how fast it is; without it, it is asked for this one."""
+    """speed: the model's; when it is None, it is read from the database."""
     speed = speed or speeds.of(model)
     return {
         "id": model.name,
@@ -50,7 +50,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def worker_object(worker: Worker, viewer: Viewer, for_operator: bool = False) -> WorkerObject:
-    """On which machine it is, and on which server a remote model runs, is for those who may change that."""
+    """Only an operator sees the worker's machine, and the server of a remote model."""
     address = worker.engine_url if for_operator and worker.engine_url.startswith("http") else None
     return {
         "cluster": worker.cluster,
@@ -69,6 +69,6 @@ def worker_object(worker: Worker, viewer: Viewer, for_operator: bool = False) ->
 
 
 def gpu_object(worker: Worker) -> dict[str, Any]:
-    """What a worker has read of its GPU, as it wrote it down, and why it takes nothing up though it is idle."""
+    """What a worker read from its GPU last, and why it takes up no work while it is idle."""
     idle = worker.state == WorkerState.IDLE
     return {**worker.health, "waiting_because": (worker.activity or None) if idle else None}

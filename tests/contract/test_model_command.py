@@ -49,7 +49,7 @@ def test_what_the_server_says_and_what_to_do(run, vbs):
         run("fit", "nobody")
     with pytest.raises(CommandError, match="copied by a command on the server alone"):
         run("add", "m", "/etc", "--copy")
-    with pytest.raises(CommandError, match="No key may have code run"):
+    with pytest.raises(CommandError, match="No key may allow code"):
         run("edit", "scripted", "--trust-remote-code")
     with pytest.raises(CommandError, match="--operator"):
         run("load", "scripted", key=vbs.key)

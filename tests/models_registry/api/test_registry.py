@@ -124,8 +124,8 @@ def test_code_that_comes_with_a_model_is_shown(api, folders):
         ({"name": "m", "source": "scripted:", "engine_args": []}, "expected an object"),
         ({"name": "m", "source": "scripted:", "engine_args": {"x": "\0"}}, "NUL"),
         ({"name": "m", "source": "scripted:", "task": "sing"}, "unknown task 'sing'"),
-        ({"name": "m", "source": "scripted:", "revision": "main"}, "revision is only for a model of the hub"),
-        ({"name": "m", "hub_id": "o/n", "remote_name": "b"}, "remote_name is not for a model of the hub"),
+        ({"name": "m", "source": "scripted:", "revision": "main"}, "revision applies only to a model of the hub"),
+        ({"name": "m", "hub_id": "o/n", "remote_name": "b"}, "remote_name does not apply to a model of the hub"),
         ({"name": "m", "hub_id": "../x"}, "is not the id of a model of the hub"),
         ({"name": "m", "hub_id": "o/n", "token": "nobody's"}, "there is no token"),
         ({"name": "m", "source": "/etc"}, "not in a folder that models may come from"),
@@ -426,7 +426,7 @@ def test_what_takes_a_shell_is_refused_to_an_operators_key(api, folders):
     given = {"name": "m", "source": str(model_folder(folders / "m")), "copy": True}
     assert "copied by a command on the server alone" in api("POST", MODELS, given, 400)["message"]
     given["copy"] = False
-    assert "No key may have code run" in api("POST", MODELS, given | {"trust_remote_code": True}, 403)["message"]
+    assert "No key may allow code" in api("POST", MODELS, given | {"trust_remote_code": True}, 403)["message"]
     spoofed = api.client.put(
         "/v1/registry/tokens/t", '{"token": "x"}', "application/json", headers={"vbs.shell": "x", "Vbs-Shell": "x"}
     )
