@@ -22,7 +22,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = ("", "sh", "bash")
 TYPED = (".venv/bin/python", "cat", "curl", "export", "make", "pip")
 INLINE = re.compile(r"`((?:manage\.py|vbs|make|python -m) [^`\n]+)`")
-NAMED = re.compile(r"manage\.py ([a-z_]+)(?: ([a-z][a-z-]*(?:\|[a-z-]+)*))?")
+NAMED = re.compile(r"(?:manage\.py|{PROGRAM}|{% program %}) ([a-z_]+)(?: ([a-z][a-z-]*(?:\|[a-z-]+)*))?")
 MANAGE = (".venv/bin/python manage.py ", "manage.py ", "vbs ")
 FILE = re.compile(r"[\w./-]+\.(?:jsonl|csv|json|txt)")
 TARGETS = set(re.findall(r"^([a-z-]+):", (BASE_DIR / "Makefile").read_text(), re.MULTILINE))
@@ -168,10 +168,10 @@ def test_the_examples_make_what_they_say(tmp_path, monkeypatch):
 
 def test_commands_that_messages_name():
     found = 0
-    for folder in ("vbs", "batches", "models_registry"):
-        for path in (BASE_DIR / folder).rglob("*.py"):
+    for folder, files in (("vbs", "*.py"), ("batches", "*.py"), ("models_registry", "*.py"), ("templates", "*.html")):
+        for path in (BASE_DIR / folder).rglob(files):
             for name, action in NAMED.findall(path.read_text()):
                 actions = actions_of(parser_of(name))
                 assert not actions or set(action.split("|")) - {""} <= actions, f"{path}: manage.py {name} {action}"
                 found += 1
-    assert found > 30
+    assert found > 60
