@@ -194,7 +194,7 @@ def test_a_database_that_is_away_is_503_and_a_full_disk_507(api, monkeypatch):
 
     cause = psycopg.OperationalError("connection refused")
     monkeypatch.setattr("batches.api.views.find_batch", refuse)
-    is_busy(api.get("/v1/batches/x"), "out of reach")
+    is_busy(api.get("/v1/batches/x"), "cannot reach its database")
     cause = psycopg.errors.DiskFull("no space left on device")
     assert api.get("/v1/batches/x").status_code == 507
 
