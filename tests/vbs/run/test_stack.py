@@ -182,7 +182,7 @@ def run_elsewhere(data: Path, port: int) -> subprocess.Popen[str]:
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from tests import test_stack as t
+from tests.vbs.run import test_stack as t
 with t.make(t.Path({str(data)!r}), port={port}) as running:
     running.wait_ready()
     t.helper_and_engine(running)
