@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from batches import tasks
 from batches.files import blobs, store
 from batches.finish import outputs
-from batches.intake import ingest, submit
+from batches.intake import submit
 from batches.models import Batch, BatchStatus
 from models_registry.engine.resident import Resident
 from models_registry.gpu.gpu import Gpu
@@ -96,7 +97,7 @@ def submitted(project):
             scratch.flush()
             file = store.store(project, Path(scratch.name), "in.jsonl", "batch", None)
         batch = submit.create(project, file.pk, **{"endpoint": CHAT, "completion_window": "24h"} | options)
-        ingest.validate(batch.pk)
+        tasks.validate(batch.pk)
         batch.refresh_from_db()
         return batch
 

@@ -187,10 +187,10 @@ def test_a_model_that_is_not_ready_holds_nobody_up(queued, worker):
     partly, here = queued(("here", 4), ("broken", 1), waited=5), queued(("here", 2))
     found = forecast.plan()
     assert "coming" in found[coming.pk].why and "coming" in found[both.pk].why
-    assert "model show broken says why" in found[broken.pk].why and "'gone'" in found[gone.pk].why
+    assert "model show broken' says why" in found[broken.pk].why and "'gone'" in found[gone.pk].why
     for one in (coming, both, broken, gone):
         assert found[one.pk].start_at is None and found[one.pk].completion_at is None
-    assert found[partly.pk].seconds == 4.0 and "model show broken says why" in found[partly.pk].why
+    assert found[partly.pk].seconds == 4.0 and "model show broken' says why" in found[partly.pk].why
     assert not any("no weights" in one.why for one in found.values()), "which may name folders and addresses"
     assert (found[here.pk].start_at - found[partly.pk].start_at).total_seconds() == pytest.approx(4.0)
 
