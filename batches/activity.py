@@ -1,4 +1,4 @@
-"""How much was answered when, of each batch: rows of a few seconds, from which plots are drawn."""
+"""How many requests of each batch were answered when: rows of a few seconds each, for plots."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from models_registry.rates import per_second
 
 @dataclass(frozen=True)
 class Pace:
-    """From `at` on for `seconds`: completed and failed requests, and tokens, each per second."""
+    """Completed requests, failed requests and tokens per second, from `at` on for `seconds`."""
 
     at: datetime
     seconds: float
@@ -23,8 +23,8 @@ class Pace:
     output_tokens: float
 
 
-# Intervals are put together, so that there are at most so many from the first to the last. The last is as long as
-# there is something of it; what is being added to right now would seem slow, and is left out.
+# Joins intervals, so that there are at most so many from the first to the last. The last one ends with its last
+# outcome. The row that is still growing is left out, because it would look slow.
 _SERIES = f"""
 WITH mine AS (
     SELECT at, {", ".join(COUNTS)} FROM {TABLE}
@@ -41,7 +41,8 @@ FROM mine, step GROUP BY first, seconds, width, place ORDER BY place
 
 
 def series(batch: Batch, points: int = 120) -> list[Pace]:
-    """Its pace from the first outcome to the last, in at most so many steps of the same length; 0 where it rested."""
+    """The batch's pace from its first outcome to its last, in at most so many steps of the same length; 0 in a
+    pause."""
     values: dict[str, str | bool | int] = {
         "batch": batch.pk,
         "whole": batch.status not in RUNNABLE,

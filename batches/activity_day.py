@@ -1,4 +1,4 @@
-"""What became of requests in the last 24 hours, hour by hour: sums of `Activity` for the projects of a viewer."""
+"""The requests of the last 24 hours by hour: sums of `Activity` for a viewer's projects."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,9 +12,9 @@ from vbs.kept import Kept
 from vbs.pages.viewer import Viewer
 
 HOURS = 24
-FRESH_SECONDS = 10.0  # for which what was summed up is told again: a page is renewed far more often
+FRESH_SECONDS = 10.0  # for which the sums are reused: a page is renewed far more often
 
-# By batch first, so that few rows have to be looked up among the batches.
+# Sums by batch first, so that few rows have to be joined with the batches.
 _SUMS = f"""
 WITH sums AS MATERIALIZED (
     SELECT batch_id, date_trunc('hour', at, 'UTC') AS hour, sum(completed) AS completed, sum(failed) AS failed,
@@ -30,7 +30,7 @@ GROUP BY 1
 
 @dataclass(frozen=True)
 class Hour:
-    """at: when it begins, in UTC."""
+    """at: the beginning of the hour, in UTC."""
 
     at: datetime
     completed: int = 0
@@ -40,8 +40,8 @@ class Hour:
 
 
 def hours(viewer: Viewer) -> tuple[Hour, ...]:
-    """The last HOURS, oldest first and up to the one that runs; also those in which nothing happened. One query, or
-    none within FRESH_SECONDS of the last."""
+    """The last HOURS, oldest first, with the present one and with empty ones. One query, or none within
+    FRESH_SECONDS."""
     own = viewer.projects if viewer.project is None else frozenset({viewer.project})
     return kept.get(own, FRESH_SECONDS, lambda: _read(own))
 
@@ -50,12 +50,12 @@ kept: Kept[tuple[Hour, ...]] = Kept()
 
 
 def since(now: datetime) -> datetime:
-    """When the oldest of the hours begins."""
+    """The beginning of the oldest hour."""
     return now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
 
 
 def question(own: frozenset[int] | None, first: datetime) -> tuple[str, list[Any]]:
-    """The query and its parameters. own: keys of projects, None for all."""
+    """The query and its parameters. own: the keys of projects, None for all."""
     keys = None if own is None else sorted(own)
     return _SUMS, [first, keys, keys]
 

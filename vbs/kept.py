@@ -1,7 +1,7 @@
-"""What was worked out a moment ago, told again to whoever asks next. In each process, of a bounded number of things.
+"""Values that were worked out a moment ago, for whoever asks next. Each process keeps a limited number of them.
 
-Django's cache in memory would pickle a value, and unpickle it for everybody who asks: of a queue of 1,000 batches that
-took 2 to 20 ms each time. And whoever comes while something is worked out would work it out again.
+Django's cache in memory would pickle a value, and unpickle it for everybody who asks: for a queue of 1,000 batches that
+took 2 to 20 ms each time. And everybody who comes while a value is worked out would work it out again.
 """
 
 import threading
@@ -28,7 +28,7 @@ class _Entry(Generic[Value]):
 class Kept(Generic[Value]):
     """Values by their keys.
 
-    waits: whoever asks while a value is renewed waits for the new one, or is told the one before, where there is one.
+    waits: while a value is renewed, others wait for the new one; otherwise they get the old one, if there is one.
     """
 
     def __init__(self, waits: bool = True) -> None:
@@ -37,7 +37,8 @@ class Kept(Generic[Value]):
         self._waits = waits
 
     def get(self, key: Hashable, seconds: float, make: Callable[[], Value]) -> Value:
-        """As it was made at most so many seconds ago. Only one makes it at a time; raises what `make` raises."""
+        """The value, worked out at most so many seconds ago. Only one caller works it out at a time. Raises what `make`
+        raises."""
         entry = self._entry(key)
         if entry.is_fresh(seconds):
             return entry.value
@@ -52,7 +53,7 @@ class Kept(Generic[Value]):
             entry.making.release()
 
     def forget(self) -> None:
-        """Make all of them anew when they are asked for next, also what is being made right now."""
+        """Work out every value again when it is asked for next, also one that is being worked out now."""
         with self._lock:
             self._entries.clear()
 

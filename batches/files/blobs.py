@@ -1,4 +1,5 @@
-"""The bytes of files: into the storage durably, out of it in pieces. Knows neither projects nor batches."""
+"""The bytes of files: writes them durably to the storage, and reads them in pieces. Knows neither projects nor
+batches."""
 
 import errno
 import os
@@ -18,11 +19,11 @@ PARTS = 2**20
 
 
 class Gone(Exception):
-    """The storage is there, and these bytes are not."""
+    """The storage works, but does not have these bytes."""
 
 
 def troubles() -> tuple[type[Exception], ...]:
-    """What the storage raises while it is out of reach, or full."""
+    """The exceptions of the storage while it cannot be reached or is full."""
     if folder() is not None:
         return (OSError,)
     from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
@@ -31,13 +32,13 @@ def troubles() -> tuple[type[Exception], ...]:
 
 
 def folder() -> Path | None:
-    """Where the storage keeps its files on this machine, or None when it is elsewhere."""
+    """The storage's folder on this machine, or None for a remote storage."""
     return Path(default_storage.location) if isinstance(default_storage, FileSystemStorage) else None
 
 
 @contextmanager
 def scratch() -> Iterator[IO[bytes]]:
-    """A temporary file on the storage's disk. It is gone afterwards, unless `put` took it in."""
+    """A temporary file on the storage's disk. It is deleted after the block, unless `put` took it in."""
     settings.TMP_DIR.mkdir(parents=True, exist_ok=True)
     file = tempfile.NamedTemporaryFile(dir=settings.TMP_DIR, prefix="vbs-", delete=False)  # noqa: SIM115
     try:
@@ -48,9 +49,9 @@ def scratch() -> Iterator[IO[bytes]]:
 
 
 def put(blob: str, source: Path) -> None:
-    """Take a local file in under this name. When it returns, the bytes are there even if the power fails.
+    """Take a local file in under this name. When this returns, the bytes survive a power failure.
 
-    In a folder it is a rename, so there is never half a file. Raises OSError (no space left, for example).
+    In a folder it is a rename, so there is never half a file. Raises OSError, for example when no space is left.
     """
     home = folder()
     if home is None:
@@ -75,18 +76,18 @@ def _sync_folder(path: Path) -> None:
 
 
 def remove(blob: str) -> None:
-    """Gone afterwards; it may have been gone before."""
+    """Delete the bytes. They may be gone already."""
     default_storage.delete(blob)
 
 
 def open_blob(blob: str) -> IO[bytes]:
-    """Open for reading, seekable. Raises FileNotFoundError."""
+    """Open the bytes for reading; the file can seek. Raises FileNotFoundError."""
     file: Any = default_storage.open(blob, "rb")
     return file
 
 
 def part(blob: str, start: int, length: int) -> bytes:
-    """`length` bytes from `start`, and no others: fewer at the end. Raises OSError, or what the storage does."""
+    """At most `length` bytes from `start`; fewer at the end of the file. Raises OSError or the storage's exceptions."""
     if length <= 0:
         return b""
     with open_blob(blob) as file:
@@ -98,16 +99,16 @@ def part(blob: str, start: int, length: int) -> bytes:
 
 
 async def parts(blob: str, start: int, length: int) -> AsyncIterator[bytes]:
-    """The same, a piece at a time; out of a distant file nothing else is fetched."""
+    """The same, a piece at a time. Nothing else of a remote file is downloaded."""
     for at in range(start, start + length, PARTS):
         yield await sync_to_async(part)(blob, at, min(PARTS, start + length - at))
 
 
 @contextmanager
 def local(blob: str) -> Iterator[Path]:
-    """The bytes as a file of this machine; a distant storage is copied for as long as it is needed.
+    """The bytes as a file of this machine. A remote file is copied for the time of the block.
 
-    Raises Gone, or one of `troubles`.
+    Raises Gone or one of `troubles`.
     """
     if (home := folder()) is not None:
         if not (home / blob).is_file():
@@ -128,11 +129,11 @@ def local(blob: str) -> Iterator[Path]:
 
 @contextmanager
 def opened(blob: str) -> Iterator[int]:
-    """The same as a descriptor, which stays good when the file is removed meanwhile. Raises the same."""
+    """The same as a descriptor, which stays valid when the file is removed. Raises the same."""
     with local(blob) as path:
         try:
             descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:  # since it was looked for
+        except FileNotFoundError:  # since the check before
             _miss(blob)
         try:
             yield descriptor
@@ -141,7 +142,8 @@ def opened(blob: str) -> Iterator[int]:
 
 
 def _miss(blob: str) -> NoReturn:
-    """It was not found. Where a disk is not mounted, or a bucket is another's, nothing is, and that may pass."""
+    """The exception for bytes that were not found. When a disk is not mounted or a bucket is wrong, no file is found,
+    and that may be temporary."""
     storage: Any = default_storage
     if (home := folder()) is None:
         storage.connection.meta.client.head_bucket(Bucket=storage.bucket_name)

@@ -1,4 +1,4 @@
-"""What files of batches take, and which of them nobody needs any more."""
+"""How much space the files of batches take, and which of them nobody needs any more."""
 
 import time
 

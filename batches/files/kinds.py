@@ -1,4 +1,4 @@
-"""What a file is that is no text in UTF-8, in words that a person knows."""
+"""What a file is that is not text in UTF-8, in words that people know."""
 
 BOM = b"\xef\xbb\xbf"
 HEAD = 64 * 1024  # bytes that are looked at
@@ -19,7 +19,7 @@ KINDS = {
 
 
 def unreadable(head: bytes) -> str:
-    """What a file is that begins so; empty when it may be text in UTF-8."""
+    """What kind of file begins like this; empty when it may be text in UTF-8."""
     for magic, kind in KINDS.items():
         if head.startswith(magic):
             return kind
@@ -32,7 +32,7 @@ def unreadable(head: bytes) -> str:
 
 
 def not_utf8(text: bytes) -> str:
-    """Where a line stops being UTF-8, and what to do; empty when it is."""
+    """Where a line stops being UTF-8 and what to do; empty when the line is UTF-8."""
     try:
         text.decode()
     except UnicodeDecodeError as error:

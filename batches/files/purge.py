@@ -1,4 +1,4 @@
-"""The bytes of files and uploads that nobody needs any more: which these are, and how they go."""
+"""Finds the files and uploads whose bytes nobody needs any more, and deletes the bytes."""
 
 import contextlib
 import logging
@@ -18,13 +18,13 @@ from vbs.database.outages import DATABASE_ERRORS
 
 log = logging.getLogger(__name__)
 
-GRACE = timedelta(hours=1)  # after a file was deleted, of which a batch may just be made
+GRACE = timedelta(hours=1)  # after its deletion, for a batch of it may be made at that moment
 AT_ONCE = 1000
 ENOUGH_ERRORS = 10
 
 
 def purgeable() -> QuerySet[File]:
-    """Gone for everybody, or pending for too long, and no batch needs the bytes any more."""
+    """Files that are deleted or were pending for too long, and whose bytes no batch needs."""
     now = timezone.now()
     gone = Q(status=FileStatus.DELETED, deleted_at__lte=now - GRACE) | Q(expires_at__lte=now)
     needed = Batch.objects.live().exclude(input_file=None).values("input_file_id")
@@ -48,7 +48,7 @@ def purge(file: File) -> bool:
 
 
 def _one_by_one(remove: Callable[[Any], object], rows: Iterable[Any]) -> None:
-    """One that cannot be removed does not stop the others; where nothing can be, a few are enough to know."""
+    """An error with one file does not stop the others; after a few errors in a row it gives up."""
     errors: list[Exception] = []
     for row in rows:
         try:
@@ -75,5 +75,5 @@ def uploads() -> None:
 def _purge_part(part: UploadPart) -> None:
     blobs.remove(part.blob)
     part.delete()
-    with contextlib.suppress(OSError):  # it is not the last one yet
+    with contextlib.suppress(OSError):  # another file has the same bytes
         blobs.remove(Path(part.blob).parent.as_posix())

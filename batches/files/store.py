@@ -1,4 +1,4 @@
-"""Take files in, whole or in parts. The bytes are durable before anybody sees the file."""
+"""Takes files in, whole or in parts. Their bytes are durable before anybody sees the file."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ from vbs.openai import ids
 from vbs.openai.errors import Conflict, InvalidRequest
 
 JSONL_PURPOSES = (Purpose.BATCH, Purpose.FINE_TUNE)
-TABLES, LINES = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")  # how files are called that are CSV, and JSONL
+TABLES, LINES = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")  # the endings of names of CSV and JSONL files
 LINE_BYTES = 16 * 2**20
 FIRST_LINES = 1000  # blank ones that may come before the first
 
 
 def store(project: Project, path: Path, filename: str, purpose: str, expires_at: datetime | None) -> File:
-    """Take a local file in, for everybody to see; the path is gone afterwards. Raises InvalidRequest, OSError."""
+    """Take a local file in and publish it; the path is gone afterwards. Raises InvalidRequest, OSError."""
     return take_in(project, path, filename, purpose).publish(expires_at)
 
 
 def take_in(project: Project, path: Path, filename: str, purpose: str) -> File:
-    """As `store`, but the file is pending: nobody sees it before its `publish`. Raises InvalidRequest, OSError."""
+    """Like `store`, but the file stays pending: nobody sees it before `publish`. Raises InvalidRequest, OSError."""
     check_content(path, path.stat().st_size, purpose)
     if purpose in JSONL_PURPOSES:
         return keep(project, path, filename, purpose, FileFormat.JSONL)
@@ -41,8 +41,8 @@ def take_in(project: Project, path: Path, filename: str, purpose: str) -> File:
 def keep(
     project: Project, path: Path, filename: str, purpose: str, format: FileFormat, created_by: User | None = None
 ) -> File:
-    """Keep a local file's bytes as a pending file, which whoever prepares it in the browser may use. Not within a
-    transaction: the row is made first, so that the upkeep finds what is left of it if we die. Raises OSError."""
+    """Keep a local file's bytes as a pending file for somebody who prepares it in the browser. Must not run in a
+    transaction: the row is made first, so that the upkeep finds what is left after a crash. Raises OSError."""
     file = File.objects.create(
         project=project,
         filename=label(filename),
@@ -58,7 +58,7 @@ def keep(
 
 
 def format_of(head: bytes, filename: str) -> FileFormat:
-    """What the bytes are of a file that begins so and is called so. A name alone makes nothing of what cannot be it."""
+    """The format of a file with this beginning and this name. The name alone does not decide."""
     begins, suffix = head.removeprefix(BOM).lstrip(), PurePath(filename).suffix.lower()
     if unreadable(head):
         return FileFormat.OTHER
@@ -70,13 +70,13 @@ def format_of(head: bytes, filename: str) -> FileFormat:
 
 
 def label(filename: str) -> str:
-    """A file's name as something to show: on one line, and what a database can hold."""
+    """A file's name as a page can show it and a database can hold it: on one line."""
     shown = "".join(one for one in filename if one.isprintable()).strip()
     return shown[:500] or "unnamed"
 
 
 def check_content(path: Path, size: int, purpose: str) -> None:
-    """Raises InvalidRequest for an empty file, and for one of requests or examples that is not JSONL."""
+    """Raises InvalidRequest for an empty file, and for a file of requests or examples that is not JSONL."""
     jsonl = purpose in JSONL_PURPOSES
     if size == 0:
         raise InvalidRequest(
@@ -109,7 +109,7 @@ def _format(reason: str) -> str:
 
 
 def add_part(upload: Upload, path: Path) -> UploadPart:
-    """Keep one part. Raises Conflict when the upload is not open, InvalidRequest when it would be too much."""
+    """Keep one part. Raises Conflict when the upload is not open, InvalidRequest when it would get too large."""
     _open(upload)
     size = path.stat().st_size
     have = sum(upload.parts.values_list("bytes", flat=True))
@@ -127,15 +127,16 @@ def add_part(upload: Upload, path: Path) -> UploadPart:
 
 
 def complete(upload: Upload, part_ids: Sequence[str], md5: str | None) -> Upload:
-    """Put the parts together, in the order given. Raises InvalidRequest, Conflict, OSError; it stays open then.
+    """Join the parts in the given order. Raises InvalidRequest, Conflict, OSError; then the upload stays open.
 
-    Of two calls at once both do the work, and the first to end wins.
+    Of two calls at the same time both do the work, and the first one to end wins.
     """
     return end(upload, join(upload, part_ids, md5))
 
 
 def join(upload: Upload, part_ids: Sequence[str], md5: str | None) -> File:
-    """The parts as one file, which is pending until `end`. Not within a transaction. Raises as `complete`."""
+    """The parts as one file, which stays pending until `end`. Must not run in a transaction. Raises what `complete`
+    raises."""
     _open(upload)
     parts = {part.pk: part for part in upload.parts.all()}
     for part_id in part_ids:
@@ -151,7 +152,7 @@ def join(upload: Upload, part_ids: Sequence[str], md5: str | None) -> File:
 
 
 def end(upload: Upload, file: File) -> Upload:
-    """Complete it with this file of its parts. Raises Conflict when it is not open any more, OSError."""
+    """Complete the upload with the file of its parts. Raises Conflict when it is not open any more, OSError."""
     with transaction.atomic():
         upload = Upload.objects.select_for_update().select_related("project").get(pk=upload.pk)
         _open(upload)
@@ -180,12 +181,12 @@ def _joined(upload: Upload, parts: Sequence[UploadPart], md5: str | None) -> Fil
 def _bytes(part: UploadPart) -> IO[bytes]:
     try:
         return blobs.open_blob(part.blob)
-    except FileNotFoundError:  # a call at the same time was first, and the sweep has been here
+    except FileNotFoundError:  # another call was first, and the sweep has deleted the parts
         raise Conflict("This upload is not open any more: its parts are gone.") from None
 
 
 def cancel(upload: Upload) -> Upload:
-    """Raises Conflict when it has been completed."""
+    """Raises Conflict when the upload is complete."""
     with transaction.atomic():
         upload = Upload.objects.select_for_update().get(pk=upload.pk)
         if upload.status == UploadStatus.PENDING:

@@ -1,7 +1,7 @@
-"""A table of prompts as an input file: CSV in, JSONL out. Pure and streaming: bytes in, bytes and errors out.
+"""Converts a table of prompts to an input file. Pure and streaming: CSV in, JSONL and errors out.
 
-A row stands on the line of the JSONL that has its number, the header being row 1; a row that is blank or wrong leaves
-its line blank. So whatever is said of a line of the input file later on is said of that row.
+A row becomes the line of the JSONL with the same number; the header is row 1. A blank or wrong row leaves its line
+blank. So a message about a line of the input file is about that row.
 """
 
 import csv
@@ -21,7 +21,7 @@ DELIMITERS = (",", ";", "\t")
 TEXT, MESSAGES = ("prompt", "input"), "messages"
 OPTIONS = ("custom_id", "system", "model", "max_tokens", "temperature")
 COLUMNS = (*TEXT, MESSAGES, *OPTIONS)
-# Which columns mean something at an endpoint, besides those that do everywhere.
+# The columns of each endpoint, besides the common ones.
 KNOWN = {
     "/v1/chat/completions": (*TEXT, MESSAGES, "system", "max_tokens", "temperature"),
     "/v1/responses": (*TEXT, MESSAGES, "system", "max_tokens", "temperature"),
@@ -32,12 +32,12 @@ ANYWHERE = ("custom_id", "model")
 
 
 class CsvError(ValueError):
-    """The file cannot be read as a table at all; the message says where, why, and what to change."""
+    """The file cannot be read as a table. The message says where, why, and what to change."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """`number` counts rows, the header being 1; `fields` is None when `why` says what is wrong with it."""
+    """`number` counts rows, and the header is 1. `fields` is None when `why` says what is wrong with the row."""
 
     number: int
     raw: bytes
@@ -46,7 +46,7 @@ class Row:
 
 
 class _Lines:
-    """Decoded lines, and the bytes of those that make up the row that is being read."""
+    """Decoded lines, and the bytes of the lines of the row that is being read."""
 
     def __init__(self, file: IO[bytes], row_bytes: int) -> None:
         self.file, self.row_bytes = file, row_bytes
@@ -78,7 +78,7 @@ class _Lines:
 
 
 def rows(file: IO[bytes], row_bytes: int, delimiter: str = "") -> Iterator[Row]:
-    """Every row with its bytes, the header too. Raises CsvError for what cannot be read as text."""
+    """Every row with its bytes, including the header. Raises CsvError for what is not text."""
     file.seek(0)
     lines = _Lines(file, row_bytes)
     source = iter(lines)
@@ -99,7 +99,7 @@ def rows(file: IO[bytes], row_bytes: int, delimiter: str = "") -> Iterator[Row]:
 
 
 def delimiter_of(file: IO[bytes], row_bytes: int) -> str:
-    """The one with which the first line names the most columns that we know."""
+    """The delimiter with which the first line names the most known columns."""
     file.seek(0)
     first = file.readline(row_bytes).removeprefix(BOM).decode(errors="replace")
     file.seek(0)
@@ -125,7 +125,7 @@ def header(file: IO[bytes], row_bytes: int) -> list[str]:
 
 
 def check_header(names: list[str], endpoint: str, default_model: str) -> None:
-    """Raises CsvError, which names the column and what is known."""
+    """Raises CsvError, which names the wrong column and the known ones."""
     allowed = (*KNOWN[endpoint], *ANYWHERE)
     known = ", ".join(sorted(allowed))
     for name in names:
@@ -156,7 +156,7 @@ def convert(
     most_rows: int,
     report: Report,
 ) -> None:
-    """Write the requests; wrong rows go to the report. Stops soon after `most_rows`. Raises CsvError."""
+    """Write the requests; the report gets the wrong rows. Stops soon after `most_rows`. Raises CsvError."""
     names = header(source, row_bytes)
     check_header(names, endpoint, default_model)
     size = count = 0
@@ -175,7 +175,7 @@ def convert(
                 f"(reached at row {row.number:,}). Split the file."
             )
         target.write(line)
-        if count > most_rows + 1:  # the reader of the lines says so
+        if count > most_rows + 1:  # _Lines reports that
             return
 
 
@@ -253,6 +253,6 @@ def _temperature(text: str) -> float:
 
 
 def is_one_row(text: bytes, row_bytes: int, delimiter: str) -> bool:
-    """Whether what somebody typed is a row of its own, so that it takes no others with it. Raises CsvError."""
+    """Whether a text is exactly one row, so that it does not swallow the rows after it. Raises CsvError."""
     found = list(rows(io.BytesIO(text), row_bytes, delimiter))
     return len(found) == 1 and found[0].fields is not None

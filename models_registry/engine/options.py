@@ -25,7 +25,7 @@ _HOLDS = {"gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operato
 
 
 class OptionError(Exception):
-    """An option that a model may not set, or not to this value: which, why, and what would be right."""
+    """A model may not have this option, or not this value. The message says why, and what would be right."""
 
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -115,9 +115,10 @@ REFUSED = {name: why for why, names in _WHY.items() for name in names.split()}
 
 
 def check(options: dict[str, Any]) -> dict[str, Any]:
-    """The options by their names with dashes, each value of its kind. Raises OptionError for the first that is wrong.
+    """The options by their names with dashes, each with a value of its kind. Raises OptionError for the first wrong
+    one.
 
-    A switch that is off comes back as `no-…`, since the engine is given no false values.
+    A switch that is off is returned as `no-…`, because the engine's command line has no false values.
     """
     checked: dict[str, Any] = {}
     for given, value in options.items():
@@ -169,7 +170,7 @@ def _read(name: str, value: Any) -> Any:
 
 
 def _rule(name: str, form: Form, choices: list[Any]) -> str:
-    """What the value must be, to go after "give"."""
+    """What the value must be, for a message that begins with "give"."""
     if choices:
         return f"one of {', '.join(map(str, choices))}{_NO_MORE if name in SAFE_CHOICES else ''}"
     if name in SAFE_KEYS:
@@ -185,7 +186,7 @@ def _is_whole(form: Form) -> bool:
 
 
 def _counted(form: Form, value: Any) -> int | float:
-    """A number, or a text that vLLM takes for one: "2048", "8k" (8000), "8K" (8192)."""
+    """A number, or a text that vLLM accepts for one: "2048", "8k" (8000), "8K" (8192)."""
     number = _number(value.strip()) if isinstance(value, str) else value
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError

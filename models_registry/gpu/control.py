@@ -1,4 +1,5 @@
-"""What somebody has a worker do: start anew, load its engine anew, free the GPU. Nothing that runs is lost by it."""
+"""What an operator can tell a worker to do: restart, load its engine again, free the GPU. Running requests are not
+lost."""
 
 from django.db import transaction
 
@@ -12,7 +13,7 @@ from vbs.places import PROGRAM
 
 
 def doing(worker: Worker, viewer: Viewer) -> list[str]:
-    """What it does now, and what would be interrupted."""
+    """What the worker does now, and what a stop would interrupt."""
     found = workloads.interrupts(worker, viewer)
     if not found and worker.activity and worker.state != WorkerState.IDLE:
         found.append(f"It is at: {activity(worker, viewer)}")
@@ -20,16 +21,17 @@ def doing(worker: Worker, viewer: Viewer) -> list[str]:
 
 
 def activity(worker: Worker, viewer: Viewer) -> str:
-    """What it is doing, made visible: `Running a batch on tiny (batch_1)`, the id for those who may know of it.
+    """What the worker does, as a page shows it: `Running a batch on tiny (batch_1)`, with the id for those who may see
+    it.
 
-    A load belongs to the engine, so no id stands at one.
+    A load belongs to the engine, so it has no id.
     """
     found = workloads.shown_id(worker, viewer) if worker.state == WorkerState.RUNNING else None
     return visible(f"{worker.activity} ({found})" if found else worker.activity)
 
 
 def restart(worker: Worker) -> None:
-    """Have its process end and start anew, within a heartbeat. Raises ModelError."""
+    """End the worker's process and start it again, within a heartbeat. Raises ModelError."""
     if not worker.ask_restart():
         raise ModelError(
             f"{worker} gives no sign of life, so it hears of nothing: see the log of {worker.cluster} on "
@@ -38,17 +40,17 @@ def restart(worker: Worker) -> None:
 
 
 def free(worker: Worker, asked_by: str) -> Operation:
-    """Unload what it has loaded, before every batch. Raises ModelError."""
+    """Unload the worker's models, before every batch. Raises ModelError."""
     return operations.ask(OperationKind.UNLOAD, _loaded(worker), now=True, asked_by=asked_by, worker=worker.pk)
 
 
 def restart_engine(worker: Worker, asked_by: str) -> Operation:
-    """Unload what it has loaded, and load it anew. Raises ModelError."""
+    """Unload the worker's model and load it again. Raises ModelError."""
     model = _loaded(worker)
     with transaction.atomic():
         older = model.operations.filter(kind=OperationKind.LOAD, state=OperationState.QUEUED, worker=worker.pk)
         for load in older:
-            operations.cancel(load)  # it would be taken for ours, and come before the other
+            operations.cancel(load)  # the load must come after this unload
         operations.ask(OperationKind.UNLOAD, model, now=True, asked_by=asked_by, worker=worker.pk)
         return operations.ask(OperationKind.LOAD, model, now=True, asked_by=asked_by, worker=worker.pk)
 

@@ -1,4 +1,5 @@
-"""A worker process: says that it lives, frees what its predecessor held, looks for what was left undone, and ends."""
+"""A worker's process: it sends heartbeats, frees what its predecessor held, looks for work that was left undone, and
+ends."""
 
 import logging
 import multiprocessing
@@ -43,10 +44,10 @@ def connect() -> None:
 
 
 def _begin(**signal: Any) -> None:
-    """A worker process of a cluster has started: say that we live, and look at once for what was left undone."""
+    """Runs when a cluster's worker process starts: enrols the worker, and looks for work that was left undone."""
     global GPU
     if is_worker_of("gpu"):
-        # What vLLM has compiled stays with the data, also when another version of this program, or container, comes.
+        # vLLM's compiled code stays in the data folder, so that the next version or container can use it.
         os.environ.setdefault("VLLM_CACHE_ROOT", str(Path(settings.VBS_DATA_DIR) / "cache" / "vllm"))
         resident = Resident(
             settings.RUN_DIR / settings.VBS_WORKER_NAME,
@@ -65,7 +66,7 @@ def _begin(**signal: Any) -> None:
         worker = insist(lambda: _enrol("gpu"))
         gpu = GPU = Gpu(worker, resident)
         insist(lambda: gpu.show(WorkerState.IDLE))
-        # On the way out of this process, before its children are waited for.
+        # When this process ends, before it waits for its children.
         multiprocessing.util.Finalize(None, _leave, exitpriority=100)
         insist(lambda: wake("gpu"))
     elif is_worker_of("io"):
@@ -78,7 +79,7 @@ def _begin(**signal: Any) -> None:
 
 
 def _enrol(cluster: str) -> Worker:
-    """Our row. The rows of this machine's processes that have ended go, and what they held is free at once."""
+    """Write our row. Deletes the rows of ended processes on this machine, and frees what they held."""
     host = socket.gethostname()
     for other in Worker.objects.filter(cluster=cluster, hostname=host):
         if cluster == "gpu" and other.home != str(settings.RUN_DIR / settings.VBS_WORKER_NAME):
@@ -115,30 +116,30 @@ def _beat(worker: Worker) -> None:
                 outages.restart()
         except DATABASE_ERRORS:
             connection.close()
-        except Exception:  # a GPU that answers nonsense does not stop the heart
+        except Exception:  # an error of the GPU's driver does not stop the heartbeats
             log.exception("A heartbeat failed")
 
 
 def look_for_work(gpu: Gpu) -> None:
-    """Nobody is woken by a lease that runs out: the batch of a worker that is frozen, or whose machine is gone, goes to
-    one that has nothing to do."""
+    """A lease that runs out wakes nobody. So an idle worker looks for the batches of frozen workers and lost
+    machines."""
     if gpu.worker.state == WorkerState.IDLE and gpu.next():
         wake("gpu")
 
 
 def sweep_again(worker: Worker) -> None:
-    """One of the io workers has the sweep run every minute: the eldest, so that there is one whoever dies."""
+    """The io worker that has lived longest starts the sweep every minute. When it dies, the next one does."""
     if worker.is_eldest():
         wake("sweep")
 
 
 def forget_the_dead() -> None:
-    """Rows of workers that have given no sign of life for long."""
+    """Deletes the rows of workers without a heartbeat for a long time."""
     Worker.objects.filter(heartbeat_at__lt=Now() - FORGOTTEN).delete()
 
 
 def _reading() -> dict[str, Any]:
-    """Of the GPU, which models sleep beside it, and which engines were lost."""
+    """The state of the GPU, the models that sleep beside it, and the engines that were lost."""
     if GPU is None:
         return health.read() | {"asleep": []}
     asleep = {engine.spec.name for engine in list(GPU.resident.sleepers.engines)}
@@ -160,7 +161,7 @@ def _forget(worker: Worker) -> None:
 
 
 def work() -> None:
-    """The gpu cluster's task: whatever waits for this GPU."""
+    """The gpu cluster's task: does whatever waits for this GPU."""
     if GPU is None:
         raise RuntimeError(f"Only a worker of the gpu cluster can do GPU work: '{PROGRAM} worker gpu'")
     with bind(worker=str(GPU.worker)):

@@ -1,4 +1,4 @@
-"""What people type on the pages of models. A form reads and types it; what is right is for the registry to say."""
+"""The forms on the pages of models. A form checks types and sizes; the catalog and the operations check the rest."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ MOST_OPTIONS = 20_000  # characters
 
 
 class OptionsField(forms.CharField):
-    """A JSON object, of what a database holds as well."""
+    """A JSON object that a database can hold."""
 
     widget = forms.Textarea(attrs={"rows": 4, "spellcheck": "false", "class": "code"})
 
@@ -107,7 +107,8 @@ class PasteForm(forms.Form):
 
 
 class AddForm(GuardedForm):
-    """on_hub: the source is an id of the hub, to be fetched. may_pickle, may_trust: whether that may be chosen."""
+    """on_hub: the source is a repository of the hub, which will be downloaded. may_pickle, may_trust: whether the form
+    offers that."""
 
     on_hub = forms.BooleanField(required=False, widget=forms.HiddenInput)
     name = _text("Name", 200, "The name that requests use", required=True)
@@ -153,7 +154,7 @@ class AddForm(GuardedForm):
             self.withhold(name, OF_THE_HUB)
 
     def draft(self) -> Model:
-        """The model of the hub that the form speaks of, to ask what fetching it will take. Not saved."""
+        """The hub's model of this form, not saved, to ask what its download will take."""
         data = self.cleaned_data
         return Model(
             name=data["name"],
@@ -169,7 +170,8 @@ class AddForm(GuardedForm):
         )
 
     def add(self) -> Model:
-        """Register it, and begin to fetch what is on the hub. Raises ModelError, and then nothing is registered."""
+        """Register the model, and start its download when it is on the hub. Raises ModelError, and then nothing is
+        registered."""
         data = dict(self.cleaned_data)
         on_hub, name, source = data.pop("on_hub"), data.pop("name"), data.pop("source")
         data["task"] = data["task"] or None
@@ -179,7 +181,7 @@ class AddForm(GuardedForm):
         try:
             downloads.start(model)
         except ModelError:
-            remove.remove(model)  # whoever asked for both gets both or nothing
+            remove.remove(model)  # in the same transaction: the user gets both or neither
             raise
         return model
 
@@ -217,7 +219,7 @@ class FitForm(forms.Form):
 
 
 class RunForm(GuardedForm):
-    """What an operation can be asked for; fields are those of `operations.OPTIONS`."""
+    """The options of an operation; the fields are those of `operations.OPTIONS`."""
 
     kind: OperationKind
     now = _switch("Before all batches", "A batch that runs makes room")
@@ -257,7 +259,7 @@ def may_trust(request: Request) -> bool:
 
 
 def taken(form: forms.Form, step: Callable[[], Any]) -> Any:
-    """What the step gives; when the registry refuses, None, and the form says why."""
+    """The result of `step`. When the registry refuses, None, and the form has the message."""
     try:
         return step()
     except ModelError as error:

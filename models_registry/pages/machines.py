@@ -1,4 +1,4 @@
-"""The workers that serve models, with what their machines are at: shown on every page where something is run."""
+"""The workers that serve models, with the state of their machines. Every page where something runs shows them."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ LOST_SECONDS = 86_400  # for which the end of an idle engine is told
 
 @dataclass(frozen=True)
 class Reading:
-    """One number of a machine. percent: of what there is or may be, if that makes sense. warns: much of it is bad."""
+    """One number of a machine. percent: of the maximum, where there is one. warns: the value is too high."""
 
     name: str
     text: str
@@ -36,8 +36,8 @@ def busy(workers: Iterable[Worker]) -> bool:
 
 
 def _machine(worker: Worker, viewer: Viewer) -> Part:
-    """doing: in words, unless it is idle. waits: why an idle one takes up no work. lost: that its engine ended while it
-    was idle."""
+    """doing: a sentence, unless the worker is idle. waits: why an idle worker takes up no work. lost: a sentence when
+    its engine ended while it was idle."""
     said = control.activity(worker, viewer)
     idle = worker.state == WorkerState.IDLE
     context = {
@@ -52,7 +52,7 @@ def _machine(worker: Worker, viewer: Viewer) -> Part:
 
 
 def _lost(health: Mapping[str, Any]) -> str:
-    """That an idle engine ended by itself within the last day."""
+    """A sentence when an idle engine ended by itself within the last day."""
     last = (health.get("losses") or {}).get("last")
     if not last or time.time() - last["at"] > LOST_SECONDS:
         return ""
@@ -63,7 +63,7 @@ def _lost(health: Mapping[str, Any]) -> str:
 
 
 def readings(health: Mapping[str, Any]) -> Iterator[Reading]:
-    """Of each GPU, else of the machine; as models_registry.gpu.health has them."""
+    """The readings of each GPU, or of the machine without one, from models_registry.gpu.health."""
     devices = health.get("devices") or []
     for place, device in enumerate(devices):
         yield from _of_device(device, f"GPU {place}" if len(devices) > 1 else "GPU")

@@ -1,4 +1,4 @@
-"""Settings and the audit log in the admin: to look at. The page of settings checks a value, and keeps who set it."""
+"""Settings and the audit log in the admin, read only. The page of settings checks a value and records who set it."""
 
 from django.contrib import admin
 

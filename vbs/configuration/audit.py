@@ -1,4 +1,4 @@
-"""Keep who did what. Within a transaction it is kept together with what was done, or not at all."""
+"""Records who did what. In a transaction the record is kept only if the action is."""
 
 import psutil
 
@@ -22,13 +22,13 @@ def record(
 
 
 def record_command(action: str, target: str = "", detail: str = "") -> None:
-    """The same of what was done with `manage.py`, by the user of the system that ran it."""
+    """The same for `manage.py`, with the system's user who ran it."""
     username = f"manage.py, {psutil.Process().username()}"[:150]
     AuditEntry.objects.create(username=username, action=action, target=target[:200], detail=detail[:10_000])
 
 
 def record_key(key: ApiKey | None, action: str, target: str = "", detail: str = "") -> None:
-    """The same of what a program did by the API: whose it is says its key. None where the API takes none."""
+    """The same for the API, with the key that the program used. None when the API takes no keys."""
     username = f"key {key.prefix}… ({key.name})" if key else "the API, without a key"
     where = [f"By the API, with a key of the project “{key.project}”."] if key else []
     AuditEntry.objects.create(

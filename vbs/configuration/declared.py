@@ -1,6 +1,6 @@
-"""How a setting is declared: one call reads it from the environment, checks it, and describes it.
+"""The declaration of a setting: one call reads it from the environment, checks it, and describes it.
 
-vbs/settings.py declares each. The page of settings and the README's table are made of the list that comes of it.
+vbs/settings.py declares most settings. The page of settings and the README's table are made from the declarations.
 """
 
 import os
@@ -42,7 +42,7 @@ class Setting:
         return bool(os.environ.get(self.name))
 
     def shown(self, value: Any) -> str:
-        """In words, and never a secret."""
+        """The value in words, but never a secret."""
         if self.secret:
             return "set" if value else "not set"
         return _CREDENTIALS.sub(r"\1***@", _plain(value))
@@ -109,7 +109,7 @@ def whole(name: str, default: int, words: str, least: int = 1, most: int | None 
 
 
 def changeable(name: str) -> Setting:
-    """Raises KeyError for one that is not, or is none."""
+    """Raises KeyError for a setting that cannot be changed or does not exist."""
     setting = SETTINGS[name]
     if setting.parse is None:
         raise KeyError(f"{name} is read once, at the start: settings.{setting.attribute}")
@@ -117,14 +117,14 @@ def changeable(name: str) -> Setting:
 
 
 def parsed(name: str, value: Any) -> Any:
-    """A new value for one that can be changed. Raises KeyError and ValueError."""
+    """A new value for a setting that can be changed. Raises KeyError and ValueError."""
     parse = changeable(name).parse
     assert parse is not None
     return parse(value)
 
 
 def table() -> str:
-    """As the README has it."""
+    """The settings as the README's table."""
     rows = [f"| `{one.name}` | {one.default} | {one.words} |" for one in SETTINGS.values()]
     return "\n".join(["| variable | default | what it is |", "|---|---|---|", *rows]) + "\n"
 

@@ -1,4 +1,4 @@
-"""What was set in the browser, and who did what there."""
+"""The settings that were changed in the browser, and the audit log."""
 
 from django.conf import settings
 from django.db import models
@@ -6,7 +6,7 @@ from django.utils import timezone
 
 
 class Override(models.Model):
-    """The value of a setting that stands until it is taken back, before what the environment says."""
+    """The value of a setting that replaces the environment's until it is reset."""
 
     name = models.CharField(max_length=60, primary_key=True)
     value = models.JSONField()
@@ -21,7 +21,7 @@ class Override(models.Model):
 
 
 class AuditEntry(models.Model):
-    """Somebody did something. Kept as it was, also when the account or the thing is gone."""
+    """One action of somebody. It stays unchanged when the account or the object is gone."""
 
     at = models.DateTimeField(default=timezone.now)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")

@@ -1,7 +1,7 @@
-"""Settings that can be changed while vbs runs: what was set in the browser, else what the environment says.
+"""Settings that can be changed while vbs runs: the value that was set in the browser, else the environment's.
 
-Every process reads the overrides again when it is asked and what it knows is older than two seconds. While the
-database is away, what was last known holds: a setting is never the reason why something fails.
+A process reads the overrides again when it needs one and its copy is older than two seconds. While the database cannot
+be reached, the last known values apply: a setting never makes something fail.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _said = ""
 
 
 def value(name: str) -> Any:
-    """Of one that can be changed, as it is now."""
+    """The present value of a setting that can be changed."""
     setting = changeable(name)
     known = _kept.get("overrides", FRESH_SECONDS, _read)
     return known[name] if name in known else at_start(setting)
@@ -39,7 +39,7 @@ def at_start(setting: Setting) -> Any:
 
 
 def change(name: str, given: Any, by: str) -> tuple[Any, Any]:
-    """Let this value stand until it is reset. Gives the one before and the new one. Raises ValueError."""
+    """Set this value until it is reset. Returns the old value and the new one. Raises ValueError."""
     new = parsed(name, given)
     with transaction.atomic():
         before = Override.objects.select_for_update().filter(pk=name).first()
@@ -50,7 +50,7 @@ def change(name: str, given: Any, by: str) -> tuple[Any, Any]:
 
 
 def reset(name: str) -> tuple[Any, Any] | None:
-    """The environment's value, or the default, holds again. Gives the one before and that; None when none was set."""
+    """Return to the environment's value, or the default. Returns the old value and that one; None when none was set."""
     with transaction.atomic():
         before = Override.objects.select_for_update().filter(pk=name).first()
         if before is None:
@@ -61,12 +61,12 @@ def reset(name: str) -> tuple[Any, Any] | None:
 
 
 def forget() -> None:
-    """Read the overrides again when they are asked for next."""
+    """Read the overrides again at the next use."""
     _kept.forget()
 
 
 def valid(rows: Iterable[Override]) -> dict[str, Any]:
-    """The values of those that are as they must be now; the others were made elsewhere, or by an older version."""
+    """The overrides that are still valid; others were made elsewhere or by an older version."""
     found = {}
     for row in rows:
         with contextlib.suppress(KeyError, ValueError):
@@ -91,7 +91,7 @@ def _read() -> dict[str, Any]:
 
 
 def _say_once(trouble: str) -> None:
-    """It would be there again in two seconds."""
+    """Logs it once; otherwise it would be logged again after two seconds."""
     global _said
     if trouble and trouble != _said:
         log.warning("Settings that were set in the browser are not taken: %s", trouble)

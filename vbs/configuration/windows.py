@@ -1,4 +1,4 @@
-"""Completion windows such as `24h`: how long they are, and what a list of them may be."""
+"""Completion windows such as `24h`: their length, and the rules for a list of them."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ LONGEST = 10  # characters: a batch keeps its window as it was asked for
 
 
 def seconds(window: str) -> int:
-    """Of one window. Raises ValueError."""
+    """The length of a window. Raises ValueError."""
     units = {"s": 1, "m": 60, "h": 3600, "d": DAY}
     number, unit = window[:-1], window[-1:]
     if unit not in units or not (number.isascii() and number.isdigit()) or not int(number[:20]):
@@ -18,7 +18,7 @@ def seconds(window: str) -> int:
 
 
 def several(given: Any) -> list[str]:
-    """Each window once, from text or from a list. Raises ValueError."""
+    """The windows in a text or a list, each once. Raises ValueError."""
     given = given.split(",") if isinstance(given, str) else given
     if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
         raise ValueError("Not a valid list.")

@@ -1,7 +1,9 @@
-"""What pushes changes to browsers: a page says which topics it shows, a changed row names its topics, a socket follows.
+"""Sends changes to browsers: a page names its topics, a changed row announces its topics, and a socket sends the new
+parts.
 
-A row's change is told by a trigger in the database (`topics`), within the transaction that makes it: it holds for
-every statement and every process, and is heard at the commit. The channel layer carries the topics to the web
-processes; there, those who look at the same thing with the same rights share a room (`rooms`), whose parts are built
-and rendered once for all of them. Every page is right on a plain reload, and polls when its socket is down (`pages`).
+A trigger in the database announces a row's change (`topics`) in the transaction that makes it: so every statement of
+every process is covered, and nothing is announced before the commit. The channel layer brings the topics to the web
+processes. There, viewers who look at the same page with the same rights share a room (`rooms`), whose parts are built
+and rendered once for all of them. Every page is also right after a plain reload, and polls while its socket is down
+(`pages`).
 """

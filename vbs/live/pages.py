@@ -1,4 +1,4 @@
-"""A page that is live: what builds its parts, which topics change them, and the address that its pulse asks."""
+"""A live page: what builds its parts, which topics change them, and the address that its pulse polls."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ Parts = Mapping[str, Part]
 
 @dataclass(frozen=True)
 class Page:
-    """build(viewer, query, **named): the parts by name, among them the `pulse`. topics(**named): what changes them.
-    `named` is what the address names; build raises Gone when that is not there, or not for them. permission: that it
-    takes to look."""
+    """build(viewer, query, **named): the parts by name, among them the `pulse`. topics(**named): the topics that change
+    them. `named` has the values in the address; build raises Gone when their object does not exist, or not for this
+    viewer. permission: what a viewer needs."""
 
     build: Callable[..., Parts]
     topics: Callable[..., Iterable[str]]
@@ -32,14 +32,14 @@ class Page:
 
 
 class Gone(LookupError):
-    """What the page is about is not there, or not for this viewer."""
+    """The page's object does not exist, or this viewer may not see it."""
 
 
 PAGES: list[tuple[str, Page]] = []
 
 
 def path(route: str, shown: Page, name: str) -> URLPattern:
-    """The address that a page's pulse asks, by HTTP here and by a socket in `routes`."""
+    """The address of a page's pulse: for HTTP here, for a socket in `routes`."""
     if all(known != route for known, _ in PAGES):
         PAGES.append((route, shown))
 
@@ -56,7 +56,7 @@ def path(route: str, shown: Page, name: str) -> URLPattern:
 
 
 def show(request: Request, template: str, parts: Parts, status: int = 200, **context: Any) -> HttpResponse:
-    """A page: its template has each part as it was rendered, by its name."""
+    """The whole page. Its template gets each rendered part by its name."""
     token = get_token(request)
     fragments = zip(parts, rendered(parts.values(), request.viewer), strict=True)
     shown = {name: fragment.html(token) for name, fragment in fragments}
@@ -64,7 +64,7 @@ def show(request: Request, template: str, parts: Parts, status: int = 200, **con
 
 
 def changes(request: Request, parts: Parts, given: QueryDict) -> HttpResponse:
-    """What is not as the browser has seen it, and what there is to say."""
+    """The parts that differ from what the browser has seen, and the messages."""
     seen = set(given.getlist("seen")[:MOST_SEEN])
     changed = list(unseen(rendered(parts.values(), request.viewer), seen))
     if not changed and request.method == "GET":

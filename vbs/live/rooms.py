@@ -1,4 +1,4 @@
-"""Those who look at the same with the same rights share a room, which is built and rendered once for all of them."""
+"""Rooms: viewers who look at the same page with the same rights share one, which is built and rendered once for all."""
 
 import asyncio
 import logging
@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 
 GROUP = "live"  # of the channel layer; the database's function `vbs_publish` names it too
 REST_SECONDS = 0.4  # between two renewals of a room
-ALONE_SECONDS = 5.0  # a room is renewed this often, or as seldom as it polls, when nothing is heard: time goes on
-GREET_SECONDS = 10.0  # a browser hears something this often; when it does not, it asks anew
-PULSE_SECONDS = 5.0  # between messages to ourselves, which tell that the layer still carries
-AT_ONCE = 2  # rooms that are renewed side by side
+ALONE_SECONDS = 5.0  # a room without changes is renewed this often, or at its polling interval if that is longer
+GREET_SECONDS = 10.0  # a browser hears something this often, else it connects again
+PULSE_SECONDS = 5.0  # between messages to ourselves, which show that the layer works
+AT_ONCE = 2  # rooms that are renewed at the same time
 MOST_SOCKETS, MOST_OF_ONE = 1000, 300
-MOST_ROOMS_OF_ONE = 20  # each is rendered for itself with every change
+MOST_ROOMS_OF_ONE = 20  # each member of these is rendered separately at every change
 
 
 class Member(Protocol):
-    """A browser in a room. seen: the marks of parts, by their ids. looked, spoke: when its rights were looked at and
-    something was last said to it; `time.monotonic`. admitted: the key of whose it is."""
+    """A browser in a room. seen: the marks of its parts, by their ids. looked, spoke: when its rights were last checked
+    and when something was last sent to it, by `time.monotonic`. admitted: the key of its person."""
 
     seen: dict[str, str]
     looked: float
@@ -51,7 +51,7 @@ class Member(Protocol):
 
 @dataclass(eq=False)
 class Room:
-    """Those who look at the same with the same rights."""
+    """The viewers who look at the same page with the same rights."""
 
     shown: Page
     viewer: Viewer
@@ -67,7 +67,7 @@ class Room:
         return set(self.shown.topics(**self.named))
 
     def build(self, sockets: list[Member]) -> list["News"]:
-        """What each of these has not seen. Raises Gone."""
+        """The news for each of these members. Raises Gone."""
         parts = self.shown.build(self.viewer, self.query, **self.named)
         self.every = max(ALONE_SECONDS, parts["pulse"].context["every"])
         fragments = rendered(parts.values(), self.viewer)
@@ -91,7 +91,7 @@ class News:
 
 
 class Hub:
-    """The rooms of this process, and what tells them that something has changed."""
+    """The rooms of this process, and the listener that tells them about changes."""
 
     def __init__(self) -> None:
         self.rooms: dict[Any, Room] = {}
@@ -101,7 +101,7 @@ class Hub:
         self.open: Counter[Any] = Counter()  # sockets, by the key of who has opened them
 
     def admit(self, user: Any) -> bool:
-        """Whether there is room for one more of them, which is counted then."""
+        """Counts one more socket of this person; False when the person has too many."""
         if self.open.total() >= MOST_SOCKETS or self.open[user] >= MOST_OF_ONE:
             return False
         self.open[user] += 1
@@ -112,7 +112,7 @@ class Hub:
         self.open += Counter()  # drops who has none
 
     def join(self, socket: Member, room: Room) -> Room | None:
-        """The room of those who look at the same; None for who is in so many rooms that it would be one too many."""
+        """The room for this page and these rights; None when the person is in too many rooms already."""
         key = (id(room.shown), room.viewer, room.query.urlencode(), tuple(sorted(room.named.items())))
         if key not in self.rooms and self.rooms_of(socket.admitted) >= MOST_ROOMS_OF_ONE:
             return None
@@ -127,7 +127,7 @@ class Hub:
         return room
 
     def rooms_of(self, user: Any) -> int:
-        """In how many rooms somebody is, by the key of who they are."""
+        """How many rooms a person is in, by the person's key."""
         return sum(any(socket.admitted == user for socket in room.sockets) for room in self.rooms.values())
 
     def leave(self, socket: Member, room: Room) -> None:
@@ -152,7 +152,7 @@ class Hub:
             self.tell()
 
     def tell(self, topic: str | None = None) -> None:
-        """This has changed; without a topic, anything may have."""
+        """A topic has changed; without a topic, anything may have changed."""
         now = asyncio.get_running_loop().time()
         if topic == PEOPLE:
             topic = None
@@ -165,7 +165,8 @@ class Hub:
         self.changed.set()
 
     async def _hear(self) -> None:
-        """Hear of changes, until the layer does not even carry our own words: then it is to be made anew."""
+        """Listens for changes until the channel layer does not bring back even our own messages: then it has to be
+        opened anew."""
         layer = get_channel_layer()
         assert layer is not None
         channel = await layer.new_channel()
@@ -188,7 +189,7 @@ class Hub:
             channel_layers.backends.pop("default", None)
 
     async def _beat(self, layer: Any, channel: str) -> None:
-        """Stay in the group, whose rows expire, and let ourselves hear something."""
+        """Renews our membership in the group, which expires, and sends a message to ourselves."""
         joined = 0.0
         while True:
             if time.monotonic() - joined > layer.group_expiry / 3:
@@ -198,7 +199,7 @@ class Hub:
             await asyncio.sleep(PULSE_SECONDS)
 
     async def _greet(self) -> None:
-        """Say nothing to those who have heard nothing for a while."""
+        """Sends something to browsers that have heard nothing for a while."""
         while True:
             await asyncio.sleep(GREET_SECONDS / 2)
             for socket in [socket for room in self.rooms.values() for socket in room.sockets]:
@@ -207,7 +208,7 @@ class Hub:
                         await socket.say("")
 
     async def _renew(self) -> None:
-        """Renew the rooms that are due."""
+        """Renews the rooms that are due."""
         clock = asyncio.get_running_loop().time
         while True:
             now = clock()

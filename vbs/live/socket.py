@@ -1,4 +1,4 @@
-"""The socket of a page: a browser says what it has seen, and is sent what is new."""
+"""The socket of a page: a browser says what it has seen, and gets what is new."""
 
 import random
 import time
@@ -18,24 +18,25 @@ from vbs.live.pages import MOST_SEEN, PAGES, Page
 from vbs.live.rooms import News, Room, hub
 from vbs.pages.viewer import Viewer, viewer_of
 
-RIGHTS_SECONDS = 30.0  # between looks at whether somebody still may look
+RIGHTS_SECONDS = 30.0  # between checks of a viewer's rights
 TOO_MANY = 4429  # the code of a socket that is closed because somebody has too many
 
 
 def routes() -> list[URLPattern]:
-    """The sockets of every page, at the addresses that they poll."""
+    """The sockets of all pages, at the addresses that they poll."""
     return [url_path(route, Socket.as_asgi(shown=shown)) for route, shown in PAGES]
 
 
 class Socket(AsyncWebsocketConsumer):
-    """A browser that looks at a page. It says what it has seen, and is sent what is new."""
+    """The connection of a browser that looks at a page."""
 
     def __init__(self, shown: Page) -> None:
         super().__init__()
         self.shown = shown
         self.room: Room | None = None
         self.seen: dict[str, str] = {}  # the marks of parts, by their ids
-        self.looked = time.monotonic() - random.random() * RIGHTS_SECONDS  # so that not all look at once
+        # Random, so that not all of them check at the same time.
+        self.looked = time.monotonic() - random.random() * RIGHTS_SECONDS
         self.spoke = time.monotonic()
         self.admitted: Any = None  # the key of whose it is
 
@@ -49,7 +50,7 @@ class Socket(AsyncWebsocketConsumer):
         await self.accept()
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """What has been seen: the browser's first and only word."""
+        """What the browser has seen. It sends this once, first of all."""
         if self.room is not None or text_data is None:
             return
         try:
@@ -85,13 +86,13 @@ class Socket(AsyncWebsocketConsumer):
         await self.send(text)
 
     async def _viewer(self) -> Viewer | None:
-        """As it is now: None for who may not look any more."""
+        """The viewer with the rights of now; None when the person may not look any more."""
         return await database_sync_to_async(self._look, thread_sensitive=False)()
 
     def _look(self) -> Viewer | None:
         request = HttpRequest()
         request.session = SessionStore(self.scope["session"].session_key)
-        user = get_user(request)  # knows of a session that has ended, an account that was closed, a new password
+        user = get_user(request)  # this fails for an ended session, a closed account and a new password
         if not isinstance(user, User):
             return None
         viewer = viewer_of(user, request.session)

@@ -1,4 +1,5 @@
-"""What is told of a changed row: the topics that pages name. Triggers in the database tell them, not call sites."""
+"""The topics that a changed row announces, for pages to follow. Triggers in the database announce them, not the code
+that writes."""
 
 from django.db import connection
 from django.db.migrations import RunSQL
@@ -7,7 +8,8 @@ PEOPLE = "people"  # the topic of sessions that end, and of what people may do a
 
 
 def triggers(table: str, *topics: str, events: str = "INSERT OR UPDATE OR DELETE") -> RunSQL:
-    """A migration: every such change of a row of the table is told. A topic is a word, or `word:column`."""
+    """A migration that makes such changes of a table's rows announce these topics. A topic is a word, or
+    `word:column`."""
     name = f"live_{table}"
     words = ", ".join(f"'{topic}'" for topic in topics)
     return RunSQL(
@@ -46,7 +48,7 @@ END $$;
 
 
 def sweep() -> None:
-    """What the channel layer leaves behind: messages that nobody took, channels of processes that have ended."""
+    """Deletes what the channel layer leaves behind: messages that nobody took, and channels of ended processes."""
     with connection.cursor() as cursor:
         for table in ("message", "groupchannel"):
             cursor.execute(f"DELETE FROM channels_postgres_{table} WHERE expire < now()")  # noqa: S608

@@ -36,14 +36,14 @@ View = Callable[..., HttpResponseBase]
 
 
 def way_back(request: HttpRequest, given: str) -> str:
-    """The address to go back to that a form or an address names; empty unless it is one of ours, and leads somewhere
-    else than to signing in."""
+    """The address to return to that a form or an address names; empty unless it is ours and is not the page for signing
+    in."""
     ours = given.startswith("/") and url_has_allowed_host_and_scheme(given, {request.get_host()})
     return given if ours and given.partition("?")[0].rstrip("/") not in SIGN_IN else ""
 
 
 def strict(view: View) -> View:
-    """Its answers run no scripts but ours, and are kept nowhere."""
+    """The browser runs no scripts in these answers but ours, and stores none of them."""
 
     @wraps(view)
     def guarded(request: HttpRequest, *given: Any, **named: Any) -> HttpResponseBase:
@@ -56,7 +56,7 @@ def strict(view: View) -> View:
 
 
 def styled(view: View) -> View:
-    """For pages of others, which write styles into their elements."""
+    """For pages of other packages, which have styles in their elements."""
 
     @wraps(view)
     def guarded(request: HttpRequest, *given: Any, **named: Any) -> HttpResponseBase:
@@ -68,7 +68,7 @@ def styled(view: View) -> View:
 
 
 def page(permission: str = "") -> Callable[[View], View]:
-    """For whoever has signed in, and has this permission (`app.codename`)."""
+    """For people who have signed in and have this permission (`app.codename`)."""
 
     def decorator(view: View) -> View:
         @strict
@@ -94,8 +94,8 @@ NAVIGATION = (
 
 
 class SqueezeMiddleware(GZipMiddleware):
-    """Pages go out compressed, padded at random, so that their size says nothing of what is secret in them. What the
-    API answers and what is downloaded stays as it is: its clients are near, or ask for ranges of it."""
+    """Compresses pages and pads them at random, so that their size tells nothing about secrets in them. Answers of the
+    API and downloads stay as they are: their clients are near, or ask for ranges."""
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         if response.streaming or not response.headers.get("Content-Type", "").startswith("text/html"):
@@ -104,7 +104,7 @@ class SqueezeMiddleware(GZipMiddleware):
 
 
 class PolicyMiddleware:
-    """Whatever page it is, scripts that are not ours do not run in it: also in the admin."""
+    """Forbids scripts that are not ours on every page, also in the admin."""
 
     sync_capable = True
     async_capable = False
@@ -120,7 +120,7 @@ class PolicyMiddleware:
 
 
 def shell(request: HttpRequest) -> dict[str, Any]:
-    """For templates: what every page shows around what it is about."""
+    """For templates: what every page shows around its content."""
     viewer = getattr(request, "viewer", None)
     if viewer is None:
         return {}

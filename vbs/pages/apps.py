@@ -1,4 +1,4 @@
-"""The app of what every page shares."""
+"""The app of what all pages share."""
 
 from django.apps import AppConfig
 

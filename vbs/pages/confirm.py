@@ -1,4 +1,4 @@
-"""Ask before something is done that cannot be undone, or that interrupts others."""
+"""Asks before an action that cannot be undone or interrupts others."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,10 +16,10 @@ def confirm(
     fields: Mapping[str, str] | None = None,
     danger: bool = True,
 ) -> HttpResponse:
-    """The question, whose form posts to the address at which it is asked: a GET asks, the POST does it.
+    """The question. A GET asks it, and its form posts to the same address, where the POST does the action.
 
-    words: what it will do and interrupt, a sentence each. fields: sent along, hidden. back: where a no leads to.
-    With htmx it is a dialog (`hx-get` into `#dialog`), without it a page.
+    words: sentences about what the action does and interrupts. fields: hidden values of the form. back: the address for
+    a no. With htmx it is a dialog (`hx-get` into `#dialog`), else a page.
     """
     context = {"title": title, "words": words, "button": button, "back": back, "fields": fields or {}, "danger": danger}
     return render(request, "_confirm.html" if getattr(request, "htmx", False) else "confirm.html", context)

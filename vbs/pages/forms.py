@@ -1,4 +1,4 @@
-"""Fields that not everybody may set, or that do not go with what a form is about."""
+"""Fields that not everybody may set, or that do not apply to a form's object."""
 
 from typing import Any
 
@@ -7,19 +7,19 @@ from django.forms.utils import pretty_name
 
 
 class GuardedForm(forms.Form):
-    """A field that is withheld is not shown. Sent all the same it is refused, and with it the form: nothing that
-    somebody asked for is dropped without a word."""
+    """A withheld field is not shown. When a browser sends it anyway, the form is refused, so that no input is dropped
+    silently."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
         self._withheld: dict[str, tuple[forms.Field, str]] = {}
 
     def withhold(self, name: str, why: str) -> None:
-        """why: who may set it, or where; it follows on the name of the field."""
+        """why: who may set the field, or where; this follows the field's name in the message."""
         self._withheld[name] = (self.fields.pop(name), why)
 
     def lock(self, name: str, why: str) -> None:
-        """Show it as it is, not to be changed."""
+        """Shows the field, but does not let it be changed."""
         field = self.fields[name]
         field.disabled, field.help_text = True, f"{why[:1].upper()}{why[1:]}."
         self._withheld[name] = (field, why)
@@ -37,7 +37,7 @@ class GuardedForm(forms.Form):
 
 
 def _differs(field: forms.Field, before: Any, sent: Any) -> bool:
-    """As `has_changed`, which takes what is disabled for unchanged."""
+    """Like `has_changed`, which ignores disabled fields."""
     disabled, field.disabled = field.disabled, False
     try:
         return field.has_changed(before, sent)

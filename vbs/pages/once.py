@@ -1,6 +1,6 @@
-"""A form that makes something is good for one sending: by a reload or a second click it makes nothing more.
+"""A form that makes something works once: a reload or a second click makes nothing more.
 
-It carries a mark of its own, which is kept in the transaction that makes the thing, as an `Idempotency-Key` is.
+The form has a mark of its own, which is kept in the transaction that makes the thing, like an `Idempotency-Key`.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ def _fresh() -> str:
 
 
 class OnceField(forms.CharField):
-    """Hidden. Its value is for `first`."""
+    """A hidden field whose value is for `first`."""
 
     widget = forms.HiddenInput
 
@@ -37,8 +37,8 @@ class OnceField(forms.CharField):
 
 
 def first(mark: str, project: Project) -> bool:
-    """Whether nothing was made of the form with this mark yet; then, at the commit, something was. Of two at the same
-    time the second waits for the first."""
+    """Whether the form with this mark has made nothing yet; at the commit, it has. Of two at the same time the second
+    waits for the first."""
     if not mark:
         return True
     key = hashlib.sha256(f"{SALT} {mark}".encode()).hexdigest()

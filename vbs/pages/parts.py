@@ -1,7 +1,7 @@
-"""A page as parts: each is a template with what it shows, and known by the hash of what comes out.
+"""A page as parts. Each part is a template with its context, and the hash of the rendered text identifies its state.
 
-So only what has changed on the screen is sent. A browser tells what it has seen, and is given the parts that are new:
-an open menu, a focus and what is being typed elsewhere stay as they are.
+So a browser gets only the parts that changed on its screen. It says which states it has seen, and an open menu, the
+focus and a half-typed text in the other parts stay.
 """
 
 import hashlib
@@ -16,17 +16,17 @@ from django.utils.safestring import SafeString
 
 from vbs.pages.viewer import Viewer
 
-# What is filled in when a fragment is sent. No text that a template escapes can look like it.
+# Filled in when a fragment is sent. A text that a template escapes cannot look like it.
 SEEN, TOKEN, CHILDREN = SafeString("<seen>"), SafeString("<token>"), SafeString("<children>")
 
-SOON, LATER = 1, 5  # seconds until a page asks again: while something moves, and while nothing does
+SOON, LATER = 1, 5  # seconds until a page polls again: while something changes, and while nothing does
 
 
 @dataclass(frozen=True)
 class Part:
-    """The template shows the context, and knows `viewer` and `perms`. Its outermost element has the id; `{{ seen }}`
-    stands within it, and `{{ children }}` where the parts are that are renewed by themselves, as long as they are the
-    same ones and the rest of it stays as it is."""
+    """The template gets the context, `viewer` and `perms`. Its outermost element has the id and contains `{{ seen }}`.
+    `{{ children }}` stands where the parts are that are renewed separately, as long as they are the same ones and the
+    rest stays as it is."""
 
     id: str
     template: str
@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Fragment:
-    """A part as it was rendered, but for what is filled in."""
+    """A rendered part, with places to fill in when it is sent."""
 
     id: str
     text: str
@@ -44,13 +44,13 @@ class Fragment:
 
     @cached_property
     def seen(self) -> str:
-        """Its mark."""
+        """The mark of its state."""
         whole = "\n".join([self.text, *(child.id for child in self.children)])
         return f"{self.id}:{hashlib.sha256(whole.encode(errors='replace')).hexdigest()[:10]}"
 
     def html(self, token: str = "", takes_place: bool = False) -> SafeString:
-        """With its children. token: for its forms, needed where there are no scripts. takes_place: of what has its id
-        on the screen."""
+        """The text with its children. token: for its forms, needed without scripts. takes_place: it replaces the
+        element with its id."""
         text = self.text.replace(SEEN, f'<input type="hidden" name="seen" value="{escape(self.seen)}">')
         text = text.replace(TOKEN, token)
         if takes_place:
@@ -59,7 +59,7 @@ class Fragment:
 
 
 def rendered(parts: Iterable[Part], viewer: Viewer) -> list[Fragment]:
-    """As such a viewer sees them."""
+    """The parts as such a viewer sees them."""
     shared = {"viewer": viewer, "perms": viewer.perms, "seen": SEEN, "csrf_token": TOKEN}
     return [_rendered(part, shared) for part in parts]
 
@@ -71,7 +71,7 @@ def _rendered(part: Part, shared: Mapping[str, Any]) -> Fragment:
 
 
 def unseen(fragments: Iterable[Fragment], seen: Collection[str]) -> Iterator[Fragment]:
-    """Those that are not as they were seen; of one that is, its children."""
+    """The parts that differ from what was seen; for an unchanged part, its changed children."""
     for fragment in fragments:
         if fragment.seen in seen:
             yield from unseen(fragment.children, seen)
@@ -80,17 +80,18 @@ def unseen(fragments: Iterable[Fragment], seen: Collection[str]) -> Iterator[Fra
 
 
 def whole(fragments: Iterable[Fragment]) -> Iterator[str]:
-    """What has been seen by whoever has all of them."""
+    """What a browser has seen that has all of them."""
     for fragment in fragments:
         yield fragment.seen
         yield from whole(fragment.children)
 
 
 def news(fragments: Iterable[Fragment]) -> SafeString:
-    """For htmx, which puts each in the place of what has its id."""
+    """For htmx, which puts each part in place of the element with its id."""
     return SafeString("".join(f"<template>{fragment.html(takes_place=True)}</template>\n" for fragment in fragments))
 
 
 def pulse(url: str, every: int = LATER) -> Part:
-    """What hears of new parts: by a socket at `url`, and where that is down by asking there every so many seconds."""
+    """The element that gets new parts: by a socket at `url`, and while that is down by polling this address every so
+    many seconds."""
     return Part("pulse", "_pulse.html", {"url": url, "every": every})

@@ -1,6 +1,7 @@
-"""Text that others wrote, as pages show it: what is invisible, or would reorder what is around it, gets a sign.
+"""Text of other people as pages show it: a sign replaces each character that is invisible or changes the order of
+others.
 
-A sign stands for itself: text that has gone through `visible` has nothing left to be made visible.
+A sign is visible itself, so `visible` leaves its own result unchanged.
 """
 
 import re
@@ -40,7 +41,7 @@ _FOUND = re.compile("([" + "".join(re.escape(chr(code)) for code in _TABLE) + "]
 
 @dataclass(frozen=True)
 class Run:
-    """A stretch of a text. sign: it stands for what cannot be seen. title: what that is."""
+    """A piece of a text. sign: it replaces what cannot be seen. title: what that is."""
 
     text: str
     sign: bool = False
@@ -48,12 +49,12 @@ class Run:
 
 
 def visible(text: str) -> str:
-    """Newlines and tabs are kept; every other control, and what overrides the direction, becomes a sign."""
+    """Keeps newlines and tabs. Every other control character, and whatever overrides the direction, becomes a sign."""
     return text.replace("\r\n", "\n").translate(_TABLE)
 
 
 def runs(text: str) -> Iterator[Run]:
-    """The same in stretches, so that a sign can be told from text that looks like one."""
+    """The same in pieces, so that a page can tell a sign from a text that looks like one."""
     for place, piece in enumerate(_FOUND.split(text.replace("\r\n", "\n"))):
         if place % 2:
             yield Run(piece.translate(_TABLE), True, _title(piece[0]) if len(piece) == 1 else "control characters")
@@ -67,7 +68,7 @@ def _title(sign: str) -> str:
 
 @dataclass(frozen=True)
 class Clip:
-    """The beginning of a text. left: how many characters are not shown. bytes: of the whole, in UTF-8."""
+    """The beginning of a text. left: how many characters are not shown. bytes: the size of the whole text in UTF-8."""
 
     text: str
     left: int
@@ -75,7 +76,7 @@ class Clip:
 
     @property
     def shown(self) -> str:
-        """Visible, with a sign for what is left."""
+        """The text made visible, with a sign for what is left out."""
         return visible(self.text) + ("…" if self.left else "")
 
 
@@ -84,6 +85,7 @@ def clip(text: str, most: int = MOST) -> Clip:
 
 
 def brief(text: str, most: int = 120) -> str:
-    """On one line and visible: at most so many characters, the last of which tells that there is more."""
+    """The text made visible, on one line and with at most so many characters; an ellipsis at its end says that there is
+    more."""
     line = visible(" ".join(text[: 4 * most].split()))
     return line if len(line) <= most and len(text) <= 4 * most else line[: most - 1].rstrip() + "…"

@@ -1,4 +1,4 @@
-"""What to type to get something done, with the address of this very server in it."""
+"""Commands and code to copy for a task, with this server's address in them."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ NONE_YET = "your-model"
 
 @dataclass(frozen=True)
 class Recipe:
-    """id: of its code in the page."""
+    """id: of its code on the page."""
 
     id: str
     title: str
@@ -22,12 +22,12 @@ class Recipe:
 
 
 def model() -> str:
-    """A model that is ready, else a word for one."""
+    """The name of a ready model, else a placeholder."""
     return next((name for names in MODELS for name in names() if PLAIN.fullmatch(name)), "")
 
 
 def recipes(server: str, model: str, window: str = "24h") -> tuple[Recipe, ...]:
-    """server: scheme and host, without a slash at its end. They go on from each other."""
+    """server: scheme and host, without a slash at the end. Each recipe continues the one before."""
     model = model or NONE_YET
     typed = PROGRAM if INSTALLED else f".venv/bin/python {PROGRAM}"
     auth = '-H "Authorization: Bearer $KEY"'

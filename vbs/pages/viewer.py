@@ -1,4 +1,4 @@
-"""Who looks at a page: what they may do, and which projects they see. Plain values, for whole groups of people."""
+"""The viewer of a page: rights and visible projects. Plain values, which many people can share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ CHOSEN = "project"  # in the session: the key of the chosen project
 
 @dataclass(frozen=True)
 class Viewer:
-    """What two people have in common who are shown the same.
+    """What people have in common to whom a page shows the same.
 
-    rights: permissions as `app.codename`. projects: the keys of those that are seen, None for all there are. project:
-    the one that is chosen, or None for all that are seen.
+    rights: permissions as `app.codename`. projects: the keys of the visible projects, None for all. project: the chosen
+    project, or None for all visible ones.
     """
 
     rights: frozenset[str]
@@ -33,7 +33,7 @@ class Viewer:
 
     @property
     def perms(self) -> Mapping[str, Mapping[str, bool]]:
-        """As templates ask for it: perms.app.codename."""
+        """For templates: perms.app.codename."""
         found: dict[str, dict[str, bool]] = {}
         for name in self.rights:
             app, _, codename = name.partition(".")
@@ -41,13 +41,13 @@ class Viewer:
         return found
 
     def own(self, rows: QuerySet[Any], field: str = "project") -> QuerySet[Any]:
-        """Of these rows, those of the chosen project, or of all that are seen."""
+        """The rows of the chosen project, or of all visible ones."""
         if self.project is not None:
             return rows.filter(**{field: self.project})
         return rows if self.projects is None else rows.filter(**{f"{field}__in": self.projects})
 
     def all_own(self, rows: QuerySet[Any], field: str = "project") -> QuerySet[Any]:
-        """Of these rows, those of all projects that are seen, whichever is chosen: for what is asked for by its id."""
+        """The rows of all visible projects, whichever is chosen: for objects that are asked for by id."""
         return rows if self.projects is None else rows.filter(**{f"{field}__in": self.projects})
 
 

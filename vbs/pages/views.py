@@ -1,4 +1,4 @@
-"""Choosing the project that pages show."""
+"""The view that chooses the project which pages show."""
 
 from django.http import HttpResponse, HttpResponseBadRequest, HttpResponseRedirect
 from django.views.decorators.http import require_POST
@@ -10,7 +10,7 @@ from vbs.pages.viewer import CHOSEN, choices
 @require_POST
 @page()
 def choose_project(request: Request) -> HttpResponse:
-    """Show this project alone, or with an empty one all that this user sees; then back to where they were."""
+    """Shows this project only, or for an empty value all visible ones; then returns to the page before."""
     chosen = request.POST.get("project", "")
     if not chosen:
         request.session.pop(CHOSEN, None)

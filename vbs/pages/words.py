@@ -1,10 +1,10 @@
-"""Numbers as people read them."""
+"""Numbers for people to read."""
 
 from decimal import Decimal
 
 
 def number(value: float | None) -> str:
-    """In three digits or more."""
+    """With three digits or more."""
     if value is None:
         return "–"
     if isinstance(value, int) or abs(value) >= 100:
@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 
 def size(number: int) -> str:
-    """Of so many bytes, rounded."""
+    """A number of bytes, rounded."""
     if abs(number) >= 2**30:
         return f"{number / 2**30:.1f} GiB"
     if number == 0 or abs(number) >= 2**20:
@@ -35,7 +35,7 @@ def price(amount: Decimal | None) -> str:
 
 
 def money(amount: Decimal | None, currency: str) -> str:
-    """In three digits or more."""
+    """With three digits or more."""
     if amount is None:
         return "–"
     digits = 2 if amount >= 1 or not amount else min(10, 2 - amount.adjusted())

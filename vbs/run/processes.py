@@ -1,7 +1,6 @@
-"""Processes: find them by a mark that they inherit, see whether they live, end them. Knows no Django.
+"""Finds processes by a mark that they inherit, checks whether they live, and ends them. Knows no Django.
 
-What is started is marked in its environment, so that none is ever lost: neither one that has left its session, nor one
-whose parent was killed.
+The mark is in a process's environment, so it finds also a process that left its session or whose parent was killed.
 """
 
 import contextlib
@@ -24,7 +23,7 @@ def end_with_parent(number: signal.Signals) -> None:
 
 
 def alive(pid: int) -> bool:
-    """False also for a zombie: the one who should reap it may be slow."""
+    """False also for a zombie, whose parent may be slow to reap it."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -32,7 +31,7 @@ def alive(pid: int) -> bool:
 
 
 def marked(name: str) -> Iterator[tuple[psutil.Process, str]]:
-    """Every process whose environment has this variable, and its value; but not ourselves and our ancestors."""
+    """Every process with this variable in its environment, and the value; but not this process and its ancestors."""
     ours = {os.getpid(), *(process.pid for process in psutil.Process().parents())}
     for process in psutil.process_iter():
         try:
@@ -44,7 +43,7 @@ def marked(name: str) -> Iterator[tuple[psutil.Process, str]]:
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """The process, its descendants, and whoever else is in its session (children whose parent is gone)."""
+    """The process, its descendants, and all others in its session (children whose parent is gone)."""
     members = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -60,9 +59,9 @@ def end(
     number: signal.Signals = signal.SIGTERM,
     kill_seconds: float = KILL_SECONDS,
 ) -> None:
-    """Ask them to end by this signal and wait so long, then end them by force; with 0 seconds either is left out.
+    """Send them this signal, wait so long, then end them by force. With 0 seconds one of the two is left out.
 
-    Children of ours are reaped. Returns as soon as none lives.
+    Reaps our own children. Returns as soon as none lives.
     """
     left = list(processes)
     for one, seconds in ((number, grace), (signal.SIGKILL, kill_seconds)):

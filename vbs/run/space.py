@@ -1,5 +1,5 @@
-"""The space on a disk: how much is free, what still fits, and what is said when none is left. Knows no Django and no
-setting."""
+"""The space on a disk: how much is free, what still fits, and the message when none is left. Knows neither Django nor
+settings."""
 
 import errno
 import shutil
@@ -14,18 +14,18 @@ REFUSAL = "The server's storage is full, and nothing was kept. Free some space a
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether this error says that there is no space left."""
+    """Whether this error means that no space is left."""
     return isinstance(error, OSError) and error.errno in NO_SPACE
 
 
 def fits(size: int, free: int) -> bool:
-    """Whether so many bytes more leave the reserve free."""
+    """Whether the reserve stays free after so many more bytes."""
     return free - size >= RESERVE
 
 
 @dataclass(frozen=True)
 class Space:
-    """Of a disk, in bytes."""
+    """The space of a disk, in bytes."""
 
     free: int
     total: int
@@ -36,11 +36,11 @@ class Space:
 
     @property
     def is_low(self) -> bool:
-        """Whether it may soon be full, or is."""
+        """Whether the disk is full or may soon be."""
         return self.is_full or (self.free < LOW_BYTES and 100 * self.free < LOW_PERCENT * self.total)
 
 
 def of(folder: Path) -> Space:
-    """Of the disk on which this folder is. Raises OSError."""
+    """The space of the disk with this folder. Raises OSError."""
     disk = shutil.disk_usage(folder)
     return Space(disk.free, disk.total)

@@ -1,11 +1,11 @@
 """A whole vbs in the foreground: the database, the web server and the workers of one data folder, under supervisord.
 
-`manage.py up`, the demo and the end-to-end tests run the same stack. It knows the programs by their commands only,
-and no settings: what it is given, its programs find in their environment.
+`manage.py up`, the demo and the end-to-end tests run the same stack. It knows only the programs' commands, and no
+settings: the programs find in their environment what the stack was given.
 
-Whoever dies, nothing stays: a program is started again, supervisord stops everything when we die (start the stack in
-the main thread: the kernel watches the thread), and we end the rest when supervisord dies. What a machine that lost
-all of them at once leaves over, the next start ends first.
+Whatever dies, nothing is left running. A program that died is started again. supervisord stops everything when we die
+(start the stack in the main thread, because the kernel watches the thread). We end the rest when supervisord dies. When
+a machine lost all of them at once, the next start ends what is left.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ class ProgramState:
 
 @dataclass(frozen=True)
 class Running:
-    """What is known of a stack from outside."""
+    """What can be seen of a stack from outside."""
 
     pid: int
     url: str
@@ -89,10 +89,10 @@ PREPARE = (manage("prepare"),)
 
 
 class Stack:
-    """One stack. As a context manager it is started on entry and stopped, surely, on exit.
+    """One stack. As a context manager it is started on entry and stopped on exit, whatever happens.
 
-    `environment` is added to ours for every program. PostgreSQL is embedded unless DATABASE_URL is in it.
-    `prepare` are commands that must succeed, side by side, between the start of the database and of the programs.
+    `environment` is added to ours for every program. PostgreSQL is embedded unless DATABASE_URL is in it. `prepare` are
+    commands that must succeed, run at the same time, between the start of the database and of the programs.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Stack:
         return (DATABASE, *self.work) if self.embedded else self.work
 
     def log_path(self, name: str) -> Path:
-        """Of a program, or of `supervisord`."""
+        """The log of a program, or of `supervisord`."""
         return self.data / "logs" / f"{name}.log"
 
     def __enter__(self) -> Self:
@@ -144,7 +144,7 @@ class Stack:
     # Start
 
     def start(self, tell: Tell = lambda text: None) -> None:
-        """Start everything; returns when the programs have been started, not when they are ready."""
+        """Start everything. Returns when the programs have been started, not when they are ready."""
         run = self.data / "run"
         private.close(self.data, private.FOLDERS)
         self._take_lock(run)
@@ -207,7 +207,7 @@ class Stack:
             time.sleep(0.05)
 
     def _config(self) -> str:
-        """supervisord's configuration. Paths are seen from its own folder, so that nothing in them needs quoting."""
+        """supervisord's configuration. Paths are relative to its own folder, so that nothing in them needs quoting."""
         root = "user=root\n" if os.geteuid() == 0 else ""  # else it warns
         text = f"""\
 [unix_http_server]
@@ -260,7 +260,7 @@ stdout_logfile_backups={LOG_FILES}
         return text
 
     def _wait_for_database(self) -> None:
-        """As long as its recovery takes, unless it cannot even begin."""
+        """Waits as long as the recovery takes, unless the database cannot even start."""
         deaths = _Deaths()
         while postgres.running(self.data) is None:
             self.check()
@@ -290,7 +290,7 @@ stdout_logfile_backups={LOG_FILES}
     # While it runs
 
     def wait_ready(self, tell: Tell = lambda text: None, seconds: float = READY_SECONDS) -> None:
-        """Until GET /health answers 200. `tell` hears of every change in the programs' states."""
+        """Wait until GET /health answers 200. `tell` is called with every change of the programs' states."""
         deadline = time.monotonic() + seconds
         deaths, last = _Deaths(), ""
         while not self._healthy():
@@ -309,7 +309,7 @@ stdout_logfile_backups={LOG_FILES}
         return _states(self.data)
 
     def check(self) -> None:
-        """StackError when supervisord is gone."""
+        """Raises StackError when supervisord is gone."""
         if self._supervisor is None:
             raise StackError("The stack has not been started.")
         status = self._supervisor.poll()
@@ -335,7 +335,7 @@ stdout_logfile_backups={LOG_FILES}
         return f" The end of {path}:\n" + "\n".join(lines)
 
     def _healthy(self) -> bool:
-        """Not through a proxy, whatever the environment says."""
+        """Asks without a proxy, whatever the environment says."""
         connection = http.client.HTTPConnection(_reachable(self.host), self.port, timeout=5)
         try:
             connection.request("GET", "/health")
@@ -348,7 +348,7 @@ stdout_logfile_backups={LOG_FILES}
     # Stop
 
     def stop(self) -> None:
-        """Stop everything within 15 s, and whatever a program has left running. Again is no error."""
+        """Stop everything within 15 s, including what a program left running. It may be called again."""
         if self._supervisor is not None:
             self._stop_supervisor(self._supervisor)
             leftovers.end(self.data, leftovers.find(self.data), patience=0.0)
@@ -447,7 +447,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def check_port(host: str, port: int) -> None:
-    """StackError when nobody can listen there."""
+    """Raises StackError when nobody can listen there."""
     try:
         with _bound(host, port):
             return
@@ -477,7 +477,7 @@ def _who_has(port: int) -> str:
 
 
 def _reachable(host: str) -> str:
-    """Where we find ourselves when we listen on `host`."""
+    """The address at which we reach ourselves when we listen on `host`."""
     return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
 
 

@@ -1,8 +1,8 @@
 """supervisord, tied to one data folder: `python -m vbs.run.supervise PARENT_PID CONFIG_FILE` (see vbs.run.stack).
 
-What differs from the `supervisord` command: it stops everything when its parent dies; a program that dies takes its
-whole process group with it before it is started again, and waits for that no longer than a few seconds; and whatever
-the programs have left when all are stopped, it ends.
+It differs from the `supervisord` command. It stops everything when its parent dies. When a program dies, its whole
+process group is ended before the program is started again, within a few seconds. When all programs are stopped, it ends
+what they left.
 """
 
 import contextlib
@@ -40,7 +40,8 @@ def shorten_pause(event: Any) -> None:
 
 
 def end_group(event: Any) -> None:
-    """Kill what a dead program leaves in its process group: two generations must never work side by side."""
+    """Kill what a dead program left in its process group: two generations of a program must never work at the same
+    time."""
     if event.process.pid:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(event.process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""How fast a batch was answered, and what that took: plots, tokens and cost."""
+"""How fast a batch was answered, and what it used: plots, tokens and cost."""
 
 from django.conf import settings
 from django.utils import timezone
@@ -18,7 +18,8 @@ steps: Kept[list[Pace]] = Kept()
 
 
 def _lasting(batch: Batch) -> float:
-    """For how many seconds the plots stay as they are: the longer it has run, the less another second shows."""
+    """For how many seconds the plots may stay unchanged: the longer the batch has run, the less one more second
+    changes."""
     since = batch.in_progress_at or batch.created_at
     return min(30.0, max(1.0, (timezone.now() - since).total_seconds() / 1000))
 

@@ -1,4 +1,4 @@
-"""The page of one batch: its rows as parts, in a fixed number of queries. Knows no request and no HTML."""
+"""The page of one batch: what its parts show, read in a fixed number of queries."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -28,7 +28,7 @@ METADATA = 50  # pairs
 
 
 def find(viewer: Viewer, pk: str) -> Batch:
-    """Raises Gone when it is not there, deleted, or another project's."""
+    """Raises Gone when the batch does not exist, was deleted, or belongs to another project."""
     rows = Batch.objects.select_related("project", "input_file", "output_file", "error_file", "retry_of")
     batch = None if "\0" in pk else viewer.all_own(rows.filter(hidden=False)).filter(pk=pk).first()
     if batch is None:
@@ -82,7 +82,7 @@ def _bar(batch: Batch) -> Part:
 
 
 def _going(batch: Batch) -> Part:
-    """How fast it goes, when it starts and ends, or why that is not known; and how fast it went."""
+    """How fast the batch is, and when it starts and ends, or why that is unknown."""
     if batch.status not in RUNNABLE:
         return Part("going", "batches/detail/_going.html", {"readings": list(_past(batch))})
     expected, place = forecast.of(batch), forecast.position(batch)
@@ -102,7 +102,7 @@ def _going(batch: Batch) -> Part:
 
 
 def _past(batch: Batch) -> Iterator[tuple[str, str]]:
-    """On the whole, once nothing more is run."""
+    """The batch's average speed, after its end."""
     if seconds := pace.ran_seconds(batch):
         speed = pace.of(batch)
         yield "On the engine", duration(seconds)
@@ -120,7 +120,7 @@ def _about(moment: datetime) -> str:
 
 
 def _files(batch: Batch) -> Part:
-    """lines: 0 while it runs, or a button would be another one all the time. bytes: where it is written."""
+    """lines: 0 while the batch runs, so that the button does not change all the time. bytes: the size of the file."""
 
     def file(name: str, words: str, lines: int, row: File | None) -> dict[str, Any]:
         kept = row is not None and row.is_kept
@@ -140,13 +140,14 @@ def _files(batch: Batch) -> Part:
 
 
 def _timeline(batch: Batch) -> Part:
-    """The states that it has been in, and for how long; the last one lasts."""
+    """The states that the batch has been in, and how long each took; the last one has no end yet."""
     stamps = [
         ("Validating", batch.created_at), ("Waiting", batch.validated_at), ("In progress", batch.in_progress_at),
         ("Finalizing", batch.finalizing_at), ("Cancelling", batch.cancelling_at), ("Completed", batch.completed_at),
         ("Failed", batch.failed_at), ("Expired", batch.expired_at), ("Cancelled", batch.cancelled_at),
     ]  # fmt: skip
-    been = sorted(((name, at) for name, at in stamps if at), key=lambda one: one[1])  # stable: those at once stay so
+    # The sort is stable: states of the same time keep their order.
+    been = sorted(((name, at) for name, at in stamps if at), key=lambda one: one[1])
     ends = [at for _, at in been[1:]] + [None]
     steps = [
         (name, at, max(0.0, (end - at).total_seconds()) if end else None)

@@ -1,4 +1,4 @@
-"""The page of one batch, what can be done with it, and what can be downloaded. Refusals are messages on the page."""
+"""The page of one batch, its actions and its downloads. A refused action shows a message on the page."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -48,7 +48,7 @@ def batch(request: Request, pk: str) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @page("batches.change_batch")
 def cancel(request: Request, pk: str) -> HttpResponseBase:
-    """First how much that would leave undone."""
+    """Asks first, and says how many requests would not be run."""
     batch = _find(request, pk)
     if request.method == "POST":
         try:
@@ -78,7 +78,7 @@ def cancel(request: Request, pk: str) -> HttpResponseBase:
 @require_POST
 @page("batches.add_batch")
 def retry(request: Request, pk: str) -> HttpResponseBase:
-    """A new batch of what failed, or was not run; its page."""
+    """Makes a new batch of the requests that failed or were not run, and shows its page."""
     batch = _find(request, pk)
     try:
         with transaction.atomic():
@@ -122,7 +122,7 @@ def _download(
 @require_GET
 @page()
 def validation_errors(request: Request, pk: str) -> HttpResponse:
-    """All that are kept, as JSON."""
+    """All kept validation errors as JSON."""
     found = _find(request, pk).errors or []
     body = orjson.dumps(found, option=orjson.OPT_INDENT_2)
     return _named(HttpResponse(body, content_type="application/json"), f"{pk}_validation_errors.json")

@@ -1,4 +1,4 @@
-"""Which batches somebody asks for, and how they are found among hundreds of thousands. Nothing is counted."""
+"""The filters of the history, which find batches among hundreds of thousands without counting."""
 
 import re
 from collections.abc import Sequence
@@ -71,7 +71,7 @@ class FilterForm(forms.Form):
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """What is asked for, and from where on: before or after which id."""
+    """The filters of one request, and the id before or after which its page of rows begins."""
 
     state: str = ""
     model: str = ""
@@ -87,7 +87,7 @@ class Filter:
         return any((self.state, self.model, self.project, self.since, self.until, self.words))
 
     def query(self, **place: str) -> str:
-        """As a page's address has it, from this place on."""
+        """The query string of the page of rows that begins here."""
         given = QueryDict(mutable=True)
         for name in ("state", "model", "project", "since", "until", "words"):
             if value := getattr(self, name):
@@ -101,12 +101,12 @@ def form(viewer: Viewer, query: QueryDict) -> FilterForm:
 
 
 def page(viewer: Viewer, asked: Filter) -> tuple[list[Batch], bool, bool]:
-    """Its batches, the newest first; whether there are newer ones, and older ones."""
+    """The batches of one page, newest first, and whether there are newer and older ones."""
     if asked.after:
         found = _first(viewer, asked, ascending=True)
         if len(found) > PAGE:
             return found[PAGE - 1 :: -1], True, True
-    # Fewer than a page are newer: that is the first page.
+    # Fewer newer ones than a page has: show the first page.
     found = _first(viewer, asked, ascending=False)
     return found[:PAGE], bool(asked.before and found), len(found) > PAGE
 
@@ -130,13 +130,13 @@ def _first(viewer: Viewer, asked: Filter, ascending: bool) -> list[Batch]:
     found = list(rows.filter(**{"pk__lt" if ascending else "pk__gt": ends[0]}).order_by(order)[: PAGE + 1])
     if len(found) > PAGE:
         return found
-    by_value = Concat("id", Value(""))  # no index has it, so nothing can be walked in this order
+    by_value = Concat("id", Value(""))  # no index has this order
     keys = rows.order_by(by_value.asc() if ascending else by_value.desc()).values_list("pk", flat=True)[: PAGE + 1]
     return list(_shown(Batch.objects.filter(pk__in=list(keys))).order_by(order))
 
 
 def _is_ordered(viewer: Viewer, asked: Filter) -> bool:
-    """Whether an index has just these rows in the order of a page: those of one project, or all there are."""
+    """Whether an index has exactly these rows in the order of a page: those of one project, or all."""
     if asked.state or asked.model or asked.words:
         return False
     return viewer.projects is None or bool(asked.project) or viewer.project is not None
@@ -173,7 +173,7 @@ def _matching(viewer: Viewer, asked: Filter) -> BatchQuerySet:
 
 
 def _shown(rows: BatchQuerySet) -> BatchQuerySet:
-    """With what a row of the page shows, and no more."""
+    """The rows with only the columns that the page shows."""
     return rows.select_related("project").only(
         "status", "model_names", "total", "completed", "failed", "not_run", "created_at", "in_progress_at",
         "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelled_at", "priority", "metadata",
@@ -182,13 +182,13 @@ def _shown(rows: BatchQuerySet) -> BatchQuerySet:
 
 
 def _every(words: str) -> SearchQuery:
-    """Every one of the words, of the last one its beginning. Each is quoted: nothing in it is an operator."""
+    """A search for all of the words, and for the beginning of the last one. Each is quoted, so none is an operator."""
     quoted = ["'" + word.replace("\\", "\\\\").replace("'", "''") + "'" for word in words.split()[:MOST_WORDS]]
     return SearchQuery(" & ".join(quoted) + ":*", config="simple", search_type="raw")
 
 
 def _id_of(day: date) -> str:
-    """What the ids of a day's batches are not before: they begin with the millisecond at which they were made."""
+    """The smallest id that a batch of this day can have: an id begins with the millisecond at which it was made."""
     return _id_at(day, 0)
 
 

@@ -1,4 +1,4 @@
-"""The history of batches as parts: a page of those that are asked for, each in a row."""
+"""The parts of the history: one page of the batches that the filters find."""
 
 from collections.abc import Mapping
 
@@ -16,12 +16,12 @@ from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration
 
-MOST_LABELS = 3  # of a row; the batch's own page has all
+MOST_LABELS = 3  # of a row; the batch's page has all of them
 LABEL_CHARACTERS = 40
 
 
 def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
-    """Raises Gone when what is asked for cannot be read."""
+    """Raises Gone when the filters cannot be understood."""
     given = form(viewer, query)
     if not given.is_valid():
         raise Gone(str(given.errors.as_data()))
@@ -53,7 +53,7 @@ PAGE = Page(build=build, topics=lambda: ("batches",))
 
 
 def _row(batch: Batch, expected: forecast.Forecast | None) -> Part:
-    """good, bad: widths of 100."""
+    """good, bad: the widths of the bars, in percent."""
     share = 100 / batch.total if batch.total else 0.0
     labels = [brief(f"{name}: {value}", LABEL_CHARACTERS) for name, value in (batch.metadata or {}).items()]
     context = {
@@ -68,7 +68,7 @@ def _row(batch: Batch, expected: forecast.Forecast | None) -> Part:
 
 
 def _time(batch: Batch, expected: forecast.Forecast | None) -> str:
-    """How long it took, or is expected to take still."""
+    """How long the batch took, or how long it will still take."""
     if batch.is_terminal:
         end = getattr(batch, f"{batch.status}_at")
         return duration((end - (batch.in_progress_at or batch.created_at)).total_seconds()) if end else ""

@@ -1,4 +1,4 @@
-"""The page of all batches. Looking takes a login; nothing is changed here."""
+"""The page of all batches. It needs an account, and changes nothing."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ WRONG = 422  # what was typed cannot be taken
 @require_GET
 @page()
 def batches(request: Request) -> HttpResponse:
-    """With wrong input nothing is listed: all batches would be an answer to another question."""
+    """With invalid filters the page lists nothing, for all batches would answer another question."""
     asked = form(request.viewer, request.GET)
     names = [*Alias.objects.values_list("name", flat=True), *Model.objects.values_list("name", flat=True)]
     context: dict[str, Any] = {"form": asked, "names": sorted(names)}

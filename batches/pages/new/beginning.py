@@ -1,4 +1,4 @@
-"""What the list of requests shows of an answer, also where only its first characters were read. Pure."""
+"""The beginning of an answer, which the list of requests shows, even when only its first characters were read."""
 
 import orjson
 
@@ -7,7 +7,7 @@ from vbs.pages.plain import brief
 
 
 def beginning(response: str | None, whole: bool = True) -> str:
-    """whole: whether this is all of the answer, or just its first characters."""
+    """whole: whether this is the whole answer, or only its first characters."""
     if not response:
         return ""
     if not whole:
@@ -29,7 +29,7 @@ def beginning(response: str | None, whole: bool = True) -> str:
 
 
 def _cut(response: str) -> str:
-    """The text at the beginning of an answer whose end is not there."""
+    """The text at the beginning of an answer that was cut off."""
     if '"embedding":' in response:
         return "an embedding"
     for mark in ('"content":"', '"text":"'):

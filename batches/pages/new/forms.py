@@ -1,4 +1,4 @@
-"""What is typed for a new batch, besides its file. The rules are those of the API."""
+"""The form of a new batch, without its file. The API's rules apply."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -83,7 +83,7 @@ class NewBatch(forms.Form):
         return self.rows[self._used() + 1 :]
 
     def _used(self) -> int:
-        """Up to the last pair that has something in it, and a few that have not."""
+        """The pairs up to the last one with a text, and a few empty ones."""
         filled = [place for place, (key, value) in enumerate(self.rows) if key.value() or value.value()]
         return max([PAIRS_SHOWN - 1, *filled])
 
@@ -105,13 +105,13 @@ class NewBatch(forms.Form):
         return found
 
     def options(self) -> dict[str, Any]:
-        """For `submit.create`."""
+        """The arguments of `submit.create`."""
         names = ("endpoint", "completion_window", "priority", "metadata")
         return {name: self.cleaned_data[name] for name in names} | {"default_model": self.cleaned_data["model"]}
 
 
 def like(batch: Batch) -> Mapping[str, Any]:
-    """The form's values that make the same batch again."""
+    """The values of the form that make the same batch again."""
     names = ("endpoint", "priority", "completion_window")
     values: dict[str, Any] = {name: getattr(batch, name) for name in names}
     if batch.completion_window not in runtime.value("VBS_COMPLETION_WINDOWS"):

@@ -1,4 +1,4 @@
-"""What the page of a new batch shows: the models to choose from, a checked file in words, samples."""
+"""What the page of a new batch shows: the models to choose from, the result of a check, and samples."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ SALT = "batches.new"
 
 
 def ready_names() -> dict[str, str]:
-    """Every name that a batch can use at once, and what its model is for; aliases first."""
+    """Every name that a batch can use now, with its model's task; aliases first."""
     models = Model.objects.filter(state=ModelState.READY).values_list("name", "task")
     named = Alias.objects.filter(model__state=ModelState.READY).values_list("name", "model__task")
     return dict(named) | dict(models)
@@ -52,7 +52,7 @@ def checked(found: Checked, typed: Mapping[int, str]) -> dict[str, Any]:
 
 
 class WholeReport(Report):
-    """Lists every error there is."""
+    """A report with every error."""
 
     def add(self, code: str, line: int | None, message: str, param: str | None = None) -> None:
         self.count += 1
@@ -73,7 +73,7 @@ def report_csv(errors: list[LineError]) -> Iterator[bytes]:
 
 
 def _csv(*fields: str) -> bytes:
-    """A line that a spreadsheet reads as text, whatever it begins with."""
+    """A line of CSV whose cells a spreadsheet reads as text, even when they begin with `=`."""
     out = io.StringIO()
     csv.writer(out).writerow([f"'{one}" if one[:1] in ("=", "+", "-", "@", "\t", "\r") else one for one in fields])
     return out.getvalue().encode()
@@ -83,13 +83,13 @@ def _csv(*fields: str) -> bytes:
 
 
 def ready_token(file: File, endpoint: str, model: str) -> str:
-    """What a batch can be made of, what it was checked for, and since when."""
+    """A signed token that says which file was checked, for what, and when."""
     now = datetime.now(UTC).isoformat()
     return signing.dumps({"file": file.pk, "endpoint": endpoint, "model": model, "since": now}, salt=SALT)
 
 
 def ready(token: str) -> dict[str, str]:
-    """What `ready_token` was given, or nothing."""
+    """The content of a `ready_token`; empty when it is not valid."""
     try:
         found: dict[str, str] = signing.loads(token, salt=SALT)
     except signing.BadSignature:
@@ -103,7 +103,7 @@ QUESTIONS = ("Why is the sky blue?", "Name three rivers of Europe.", "What is a 
 
 
 def sample_model(chosen: str = "") -> tuple[str, str]:
-    """A name for samples, and what its model is for: the chosen one, else one for chat, else any that is ready."""
+    """A name and its task for samples: the chosen model, else one for chat, else any ready one."""
     names = ready_names()
     if chosen in names:
         return chosen, names[chosen]

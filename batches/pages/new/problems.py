@@ -1,4 +1,4 @@
-"""Why a batch did not pass validation, with the text of each line that is wrong."""
+"""Why a batch failed validation, with the text of each wrong line."""
 
 from functools import lru_cache
 
@@ -28,12 +28,12 @@ def of(batch: Batch) -> Part:
 
 
 def _texts(file: File | None, numbers: tuple[int, ...]) -> tuple[dict[int, str], str]:
-    """By the line's number; and why some are not there."""
+    """The texts by the lines' numbers, and why some are missing."""
     if not numbers:
         return {}, ""
     if file is None or not file.is_kept:
         return {}, "The lines themselves are not shown: the input file is no longer kept."
-    if blobs.folder() is None and file.bytes > READ:  # a distant storage gives it as a whole or not at all
+    if blobs.folder() is None and file.bytes > READ:  # a remote storage returns the whole line or nothing
         return {}, "The lines themselves are not shown: the input file is large, and in a distant storage."
     try:
         found = _read(file.blob, numbers)

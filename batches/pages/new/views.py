@@ -70,7 +70,7 @@ def _own_batch(request: Request, batch_id: str) -> Batch:
 @require_POST
 @page(MAY)
 def check(request: Request) -> HttpResponseBase:
-    """Take the file in, or the one that came before; do with it what is asked; say what is in it."""
+    """Take in a new file or use the one from before, do what the form asks for, and show the result of the check."""
     data = request.POST.copy()
     form = NewBatch(request.viewer, data)
     form.is_valid()
@@ -103,7 +103,8 @@ def check(request: Request) -> HttpResponseBase:
 
 
 def _file(request: Request, form: NewBatch) -> tuple[File | None, bool]:
-    """The file that came, or a sample, and True; or the one that was kept before. Raises Refused, FileNotFoundError."""
+    """The uploaded file or a sample with True, else the file from before with False. Raises UnusableFile,
+    FileNotFoundError."""
     given = request.FILES.get("file")
     sample = request.POST.get("do") == "sample"
     if given is None and not sample:
@@ -121,12 +122,12 @@ def _file(request: Request, form: NewBatch) -> tuple[File | None, bool]:
 
 
 def _usable(request: Request) -> FileQuerySet:
-    """What this person may make a batch of, whichever id they send."""
+    """The files that this person may make a batch of, whatever id they send."""
     return request.viewer.all_own(File.objects.usable_by(request.user))  # type: ignore[return-value]
 
 
 def _kept(request: Request) -> File | None:
-    """The file that the form has had before, which is kept for another while. Raises FileNotFoundError."""
+    """The file that the form had before; it is kept for some time more. Raises FileNotFoundError."""
     file_id = request.POST.get("kept", "")
     return _find(request, file_id) if file_id else None
 
@@ -140,7 +141,7 @@ def _find(request: Request, file_id: str) -> File:
 
 
 def _typed(data: Any) -> dict[int, str]:
-    """Lines by their numbers, as they were typed."""
+    """The corrected lines by their numbers."""
     names = [name for name in data if name.startswith("line-") and name[5:].isascii() and name[5:].isdigit()]
     return {int(name[5:]): data[name] for name in names[: repair.MENDED] if len(name) < 16}
 
@@ -161,7 +162,7 @@ def _show(
     note: str = "",
     typed: dict[int, str] | None = None,
 ) -> HttpResponse:
-    """The form, with what is in the file. `chosen`: the endpoint and the model that it is checked for."""
+    """The form with the result of the check. `chosen`: the endpoint and the model that the file is checked for."""
     context: dict[str, Any] = {"form": form, "error": error, "note": note, "most": create.most_bytes()}
     if file is not None and chosen is not None:
         endpoint, model = chosen.get("endpoint") or ENDPOINTS[0], chosen.get("model") or ""
@@ -182,7 +183,7 @@ def _show(
 @require_GET
 @page(MAY)
 def report(request: Request) -> HttpResponseBase:
-    """Every bad line of a file, to be kept."""
+    """Every wrong line of a file, as a download."""
     endpoint = request.GET.get("endpoint", "")
     if endpoint not in ENDPOINTS:
         raise Http404
@@ -220,7 +221,7 @@ def sample_csv(request: Request) -> HttpResponseBase:
 
 
 def _create(request: Request) -> HttpResponseBase:
-    """A batch of the file that was checked, once; whatever was not checked as it is now is checked first."""
+    """Make a batch of the checked file, only once. A file that was not checked with these options is checked first."""
     if request.FILES.get("file") is not None:
         return check(request)
     form = NewBatch(request.viewer, request.POST)
@@ -248,7 +249,7 @@ def _create(request: Request) -> HttpResponseBase:
 
 
 def _made_of(request: Request, form: NewBatch, ready: dict[str, str]) -> HttpResponseBase | None:
-    """None when the file is not there any more."""
+    """None when the file is gone."""
     project, who = form.cleaned_data["project"], request.user.get_username()
     since = datetime.fromisoformat(ready["since"])
     try:

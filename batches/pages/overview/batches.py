@@ -1,4 +1,4 @@
-"""What of batches the first page shows: those that run, that wait and that have ended last."""
+"""The batches on the first page: those that run, that wait, and that ended last."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,11 +13,11 @@ from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer
 
 FIRST = 5  # batches of those that wait, and of those that have ended
-RECENT = 50  # of the newest that have ended, those that ended last are shown
+RECENT = 50  # the page looks at the newest ended batches, and shows those that ended last
 
 
 def running(viewer: Viewer, taken: Sequence[Batch]) -> Part:
-    """The batches on workers. Of one of a project that the viewer does not see little is told."""
+    """The batches on workers. A batch of a project that the viewer does not see is shown without its details."""
     forecasts = forecast.plan()
     runs = [_runs(viewer, place, batch, forecasts.get(batch.pk)) for place, batch in enumerate(taken)]
     return Part("running", "batches/overview/_running.html", {}, runs)
@@ -36,8 +36,8 @@ def _runs(viewer: Viewer, place: int, batch: Batch, expected: Forecast | None) -
 
 
 def waiting(viewer: Viewer, paused: bool) -> Part:
-    """How many wait, and the first of them in the order of the queue. While it is paused nobody knows when anything
-    starts."""
+    """How many batches wait, and the first of them in the queue's order. There is no forecast while the queue is
+    paused."""
     queue = Batch.objects.waiting()
     first = list(queue.select_related("project")[:FIRST])
     count, forecasts = queue.count(), {} if paused else forecast.plan()
@@ -46,7 +46,7 @@ def waiting(viewer: Viewer, paused: bool) -> Part:
 
 
 def ended(viewer: Viewer) -> Part:
-    """The viewer's batches that have ended, the last first."""
+    """The viewer's batches that ended, the last one first."""
     rows = [(batch, _end(batch)) for batch in _newest(viewer.own(Batch.objects.filter(hidden=False)))]
     rows.sort(key=lambda row: (row[1] or row[0].created_at, row[0].pk), reverse=True)
     return Part("ended", "batches/overview/_ended.html", {"rows": rows[:FIRST]})

@@ -1,4 +1,4 @@
-"""What a new server needs until it answers its first requests."""
+"""The steps that a new server needs until it answers its first requests."""
 
 from typing import Any
 

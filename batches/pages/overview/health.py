@@ -1,5 +1,5 @@
-"""How each part of the server is, and what to do where it is not well. Asks nothing of the engine and writes nothing:
-/ready does."""
+"""The state of each part of the server, and what to do when one is not well. /ready checks more: it writes to the
+storage."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ NO_WORKER = {
 
 @dataclass(frozen=True)
 class Fact:
-    """A part of the server. state: one of OK, ATTENTION, BAD. command, address: what puts it right, where needed."""
+    """A part of the server. state: OK, ATTENTION or BAD. command, address: where to correct it, if it needs that."""
 
     name: str
     state: str
@@ -43,7 +43,7 @@ def health(workers: Sequence[Worker], viewer: Viewer) -> Part:
 
 
 def facts(workers: Sequence[Worker], viewer: Viewer) -> list[Fact]:
-    """Two queries. workers: all rows, those of the dead too."""
+    """Two queries. workers: all rows, including those of dead workers."""
     return [
         Fact("Web", OK, "Answers: this page comes from it."),
         Fact("Database", OK, _database()),
@@ -60,7 +60,7 @@ def _database() -> str:
 
 
 def _storage(viewer: Viewer) -> Fact:
-    """The folder of the files. Of a distant storage only /ready says how it is, by writing to it."""
+    """The folder of the files. Only /ready checks a remote storage, by writing to it."""
     folder = settings.VBS_DATA_DIR
     look = f"ls -ld {folder}" if viewer.may(OPERATES) else ""
     try:
@@ -83,7 +83,7 @@ def _storage(viewer: Viewer) -> Fact:
 
 
 def _whole(number: int) -> str:
-    """So rounded that it does not change with every file."""
+    """The size, rounded so that it does not change with every file."""
     return f"{number // 2**30:,} GiB" if number >= 10 * 2**30 else size(number)
 
 
@@ -95,7 +95,7 @@ def _io(workers: Sequence[Worker]) -> Fact:
 
 
 def _gpu(workers: Sequence[Worker], viewer: Viewer) -> Iterator[Fact]:
-    """The workers of the GPU and their engines."""
+    """The GPU's workers and their engines."""
     alive = [worker for worker in workers if worker.cluster == "gpu" and worker.alive]
     if not alive:
         yield _dead("gpu", "gpu worker", workers)

@@ -1,4 +1,4 @@
-"""The first page: what runs and waits, how the machine is, what the last day brought, and what there is to do."""
+"""The first page: what runs and waits, the state of the machine, the last day, and the first steps."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,8 @@ from vbs.pages.viewer import Viewer
 
 
 def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
-    """A fixed number of queries; the forecast and the day's sums are worked out anew every few seconds only."""
+    """Makes a fixed number of queries. The forecast and the sums of the day are worked out again every few seconds
+    only."""
     workers = list(Worker.objects.order_by("started_at"))
     serving = [worker for worker in workers if worker.cluster == "gpu" and worker.alive]
     taken = list(Batch.objects.running().select_related("project").order_by("pk")[:100])
@@ -41,7 +42,7 @@ PAGE = Page(build=build, topics=lambda: ("batches", "workers", "models"))
 
 
 def _day(hours: Sequence[activity_day.Hour]) -> Part:
-    """The last 24 hours of the viewer's projects: sums, and hour by hour."""
+    """The last 24 hours of the viewer's projects: sums, and values per hour."""
     requests = [Bar(hour.at, (hour.completed, hour.failed)) for hour in hours]
     tokens = [Bar(hour.at, (hour.input_tokens, hour.output_tokens)) for hour in hours]
     context = {

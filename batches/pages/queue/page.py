@@ -1,4 +1,4 @@
-"""The page of the queue, as parts: whether it is held, what runs, what waits in the order in which it is taken up."""
+"""The parts of the queue's page: whether it is paused, what runs, and what waits in its order."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -39,7 +39,7 @@ def _run(entry: Entry, viewer: Viewer, place: int) -> Part:
 
 
 def _progress(name: str, entry: Entry, own: bool) -> list[Part]:
-    """How far what runs is, and how long it still takes, or why that is not known. Of an operation nothing is told."""
+    """How far the running work is and how long it will still take, or why that is unknown. None for an operation."""
     if (batch := entry.batch) is None:
         return []
     left = f"{_rounded(entry.ends_in)} left" if entry.ends_in is not None else own and entry.expected.why
@@ -56,8 +56,8 @@ def _row(entry: Entry, viewer: Viewer, place: int) -> Part:
 
 
 def _item(entry: Entry, viewer: Viewer, anonymous: str) -> tuple[str, dict[str, Any]]:
-    """The id, and what a run and a row have in common. own: whether it is this viewer's, or an operation; of another
-    project's batch nothing is told but numbers: no address, project and model."""
+    """The values that a running and a waiting item share. own: it is an operation, or a batch of this viewer; of
+    another project's batch the page shows numbers only, and no address, project or model."""
     batch, operation = entry.batch, entry.operation
     own, models = True, operation.model.name if operation else ""
     if batch is not None:
@@ -68,7 +68,7 @@ def _item(entry: Entry, viewer: Viewer, anonymous: str) -> tuple[str, dict[str, 
 
 
 def _moment(seconds: float | None) -> str:
-    """So rounded that it seldom changes."""
+    """The time, rounded so that it seldom changes."""
     if seconds is None:
         return ""
     if seconds < 3600:

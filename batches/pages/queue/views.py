@@ -1,4 +1,4 @@
-"""The page of the queue, and what is done there: hold it, let it go on, say what goes first."""
+"""The page of the queue and its actions: pause it, resume it, and set a priority."""
 
 from django import forms
 from django.contrib import messages
@@ -32,7 +32,7 @@ class PauseForm(forms.Form):
 
 
 class PriorityForm(forms.Form):
-    """A number, or how much more or less than now."""
+    """The new priority, or the change of the present one."""
 
     priority = forms.IntegerField(
         required=False,
@@ -49,7 +49,7 @@ class PriorityForm(forms.Form):
     )
 
     def wanted(self, now: int) -> int | None:
-        """None when what was typed is no priority."""
+        """The new priority, or None when the text is not a priority."""
         if not self.is_valid():
             return None
         if (step := self.cleaned_data["by"]) is not None:
@@ -71,7 +71,7 @@ def _queue(request: Request, status: int = 200) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @page("batches.change_pause")
 def pause(request: Request) -> HttpResponseBase:
-    """First what that interrupts."""
+    """Asks first, and says what the pause interrupts."""
     form = PauseForm(request.POST if request.method == "POST" else None)
     if form.is_valid():
         with transaction.atomic():
@@ -105,7 +105,7 @@ def resume(request: Request) -> HttpResponseBase:
 @require_http_methods(["GET", "POST"])
 @page("batches.change_batch")
 def priority(request: Request, pk: str) -> HttpResponseBase:
-    """With `priority` that number, with `by` so much more than now. next: the page to go back to. A GET asks for it."""
+    """Sets the priority to `priority`, or adds `by` to it. next: the page to return to. A GET shows the form."""
     if "\0" in pk:
         raise Http404
     rows = request.viewer.all_own(Batch.objects.filter(hidden=False))
@@ -136,7 +136,8 @@ def priority(request: Request, pk: str) -> HttpResponseBase:
 
 
 def _done(request: Request, status: int = 200) -> HttpResponseBase:
-    """Back, or for htmx what has changed; on another page than the queue's that tells of its changes by itself."""
+    """Returns to the page, or sends htmx the parts that changed; other pages than the queue's get their changes by
+    socket."""
     elsewhere = way_back(request, request.POST.get("next", ""))
     if request.htmx:
         response = changes(request, {} if elsewhere else build(request.viewer, request.GET), request.POST)

@@ -1,6 +1,6 @@
-"""What a request asked and what was answered, in pieces that people can read. Pure: JSON in, texts out.
+"""A request's call and answer as pieces that people can read. Pure: JSON in, texts out.
 
-The JSON is whatever somebody sent: nothing here takes for granted that a field has the type it should have.
+The JSON comes from clients and engines, so no function takes for granted that a field has the right type.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,8 @@ class Tool:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two. more: pieces that are not among those shown. facts: name and value of everything else."""
+    """The call or the answer. more: the number of pieces that are left out. facts: names and values of all other
+    fields."""
 
     pieces: tuple[Piece, ...] = ()
     more: int = 0
@@ -46,7 +47,7 @@ class Side:
 
 
 def asked(body: Any, sent: Members | None = None) -> Side:
-    """The body of a request. sent: its members as they came, by which numbers are shown digit by digit."""
+    """The pieces of a call. sent: its members as they were sent, so that numbers are shown digit by digit."""
     if not isinstance(body, dict):
         return Side((Piece("body", pretty(body)),))
     pieces = list(_asked(body))
@@ -61,7 +62,7 @@ def asked(body: Any, sent: Members | None = None) -> Side:
 
 
 def answered(body: Any) -> Side:
-    """The body of an answer, of any endpoint."""
+    """The pieces of an answer, of any endpoint."""
     if not isinstance(body, dict):
         return Side((Piece("answer", _text(body)),))
     pieces = list(_answered(body))
@@ -98,7 +99,7 @@ def _tokens(given: Any) -> tuple[str, ...]:
 
 
 def _message(message: Any) -> Iterator[Piece]:
-    """A message of a chat: who said it, and what; a part of another kind than text is a piece of its own."""
+    """A chat message: its role and its text. A part that is not text is a piece of its own."""
     if not isinstance(message, dict):
         yield Piece("message", pretty(message))
         return
@@ -149,7 +150,7 @@ def _part(part: Any, who: str, notes: tuple[str, ...]) -> Piece:
 
 
 def _media(url: str, kind: str, notes: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """What a link is: named with its type and its size where it carries its bytes, else the link. Never loaded."""
+    """A link to show; for embedded bytes, their type and size. The page never loads it."""
     if not url.startswith("data:"):
         return url, (*notes, f"{kind}, by its address")
     head, _, data = url[5:].partition(",")
@@ -167,7 +168,7 @@ def _tool(tool: Any) -> Tool:
 
 
 def _call(call: Any) -> Piece:
-    """A tool that is asked for, with its arguments."""
+    """A tool call with its arguments."""
     if not isinstance(call, dict):
         return Piece("tool call", pretty(call))
     function = call["function"] if isinstance(call.get("function"), dict) else call
@@ -221,7 +222,7 @@ def dimensions(encoded: str) -> int:
 
 
 def _item(item: Any) -> Iterator[Piece]:
-    """An item of the Responses API, asked or answered."""
+    """An item of the Responses API, from a call or an answer."""
     if not isinstance(item, dict):
         yield Piece("item", _text(item))
         return
@@ -258,7 +259,7 @@ def pretty(value: Any) -> str:
 def _dump(value: Any, option: int) -> str:
     try:
         return orjson.dumps(value, option=option).decode()
-    except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+    except orjson.JSONEncodeError:  # orjson reads deeper nesting than it writes
         return f"a deeply nested {type(value).__name__}"
 
 

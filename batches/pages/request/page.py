@@ -1,4 +1,4 @@
-"""One request: what it asked and what was answered, and what is next to it. Never reads more than MOST of either."""
+"""One request: its call, its answer, and the requests beside it. Reads at most MOST bytes of each."""
 
 import logging
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ MOST = 2**20  # bytes
 
 @dataclass(frozen=True)
 class Shown:
-    """One of the two sides. why: what stands in the way of showing it, or all of it. raw: the JSON, indented."""
+    """The call or the answer. why: why it is not shown, or only a part of it. raw: the JSON, indented."""
 
     name: str
     side: Side
@@ -39,7 +39,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Lines; None where there is none."""
+    """The numbers of the lines beside it; None where there is none."""
 
     before: int | None = None
     after: int | None = None
@@ -48,7 +48,8 @@ class Neighbours:
 
 
 def find(batch: Batch, line: int) -> BatchRequest:
-    """The row, with `size` of its answer in bytes; of an answer that is too large, the beginning. Raises Gone."""
+    """The row, with the size of its answer in bytes as `size`. Of a large answer it has only the beginning. Raises
+    Gone."""
     rows = BatchRequest.objects.filter(batch=batch, line=line).defer("response")
     rows = rows.annotate(size=SIZE, read=response(MOST, MOST_CHARACTERS))
     if batch.purged_at or (row := rows.first()) is None:
@@ -57,7 +58,7 @@ def find(batch: Batch, line: int) -> BatchRequest:
 
 
 def neighbours(batch: Batch, line: int) -> Neighbours:
-    """Along the index on (batch, line). The next failed one may be far: it is not looked for longer than `limited`."""
+    """Found by the index on (batch, line). The next failed request may be far away, so `limited` bounds the search."""
     rows = BatchRequest.objects.filter(batch=batch)
     before, after = _beside(rows, line)
     failed: tuple[int | None, int | None] = (None, None)
@@ -84,7 +85,7 @@ def prompt(batch: Batch, row: BatchRequest) -> Shown:
         return _unread("prompt", why, 0)
     try:
         line = read(batch, row)
-    except Exception as error:  # a storage fails in many ways
+    except Exception as error:  # storages raise many kinds of errors
         log.warning("The line of %s cannot be read: %r", row, error)
         return _unread("prompt", f"The input file cannot be read now ({type(error).__name__}).", row.length)
     if row.length > MOST:
@@ -105,7 +106,7 @@ def _sent(line: bytes) -> Members | None:
 
 
 def gone(batch: Batch) -> str:
-    """Why its input file cannot be looked at any more; empty when it can."""
+    """Why the input file cannot be read any more; empty when it can."""
     file = batch.input_file
     if file is None or not file.is_kept:
         return "The input file was deleted."
@@ -115,7 +116,7 @@ def gone(batch: Batch) -> str:
 
 
 def read(batch: Batch, row: BatchRequest) -> bytes:
-    """The line in the input file, at most MOST of it. Raises what the storage raises."""
+    """The request's line of the input file, at most MOST bytes. Raises the storage's errors."""
     assert batch.input_file is not None
     return blobs.part(batch.input_file.blob, row.offset, min(row.length, MOST))
 
@@ -124,7 +125,7 @@ def read(batch: Batch, row: BatchRequest) -> bytes:
 
 
 def answer(batch: Batch, row: BatchRequest) -> Shown:
-    """`row` as `find` has it."""
+    """row: from `find`."""
     text: str | None = vars(row)["read"]
     length: int = vars(row)["size"] or 0
     if text is None:
@@ -147,7 +148,7 @@ def _why_unanswered(batch: Batch, row: BatchRequest) -> str:
 
 
 def _indented(text: bytes, value: object) -> str:
-    """As it came; of what is no JSON the beginning of what could be read."""
+    """The JSON with indentation; a text that is not JSON is unchanged."""
     try:
         return raw_json.indented(text)
     except NotAnObject:

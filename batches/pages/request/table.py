@@ -1,7 +1,7 @@
-"""The requests of a batch as a table: a page of them by their lines, of a state, with something in their custom_id.
+"""The requests of a batch as a table: one page of rows, filtered by state and by words of the custom_id.
 
-Nothing is counted here: the batch counts its own requests. A page is found along the index on (batch, line) from the
-line at which it begins, so the last one costs what the first one does.
+Nothing is counted, because the batch has the counts of its requests. The index on (batch, line) finds a page from its
+first line, so the last page costs what the first one costs.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,17 +32,17 @@ SIZE = Func(F("response"), function="octet_length", output_field=IntegerField())
 
 
 def response(most: int, characters: int) -> Case:
-    """In rows with SIZE as `size`: all of an answer of at most so many bytes, else its first characters."""
+    """The answers to rows with SIZE as `size`: an answer of at most so many bytes, else its first characters."""
     cut = Left("response", characters)
     return Case(When(size__lte=most, then=F("response")), default=cut, output_field=TextField())
 
 
 class TooSlow(Exception):
-    """It was given up."""
+    """The search took too long and was ended."""
 
 
 def batch_of(viewer: Viewer, pk: str) -> Batch:
-    """What they may see of this id. Raises Gone."""
+    """The batch with this id, if the viewer may see it. Raises Gone."""
     rows = viewer.all_own(Batch.objects.filter(hidden=False)).select_related("input_file")
     if "\0" in pk or (batch := rows.filter(pk=pk).first()) is None:
         raise Gone(pk)
@@ -51,7 +51,7 @@ def batch_of(viewer: Viewer, pk: str) -> Batch:
 
 @contextmanager
 def limited(seconds: int = MOST_SECONDS) -> Iterator[None]:
-    """A statement within that takes longer is ended. Raises TooSlow."""
+    """Ends a statement in the block that takes longer. Raises TooSlow."""
     try:
         with transaction.atomic():
             with connection.cursor() as cursor:
@@ -64,9 +64,9 @@ def limited(seconds: int = MOST_SECONDS) -> Iterator[None]:
 
 
 def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Any]:
-    """What the table shows, with what can be chosen. why: instead of rows, or what is missing from them.
+    """The rows and the filters of the table. why: why rows are missing.
 
-    query: state, q, and after or before: a line. What cannot be understood is as if it were not there.
+    query: state, q, and after or before, which are lines. A value that cannot be understood is ignored.
     """
     batch = batch_of(viewer, pk)
     state = query.get("state", "") if query.get("state") in STATES else ""
@@ -110,7 +110,7 @@ def _line(given: str | None) -> int:
 
 
 def _counts(batch: Batch) -> dict[str, int]:
-    """By state."""
+    """The number of requests by state."""
     expired = batch.outcome == BatchStatus.EXPIRED
     return {
         "": batch.total,
@@ -146,7 +146,7 @@ def _lines(batch: Batch, state: str, search: str, after: int, before: int) -> tu
 
 
 def _rows(batch: Batch, lines: list[int]) -> Iterator[dict[str, Any]]:
-    """In a second step, so that no answer is read that is not shown."""
+    """Read in a second query, so that only the answers that are shown are read."""
     if not lines:
         return
     found = BatchRequest.objects.filter(batch=batch, line__in=lines).order_by("line")

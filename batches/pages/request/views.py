@@ -1,4 +1,4 @@
-"""The views of a batch's requests: the table, one request, and either side of it as a file."""
+"""The views of a batch's requests: the table, one request, and its call or answer as a file."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -22,7 +22,7 @@ SIDES = {"prompt": one.prompt, "answer": one.answer}
 @require_GET
 @page()
 def requests(request: Request, pk: str) -> HttpResponse:
-    """The table; alone when htmx asks for it."""
+    """The table; htmx gets the table without the page."""
     try:
         table = many.build(request.viewer, request.GET, pk)
     except Gone as gone:
@@ -36,7 +36,7 @@ def requests(request: Request, pk: str) -> HttpResponse:
 def request(request: Request, pk: str, line: int) -> HttpResponseBase:
     batch, row = _found(request, pk, line)
     if row is None:
-        return redirect("batch-requests", pk)  # where it is said that they are no longer kept
+        return redirect("batch-requests", pk)  # its page says that the requests are no longer kept
     names = batch.model_names
     context: dict[str, Any] = {
         "batch": batch,
@@ -53,7 +53,7 @@ def request(request: Request, pk: str, line: int) -> HttpResponseBase:
 @require_GET
 @page()
 def download(request: Request, pk: str, line: int, side: str) -> HttpResponseBase:
-    """The line of the input or output file; with `text`, one of the texts in it as plain text."""
+    """The line of the input or output file; with `text`, one of its texts."""
     batch, row = _found(request, pk, line)
     if row is None or side not in SIDES:
         raise Http404
@@ -69,7 +69,7 @@ def download(request: Request, pk: str, line: int, side: str) -> HttpResponseBas
 
 
 def _found(request: Request, pk: str, line: int) -> tuple[Batch, BatchRequest | None]:
-    """The row is None where the batch keeps none any more."""
+    """The row is None when the batch's requests were deleted."""
     try:
         batch = many.batch_of(request.viewer, pk)
         return batch, None if batch.purged_at else one.find(batch, line)
@@ -87,7 +87,7 @@ def _text(batch: Batch, row: BatchRequest, side: str, place: str) -> bytes:
 def _line(batch: Batch, row: BatchRequest) -> bytes | AsyncIterator[bytes]:
     try:
         first = one.read(batch, row)
-    except Exception as error:  # a storage fails in many ways
+    except Exception as error:  # storages raise many kinds of errors
         raise Http404 from error
     return first if row.length <= one.MOST else _pieces(batch, row, first)
 
@@ -100,7 +100,7 @@ async def _pieces(batch: Batch, row: BatchRequest, first: bytes) -> AsyncIterato
 
 
 def _attached(content: bytes | AsyncIterator[bytes], name: str, kind: str) -> HttpResponseBase:
-    """As a file that a browser keeps, and takes for nothing else."""
+    """As a download, which no browser shows or runs."""
     response: HttpResponseBase
     if isinstance(content, bytes):
         response = HttpResponse(content, content_type=kind)

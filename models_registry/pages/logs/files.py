@@ -1,7 +1,7 @@
-"""The ends of log files, as lines that are safe to show. Which file that is never comes from a request or a row alone.
+"""The ends of log files, as lines that are safe to show. The path of a file never comes from a request or a row alone.
 
-A log of an engine may hold what users have asked, and an error of theirs anything at all: escapes are taken out or made
-visible, keys masked, long lines clipped.
+An engine's log may hold what users asked for, and an error may hold anything: escape sequences are removed or made
+visible, keys are masked, and long lines are clipped.
 """
 
 import os
@@ -30,7 +30,7 @@ _LEAST_SECRET = 6  # characters; a shorter one is found everywhere
 
 @dataclass(frozen=True)
 class Tail:
-    """lines: the last ones. bytes: of the whole file. cut: that it has more lines."""
+    """lines: the last ones. bytes: the size of the file. cut: it has more lines than these."""
 
     lines: tuple[str, ...]
     bytes: int
@@ -38,12 +38,12 @@ class Tail:
 
 
 def of_program(name: str) -> Path | None:
-    """None for a name that is none of PROGRAMS."""
+    """The log of one of PROGRAMS; None for another name."""
     return Path(settings.LOG_DIR) / f"{name}.log" if name in PROGRAMS else None
 
 
 def of_engine(worker: Worker) -> Path | None:
-    """The newest log of its engine; None when there is none on this machine, in the folder that engines write to."""
+    """The engine's newest log in the folder where engines write; None when this machine has none."""
     parent, _, name = worker.home.rpartition("/")
     if worker.hostname != socket.gethostname() or parent != str(settings.RUN_DIR) or not _HOME.fullmatch(name):
         return None
@@ -55,7 +55,7 @@ def of_engine(worker: Worker) -> Path | None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A plain file only, and not by a link. Raises OSError."""
+    """Opens a plain file, but no link. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -71,7 +71,7 @@ def tail(path: Path) -> Tail:
         data = file.read(TAIL_BYTES)
     lines = data.split(b"\n")
     if size > TAIL_BYTES:
-        lines = lines[1:] or lines  # the first one has lost its beginning
+        lines = lines[1:] or lines  # the first line was cut
     if lines and not lines[-1]:
         lines.pop()
     shown = lines[-LINES:]
@@ -79,14 +79,14 @@ def tail(path: Path) -> Tail:
 
 
 def clean(line: bytes, most: int = LINE_CHARACTERS) -> str:
-    """As it is shown. Of a line that was written over and over, what stood there last."""
+    """The line as it is shown. When a line was overwritten repeatedly, the last text counts."""
     text = line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="replace")
     text = visible(mask(hide(_COLOURS.sub("", text[: 20 * most]).replace("\t", "    "))))
     return text if len(text) <= most else f"{text[:most]} … ({len(text) - most:,} more characters)"
 
 
 def hide(text: str) -> str:
-    """Without the secrets that vbs itself was given."""
+    """The text without the secrets in vbs's own settings."""
     for secret in (settings.HF_TOKEN, settings.VBS_REMOTE_KEY, settings.SECRET_KEY, _password()):
         if len(secret) >= _LEAST_SECRET:
             text = text.replace(secret, "***")
@@ -98,5 +98,5 @@ def _password() -> str:
 
 
 def masked(data: bytes) -> bytes:
-    """For a file that is handed out: as it is, without keys."""
+    """A piece of a file for download: unchanged, but without keys."""
     return hide(mask(data.decode(errors="replace"))).encode()

@@ -1,4 +1,4 @@
-"""The page of logs as parts: the end of one of them, live."""
+"""The parts of the page of logs: the end of one log, live."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,18 +15,18 @@ from vbs.pages.parts import Part, pulse
 from vbs.pages.viewer import Viewer
 from vbs.places import PROGRAM
 
-PERMISSION = "accounts.view_project"  # of those who see all projects: a log names batches of any
-WHOLE = "models_registry.delete_worker"  # of admins: the whole of a log
+PERMISSION = "accounts.view_project"  # whoever sees all projects, for a log names batches of any
+WHOLE = "models_registry.delete_worker"  # admins may download a whole log
 
 
 def sources() -> list[tuple[str, str]]:
-    """Those that can be asked for, with what they are called. Engines come first."""
+    """The logs that a viewer can choose, with their titles. Engines come first."""
     found = [(str(worker.pk), f"Engine of {worker}") for worker in _engines() if files.of_engine(worker)]
     return found + [(name, name) for name in files.PROGRAMS]
 
 
 def chosen(query: QueryDict) -> tuple[str, str, Path | None]:
-    """The log that is asked for, else the first: its key, what it is called, and its file. Raises Gone."""
+    """The chosen log, else the first: its key, its title and its file. Raises Gone."""
     key = query.get("of") or sources()[0][0]
     if key in files.PROGRAMS:
         return key, key, files.of_program(key)

@@ -1,4 +1,4 @@
-"""The page of logs, for who sees all projects; and the whole of one, for admins."""
+"""The page of logs, for people who see all projects; and the download of a whole log, for admins."""
 
 import os
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ PIECE = 256 * 1024
 @require_GET
 @page(PERMISSION)
 def log(request: Request) -> HttpResponse:
-    """`still`: as it is now, without going on."""
+    """`still`: the log as it is now, without updates."""
     try:
         parts = build(request.viewer, request.GET)
         key, _, _ = chosen(request.GET)
@@ -41,7 +41,7 @@ def log(request: Request) -> HttpResponse:
 @require_GET
 @page(WHOLE)
 def download(request: Request) -> HttpResponseBase:
-    """The whole of it, without keys."""
+    """The whole log, without keys."""
     try:
         _, name, path = chosen(request.GET)
         if path is None:
@@ -58,7 +58,7 @@ def download(request: Request) -> HttpResponseBase:
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:
-    """Up to its present end. Whole lines where these are not endless, so that a key is not cut in two."""
+    """The file up to its present end, in whole lines where they are not endless, so that no key is cut in two."""
     with files.opened(path) as file:
         left = os.fstat(file.fileno()).st_size
         while left > 0:

@@ -1,4 +1,4 @@
-"""What was done with a model, and what was measured, as the parts that its page shows. Knows no request and no HTML."""
+"""A model's operations and measurements, as the parts of its page."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,12 +14,12 @@ from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import number
 
-RECENT = 10  # operations that are shown
+RECENT = 10  # operations on the page
 DRAWN = 200  # measurements in the plots
 LISTED = 25  # of them in the table below
 LOG = 20_000  # characters of an operation's log, its end
 
-# What operations give, in the order in which it is shown, and in which unit; a database keeps no order.
+# The values of an operation's result, in the order of the page and with their units; the database keeps no order.
 FACTS = {
     "seconds": ("took", " s"),
     "requests": ("requests", ""),
@@ -39,14 +39,14 @@ FACTS = {
 
 
 def operations(model: Model, viewer: Viewer) -> Part:
-    """The last of them, the newest first. Who asked, what was said and why it failed is for operators, as on /v1."""
+    """The last operations, the newest first. Only operators see who asked, the log and the error, as on /v1."""
     rows: QuerySet[Operation] = model.operations.order_by("-id")[:RECENT]
     ran = [_ran(row, place == 0, viewer.may(CHANGES)) for place, row in enumerate(rows)]
     return Part("history", "models/_history.html", {}, ran)
 
 
 def _ran(row: Operation, newest: bool, for_operator: bool) -> Part:
-    """An operation with its log and what came out. unfold: whether it is shown open."""
+    """An operation with its log and its result. unfold: whether it is shown open."""
     is_open = row.state in OPEN_OPERATIONS
     result = dict(row.result or {})
     answer = _answer(result) if row.kind == OperationKind.TEST else ""
@@ -65,7 +65,7 @@ def _ran(row: Operation, newest: bool, for_operator: bool) -> Part:
 
 
 def _answer(result: dict[str, Any]) -> str:
-    """What the model said, taken out of a test's result; of an embedding its first values."""
+    """The model's answer in a test's result; of an embedding, its first values."""
     result.pop("request", None)
     response, answer = result.pop("response", None) or {}, result.pop("answer", None)
     if answer is not None:
@@ -77,7 +77,7 @@ def _answer(result: dict[str, Any]) -> str:
 
 
 def _facts(result: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """What has a value; what FACTS does not know comes last, by its own name."""
+    """The values of a result. Values that FACTS does not know come last, under their own names."""
     for key in (*FACTS, *sorted(result.keys() - FACTS.keys())):
         name, unit = FACTS.get(key, (key.replace("_", " "), ""))
         if text := _value(key, result.get(key)):
@@ -106,7 +106,7 @@ COLUMNS = (
 
 
 def measurements(model: Model) -> Part:
-    """What was measured, as plots and as a table."""
+    """A model's measurements as plots and as a table."""
     rows = list(model.measurements.defer("versions", "options")[:DRAWN])
     context = {
         "plots": [plot for plot in _plots(rows, model.task) if plot],

@@ -1,4 +1,4 @@
-"""The page of one model: how it is, what was done with it, and what was measured."""
+"""The page of one model: its state, its operations and its measurements."""
 
 from django.http import QueryDict
 from django.urls import reverse
@@ -22,7 +22,7 @@ PAGE = Page(build=build, topics=lambda pk: ("models", "workers"))
 
 
 def parts(model: Model, viewer: Viewer) -> dict[str, Part]:
-    """model: as `described`."""
+    """model: from `described`."""
     workers = list(Worker.objects.alive().filter(cluster="gpu"))
     (row,) = rows([model], viewer)
     return {

@@ -1,7 +1,7 @@
-"""The page of one model, and what is done with it. Looking needs an account, changing a permission; no GET changes
+"""The page of one model and its actions. Reading needs an account; changing needs a permission, and no GET changes
 anything.
 
-Forms and buttons work without scripts: they answer with a page. htmx is answered with the parts that have changed.
+Forms and buttons work without scripts and answer with a page. htmx gets the parts that changed.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def model(request: Request, pk: int) -> HttpResponse:
 
 
 def _model(request: Request, model: Model, **forms: Any) -> HttpResponse:
-    """`forms`: those that hold something wrong, instead of fresh ones."""
+    """`forms`: the forms with errors, in place of new ones."""
     usual = {
         "edit_form": EditForm(model=model, may_trust=may_trust(request)),
         "test_form": TestForm(model=model, prefix="test"),
@@ -60,7 +60,7 @@ def fit(request: Request, pk: int) -> HttpResponse:
 
 
 def _judged(request: Request, model: Model) -> dict[str, Any]:
-    """Whether the model fits, as asked for in the address, or why that cannot be said."""
+    """Whether the model fits with the options in the address, or why that is unknown."""
     form = FitForm(request.GET if {"context", "sequences"} & request.GET.keys() else None)
     asked = form.cleaned_data if form.is_bound and form.is_valid() else {}
     try:
@@ -103,7 +103,7 @@ def _stop(model: Model) -> None:
 @require_POST
 @page("models_registry.change_model")
 def act(request: Request, pk: int) -> HttpResponseBase:
-    """What a button says: `do` names it, `on` the page that it is on."""
+    """A button's action: `do` names it, and `on` names the page of the button."""
     model = _find(pk)
     if (action := ACTIONS.get(request.POST.get("do", ""))) is None:
         return HttpResponseBadRequest(f"'do' must be one of {', '.join(ACTIONS)}.", content_type="text/plain")
@@ -118,7 +118,7 @@ def act(request: Request, pk: int) -> HttpResponseBase:
 @require_POST
 @page("models_registry.change_model")
 def run(request: Request, pk: int) -> HttpResponseBase:
-    """A test or a benchmark with what was typed."""
+    """Queues a test or a benchmark with the options of the form."""
     model = _find(pk)
     kind: type[TestForm | BenchmarkForm] = TestForm if "test" in request.POST else BenchmarkForm
     form = kind(request.POST, model=model, prefix=kind.kind)
@@ -145,7 +145,7 @@ def edit(request: Request, pk: int) -> HttpResponseBase:
 @require_POST
 @page("models_registry.change_model")
 def alias(request: Request, pk: int) -> HttpResponseBase:
-    """Let another name stand for the model, or (with `remove`) for nothing."""
+    """Points an alias at the model, or with `remove` removes the alias."""
     model = _find(pk)
     if name := request.POST.get("remove", ""):
         name = name.replace("\0", "")
@@ -165,7 +165,7 @@ def alias(request: Request, pk: int) -> HttpResponseBase:
 @require_http_methods(["GET", "POST"])
 @page("models_registry.delete_model")
 def remove(request: Request, pk: int) -> HttpResponseBase:
-    """First what that would free, and who still needs the model."""
+    """Asks first, and says what space that frees and what still needs the model."""
     model = _find(pk)
     error = ""
     if request.method == "POST":

@@ -1,4 +1,4 @@
-"""The page of all models: the machines that serve them, and a table with a row for each."""
+"""The page of all models: the machines that serve them, and a table with one row per model."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ PAGE = Page(build=build, topics=lambda: ("models", "workers"))
 
 
 def _in_order(models: list[Model]) -> list[Model]:
-    """Adapters after their base."""
+    """The models, with each adapter after its base."""
     adapters = defaultdict(list)
     for model in models:
         adapters[model.base_id].append(model)
@@ -39,6 +39,6 @@ def _in_order(models: list[Model]) -> list[Model]:
 
 
 def names_for_chat() -> Iterable[str]:
-    """Of models that can be asked something, to be put into examples."""
+    """The names of models that answer chat requests, for examples."""
     ready = Model.objects.filter(state=ModelState.READY, task=Task.CHAT)
     return ready.order_by(F("base_id").asc(nulls_first=True), "name").values_list("name", flat=True)[:20]

@@ -1,4 +1,4 @@
-"""What the table of models and the page of one have in common: how a model is, and what can be done with it now."""
+"""What the table of models and the page of one model share: a model's state, and its actions at the moment."""
 
 import hashlib
 from typing import Any
@@ -21,11 +21,11 @@ from models_registry.speed.speeds import Speed
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
 
-CHANGES = "models_registry.change_model"  # who may, is told where models are
+CHANGES = "models_registry.change_model"  # whoever has it sees where models are
 
 
 def rows(models: list[Model], viewer: Viewer) -> list[dict[str, Any]]:
-    """Of each what its templates show, in a fixed number of queries; models as `described`."""
+    """What the templates show of each model, in a fixed number of queries. Models are from `described`."""
     for_operator = viewer.may(CHANGES)
     keys = [model.pk for model in models]
     downloads = {row.model_id: row for row in Download.objects.filter(model__in=keys).defer("files")}
@@ -47,12 +47,12 @@ def rows(models: list[Model], viewer: Viewer) -> list[dict[str, Any]]:
 
 
 def _latest(keys: list[int]) -> dict[int, Operation]:
-    """Of each model the operation that runs or waits, else the last one."""
+    """Each model's operation that runs or waits, else its last one."""
     found: dict[int, Operation] = {}
     rows = Operation.objects.filter(model__in=keys).defer("log", "result", "options")
     for row in rows.order_by("model_id", "-id").distinct("model_id"):
         found[row.model_id] = row
-    for row in rows.filter(state__in=OPEN_OPERATIONS).order_by("-created_at"):  # the oldest wins, and a running one
+    for row in rows.filter(state__in=OPEN_OPERATIONS).order_by("-created_at"):  # a running one wins, else the oldest
         if row.state == OperationState.RUNNING or found[row.model_id].state != OperationState.RUNNING:
             found[row.model_id] = row
     return found
@@ -67,8 +67,8 @@ def _row(
     asleep: set[str],
     for_operator: bool,
 ) -> dict[str, Any]:
-    """doing: the operation that is under way or waits, or the last one if it failed. moves: whether more of it is to be
-    seen soon."""
+    """doing: the operation that runs or waits, or the last one if it failed. moves: whether the row will soon
+    change."""
     here = (model.served_name if model.base else model.name) in loaded
     fetching = _fetching(model, download, for_operator) if download else None
     is_open = operation is not None and operation.state in OPEN_OPERATIONS
@@ -90,7 +90,7 @@ def _row(
 
 
 def _fit_id(model: Model) -> str:
-    """Empty when there is nothing to ask; another one when the answer may be another."""
+    """Changes when the answer may have changed; empty when there is nothing to ask."""
     if model.base or model.kind != EngineKind.VLLM or model.state != ModelState.READY:
         return ""
     asked = repr((model.source, model.revision, model.task, sorted(model.engine_args.items(), key=str)))
@@ -98,7 +98,7 @@ def _fit_id(model: Model) -> str:
 
 
 def _fetching(model: Model, download: Download, for_operator: bool) -> dict[str, Any] | None:
-    """A download that is not done. note: rate and time left, or why it failed."""
+    """A download that is not complete. note: its rate and the time left, or why it failed."""
     if download.state in (DownloadState.DONE, DownloadState.CANCELLED):
         return None
     total, done = download.bytes_total, min(download.bytes_done, download.bytes_total)
@@ -118,7 +118,7 @@ def _fetching(model: Model, download: Download, for_operator: bool) -> dict[str,
 def _actions(
     model: Model, download: Download | None, operation: Operation | None, loaded: bool
 ) -> list[tuple[str, str]]:
-    """Each with what its button says."""
+    """The actions with the texts of their buttons."""
     found = []
     match download.state if download else None:
         case DownloadState.QUEUED | DownloadState.RUNNING:

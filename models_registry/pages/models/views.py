@@ -1,6 +1,6 @@
-"""The page of all models, and how one is added: pasted, looked over, planned. No GET changes anything.
+"""The page of all models, and how one is added: paste, review, plan, add. No GET changes anything.
 
-Forms and buttons work without scripts: they answer with a page. htmx is answered with what has changed.
+Forms and buttons work without scripts and answer with a page. htmx gets what changed.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ def _models(request: Request, paste: PasteForm, add: AddForm | None = None, **co
 @require_POST
 @page("models_registry.add_model")
 def read(request: Request) -> HttpResponse:
-    """What was pasted, as a form to look over. Nothing is added yet."""
+    """The pasted text as a form to review. Nothing is added yet."""
     paste = PasteForm(request.POST)
     if not paste.is_valid():
         return _models(request, paste)
@@ -55,7 +55,7 @@ def read(request: Request) -> HttpResponse:
 @require_POST
 @page("models_registry.add_model")
 def plan(request: Request) -> HttpResponse:
-    """What fetching the model in the form will take."""
+    """What the download of the form's model will take."""
     form = AddForm(request.POST, **_may(request))
     if not form.is_valid():
         return render(request, "models/_plan.html", {"error": "Correct the form first."})
@@ -98,5 +98,5 @@ def add(request: Request) -> HttpResponseBase:
 
 
 def _may(request: Request) -> dict[str, bool]:
-    """Take pickles, and have code run that comes with a model."""
+    """Whether this person may allow pickles, and code that comes with a model."""
     return {"may_pickle": request.user.has_perm("models_registry.change_model"), "may_trust": may_trust(request)}

@@ -1,4 +1,4 @@
-"""The page of the system as parts: every worker, and whether what vbs needs is there."""
+"""The parts of the system's page: every worker, and whether the server has what it needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from vbs.places import PROGRAM
 from vbs.run import space
 
 MOST = 100  # workers that are shown
-OPERATES = "models_registry.change_worker"  # who may, is told which machine it is
+OPERATES = "models_registry.change_worker"  # whoever has it sees the machine
 SILENT = f"No heartbeat for more than {STALE.seconds} s. The operators of this server see what to do."
 
 
 @dataclass(frozen=True)
 class Check:
-    """Something that vbs needs. fix: what to do when it is not well."""
+    """Something that the server needs. fix: what to do when it is not well."""
 
     name: str
     state: str
@@ -52,8 +52,8 @@ PAGE = Page(build=build, topics=lambda: ("workers",))
 
 
 def _card(worker: Worker, viewer: Viewer) -> Part:
-    """A worker, and what moves of it. fix: what to do about one that is dead. loaded: whether there is an engine that
-    can be started again."""
+    """A worker and its changing values. fix: what to do about a dead worker. loaded: whether it has an engine that can
+    be started again."""
     alive, operates = worker.alive, viewer.may(OPERATES)
     asked = worker.restart_asked_at
     context = {
@@ -69,7 +69,7 @@ def _card(worker: Worker, viewer: Viewer) -> Part:
 
 
 def _beat(worker: Worker, viewer: Viewer, alive: bool) -> Part:
-    """age: since its last heartbeat. doing: in words."""
+    """age: since the last heartbeat. doing: a sentence."""
     context = {
         "state": worker.state if alive else "dead",
         "alive": alive,
@@ -81,7 +81,7 @@ def _beat(worker: Worker, viewer: Viewer, alive: bool) -> Part:
 
 
 def _age(seconds: float) -> str:
-    """In whole seconds, so that it is not another one with each look."""
+    """The age in whole seconds, so that the part does not change at every look."""
     return f"{max(0, int(seconds))} s" if seconds < 60 else duration(seconds)
 
 

@@ -1,4 +1,4 @@
-"""The pages of workers and of the disk. Looking at workers needs an account; what changes anything, operators."""
+"""The pages of workers and of the disk. Seeing workers needs an account; changing something needs an operator."""
 
 from collections.abc import Callable
 from uuid import UUID
@@ -84,7 +84,7 @@ def free(request: Request, pk: UUID) -> HttpResponseBase:
 def _ask(
     request: Request, worker: Worker, verb: str, title: str, words: list[str], done: str, step: Callable[[], object]
 ) -> HttpResponseBase:
-    """The question; and once it is answered, the step."""
+    """Asks first; once the person has agreed, does the step."""
     if request.method == "GET":
         button = title.partition(" of ")[0].removesuffix("?") if verb != "restart" else "Restart it"
         return confirm(request, title=title, words=words, button=button, back=resolve_url("system"))
@@ -110,7 +110,7 @@ def _found(pk: UUID) -> Worker:
 @require_http_methods(["GET", "POST"])
 @page(OPERATES)
 def clean(request: Request) -> HttpResponseBase:
-    """What the disk holds, and what can go; and letting it go."""
+    """Shows what the disk holds and what can be deleted, and deletes it."""
     if request.method == "GET":
         return _disk(request)
     mine = {cleaner.name for cleaner in disk.CLEANERS if _may_clean(request, cleaner)}

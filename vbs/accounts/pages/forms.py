@@ -1,4 +1,4 @@
-"""What people type on the pages of keys, people and projects."""
+"""The forms on the pages of keys, people and projects."""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
@@ -21,7 +21,7 @@ GENERATED = "Empty: one is made, and shown once."
 
 
 def name_field(label: str, help_text: str = "", most: int = 100) -> forms.CharField:
-    """A line of printable characters."""
+    """A field for one line of printable characters."""
     widget = forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"})
     return forms.CharField(label=label, max_length=most, help_text=help_text, widget=widget, validators=[_printable])
 
@@ -68,7 +68,7 @@ class ExpiryForm(GuardedForm):
 
 
 class NewKeyForm(ExpiryForm):
-    """may_operate: the key may be given the right to change the registry of models."""
+    """may_operate: the form offers the right to change the registry of models."""
 
     name = name_field("Name", "What it is for, such as the program that uses it")
     project = forms.ModelChoiceField(queryset=Project.objects.none(), empty_label=None)
@@ -88,7 +88,7 @@ class NewKeyForm(ExpiryForm):
             self.withhold("operator", "only whoever may change models can make such a key: an operator or an admin")
 
     def issue(self) -> tuple[ApiKey, str] | None:
-        """None when this form has made its key before."""
+        """Makes the key; None when this form has made its key before."""
         data = self.cleaned_data
         if not first(data["once"], data["project"]):
             return None
@@ -102,13 +102,13 @@ class KeyForm(ExpiryForm):
     field_order = ("name", "expires", "last_day")
 
     def change(self, key: ApiKey) -> str:
-        """Returns what has changed, in words, or nothing."""
+        """Returns in words what changed, or an empty text."""
         expires_at = key.expires_at if self.cleaned_data["expires"] == "same" else self.expires_at()
         return key.change(self.cleaned_data["name"], expires_at)
 
 
 class PasswordForm(forms.Form):
-    """What Django's validators say of a password needs to know whose it is: the domain asks them."""
+    """A new password. vbs/accounts/people.py checks it, for Django's validators need to know the account."""
 
     password = forms.CharField(
         required=False,
@@ -148,7 +148,7 @@ class NewPersonForm(_Belongs, PasswordForm):
 
 
 class PersonForm(_Belongs):
-    """fixed: why the role stays as it is, and who could change it; empty when it need not."""
+    """fixed: why the role cannot be changed here, and who can change it; empty when it can."""
 
     def __init__(self, *given: Any, fixed: str, **options: Any) -> None:
         super().__init__(*given, **options)
@@ -166,7 +166,7 @@ class MembersForm(ProjectForm):
     )
 
     def __init__(self, *given: Any, people: QuerySet[User] | None, **options: Any) -> None:
-        """people: who can be chosen; None when that is not this person's to see."""
+        """people: whom the form offers; None when this person may not see them."""
         super().__init__(*given, **options)
         if people is None:
             self.withhold("members", "only whoever may see people can choose them, such as an admin")

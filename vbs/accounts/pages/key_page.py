@@ -1,4 +1,4 @@
-"""What the page of API keys shows. Never a secret, of which only the digest is kept."""
+"""What the page of API keys shows. It never shows a secret: the database has only its digest."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ PER_PAGE = 100
 
 
 def build(viewer: Viewer, query: Mapping[str, Any]) -> dict[str, Part]:
-    """?before=: the key of a key; only older ones are shown."""
+    """?before=: the primary key of an API key; the page shows older ones."""
     rows = viewer.own(ApiKey.objects.select_related("project")).order_by("-pk")
     before = str(query.get("before", ""))
     before = before if before.isascii() and before.isdigit() and len(before) < 19 else ""

@@ -1,4 +1,4 @@
-"""The pages of API keys. A secret is in one answer only: that to the form that made its key."""
+"""The pages of API keys. Only the answer to the form that makes a key shows its secret."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ def _until(key: ApiKey) -> str:
 @require_http_methods(["GET", "POST"])
 @page("accounts.change_apikey")
 def edit(request: Request, pk: int) -> HttpResponse:
-    """Rename it, or have it stop working at another time."""
+    """Change a key's name and the time until which it works."""
     key = _find(request, pk)
     form = KeyForm(request.POST if request.method == "POST" else None, initial={"name": key.name, "expires": "same"})
     if key.revoked_at or not form.is_valid():

@@ -1,4 +1,4 @@
-"""The pages of people and projects. A password that was generated is in one answer only: that to who asked for it."""
+"""The pages of people and projects. Only the answer to the form that generates a password shows it."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -34,7 +34,7 @@ def people(request: Request) -> HttpResponseBase:
 
 
 def _people(request: Request, **wrong: Any) -> HttpResponse:
-    """`wrong`: forms that hold something wrong, instead of fresh ones."""
+    """`wrong`: the forms with errors, in place of new ones."""
     viewer = request.viewer
     rows = User.objects.order_by("username").prefetch_related("groups", "projects")
     after = request.GET.get("after", "").replace("\0", "")
@@ -102,7 +102,7 @@ def _told(request: Request, user: User, generated: str, words: str) -> HttpRespo
 @require_http_methods(["GET", "POST"])
 @page("auth.change_user")
 def person(request: Request, pk: int) -> HttpResponse:
-    """Their role and projects."""
+    """A person's role and projects."""
     user = get_object_or_404(User, pk=pk)
     role, may = roles.role_of(user), domain.may_change(request.user, user)
     fixed = _why_fixed(request, user, may)
@@ -117,7 +117,7 @@ def person(request: Request, pk: int) -> HttpResponse:
 
 
 def _why_fixed(request: Request, user: User, may: bool) -> str:
-    """Why their role stays as it is, or nothing."""
+    """Why the role cannot be changed here, or an empty text."""
     if user.is_superuser:
         return "a superuser may do everything, whatever the role"
     if user.pk == request.user.pk:
@@ -147,7 +147,7 @@ def _change(request: Request, user: User, role: str, form: PersonForm) -> bool:
 @page("auth.change_user")
 @sensitive_variables("generated")
 def password(request: Request, pk: int) -> HttpResponse:
-    """Another password, typed or generated."""
+    """Sets a new password, typed or generated."""
     user = get_object_or_404(User, pk=pk)
     form = PasswordForm(request.POST if request.method == "POST" else None)
     if form.is_valid():
@@ -165,7 +165,7 @@ def password(request: Request, pk: int) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @page("auth.change_user")
 def active(request: Request, pk: int) -> HttpResponse:
-    """Deactivate, or let sign in again."""
+    """Deactivates an account, or lets it sign in again."""
     user = get_object_or_404(User, pk=pk)
     activate = request.POST.get("active") == "yes" if request.method == "POST" else not user.is_active
     if request.method == "GET":
@@ -226,7 +226,7 @@ def _taken(name: str) -> str:
 @require_http_methods(["GET", "POST"])
 @page("accounts.change_project")
 def project(request: Request, pk: int) -> HttpResponse:
-    """Its name, and who sees it."""
+    """A project's name and members."""
     found: Project = get_object_or_404(_seen(request), pk=pk)
     old, members = found.name, list(found.members.all())
     people = User.objects.order_by("username") if request.viewer.may("auth.view_user") else None

@@ -1,12 +1,12 @@
-"""Signing in: it is kept who did and who failed, and who fails too often has to wait.
+"""Signing in. The audit log records each sign-in and each failure, and too many failures make a name wait.
 
-An attempt is counted before its password is looked at, and taken back when that was right: a thousand attempts at the
-same instant are no more than as many one after the other. They are counted in the audit log, so that all web processes
-know of them: a row for a name and minute, whose detail has a line for each place, which is an IPv4 address or an IPv6
-network. Never a password.
+An attempt counts as a failure before its password is checked, and is taken back when the password was right, so that a
+thousand attempts at the same moment count like a thousand in turn. The audit log counts them, so that all web processes
+know of them: one row per name and minute, whose detail has a line for each place. A place is an IPv4 address or an IPv6
+network. The log never has a password.
 
-From one place few attempts at a name are free. From all places together there are more of them, and then the name has
-to wait too; but not where its person has signed in lately, so that strangers cannot keep them out.
+A few attempts at a name from one place are free. All places together have a higher limit for a name. It does not apply
+to a place where its person signed in lately, so that strangers cannot lock the person out.
 """
 
 import ipaddress
@@ -35,15 +35,15 @@ MOST_OF_NAME = 50  # failures from all places together, in that window
 HOME = timedelta(days=30)  # where somebody has signed in since, their name's failures elsewhere do not count
 MINUTE = timedelta(minutes=1)
 MOST_NAMES = 100  # rows a minute; what else is tried then is counted together
-MANY = ""  # under this name, which is nobody's
+MANY = ""  # a name that no account has
 MOST_ADDRESSES = 100  # in a row
 NAME_LENGTH = 150
 LINE = re.compile(r"(\d+) from (\S+)")
 
 
 def attempt(name: str, place: str) -> int:
-    """Count one as a failure, until `succeeded` takes it back; the seconds that it has to wait first, and then it is
-    not counted. Two processes do so one after the other."""
+    """Counts a failure, until `succeeded` takes it back. Returns how many seconds the person has to wait first; then
+    nothing is counted. A lock makes two processes do this in turn."""
     with transaction.atomic():
         _one_at_a_time()
         if seconds := wait(name, place):
@@ -65,7 +65,7 @@ def attempt(name: str, place: str) -> int:
 
 
 def succeeded(name: str, place: str) -> None:
-    """The last attempt was right."""
+    """Takes the last failure back, because the password was right."""
     with transaction.atomic():
         _one_at_a_time()
         rows = AuditEntry.objects.filter(action=FAILED, at__gt=timezone.now() - WINDOW).order_by("-at")
@@ -79,7 +79,7 @@ def succeeded(name: str, place: str) -> None:
 
 
 def wait(name: str, place: str) -> int:
-    """Seconds until this name may be tried again from this place; 0 for now."""
+    """The seconds until this place may try this name again; 0 for now."""
     now, clipped = timezone.now(), _clipped(name)
     rows = list(
         AuditEntry.objects.filter(action=FAILED, at__gt=now - WINDOW, username__in=(clipped, MANY)).order_by("at")
@@ -99,7 +99,7 @@ def _left(first: AuditEntry, now: datetime) -> int:
 
 
 def _is_home(username: str, place: str) -> bool:
-    """Has this person signed in from there lately?"""
+    """Whether this person signed in from this place lately."""
     since = timezone.now() - HOME
     rows = AuditEntry.objects.filter(action=SIGNED_IN, username=username, at__gt=since).order_by("-at")
     return place in {place_of(address) for address in rows.values_list("target", flat=True)[:100]}
@@ -123,7 +123,7 @@ def _counts(row: AuditEntry) -> Counter[str]:
 
 
 def _clipped(name: str) -> str:
-    """As it is kept: names of accounts are shorter, and have no such characters."""
+    """The name as the audit log keeps it: clipped to what an account's name can be."""
     return "".join(one for one in name[:NAME_LENGTH] if one.isprintable()) or "?"
 
 
@@ -132,7 +132,7 @@ def address_of(request: HttpRequest) -> str:
 
 
 def place_of(address: str) -> str:
-    """What is counted together: whoever has one IPv6 address has all 2^64 of its network."""
+    """The place whose failures count together: a person with one IPv6 address has all 2^64 of its network."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -142,7 +142,7 @@ def place_of(address: str) -> str:
     return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
 
 
-# What Django tells. A request without a method is none: a test's or a command's.
+# Django's signals. A request without a method is from a test or a command.
 
 
 def on_signed_in(sender: Any, request: HttpRequest | None, user: User, **signal: Any) -> None:
@@ -159,7 +159,7 @@ def on_signed_out(sender: Any, request: HttpRequest | None, user: User | None, *
 
 
 class SignInForm(AuthenticationForm):
-    """seconds: how long it has to be waited before this name is tried again from here."""
+    """seconds: how long this place has to wait before it may try this name again."""
 
     seconds = 0
 
@@ -198,7 +198,7 @@ class SignIn(LoginView):
 
 @require_safe
 def admin_sign_in(request: HttpRequest) -> HttpResponse:
-    """The admin site has no page of its own for it: there is one place to try names and passwords."""
+    """The admin site sends people to our page, so that there is one place to try names and passwords."""
     if not request.user.is_authenticated:
         response = redirect("login")
         response["Location"] += "?next=/admin/"

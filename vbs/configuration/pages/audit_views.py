@@ -1,4 +1,4 @@
-"""The audit log: who did what, the newest first."""
+"""The page of the audit log: who did what, the newest entry first."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -20,7 +20,7 @@ PER_PAGE = 50
 WRONG = 422
 SHORT = 160  # characters of a detail that stand in the table
 
-# For the list that is offered; what others there are is found by their beginning as well.
+# The form offers these. Others can be typed, and are found by their beginning.
 ACTIONS = (
     "batch.", "disk.", "download.", "file.", "key.", "log.", "model.", "operation.", "project.", "queue.", "role.",
     "setting.", "token.", "user.", "user.login", "user.login_failed", "user.logout", "worker.",
@@ -64,7 +64,7 @@ def _midnight(day: date) -> datetime:
 @require_GET
 @page("configuration.view_auditentry")
 def audit_log(request: Request) -> HttpResponse:
-    """?before= or ?after=: the key of an entry, to go on from there."""
+    """?before= or ?after=: the primary key of the entry where the page of rows begins."""
     form = FilterForm(request.GET)
     entries, newer, older = [], None, None
     if form.is_valid():
@@ -89,7 +89,7 @@ def audit_log(request: Request) -> HttpResponse:
 
 
 def _of(viewer: Viewer) -> QuerySet[AuditEntry]:
-    """Of the chosen project, or of all that are seen, and what is of none."""
+    """The entries of the chosen project, or those of all projects that the viewer sees and those of no project."""
     rows = AuditEntry.objects.select_related("project")
     if viewer.project is not None or viewer.projects is None:
         return viewer.own(rows)

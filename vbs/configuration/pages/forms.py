@@ -1,4 +1,4 @@
-"""A new value for a setting."""
+"""The form for a new value of a setting."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The page of settings as parts: each with its value, where that is from, and what it means."""
+"""The parts of the settings' page: each setting with its value, its origin and its meaning."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ def build(viewer: Viewer, query: Any) -> dict[str, Part]:
 
 
 def _row(setting: Setting, override: Override | None, taken: dict[str, Any]) -> Part:
-    """override: who set it in the browser, and when. origin: default, environment or here. refused: what was set here
-    does not hold."""
+    """override: who set it in the browser, and when. origin: default, environment or here. refused: the value that was
+    set here is not valid any more."""
     override = override if setting.changes else None
     here = setting.name in taken
     context = {

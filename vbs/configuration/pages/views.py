@@ -1,4 +1,4 @@
-"""The pages of settings. All may be looked at by whom that is given to, few can be changed, and by admins only."""
+"""The pages of settings. Reading needs a permission. Only admins change settings, and only a few can be changed."""
 
 from django.contrib import messages
 from django.db import transaction
@@ -28,7 +28,7 @@ def settings(request: Request) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @page("configuration.change_override")
 def setting(request: Request, name: str) -> HttpResponseBase:
-    """Its form, in a dialog or on a page of its own; and taking what was typed."""
+    """The form of a setting, in a dialog or on a page of its own; a POST sets the value."""
     one = _found(name)
     if request.method == "GET":
         return _form(request, ValueForm(initial={"value": one.shown(runtime.value(name))}, setting=one), one)
@@ -45,7 +45,7 @@ def setting(request: Request, name: str) -> HttpResponseBase:
 @require_http_methods(["GET", "POST"])
 @page("configuration.change_override")
 def reset(request: Request, name: str) -> HttpResponseBase:
-    """Take back what was set here."""
+    """Removes the value that was set here."""
     one = _found(name)
     value = one.shown(runtime.at_start(one))
     if request.method == "GET":
