@@ -86,7 +86,7 @@ def test_a_python_without_it_says_what_to_do(tmp_path: Path) -> None:
     words = [sys.executable, "-S", "-E", str(BASE_DIR / "manage.py"), "status"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "lacks django" in done.stderr and "'make setup'" in done.stderr and sys.executable in done.stderr
+    assert "has no package django" in done.stderr and "'make setup'" in done.stderr and sys.executable in done.stderr
 
 
 # A wheel, in an environment of its own
