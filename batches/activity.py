@@ -12,7 +12,7 @@ from models_registry.rates import per_second
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """Completed requests, failed requests and tokens per second, from `at` on for `seconds`."""
 
     at: datetime
@@ -40,7 +40,7 @@ FROM mine, step GROUP BY first, seconds, width, place ORDER BY place
 """  # noqa: S608  (names of columns only)
 
 
-def series(batch: Batch, points: int = 120) -> list[Pace]:
+def series(batch: Batch, points: int = 120) -> list[Throughput]:
     """The batch's pace from its first outcome to its last, in at most so many steps of the same length; 0 in a
     pause."""
     values: dict[str, str | bool | int] = {
@@ -54,10 +54,10 @@ def series(batch: Batch, points: int = 120) -> list[Pace]:
         return list(_steps(cursor.fetchall()))
 
 
-def _steps(rows: list[tuple[datetime, float, float, int, float, float, float, float]]) -> Iterator[Pace]:
+def _steps(rows: list[tuple[datetime, float, float, int, float, float, float, float]]) -> Iterator[Throughput]:
     counts = {place: sums for _, _, _, place, *sums in rows}
     for first, seconds, width, last, *_ in rows[-1:]:
         for place in range(last + 1):
             long = min(width, seconds - place * width)
             rates = per_second(long, *counts.get(place, (0.0, 0.0, 0.0, 0.0)))
-            yield Pace(first + timedelta(seconds=place * width), long, *rates)
+            yield Throughput(first + timedelta(seconds=place * width), long, *rates)

@@ -1,8 +1,8 @@
-"""Django settings, and every variable of ours: each is declared here once, with all that is to be known of it.
+"""Django's settings, and all settings of vbs: each is declared here once.
 
-It is read and checked where it stands; the README's table and the page of settings are made of the same declarations.
-What is not ours is read where it matters: vLLM's and CUDA's variables by the engine, the marks of our own processes
-(VBS_INSTANCE, Q_CLUSTER_NAME) by those.
+A declaration reads a setting from the environment and checks it. The README's table and the page of settings are made
+from the declarations. Other variables are read where they are needed: those of vLLM and CUDA by the engine, the marks
+of our own processes (VBS_INSTANCE, Q_CLUSTER_NAME) by these.
 """
 
 import os
@@ -82,7 +82,7 @@ VBS_DB_POOL: bool = switch(
 )
 VBS_STORAGE: str = text(
     "VBS_STORAGE", "", "`s3://bucket/prefix` for files; without it they are in the data folder"
-)  # with credentials as boto3 finds them
+)  # boto3 finds the credentials
 VBS_S3_ENDPOINT: str = text("VBS_S3_ENDPOINT", "", "URL of an S3 server that is not AWS")
 
 # Limits
@@ -241,12 +241,12 @@ def _database() -> dict[str, Any]:
         options: dict[str, Any] = {name: value for name, value in parts.items() if value is not None}
     else:
         folder = str(postgres.data_dir(VBS_DATA_DIR))
-        database = {"NAME": "postgres", "USER": "postgres", "HOST": folder, "PORT": "5432"}  # not a PGPORT of the user
+        database = {"NAME": "postgres", "USER": "postgres", "HOST": folder, "PORT": "5432"}  # and no PGPORT of the user
         options = {}
     role = "web" if VBS_DB_POOL else "worker" if "Q_CLUSTER_NAME" in os.environ else "command"
-    # What DATABASE_URL says itself comes last, and holds.
+    # The options in DATABASE_URL come last, and win.
     options["options"] = f"{timeouts.OF[role].options()} {options.get('options', '')}".strip()
-    if VBS_DB_POOL:  # for the web process, where each request has a thread of its own
+    if VBS_DB_POOL:  # only the web process has a pool: each of its requests has its own thread
         options["pool"] = {"min_size": 2, "max_size": 16, "timeout": 10}
     else:
         database["CONN_MAX_AGE"] = 300
@@ -257,7 +257,7 @@ DATABASES = {"default": _database()}
 
 
 def _channel_layer() -> dict[str, Any]:
-    """The same database, with connections of its own."""
+    """The same database, with its own connections."""
     database = DATABASES["default"]
     options = {name: value for name, value in database["OPTIONS"].items() if name != "pool"}
     kept = {"TIME_ZONE": None, "CONN_MAX_AGE": 0, "AUTOCOMMIT": True, "PASSWORD": "", "PORT": ""}
@@ -292,7 +292,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
 }
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
-FILE_UPLOAD_TEMP_DIR = TMP_DIR  # beside the files, so that taking one in is a rename
+FILE_UPLOAD_TEMP_DIR = TMP_DIR  # on the disk of the files, so that a file is taken in by a rename
 
 
 INSTALLED_APPS = [
@@ -372,7 +372,7 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 USE_TZ = True
 TIME_ZONE = "UTC"
 
-# JSON bodies are small; files go through multipart and the limits above.
+# For JSON bodies, which are small. Files come as multipart, with the limits above.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 1024 * 1024
 
 LOGGING = logs.config(VBS_LOG_FORMAT, VBS_LOG_LEVEL)
@@ -403,7 +403,7 @@ SPECTACULAR_SETTINGS = {
 }
 
 # The io cluster is the default one; the gpu cluster has one worker, which may have children (the engine).
-# Tasks are wake-ups: broker.py hands each out once, and what is left undone is found again in our own tables.
+# A task is a wake-up: broker.py hands it out once, and the upkeep finds what was left undone.
 _ONE_YEAR = 365 * 86400
 Q_CLUSTER = {
     "name": "io",

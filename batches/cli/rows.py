@@ -12,12 +12,12 @@ class RowError(Exception):
     """The file cannot be read as rows; the message says where and why."""
 
 
-class Row(NamedTuple):
+class ReportRow(NamedTuple):
     line: int
     columns: dict[str, str]
 
 
-def read(path: Path, line_bytes: int) -> Iterator[Row]:
+def read(path: Path, line_bytes: int) -> Iterator[ReportRow]:
     """Raises RowError, OSError. `line_bytes`: what a line, or a field, may have."""
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl}
     reader = readers.get(path.suffix.lower())
@@ -46,7 +46,7 @@ class _Lines:
                 raise RowError(f"Line {self.number} is not UTF-8 (byte {error.start + 1}): convert the file.") from None
 
 
-def _read_csv(file: IO[bytes], line_bytes: int) -> Iterator[Row]:
+def _read_csv(file: IO[bytes], line_bytes: int) -> Iterator[ReportRow]:
     lines = _Lines(file, line_bytes)
     csv.field_size_limit(line_bytes)
     reader = csv.reader(iter(lines), strict=True)
@@ -68,12 +68,12 @@ def _read_csv(file: IO[bytes], line_bytes: int) -> Iterator[Row]:
         elif len(fields) != len(header):
             raise RowError(f"Line {line} has {len(fields)} fields, and the first line names {len(header)} columns.")
         else:
-            yield Row(line, dict(zip(header, fields, strict=True)))
+            yield ReportRow(line, dict(zip(header, fields, strict=True)))
     if header is None:
         raise RowError("The file is empty; its first line must name the columns.")
 
 
-def _read_jsonl(file: IO[bytes], line_bytes: int) -> Iterator[Row]:
+def _read_jsonl(file: IO[bytes], line_bytes: int) -> Iterator[ReportRow]:
     lines = _Lines(file, line_bytes)
     for text in lines:
         if not text.strip():
@@ -85,7 +85,7 @@ def _read_jsonl(file: IO[bytes], line_bytes: int) -> Iterator[Row]:
         if not isinstance(found, dict):
             raise RowError(f"Line {lines.number} is not a JSON object.")
         try:
-            yield Row(lines.number, {name: _text(value) for name, value in found.items()})
+            yield ReportRow(lines.number, {name: _text(value) for name, value in found.items()})
         except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
             raise RowError(f"Line {lines.number} is nested too deeply.") from None
 

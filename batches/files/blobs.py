@@ -18,7 +18,7 @@ PIECE = 256 * 1024
 PARTS = 2**20
 
 
-class Gone(Exception):
+class BlobGone(Exception):
     """The storage works, but does not have these bytes."""
 
 
@@ -108,7 +108,7 @@ async def parts(blob: str, start: int, length: int) -> AsyncIterator[bytes]:
 def local(blob: str) -> Iterator[Path]:
     """The bytes as a file of this machine. A remote file is copied for the time of the block.
 
-    Raises Gone or one of `troubles`.
+    Raises BlobGone or one of `troubles`.
     """
     if (home := folder()) is not None:
         if not (home / blob).is_file():
@@ -149,7 +149,7 @@ def _miss(blob: str) -> NoReturn:
         storage.connection.meta.client.head_bucket(Bucket=storage.bucket_name)
     elif not home.is_dir() or not any(home.iterdir()):
         raise FileNotFoundError(errno.ENOENT, "the storage's folder is empty; its disk may not be mounted", str(home))
-    raise Gone(blob)
+    raise BlobGone(blob)
 
 
 async def stream(blob: str, start: int, length: int) -> AsyncIterator[bytes]:

@@ -36,7 +36,7 @@ class CsvError(ValueError):
 
 
 @dataclass(frozen=True)
-class Row:
+class CsvRow:
     """`number` counts rows, and the header is 1. `fields` is None when `why` says what is wrong with the row."""
 
     number: int
@@ -45,7 +45,7 @@ class Row:
     why: str = ""
 
 
-class _Lines:
+class _CsvLines:
     """Decoded lines, and the bytes of the lines of the row that is being read."""
 
     def __init__(self, file: IO[bytes], row_bytes: int) -> None:
@@ -77,10 +77,10 @@ class _Lines:
         return raw
 
 
-def rows(file: IO[bytes], row_bytes: int, delimiter: str = "") -> Iterator[Row]:
+def rows(file: IO[bytes], row_bytes: int, delimiter: str = "") -> Iterator[CsvRow]:
     """Every row with its bytes, including the header. Raises CsvError for what is not text."""
     file.seek(0)
-    lines = _Lines(file, row_bytes)
+    lines = _CsvLines(file, row_bytes)
     source = iter(lines)
     delimiter = delimiter or delimiter_of(file, row_bytes)
     csv.field_size_limit(row_bytes)
@@ -93,9 +93,9 @@ def rows(file: IO[bytes], row_bytes: int, delimiter: str = "") -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Row(number, lines.taken(), None, f"The row cannot be read: {error}")
+            yield CsvRow(number, lines.taken(), None, f"The row cannot be read: {error}")
         else:
-            yield Row(number, lines.taken(), fields)
+            yield CsvRow(number, lines.taken(), fields)
 
 
 def delimiter_of(file: IO[bytes], row_bytes: int) -> str:
@@ -166,7 +166,7 @@ def convert(
             count += 1
             try:
                 line = record(_request(row, names, endpoint, default_model))
-            except _Bad as bad:
+            except _BadRow as bad:
                 report.add("invalid_row", row.number, str(bad), bad.param)
         size += len(line)
         if size > most_bytes:
@@ -179,24 +179,24 @@ def convert(
             return
 
 
-class _Bad(Exception):
+class _BadRow(Exception):
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
 
 
-def _request(row: Row, names: list[str], endpoint: str, default_model: str) -> dict[str, Any]:
+def _request(row: CsvRow, names: list[str], endpoint: str, default_model: str) -> dict[str, Any]:
     if row.fields is None:
-        raise _Bad(f'{row.why}. A field with a quote or the delimiter in it stands in "double quotes".')
+        raise _BadRow(f'{row.why}. A field with a quote or the delimiter in it stands in "double quotes".')
     if len(row.fields) > len(names):
-        raise _Bad(
+        raise _BadRow(
             f"The row has {len(row.fields)} fields, and the header names {len(names)}. A text that contains the "
             'delimiter stands in "double quotes".'
         )
     given = dict(zip(names, row.fields, strict=False))
     body: dict[str, Any] = {"model": given.get("model", "").strip() or default_model}
     if not body["model"]:
-        raise _Bad("The row names no model, and none is chosen for those that name none.", "model")
+        raise _BadRow("The row names no model, and none is chosen for those that name none.", "model")
     body |= _content(given, endpoint)
     if text := given.get("max_tokens", "").strip():
         body["max_output_tokens" if endpoint == "/v1/responses" else "max_tokens"] = _whole(text)
@@ -210,7 +210,7 @@ def _content(given: dict[str, str], endpoint: str) -> dict[str, Any]:
     column = next(name for name in (*TEXT, MESSAGES) if name in given or name == MESSAGES)
     text, system = given.get(column, ""), given.get("system", "")
     if not text:
-        raise _Bad(f"The column '{column}' is empty.", column)
+        raise _BadRow(f"The column '{column}' is empty.", column)
     if endpoint in ("/v1/completions", "/v1/embeddings"):
         return {"prompt" if endpoint == "/v1/completions" else "input": text}
     found: Any = _messages(text) if column == MESSAGES else text
@@ -226,20 +226,20 @@ def _messages(text: str) -> list[Any]:
     try:
         found = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise _Bad(f"The column 'messages' is not JSON ({error}). It looks like {example}.", MESSAGES) from None
+        raise _BadRow(f"The column 'messages' is not JSON ({error}). It looks like {example}.", MESSAGES) from None
     if not isinstance(found, list) or not found or not all(isinstance(one, dict) and "role" in one for one in found):
-        raise _Bad(f"The column 'messages' must be a list of messages with a role, like {example}.", MESSAGES)
+        raise _BadRow(f"The column 'messages' must be a list of messages with a role, like {example}.", MESSAGES)
     try:
         orjson.dumps(found)
     except orjson.JSONEncodeError:
-        raise _Bad("The column 'messages' is nested too deeply.", MESSAGES) from None
+        raise _BadRow("The column 'messages' is nested too deeply.", MESSAGES) from None
     return found
 
 
 def _whole(text: str) -> int:
     if text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text):
         return int(text)
-    raise _Bad(f"max_tokens is {text[:40]!r}: write a whole number from 1 on, or nothing.", "max_tokens")
+    raise _BadRow(f"max_tokens is {text[:40]!r}: write a whole number from 1 on, or nothing.", "max_tokens")
 
 
 def _temperature(text: str) -> float:
@@ -248,7 +248,9 @@ def _temperature(text: str) -> float:
     except ValueError:
         found = math.nan
     if not 0 <= found <= 2:
-        raise _Bad(f"temperature is {text[:40]!r}: write a number from 0 to 2, such as 0.7, or nothing.", "temperature")
+        raise _BadRow(
+            f"temperature is {text[:40]!r}: write a number from 0 to 2, such as 0.7, or nothing.", "temperature"
+        )
     return found
 
 

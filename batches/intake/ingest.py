@@ -94,7 +94,7 @@ def _take_in(batch: Batch, report: Report) -> tuple[int, list[str]]:
                     [lost(batch, f"has {size:,} bytes in the storage, where {file.bytes:,} were taken in")]
                 )
             return _read(batch, path, report)
-    except blobs.Gone:
+    except blobs.BlobGone:
         raise BatchRefused([lost(batch, "is not in the storage any more")]) from None
 
 

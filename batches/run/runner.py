@@ -95,7 +95,7 @@ class Runner:
                 self._run(descriptor)
         except Interrupted:
             return
-        except blobs.Gone:
+        except blobs.BlobGone:
             unloadable.fail(self.batch, self.worker, None, ingest.lost(self.batch, "is not in the storage any more"))
             self._leave(RunEnd.DONE)
 
@@ -103,11 +103,11 @@ class Runner:
     def _input(self) -> Iterator[int]:
         """The input file, open until this turn ends, so that it can be read even if it is removed meanwhile.
 
-        Raises blobs.Gone, InputUnreadable.
+        Raises blobs.BlobGone, InputUnreadable.
         """
         file = self.batch.input_file
         if file is None or file.purged_at:
-            raise blobs.Gone
+            raise blobs.BlobGone
         with ExitStack() as stack:
             try:
                 descriptor = stack.enter_context(blobs.opened(file.blob))

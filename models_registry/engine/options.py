@@ -1,8 +1,9 @@
-"""Which options of vLLM a model may set. `check` reads them, whoever has written them.
+"""The options of vLLM that a model may set. `check` reads them.
 
-What reaches the network, files outside the model's folder, or code is not among them: whoever may add a model must not
-thereby run programs on this machine. What else an option takes, the installed vLLM says (engine/machine/installed.py),
-and what a model or a machine can take, it says when it starts. The names are those of vLLM 0.32.
+Options that reach the network, files outside the model's folder, or code are not among them: somebody who adds a model
+must not be able to run programs on this machine. The installed vLLM says which values the other options take
+(engine/machine/installed.py), and vLLM refuses at its start what a model or a machine cannot do. The names are those of
+vLLM 0.32.
 """
 
 import difflib

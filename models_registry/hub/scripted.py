@@ -60,7 +60,7 @@ class Asked:
     token: str
 
 
-class Hub:
+class ScriptedHub:
     """What is served, and how. Everything may be changed while it runs.
 
     tokens: the access tokens that are accepted. gated: repositories whose files need one. private: repositories that
@@ -272,7 +272,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, hub: Hub, port: int = 0) -> None:
+    def __init__(self, hub: ScriptedHub, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.hub = hub
         self.closing = threading.Event()
@@ -283,7 +283,7 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(hub: Hub, port: int = 0) -> Iterator[Hub]:
+def serving(hub: ScriptedHub, port: int = 0) -> Iterator[ScriptedHub]:
     """Serve the hub from a thread during the block; `hub.url` is its address."""
     server = Server(hub, port)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -309,7 +309,7 @@ def main() -> None:
         "--fault", action="append", default=[], type=Fault.parse, metavar="FAULT", help=Fault.parse.__doc__
     )
     options = parser.parse_args()
-    hub = Hub(options.folder)
+    hub = ScriptedHub(options.folder)
     hub.rate, hub.faults = options.rate, options.fault
     hub.tokens, hub.gated, hub.private = set(options.token), set(options.gated), set(options.private)
     server = Server(hub, options.port)

@@ -9,7 +9,7 @@ import shutil
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from models_registry.hub.scripted import Hub, serving
+from models_registry.hub.scripted import ScriptedHub, serving
 from tests.live import live
 from tests.models_registry.hubs import repository
 
@@ -53,7 +53,7 @@ def chromium():
 @pytest.fixture(scope="package")
 def hub(tmp_path_factory):
     """A hub with one model, org/tiny, that takes some seconds to fetch."""
-    hub = Hub(tmp_path_factory.mktemp("hub"))
+    hub = ScriptedHub(tmp_path_factory.mktemp("hub"))
     hub.rate = 1_000_000
     repository(hub, size=4_000_000)
     with serving(hub):

@@ -108,9 +108,9 @@ def test_lists_by_status(vbs):
     [
         ("/files", "after, limit, order, purpose"),
         ("/batches", "after, limit, order, status"),
-        ("/queue", "none"),
-        ("/registry/models", "none"),
-        ("/registry/aliases", "none"),
+        ("/queue", "no parameters"),
+        ("/registry/models", "no parameters"),
+        ("/registry/aliases", "no parameters"),
         ("/registry/operations", "after, limit, order, model, state"),
         ("/registry/models/scripted/measurements", "after, limit, order"),
     ],

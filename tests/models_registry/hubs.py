@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from models_registry.hub import client as hub
 from models_registry.hub import download_run, transfer
-from models_registry.hub.scripted import Hub, serving
+from models_registry.hub.scripted import ScriptedHub, serving
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096}
 
@@ -19,7 +19,7 @@ def weights(size: int, seed: int = 1) -> bytes:
     return struct.pack("<Q", len(header)) + header + random.Random(seed).randbytes(size)
 
 
-def repository(hub: Hub, name: str = "org/tiny", size: int = 300_000, **files) -> dict[str, bytes]:
+def repository(hub: ScriptedHub, name: str = "org/tiny", size: int = 300_000, **files) -> dict[str, bytes]:
     """Put a model there. `files` add to it, or take away when None; by their names, as in dict(**{"a.json": b""})."""
     content = {
         "config.json": json.dumps(CONFIG).encode(),
@@ -37,7 +37,7 @@ def repository(hub: Hub, name: str = "org/tiny", size: int = 300_000, **files) -
 
 
 @contextmanager
-def running(folder, settings, monkeypatch) -> Iterator[Hub]:
+def running(folder, settings, monkeypatch) -> Iterator[ScriptedHub]:
     """A hub that the settings name, and everything in a hurry."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     settings.MODELS_DIR = folder / "models"
@@ -47,6 +47,6 @@ def running(folder, settings, monkeypatch) -> Iterator[Hub]:
     monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(transfer, "LONGEST_PAUSE", 0.05)
     monkeypatch.setattr(hub, "SILENT_SECONDS", 0.5)
-    with serving(Hub(folder / "hub")) as served:
+    with serving(ScriptedHub(folder / "hub")) as served:
         settings.VBS_HUB_URL = served.url
         yield served

@@ -1,6 +1,6 @@
 """The declaration of a setting: one call reads it from the environment, checks it, and describes it.
 
-vbs/settings.py declares most settings. The page of settings and the README's table are made from the declarations.
+vbs/settings.py declares each setting. The page of settings and the README's table are made from the declarations.
 """
 
 import os
@@ -23,9 +23,9 @@ class Setting:
     """default and words: what it is when nothing is given, and what it means, as the README says them. attribute: its
     name in vbs.settings.
 
-    changes: for one that can be changed while vbs runs, when a change takes hold; empty for the others, which are read
-    once, at the start. parse: gives the value of such a one as it is used, from text or from what JSON holds; raises
-    ValueError with what is wrong. range: what it may be, in words; empty where that is not a range.
+    changes: when a change takes hold, for a setting that can be changed while vbs runs; empty for the others, which are
+    read once at the start. parse: for one that can be changed, gives its value from text or JSON; raises ValueError
+    with what is wrong. range: the allowed values in words; empty where they are not a range.
     """
 
     name: str
@@ -100,7 +100,7 @@ def several(
 
 
 def whole(name: str, default: int, words: str, least: int = 1, most: int | None = None, *, changes: str = "") -> int:
-    """A number. One that can be changed has an upper bound, so that sums of times stay within what a calendar holds."""
+    """A number. A setting that can be changed needs an upper bound, so that sums of times stay within the calendar."""
     allowed = validate.Range(least, most)
     parse = _parser(allowed) if changes else None
     _declare(name, default, words, changes=changes, parse=parse, range=f"{least:,} to {most:,}" if most else "")

@@ -23,7 +23,7 @@ Parts = Mapping[str, Part]
 @dataclass(frozen=True)
 class Page:
     """build(viewer, query, **named): the parts by name, among them the `pulse`. topics(**named): the topics that change
-    them. `named` has the values in the address; build raises Gone when their object does not exist, or not for this
+    them. `named` has the values in the address; build raises PageGone when their object does not exist, or not for this
     viewer. permission: what a viewer needs."""
 
     build: Callable[..., Parts]
@@ -31,7 +31,7 @@ class Page:
     permission: str = ""
 
 
-class Gone(LookupError):
+class PageGone(LookupError):
     """The page's object does not exist, or this viewer may not see it."""
 
 
@@ -48,7 +48,7 @@ def path(route: str, shown: Page, name: str) -> URLPattern:
     def poll(request: Request, **named: Any) -> HttpResponseBase:
         try:
             parts = shown.build(request.viewer, request.GET, **named)
-        except Gone:
+        except PageGone:
             return HttpResponse(status=404)
         return changes(request, parts, request.GET)
 

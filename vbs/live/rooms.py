@@ -16,7 +16,7 @@ from channels.layers import channel_layers, get_channel_layer
 from django.db import DatabaseError
 from django.http import QueryDict
 
-from vbs.live.pages import Gone, Page
+from vbs.live.pages import Page, PageGone
 from vbs.live.topics import PEOPLE
 from vbs.pages.parts import news, rendered, unseen, whole
 from vbs.pages.viewer import Viewer
@@ -67,7 +67,7 @@ class Room:
         return set(self.shown.topics(**self.named))
 
     def build(self, sockets: list[Member]) -> list["News"]:
-        """The news for each of these members. Raises Gone."""
+        """The news for each of these members. Raises PageGone."""
         parts = self.shown.build(self.viewer, self.query, **self.named)
         self.every = max(ALONE_SECONDS, parts["pulse"].context["every"])
         fragments = rendered(parts.values(), self.viewer)
@@ -90,7 +90,7 @@ class News:
     marks: Mapping[str, str]
 
 
-class Hub:
+class LiveHub:
     """The rooms of this process, and the listener that tells them about changes."""
 
     def __init__(self) -> None:
@@ -235,7 +235,7 @@ class Hub:
                     await socket.push(new)
                 except Exception as error:  # it is gone, or its rights cannot be asked for: the others go on
                     log.debug("Nothing is pushed to a browser: %r", error)
-        except Gone:
+        except PageGone:
             for socket in list(room.sockets):
                 await socket.close(4404)
         except Exception as error:  # the browser polls meanwhile, and hears what is wrong
@@ -250,11 +250,11 @@ class _Silence(Exception):
     pass
 
 
-HUB: Hub | None = None
+HUB: LiveHub | None = None
 
 
-def hub() -> Hub:
+def hub() -> LiveHub:
     global HUB
     if HUB is None:
-        HUB = Hub()
+        HUB = LiveHub()
     return HUB

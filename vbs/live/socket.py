@@ -24,10 +24,10 @@ TOO_MANY = 4429  # the code of a socket that is closed because somebody has too 
 
 def routes() -> list[URLPattern]:
     """The sockets of all pages, at the addresses that they poll."""
-    return [url_path(route, Socket.as_asgi(shown=shown)) for route, shown in PAGES]
+    return [url_path(route, LiveSocket.as_asgi(shown=shown)) for route, shown in PAGES]
 
 
-class Socket(AsyncWebsocketConsumer):
+class LiveSocket(AsyncWebsocketConsumer):
     """The connection of a browser that looks at a page."""
 
     def __init__(self, shown: Page) -> None:

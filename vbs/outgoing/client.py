@@ -37,7 +37,7 @@ __all__ = [
     "PORTS",
     "AddressError",
     "AsyncTransport",
-    "Reply",
+    "OutgoingReply",
     "Rule",
     "SendError",
     "Transport",
@@ -225,7 +225,7 @@ class SendError(Exception):
 
 
 @dataclass(frozen=True)
-class Reply:
+class OutgoingReply:
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -240,7 +240,7 @@ def send(
     private: bool = False,
     seconds: float = 10,
     most_bytes: int = 2**20,
-) -> Reply:
+) -> OutgoingReply:
     """Send one request. Returns the answer whatever its status is; a redirect is not followed.
 
     seconds: for all of it. most_bytes: of the answer's body; a compressed answer is refused. Raises AddressError,
@@ -253,7 +253,7 @@ def send(
             httpx2.Client(transport=Transport(Rule(private), seconds), timeout=seconds, trust_env=False) as client,
             client.stream(method, url, headers=plain | dict(headers or {}), content=body or None) as response,
         ):
-            return Reply(response.status_code, response.headers, read(response, most_bytes))
+            return OutgoingReply(response.status_code, response.headers, read(response, most_bytes))
     except (httpx2.RequestError, httpx2.InvalidURL, httpx2.StreamError) as error:
         raise SendError(str(error) or type(error).__name__) from error
 

@@ -40,7 +40,7 @@ _FOUND = re.compile("([" + "".join(re.escape(chr(code)) for code in _TABLE) + "]
 
 
 @dataclass(frozen=True)
-class Run:
+class Stretch:
     """A piece of a text. sign: it replaces what cannot be seen. title: what that is."""
 
     text: str
@@ -53,13 +53,13 @@ def visible(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_TABLE)
 
 
-def runs(text: str) -> Iterator[Run]:
+def runs(text: str) -> Iterator[Stretch]:
     """The same in pieces, so that a page can tell a sign from a text that looks like one."""
     for place, piece in enumerate(_FOUND.split(text.replace("\r\n", "\n"))):
         if place % 2:
-            yield Run(piece.translate(_TABLE), True, _title(piece[0]) if len(piece) == 1 else "control characters")
+            yield Stretch(piece.translate(_TABLE), True, _title(piece[0]) if len(piece) == 1 else "control characters")
         elif piece:
-            yield Run(piece)
+            yield Stretch(piece)
 
 
 def _title(sign: str) -> str:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 LINE_BYTES = 64 * 1024  # a longer one is handed out in pieces
 
 
-class Tail:
+class LogFollower:
     """Starts at the present end of the file, which need not exist yet. Call `lines()` again and again."""
 
     def __init__(self, path: Path) -> None:

@@ -107,9 +107,9 @@ def serve(data: Path, tell: Callable[[str], None]) -> None:
     Ends by PostgresError when the server dies, or by the exception of a signal handler; it never leaves one behind.
     """
     from vbs.run import processes
-    from vbs.run.follow import Tail
+    from vbs.run.follow import LogFollower
 
-    log = Tail(data_dir(data) / "log")
+    log = LogFollower(data_dir(data) / "log")
     with _lock_file(data, "postgres.users") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         try:

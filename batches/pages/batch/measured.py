@@ -4,7 +4,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from batches import activity, cost
-from batches.activity import Pace
+from batches.activity import Throughput
 from batches.cost import Share
 from batches.models import Batch
 from vbs.kept import Kept
@@ -14,7 +14,7 @@ from vbs.pages.parts import Part
 MARKED = 30  # points of a plot that have a mark each
 
 
-steps: Kept[list[Pace]] = Kept()
+steps: Kept[list[Throughput]] = Kept()
 
 
 def _lasting(batch: Batch) -> float:

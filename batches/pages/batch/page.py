@@ -16,7 +16,7 @@ from batches.pages.batch import measured
 from batches.pages.new import problems
 from batches.queue import forecast
 from batches.run import pace
-from vbs.live.pages import Gone, Page
+from vbs.live.pages import Page, PageGone
 from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, number
@@ -28,11 +28,11 @@ METADATA = 50  # pairs
 
 
 def find(viewer: Viewer, pk: str) -> Batch:
-    """Raises Gone when the batch does not exist, was deleted, or belongs to another project."""
+    """Raises PageGone when the batch does not exist, was deleted, or belongs to another project."""
     rows = Batch.objects.select_related("project", "input_file", "output_file", "error_file", "retry_of")
     batch = None if "\0" in pk else viewer.all_own(rows.filter(hidden=False)).filter(pk=pk).first()
     if batch is None:
-        raise Gone(pk)
+        raise PageGone(pk)
     return batch
 
 

@@ -15,7 +15,7 @@ from batches.finish import downloads
 from batches.models import Batch
 from batches.pages.batch import page as detail
 from vbs.configuration import audit
-from vbs.live.pages import Gone, changes, show
+from vbs.live.pages import PageGone, changes, show
 from vbs.logs import one_line
 from vbs.openai.errors import Conflict, NotFound
 from vbs.pages.access import Request, page
@@ -28,7 +28,7 @@ Answer = TypeVar("Answer", bound=HttpResponseBase)
 def _find(request: Request, pk: str) -> Batch:
     try:
         return detail.find(request.viewer, pk)
-    except Gone:
+    except PageGone:
         raise Http404 from None
 
 
@@ -37,7 +37,7 @@ def _find(request: Request, pk: str) -> Batch:
 def batch(request: Request, pk: str) -> HttpResponse:
     try:
         parts = detail.build(request.viewer, request.GET, pk)
-    except Gone:
+    except PageGone:
         raise Http404 from None
     return show(request, "batches/detail/index.html", parts, pk=pk)
 

@@ -29,7 +29,7 @@ _STATES = [
 _DAY = forms.DateInput({"type": "date"}, "%Y-%m-%d")
 
 
-class FilterForm(forms.Form):
+class HistoryFilterForm(forms.Form):
     """What is asked for. All of it is optional."""
 
     state = forms.ChoiceField(label="State", choices=_STATES, required=False)
@@ -96,8 +96,8 @@ class Filter:
         return f"?{given.urlencode()}" if given else "?"
 
 
-def form(viewer: Viewer, query: QueryDict) -> FilterForm:
-    return FilterForm(query, choices(viewer) if viewer.project is None else [])
+def form(viewer: Viewer, query: QueryDict) -> HistoryFilterForm:
+    return HistoryFilterForm(query, choices(viewer) if viewer.project is None else [])
 
 
 def page(viewer: Viewer, asked: Filter) -> tuple[list[Batch], bool, bool]:

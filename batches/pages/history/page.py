@@ -10,7 +10,7 @@ from django.utils import timezone
 from batches.models import Batch, BatchStatus
 from batches.pages.history.filters import Filter, form, page
 from batches.queue import forecast
-from vbs.live.pages import Gone, Page
+from vbs.live.pages import Page, PageGone
 from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
@@ -21,10 +21,10 @@ LABEL_CHARACTERS = 40
 
 
 def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
-    """Raises Gone when the filters cannot be understood."""
+    """Raises PageGone when the filters cannot be understood."""
     given = form(viewer, query)
     if not given.is_valid():
-        raise Gone(str(given.errors.as_data()))
+        raise PageGone(str(given.errors.as_data()))
     return parts(viewer, Filter(**given.cleaned_data))
 
 

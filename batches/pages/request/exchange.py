@@ -20,7 +20,7 @@ PROMPTS = ("messages", "prompt", "input", "instructions")
 
 
 @dataclass(frozen=True)
-class Piece:
+class ExchangePiece:
     """Something that somebody said. who: a role, or what it is. notes: in a few words, beside it."""
 
     who: str
@@ -40,7 +40,7 @@ class Side:
     """The call or the answer. more: the number of pieces that are left out. facts: names and values of all other
     fields."""
 
-    pieces: tuple[Piece, ...] = ()
+    pieces: tuple[ExchangePiece, ...] = ()
     more: int = 0
     tools: tuple[Tool, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
@@ -49,7 +49,7 @@ class Side:
 def asked(body: Any, sent: Members | None = None) -> Side:
     """The pieces of a call. sent: its members as they were sent, so that numbers are shown digit by digit."""
     if not isinstance(body, dict):
-        return Side((Piece("body", pretty(body)),))
+        return Side((ExchangePiece("body", pretty(body)),))
     pieces = list(_asked(body))
     known = sent or {}
     facts = tuple(
@@ -64,7 +64,7 @@ def asked(body: Any, sent: Members | None = None) -> Side:
 def answered(body: Any) -> Side:
     """The pieces of an answer, of any endpoint."""
     if not isinstance(body, dict):
-        return Side((Piece("answer", _text(body)),))
+        return Side((ExchangePiece("answer", _text(body)),))
     pieces = list(_answered(body))
     facts = [(name, _text(body[name])) for name in ("id", "model", "system_fingerprint", "status") if body.get(name)]
     facts += [(f"usage: {name}", text) for name, text in _flat(body.get("usage"))]
@@ -74,9 +74,9 @@ def answered(body: Any) -> Side:
 # What was asked
 
 
-def _asked(body: dict[str, Any]) -> Iterator[Piece]:
+def _asked(body: dict[str, Any]) -> Iterator[ExchangePiece]:
     if body.get("instructions") is not None:
-        yield Piece("instructions", _text(body["instructions"]))
+        yield ExchangePiece("instructions", _text(body["instructions"]))
     messages = body.get("messages")
     for message in messages if isinstance(messages, list) else [] if messages is None else [messages]:
         yield from _message(message)
@@ -85,38 +85,38 @@ def _asked(body: dict[str, Any]) -> Iterator[Piece]:
         if given is None:
             continue
         if not isinstance(given, list) or all(isinstance(one, int) for one in given):
-            yield Piece(name, _text(given), _tokens(given))
+            yield ExchangePiece(name, _text(given), _tokens(given))
             continue
         for place, one in enumerate(given, 1):
             if isinstance(one, dict):
                 yield from _item(one)
             else:
-                yield Piece(f"{name} {place}", _text(one), _tokens(one))
+                yield ExchangePiece(f"{name} {place}", _text(one), _tokens(one))
 
 
 def _tokens(given: Any) -> tuple[str, ...]:
     return (f"{len(given):,} tokens",) if isinstance(given, list) else ()
 
 
-def _message(message: Any) -> Iterator[Piece]:
+def _message(message: Any) -> Iterator[ExchangePiece]:
     """A chat message: its role and its text. A part that is not text is a piece of its own."""
     if not isinstance(message, dict):
-        yield Piece("message", pretty(message))
+        yield ExchangePiece("message", pretty(message))
         return
     who = _text(message.get("role") or "message")[:40]
     notes = tuple(f"{name} {_text(message[key])}" for key, name in _NAMED if message.get(key))
     for name in ("reasoning_content", "reasoning"):
         if isinstance(message.get(name), str) and message[name]:
-            yield Piece(f"{who}, reasoning", message[name])
+            yield ExchangePiece(f"{who}, reasoning", message[name])
             break
     content = message.get("content")
     if isinstance(content, list):
         for part in content:
             yield _part(part, who, notes)
     elif content is not None:
-        yield Piece(who, _text(content), notes)
+        yield ExchangePiece(who, _text(content), notes)
     if message.get("refusal"):
-        yield Piece(f"{who}, refusal", _text(message["refusal"]))
+        yield ExchangePiece(f"{who}, refusal", _text(message["refusal"]))
     for call in _list(message.get("tool_calls")):
         yield _call(call)
     if isinstance(message.get("function_call"), dict):
@@ -126,27 +126,29 @@ def _message(message: Any) -> Iterator[Piece]:
 _NAMED = (("name", "named"), ("tool_call_id", "answers the call"))
 
 
-def _part(part: Any, who: str, notes: tuple[str, ...]) -> Piece:
+def _part(part: Any, who: str, notes: tuple[str, ...]) -> ExchangePiece:
     if isinstance(part, str):
-        return Piece(who, part, notes)
+        return ExchangePiece(who, part, notes)
     if not isinstance(part, dict):
-        return Piece(who, pretty(part), notes)
+        return ExchangePiece(who, pretty(part), notes)
     kind = _text(part.get("type"))
     for name in ("text", "refusal"):
         if isinstance(part.get(name), str):
-            return Piece(who, part[name], notes if name == "text" else (*notes, name))
+            return ExchangePiece(who, part[name], notes if name == "text" else (*notes, name))
     for name in ("image_url", "video_url", "audio_url", "file_url"):
         given = part.get(name)
         url = given.get("url") if isinstance(given, dict) else given
         if isinstance(url, str):
-            return Piece(who, *_media(url, name.removesuffix("_url"), notes))
+            return ExchangePiece(who, *_media(url, name.removesuffix("_url"), notes))
     for name in ("input_audio", "file"):
         given = part.get(name)
         data = given.get("data") or given.get("file_data") if isinstance(given, dict) else None
         if isinstance(given, dict) and isinstance(data, str):
             what = _text(given.get("format") or given.get("filename") or name)
-            return Piece(who, "", (*notes, f"{name.removeprefix('input_')}: {what}, {size(len(data) * 3 // 4)}"))
-    return Piece(who, pretty(part), (*notes, kind) if kind else notes)
+            return ExchangePiece(
+                who, "", (*notes, f"{name.removeprefix('input_')}: {what}, {size(len(data) * 3 // 4)}")
+            )
+    return ExchangePiece(who, pretty(part), (*notes, kind) if kind else notes)
 
 
 def _media(url: str, kind: str, notes: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -167,21 +169,23 @@ def _tool(tool: Any) -> Tool:
     return Tool(name, _text(function.get("description") or ""), pretty(schema) if schema else "")
 
 
-def _call(call: Any) -> Piece:
+def _call(call: Any) -> ExchangePiece:
     """A tool call with its arguments."""
     if not isinstance(call, dict):
-        return Piece("tool call", pretty(call))
+        return ExchangePiece("tool call", pretty(call))
     function = call["function"] if isinstance(call.get("function"), dict) else call
     notes = tuple(_text(call[key]) for key in ("call_id", "id") if call.get(key))[:1]
-    return Piece(f"tool call {_text(function.get('name') or '')[:100]}", _text(function.get("arguments") or ""), notes)
+    return ExchangePiece(
+        f"tool call {_text(function.get('name') or '')[:100]}", _text(function.get("arguments") or ""), notes
+    )
 
 
 # What was answered
 
 
-def _answered(body: dict[str, Any]) -> Iterator[Piece]:
+def _answered(body: dict[str, Any]) -> Iterator[ExchangePiece]:
     if isinstance(error := body.get("error"), dict | str):
-        yield Piece("error", _text(error.get("message") or error) if isinstance(error, dict) else error)
+        yield ExchangePiece("error", _text(error.get("message") or error) if isinstance(error, dict) else error)
     choices = _list(body.get("choices"))
     for place, choice in enumerate(choices):
         yield from _choice(choice, place if len(choices) > 1 else None)
@@ -191,46 +195,48 @@ def _answered(body: dict[str, Any]) -> Iterator[Piece]:
         yield from _item(item)
 
 
-def _choice(choice: Any, place: int | None) -> Iterator[Piece]:
+def _choice(choice: Any, place: int | None) -> Iterator[ExchangePiece]:
     if not isinstance(choice, dict):
-        yield Piece("choice", pretty(choice))
+        yield ExchangePiece("choice", pretty(choice))
         return
     name = "" if place is None else f"choice {place + 1}"
     pieces = list(_message(choice["message"])) if isinstance(choice.get("message"), dict) else []
     if isinstance(choice.get("text"), str):
-        pieces.append(Piece("completion", choice["text"]))
+        pieces.append(ExchangePiece("completion", choice["text"]))
     ended = (f"finish reason {_text(choice['finish_reason'])}",) if choice.get("finish_reason") else ()
     last = len(pieces) - 1
-    for at, piece in enumerate(pieces or [Piece("answer", "")]):
+    for at, piece in enumerate(pieces or [ExchangePiece("answer", "")]):
         who = f"{name}: {piece.who}" if name else piece.who
-        yield Piece(who, piece.text, piece.notes + (ended if at >= last else ()))
+        yield ExchangePiece(who, piece.text, piece.notes + (ended if at >= last else ()))
 
 
-def _vector(one: Any, place: int) -> Piece:
+def _vector(one: Any, place: int) -> ExchangePiece:
     vector = one.get("embedding") if isinstance(one, dict) else None
     if isinstance(vector, list):
         first = ", ".join(f"{value:.6g}" if isinstance(value, int | float) else "?" for value in vector[:FIRST_VALUES])
         more = ", …" if len(vector) > FIRST_VALUES else ""
-        return Piece(f"embedding {place + 1}", first + more, (f"{len(vector):,} dimensions",))
+        return ExchangePiece(f"embedding {place + 1}", first + more, (f"{len(vector):,} dimensions",))
     if isinstance(vector, str):  # base64 of 32-bit floats
-        return Piece(f"embedding {place + 1}", brief(vector, 80), (f"{dimensions(vector):,} dimensions, base64",))
-    return Piece(f"item {place + 1}", pretty(one))
+        return ExchangePiece(
+            f"embedding {place + 1}", brief(vector, 80), (f"{dimensions(vector):,} dimensions, base64",)
+        )
+    return ExchangePiece(f"item {place + 1}", pretty(one))
 
 
 def dimensions(encoded: str) -> int:
     return (len(encoded) * 3 // 4 - encoded[-2:].count("=")) // 4
 
 
-def _item(item: Any) -> Iterator[Piece]:
+def _item(item: Any) -> Iterator[ExchangePiece]:
     """An item of the Responses API, from a call or an answer."""
     if not isinstance(item, dict):
-        yield Piece("item", _text(item))
+        yield ExchangePiece("item", _text(item))
         return
     kind = item.get("type")
     if kind == "function_call":
         yield _call(item)
     elif kind == "function_call_output":
-        yield Piece("tool", _text(item.get("output")), (f"answers the call {_text(item.get('call_id'))}",))
+        yield ExchangePiece("tool", _text(item.get("output")), (f"answers the call {_text(item.get('call_id'))}",))
     elif kind == "reasoning":
         said = [*_list(item.get("summary")), *_list(item.get("content"))]
         for part in said:
@@ -238,7 +244,7 @@ def _item(item: Any) -> Iterator[Piece]:
     elif "role" in item or kind == "message":
         yield from _message(item)
     else:
-        yield Piece(_text(kind or "item")[:40], pretty(item))
+        yield ExchangePiece(_text(kind or "item")[:40], pretty(item))
 
 
 # Any JSON as text

@@ -12,9 +12,9 @@ from batches.finish.outputs import NOT_RUN
 from batches.intake import raw_json
 from batches.intake.raw_json import Members, NotAnObject
 from batches.models import Batch, BatchRequest, RequestState
-from batches.pages.request.exchange import Piece, Side, answered, asked, pretty
+from batches.pages.request.exchange import ExchangePiece, Side, answered, asked, pretty
 from batches.pages.request.table import SIZE, TooSlow, limited, response
-from vbs.live.pages import Gone
+from vbs.live.pages import PageGone
 from vbs.pages.plain import MOST as MOST_CHARACTERS
 from vbs.pages.plain import Clip, clip
 from vbs.pages.words import size
@@ -30,7 +30,7 @@ class Shown:
 
     name: str
     side: Side
-    clips: tuple[tuple[Piece, Clip], ...]
+    clips: tuple[tuple[ExchangePiece, Clip], ...]
     raw: str
     why: str
     bytes: int
@@ -49,11 +49,11 @@ class Neighbours:
 
 def find(batch: Batch, line: int) -> BatchRequest:
     """The row, with the size of its answer in bytes as `size`. Of a large answer it has only the beginning. Raises
-    Gone."""
+    PageGone."""
     rows = BatchRequest.objects.filter(batch=batch, line=line).defer("response")
     rows = rows.annotate(size=SIZE, read=response(MOST, MOST_CHARACTERS))
     if batch.purged_at or (row := rows.first()) is None:
-        raise Gone(f"{batch.pk}:{line}")
+        raise PageGone(f"{batch.pk}:{line}")
     return row
 
 

@@ -18,7 +18,7 @@ from django.urls import reverse
 from batches.finish.outputs import NOT_RUN
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
 from batches.pages.new.beginning import beginning
-from vbs.live.pages import Gone
+from vbs.live.pages import PageGone
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 
@@ -42,10 +42,10 @@ class TooSlow(Exception):
 
 
 def batch_of(viewer: Viewer, pk: str) -> Batch:
-    """The batch with this id, if the viewer may see it. Raises Gone."""
+    """The batch with this id, if the viewer may see it. Raises PageGone."""
     rows = viewer.all_own(Batch.objects.filter(hidden=False)).select_related("input_file")
     if "\0" in pk or (batch := rows.filter(pk=pk).first()) is None:
-        raise Gone(pk)
+        raise PageGone(pk)
     return batch
 
 

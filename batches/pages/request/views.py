@@ -13,7 +13,7 @@ from batches.finish.outputs import output_line, wrong
 from batches.models import Batch, BatchRequest
 from batches.pages.request import page as one
 from batches.pages.request import table as many
-from vbs.live.pages import Gone
+from vbs.live.pages import PageGone
 from vbs.pages.access import Request, page
 
 SIDES = {"prompt": one.prompt, "answer": one.answer}
@@ -25,7 +25,7 @@ def requests(request: Request, pk: str) -> HttpResponse:
     """The table; htmx gets the table without the page."""
     try:
         table = many.build(request.viewer, request.GET, pk)
-    except Gone as gone:
+    except PageGone as gone:
         raise Http404 from gone
     template = "batches/requests/_table.html" if request.htmx else "batches/requests/index.html"
     return render(request, template, table)
@@ -73,7 +73,7 @@ def _found(request: Request, pk: str, line: int) -> tuple[Batch, BatchRequest | 
     try:
         batch = many.batch_of(request.viewer, pk)
         return batch, None if batch.purged_at else one.find(batch, line)
-    except Gone as gone:
+    except PageGone as gone:
         raise Http404 from gone
 
 

@@ -11,7 +11,7 @@ _DIRECTIVE = re.compile(r"\[\[([a-z-]+)((?: [^\s\]]+)*)\]\]")
 
 
 @dataclass(slots=True)
-class Reply:
+class ScriptedReply:
     status: int
     body: bytes
     extra_headers: str = ""
@@ -25,7 +25,7 @@ class Script:
     drop: bool = False
     extra_ms: float = 0
     size: int | None = None
-    reply: Reply | None = None
+    reply: ScriptedReply | None = None
 
 
 def read_script(text: str, counters: bool) -> Script:
@@ -67,7 +67,7 @@ def _add(script: Script, name: str, arguments: list[str]) -> None:
         case "hang", []:
             script.extra_ms = FOREVER
         case "garbage", []:
-            script.reply = Reply(200, b'{"id": "chatcmpl-')
+            script.reply = ScriptedReply(200, b'{"id": "chatcmpl-')
         case "delay-ms", [milliseconds] if 0 <= float(milliseconds) < 1e9:
             script.extra_ms += float(milliseconds)
         case "bytes", [size] if 0 <= int(size) <= 2**30:
@@ -81,5 +81,5 @@ def _add(script: Script, name: str, arguments: list[str]) -> None:
             raise ValueError("the scripted engine has no such directive")
 
 
-def _demanded(status: int, message: str) -> Reply:
-    return Reply(status, RequestRefused(status, message, kind="ScriptedError").body)
+def _demanded(status: int, message: str) -> ScriptedReply:
+    return ScriptedReply(status, RequestRefused(status, message, kind="ScriptedError").body)

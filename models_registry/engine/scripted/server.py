@@ -46,7 +46,7 @@ import httptools
 import orjson
 
 from models_registry.engine.scripted.answers import NOT_FOUND, Body, RequestRefused, Respond, check, parse, route
-from models_registry.engine.scripted.directives import FOREVER, Reply, Script, read_script
+from models_registry.engine.scripted.directives import FOREVER, Script, ScriptedReply, read_script
 from models_registry.engine.scripted.start import load, read_options
 
 CRASHED = 134  # as if by SIGABRT
@@ -98,7 +98,7 @@ class Server:
             if self.asleep:
                 raise RequestRefused(503, "The engine is sleeping.", kind="ServiceUnavailableError")
             if not (found := route(path, self.options.task)):
-                self.answer(connection, Reply(404, NOT_FOUND))
+                self.answer(connection, ScriptedReply(404, NOT_FOUND))
                 return
             read, respond = found
             body = parse(content)
@@ -111,7 +111,7 @@ class Server:
         if self.journal is not None:
             self._note(self.journal, path, text, content)
         if refusal:
-            self.answer(connection, Reply(refusal.status, refusal.body))
+            self.answer(connection, ScriptedReply(refusal.status, refusal.body))
             return
         connection.job = job = ScriptedRequest(connection, body, text, respond)
         if self.options.crash_above is not None and self.running + len(self.queue) >= self.options.crash_above:
@@ -135,7 +135,7 @@ class Server:
             if self.slept and self.options.after_sleep == "nonsense":
                 said = said[::-1]
             answer, tokens = job.respond(job.body, said)
-            reply = Reply(200, orjson.dumps(answer))
+            reply = ScriptedReply(200, orjson.dumps(answer))
         seconds = (self.options.latency_ms + tokens * self.options.token_ms + script.extra_ms) / 1000
         if not seconds:
             self._finish(job, reply)
@@ -145,7 +145,7 @@ class Server:
         if seconds != FOREVER:
             job.timer = self.loop.call_later(seconds, self._finish, job, reply)
 
-    def _finish(self, job: ScriptedRequest, reply: Reply) -> None:
+    def _finish(self, job: ScriptedRequest, reply: ScriptedReply) -> None:
         job.connection.job = None
         self.answer(job.connection, reply)
         if job.running:
@@ -166,7 +166,7 @@ class Server:
         else:
             self.queue.remove(job)
 
-    def answer(self, connection: "Connection", reply: Reply) -> None:
+    def answer(self, connection: "Connection", reply: ScriptedReply) -> None:
         if self.answered == self.options.crash_after:
             return  # the process is about to end
         self.answered += 1
@@ -174,24 +174,24 @@ class Server:
         if self.answered == self.options.crash_after:
             self.loop.call_later(0.01, os._exit, CRASHED)
 
-    def get(self, path: str) -> Reply:
+    def get(self, path: str) -> ScriptedReply:
         if path == "/health":
-            return Reply(200, b"")
+            return ScriptedReply(200, b"")
         if path == "/is_sleeping" and DEV_MODE:
-            return Reply(200, orjson.dumps({"is_sleeping": self.asleep}))
+            return ScriptedReply(200, orjson.dumps({"is_sleeping": self.asleep}))
         if path == "/stats":
             names = ("received", "running", "answered", "aborted")
             stats = {name: getattr(self, name) for name in names} | {"queued": len(self.queue)}
-            return Reply(200, orjson.dumps(stats))
+            return ScriptedReply(200, orjson.dumps(stats))
         if path == "/v1/models":
             common = {"object": "model", "created": int(time.time()), "owned_by": "scripted"}
             base = self.options.served_model_name
             models = [{"id": base, "parent": None, "max_model_len": self.options.max_model_len}]
             models += [{"id": name, "parent": base, "root": path} for name, path in self.adapters.items()]
-            return Reply(200, orjson.dumps({"object": "list", "data": [model | common for model in models]}))
-        return Reply(404, NOT_FOUND)
+            return ScriptedReply(200, orjson.dumps({"object": "list", "data": [model | common for model in models]}))
+        return ScriptedReply(404, NOT_FOUND)
 
-    def _lora(self, load: bool, body: Body) -> Reply:
+    def _lora(self, load: bool, body: Body) -> ScriptedReply:
         """Load or unload an adapter, which is a folder. Answers of the adapter end in the folder's name."""
         name, path = str(body.get("lora_name", "")), str(body.get("lora_path", ""))
         if load and (not name or name in self.adapters):
@@ -204,9 +204,11 @@ class Server:
             self.adapters[name] = path
         else:
             del self.adapters[name]
-        return Reply(200, f"Success: LoRA adapter '{name}' {'added' if load else 'removed'} successfully.".encode())
+        return ScriptedReply(
+            200, f"Success: LoRA adapter '{name}' {'added' if load else 'removed'} successfully.".encode()
+        )
 
-    def _sleep(self, sleep: bool) -> Reply:
+    def _sleep(self, sleep: bool) -> ScriptedReply:
         if sleep and not self.options.enable_sleep_mode:
             raise RequestRefused(500, "Sleep mode is not enabled", kind="InternalServerError")
         if not sleep and self.options.after_sleep == "die":
@@ -215,7 +217,7 @@ class Server:
             raise RequestRefused(500, "CUDA out of memory while waking up", kind="InternalServerError")
         self.asleep = sleep
         self.slept += sleep
-        return Reply(
+        return ScriptedReply(
             200, orjson.dumps({"status": "sleeping", "level": 1} if sleep else {"status": "awake", "tags": None})
         )
 
@@ -275,13 +277,13 @@ class Connection(asyncio.Protocol):
             return
         path = self.url.partition(b"?")[0].decode("latin-1")
         if path.startswith("/v1/") and self.server.token not in (None, self.authorization):
-            self.send(Reply(401, b'{"error":"Unauthorized"}'))
+            self.send(ScriptedReply(401, b'{"error":"Unauthorized"}'))
         elif self.parser.get_method() == b"POST":
             self.server.receive(self, path, b"".join(self.body))
         else:
             self.send(self.server.get(path))
 
-    def send(self, reply: Reply) -> None:
+    def send(self, reply: ScriptedReply) -> None:
         keep = self.parser.should_keep_alive()
         last = "\r\n" if keep else "connection: close\r\n\r\n"
         head = (

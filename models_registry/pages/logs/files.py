@@ -29,7 +29,7 @@ _LEAST_SECRET = 6  # characters; a shorter one is found everywhere
 
 
 @dataclass(frozen=True)
-class Tail:
+class LogTail:
     """lines: the last ones. bytes: the size of the file. cut: it has more lines than these."""
 
     lines: tuple[str, ...]
@@ -63,7 +63,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def tail(path: Path) -> Tail:
+def tail(path: Path) -> LogTail:
     """Raises OSError."""
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -75,7 +75,7 @@ def tail(path: Path) -> Tail:
     if lines and not lines[-1]:
         lines.pop()
     shown = lines[-LINES:]
-    return Tail(tuple(map(clean, shown)), size, cut=size > TAIL_BYTES or len(shown) < len(lines))
+    return LogTail(tuple(map(clean, shown)), size, cut=size > TAIL_BYTES or len(shown) < len(lines))
 
 
 def clean(line: bytes, most: int = LINE_CHARACTERS) -> str:

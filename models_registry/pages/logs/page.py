@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from models_registry.models import Worker
 from models_registry.pages.logs import files
-from vbs.live.pages import Gone, Page
+from vbs.live.pages import Page, PageGone
 from vbs.pages.parts import Part, pulse
 from vbs.pages.viewer import Viewer
 from vbs.places import PROGRAM
@@ -26,22 +26,22 @@ def sources() -> list[tuple[str, str]]:
 
 
 def chosen(query: QueryDict) -> tuple[str, str, Path | None]:
-    """The chosen log, else the first: its key, its title and its file. Raises Gone."""
+    """The chosen log, else the first: its key, its title and its file. Raises PageGone."""
     key = query.get("of") or sources()[0][0]
     if key in files.PROGRAMS:
         return key, key, files.of_program(key)
     try:
         worker = Worker.objects.filter(pk=UUID(key), cluster="gpu").first()
     except ValueError:
-        raise Gone(key) from None
+        raise PageGone(key) from None
     if worker is None:
-        raise Gone(key)
+        raise PageGone(key)
     return key, f"Engine of {worker}", files.of_engine(worker)
 
 
 def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
     key, name, path = chosen(query)
-    missing, tail = "", files.Tail((), 0, False)
+    missing, tail = "", files.LogTail((), 0, False)
     try:
         if path is None:
             missing = "There is none on this machine: its engine has not started yet, or runs elsewhere."

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET
 from models_registry.pages.logs import files
 from models_registry.pages.logs.page import PERMISSION, WHOLE, build, chosen, sources
 from vbs.configuration import audit
-from vbs.live.pages import Gone, show
+from vbs.live.pages import PageGone, show
 from vbs.pages.access import Request, page
 
 PIECE = 256 * 1024
@@ -25,7 +25,7 @@ def log(request: Request) -> HttpResponse:
     try:
         parts = build(request.viewer, request.GET)
         key, _, _ = chosen(request.GET)
-    except Gone:
+    except PageGone:
         raise Http404 from None
     return show(
         request,
@@ -45,10 +45,10 @@ def download(request: Request) -> HttpResponseBase:
     try:
         _, name, path = chosen(request.GET)
         if path is None:
-            raise Gone
+            raise PageGone
         with files.opened(path):
             pass
-    except (Gone, OSError):
+    except (PageGone, OSError):
         raise Http404 from None
     audit.record(request, "log.download", name, path.name)
     response = StreamingHttpResponse(_pieces(path), content_type="text/plain; charset=utf-8")

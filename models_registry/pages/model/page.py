@@ -7,14 +7,14 @@ from models_registry.models import Model, Worker
 from models_registry.pages.machines import busy, machines
 from models_registry.pages.model import history
 from models_registry.pages.models.rows import rows
-from vbs.live.pages import Gone, Page
+from vbs.live.pages import Page, PageGone
 from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.viewer import Viewer
 
 
 def build(viewer: Viewer, query: QueryDict, pk: int) -> dict[str, Part]:
     if (model := Model.objects.described().filter(pk=pk).first()) is None:
-        raise Gone(pk)
+        raise PageGone(pk)
     return parts(model, viewer)
 
 

@@ -29,7 +29,7 @@ from vbs.configuration.models import Override
 from vbs.live import rooms, topics
 from vbs.live import socket as sockets_of_pages
 from vbs.live.pages import Page
-from vbs.live.rooms import Hub, Room
+from vbs.live.rooms import LiveHub, Room
 from vbs.pages import parts
 from vbs.pages.parts import Part, rendered, whole
 from vbs.pages.viewer import Viewer
@@ -148,7 +148,7 @@ def test_a_room_is_for_those_who_see_the_same():
     page = Page(lambda viewer, query: {}, lambda: ("batches",))
 
     async def rooms():
-        hub = Hub()
+        hub = LiveHub()
         hub._start = lambda work: work.close()
         one = hub.join(Browser(), Room(page, VIEWER, QueryDict("a=1"), {}))
         same = hub.join(Browser(), Room(page, Viewer(frozenset(), None), QueryDict("a=1"), {}))
@@ -167,7 +167,7 @@ def test_one_person_is_in_so_many_rooms():
     page = Page(lambda viewer, query: {}, lambda: ("batches",))
 
     async def look():
-        hub = Hub()
+        hub = LiveHub()
         hub._start = lambda work: work.close()
 
         def join(user, query):
@@ -188,7 +188,7 @@ def test_a_change_is_due_at_once_and_a_flood_of_them_has_to_wait():
     page = Page(lambda viewer, query: {}, lambda: ("batches",))
 
     async def due():
-        hub, now = Hub(), asyncio.get_running_loop().time()
+        hub, now = LiveHub(), asyncio.get_running_loop().time()
         room = Room(page, VIEWER, QueryDict(), {}, due=now + 5, renewed=now - 60)
         hub.rooms["it"] = room
         hub.tell("models")
@@ -211,13 +211,13 @@ def test_whoever_may_not_look_any_more_is_found_out(db):
     client = Client()
     client.force_login(user)
     session = client.session
-    socket = sockets_of_pages.Socket(shown=Page(lambda viewer, query: {}, lambda: ()))
+    socket = sockets_of_pages.LiveSocket(shown=Page(lambda viewer, query: {}, lambda: ()))
     socket.scope = {"session": session}
     assert socket._look() is not None
     User.objects.filter(pk=user.pk).update(is_active=False)
     assert socket._look() is None
     User.objects.filter(pk=user.pk).update(is_active=True)
-    secret = sockets_of_pages.Socket(shown=Page(lambda viewer, query: {}, lambda: (), permission="auth.view_user"))
+    secret = sockets_of_pages.LiveSocket(shown=Page(lambda viewer, query: {}, lambda: (), permission="auth.view_user"))
     secret.scope = {"session": session}
     assert secret._look() is None
     user.set_password("another")
@@ -235,7 +235,7 @@ def test_there_is_room_for_so_many(monkeypatch):
     monkeypatch.setattr(rooms, "MOST_OF_ONE", 2)
 
     async def admitted():
-        hub = Hub()
+        hub = LiveHub()
         assert [hub.admit(user) for user in ("ada", "ada", "ada", "bob", "eve")] == [True, True, False, True, False]
         hub.dismiss("ada")
         assert hub.admit("eve") and not hub.admit("bob")

@@ -36,7 +36,7 @@ def _day(label: str) -> forms.DateField:
     return forms.DateField(label=label, required=False, widget=forms.DateInput(attrs={"type": "date"}))
 
 
-class FilterForm(forms.Form):
+class AuditFilterForm(forms.Form):
     user = _text("User", 150)
     action = _text("Action begins with", 60, list="actions", placeholder="batch.")
     target = _text("Target begins with", 200)
@@ -65,7 +65,7 @@ def _midnight(day: date) -> datetime:
 @page("configuration.view_auditentry")
 def audit_log(request: Request) -> HttpResponse:
     """?before= or ?after=: the primary key of the entry where the page of rows begins."""
-    form = FilterForm(request.GET)
+    form = AuditFilterForm(request.GET)
     entries, newer, older = [], None, None
     if form.is_valid():
         rows = form.chosen(_of(request.viewer))
@@ -100,7 +100,7 @@ def _key(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
-def _address(form: FilterForm, **more: int) -> str:
+def _address(form: AuditFilterForm, **more: int) -> str:
     given = {name: form.data[name] for name in form.fields if form.data.get(name)}
     return f"{reverse('audit')}?{urlencode(given | more)}"
 

@@ -13,7 +13,7 @@ from django.db import connection
 
 from vbs.places import PROGRAM
 from vbs.run import postgres, stack
-from vbs.run.follow import Tail
+from vbs.run.follow import LogFollower
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -68,7 +68,7 @@ vbs is up. Ctrl-C stops it.
 
     def follow(self, running: stack.Stack, quiet: bool) -> None:
         names = [*(program.name for program in running.programs), "supervisord"]
-        tails = {name: Tail(running.log_path(name)) for name in names}
+        tails = {name: LogFollower(running.log_path(name)) for name in names}
         width = max(map(len, names))
         while True:
             for name, tail in tails.items():
