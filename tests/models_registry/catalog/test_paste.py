@@ -257,7 +257,7 @@ def test_a_pasted_command_registers_a_model(tmp_path: Path, add: Any) -> None:
     [
         (["--paste", "o/n", "--base", "m"], "The model 'm' does not exist"),
         (["--paste", "o/n", "--hub", "o/n"], "leave out --hub"),
-        (["m", "/x", "--revision", "main"], "revision is only for a model of the hub"),
+        (["m", "/x", "--revision", "main"], "revision applies only to a model of the hub"),
         (["m", "--hub", "o/n", "--token", "mine"], "there is no token 'mine'"),
         (["--paste", "what?"], "no model is named here"),
         (["m", "/x", "--paste", "/y"], "leave out SOURCE"),
