@@ -8,8 +8,8 @@ from django.db import connection
 from django.utils import timezone
 
 from batches.models import Activity, Batch
-from vbs.kept import Kept
 from vbs.pages.viewer import Viewer
+from vbs.timed_cache import Kept
 
 HOURS = 24
 FRESH_SECONDS = 10.0  # for which the sums are reused: a page is renewed far more often

@@ -8,7 +8,7 @@ from django.db.models import Count, Sum
 
 from batches.models import Batch, BatchRequest, RequestState
 from models_registry.models import Alias, Model
-from vbs.kept import Kept
+from vbs.timed_cache import Kept
 
 MILLION = 1_000_000
 RUNNING_SECONDS, ENDED_SECONDS = 10.0, 600.0  # for which the tokens by model are told again

@@ -9,17 +9,17 @@ class ModelsRegistryConfig(AppConfig):
 
     def ready(self) -> None:
         from models_registry import metrics, workloads
-        from models_registry.gpu import operations, worker
+        from models_registry.gpu import operations, worker_process
         from models_registry.gpu.operation_kinds import OperationsWorkload
         from models_registry.hub import downloads
         from models_registry.pages.models import page as models
         from vbs import tasks, upkeep
         from vbs.pages import recipes
 
-        worker.connect()
+        worker_process.connect()
         metrics.register()
         tasks.register("gpu", "models_registry.tasks.work", cluster="gpu")
         tasks.register("fetch", "models_registry.tasks.fetch")
         workloads.register(OperationsWorkload())
-        upkeep.register(operations.sweep, downloads.sweep, worker.forget_the_dead)
+        upkeep.register(operations.sweep, downloads.sweep, worker_process.forget_the_dead)
         recipes.MODELS.append(models.names_for_chat)

@@ -8,7 +8,7 @@ from django.core.files.storage import default_storage
 from django.db import DatabaseError
 
 from models_registry.models import Worker
-from vbs.kept import Kept
+from vbs.timed_cache import Kept
 
 OK = "ok"
 

@@ -7,9 +7,9 @@ from vbs.logs import bind
 
 
 def work() -> None:
-    from models_registry.gpu import worker
+    from models_registry.gpu import worker_process
 
-    worker.work()
+    worker_process.work()
 
 
 def fetch(model_id: str) -> None:

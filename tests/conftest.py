@@ -7,7 +7,7 @@ import pytest
 from django.conf import settings
 from django.test import TransactionTestCase
 
-from batches.queue import forecast
+from batches.queue import snapshot
 from tests import tables
 from tests.engines import add_model, close, gpu, home, make_gpu, project, submitted  # noqa: F401
 from tests.hostile import hostile  # noqa: F401
@@ -35,7 +35,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByStartedSys
 @pytest.fixture(autouse=True)
 def _nothing_from_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was set in the browser is read when a test changes it, not by the clock: queries can be counted."""
-    forecast.forget()
+    snapshot.forget()
     monkeypatch.setattr(runtime, "FRESH_SECONDS", float("inf"))
     monkeypatch.setattr(runtime, "_known", {})
     runtime.forget()

@@ -18,7 +18,7 @@ from batches.finish import outputs
 from batches.intake import submit
 from batches.models import Batch, BatchStatus
 from models_registry.engine.resident import Resident
-from models_registry.gpu.gpu import Gpu
+from models_registry.gpu.loop import Gpu
 from models_registry.models import Model, Worker
 from vbs.accounts.models import Project
 from vbs.database import outages

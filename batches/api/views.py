@@ -30,7 +30,7 @@ from batches.files import store
 from batches.finish import downloads
 from batches.intake import repair, submit
 from batches.models import Batch, BatchEvent, BatchStatus, File, Purpose, Upload
-from batches.queue import forecast, order, pauses
+from batches.queue import entries, forecast, order, pauses, snapshot
 from models_registry.api.wire import gpu_object, worker_object
 from models_registry.models import Worker
 from vbs.configuration import runtime
@@ -245,7 +245,7 @@ class Batches(APIView):
         responses={200: schema_of(schema.BatchList), **ERRORS},
     )
     def get(self, request: Request) -> Response:
-        query, places = request.query_params, forecast.positions()
+        query, places = request.query_params, order.positions()
         rows = Batch.objects.visible(project_of(request))
         if "status" in query:
             rows = rows.filter(status=choice(query, "status", "", tuple(BatchStatus.values)))
@@ -270,7 +270,7 @@ class BatchDetail(APIView):
     def post(self, request: Request, batch_id: str) -> Response:
         batch = find_batch(request, batch_id)
         batch.set_priority(checked(BatchChange(data=request.data))["priority"])
-        forecast.forget()
+        snapshot.forget()
         return Response(wire.batch_object(batch))
 
     @extend_schema(responses={200: schema_of(schema.Deleted), **ERRORS})
@@ -323,7 +323,7 @@ class Queue(APIView):
     def get(self, request: Request) -> Response:
         check_parameters(request.query_params)
         found = list(Worker.objects.all())
-        running, entries = list(Batch.objects.running()[:QUEUE_LINES]), order.entries(QUEUE_LINES)
+        running, queue = list(Batch.objects.running()[:QUEUE_LINES]), entries.entries(QUEUE_LINES)
         viewer = Viewer(frozenset(), frozenset({project_of(request).pk}))
         workers = [worker_object(worker, viewer, is_operator(request)) for worker in found]
 
@@ -340,7 +340,7 @@ class Queue(APIView):
             ],
             "loaded_model": next((one["model"] for one in workers if one["model"] and one["alive"]), None),
             "running": [item(batch, 0) for batch in running],
-            "waiting": [item(one.batch, one.position or None) for one in entries.waiting if one.batch],
+            "waiting": [item(one.batch, one.position or None) for one in queue.waiting if one.batch],
             "waiting_total": Batch.objects.waiting().count(),
             "paused": wire.pause_object(pauses.current()),
         }

@@ -5,8 +5,8 @@ from datetime import datetime
 from django.utils import timezone
 
 from batches.models import RUNNABLE, Batch, BatchStatus, File, Pause, Upload, UploadPart
-from batches.queue import forecast
-from batches.queue.forecast import Forecast
+from batches.queue import forecast, order
+from batches.queue.snapshot import Forecast
 from batches.run import pace
 from vbs.openai.schema import (
     BatchErrors,
@@ -104,7 +104,7 @@ def batch_object(batch: Batch, places: dict[str, int] | None = None, expected: F
     if batch.status not in RUNNABLE:
         position = expected = None
     else:
-        position = forecast.position(batch) if places is None else places.get(batch.pk)
+        position = order.position(batch) if places is None else places.get(batch.pk)
         expected = expected or forecast.of(batch)
     return {
         "id": batch.pk,

@@ -1,4 +1,4 @@
-"""Finds the files and uploads whose bytes nobody needs any more, and deletes the bytes."""
+"""Finds the files and uploads whose bytes nobody needs any more, and deletes the bytes. Each sweep does it."""
 
 import contextlib
 import logging

@@ -2,6 +2,7 @@
 
 A clock may jump ahead and come back. So the first look that finds the batch late only records that. If a look some time
 later finds the same, the batch is over. A look that comes much later counts as a first one again.
+`Batch.finish` then expires the requests that are left.
 """
 
 from datetime import datetime, timedelta

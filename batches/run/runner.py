@@ -23,14 +23,14 @@ from batches.intake import ingest, parameters, raw_json
 from batches.intake.validate import LineError
 from batches.models import Batch, Pause, RequestState, request_id
 from batches.queue import pauses
-from batches.run import commit, deaths, temporary_errors, unloadable
+from batches.run import commit, engine_deaths, temporary_errors, unloadable
 from batches.run.outcomes import Outcome, failure, outcome
 from batches.run.pace import Rates
 from models_registry.catalog import aliases
 from models_registry.engine.client import Call, Client, EngineDied
 from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.server import Engine
-from models_registry.gpu.gpu import Gpu, loaded_words
+from models_registry.gpu.loop import Gpu, loaded_words
 from models_registry.gpu.window import in_flight, limits, shortfall
 from models_registry.models import Model, ModelState, WorkerState
 from models_registry.speed import measurements
@@ -81,7 +81,7 @@ class Runner:
         self.worker = gpu.worker.pk
         self.model_index = work.segment
         self.asked: str = batch.model_names[work.segment]
-        self.deaths = deaths.Deaths()
+        self.deaths = engine_deaths.Deaths()
         self._looked = 0.0
         self._said = ""
 
@@ -120,8 +120,8 @@ class Runner:
             try:
                 model = self._model()
                 engine = self._acquire(model)
-                if self.deaths.idle >= deaths.IDLE:
-                    raise LoadError(f"the engine ended {deaths.IDLE} times by itself")
+                if self.deaths.idle >= engine_deaths.IDLE:
+                    raise LoadError(f"the engine ended {engine_deaths.IDLE} times by itself")
             except LoadError as error:
                 self._cannot_load(error)
                 return self._leave(RunEnd.DONE)
@@ -206,7 +206,7 @@ class Runner:
     def _after_death(self, death: EngineDied, before: int) -> None:
         """Count the death for the requests in flight. before: deaths that they had seen. One that was alone, and had
         seen enough, fails as the cause."""
-        if len(death.in_flight) == 1 and before >= deaths.GUILTY:
+        if len(death.in_flight) == 1 and before >= engine_deaths.GUILTY:
             message = "The engine died each time this request was running, the last time with no other."
             commit.commit(
                 self.batch.pk, self.worker, [failure(key, "engine_crashed", message) for key in death.in_flight]
@@ -214,7 +214,7 @@ class Runner:
         else:
             commit.mark_crashed(self.batch.pk, self.worker, death.in_flight)
         self.batch.note(f"The engine died with {len(death.in_flight)} requests in flight: {death.how}.", "warning")
-        if self.deaths.barren >= deaths.BARREN and self._has_work():
+        if self.deaths.barren >= engine_deaths.BARREN and self._has_work():
             message = self.deaths.given_up(death.how)
             lost: LineError = {"code": "engine_keeps_dying", "line": None, "message": message, "param": None}
             unloadable.fail(self.batch, self.worker, self.model_index, lost)
@@ -272,7 +272,7 @@ class EngineRun:
     async def _drive(self) -> RunEnd:
         met = self.runner.deaths
         while True:
-            last = deaths.together(self.window, self.seen) == 1 and self.seen >= deaths.GUILTY
+            last = engine_deaths.together(self.window, self.seen) == 1 and self.seen >= engine_deaths.GUILTY
             trial, before = met.trial(self.window, self.seen), self._sent
             counts = (self.seen, commit.MOST_CRASHES if last else self.seen)
             end = await self._level(counts, met.size(self.window, self.seen), trial)

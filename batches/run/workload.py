@@ -14,7 +14,7 @@ from batches.run import claims, commit, temporary_errors
 from batches.run.runner import Runner
 from models_registry.catalog import aliases
 from models_registry.gpu.arbiter import patience
-from models_registry.gpu.gpu import Gpu
+from models_registry.gpu.loop import Gpu
 from models_registry.models import Alias, Model, ModelState, Worker
 from models_registry.workloads import Work, Workload
 from vbs.database.outages import DATABASE_ERRORS

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from models_registry.catalog import adapter_folders, allowed, made_folders, rules, sources
 from models_registry.catalog.folders import ModelError, ModelFacts, examine
@@ -64,7 +64,7 @@ def add(
         rules.check_code(row, "a remote server decides that itself")
         row.kind, row.source, row.remote_name = EngineKind.REMOTE.value, source.rstrip("/"), remote_name
         row.private_address = not on_server
-        return rules.register(row, task or Task.CHAT, options)
+        return register(row, task or Task.CHAT, options)
     if remote_name:
         raise ModelError(
             f"a remote name ({remote_name}) is only for a model on a remote server, and {source!r} is not one: "
@@ -75,7 +75,7 @@ def add(
         rules.check_code(row, "a scripted model has no files")
         allowed.check(row)
         rules.check_options(EngineKind.SCRIPTED, options, on_server)
-        return rules.register(row, task or Task.CHAT, options)
+        return register(row, task or Task.CHAT, options)
     if "://" in source or source.startswith("scripted:"):
         raise ModelError(f"unknown kind of source {source!r}: {SOURCES}")
     allowed.check(row)
@@ -100,11 +100,24 @@ def edit(model: Model, *, on_server: bool = True, **changes: Any) -> Model:
     return Model.objects.select_related("base").get(pk=row.pk)
 
 
+def register(row: Model, task: str, options: dict[str, Any]) -> Model:
+    """Make the row of a model that has passed the rules. Raises ModelError when its name was taken since."""
+    row.task, row.engine_args = task, options
+    try:
+        with transaction.atomic():
+            row.save(force_insert=True)
+    except IntegrityError:
+        if row.base and not Model.objects.filter(pk=row.base.pk).exists():
+            raise ModelError(f"the base {row.base.name} has just been removed") from None
+        raise rules.taken(row.name) from None
+    return row
+
+
 def _add_adapter(row: Model, folder: Path, base: Model) -> Model:
     row.base, row.kind, row.source = base, base.kind, str(folder)
     for name, value in rules.examine_adapter(folder, base).items():
         setattr(row, name, value)
-    return rules.register(row, row.task, {})
+    return register(row, row.task, {})
 
 
 def _add_local(
@@ -138,7 +151,7 @@ def _convert_later(
     _free_folder(row)
     row.source, row.state = str(path), ModelState.DRAFT
     with transaction.atomic():
-        rules.register(row, task or Task.CHAT, options)
+        register(row, task or Task.CHAT, options)
         later(row)
     return row
 
@@ -154,4 +167,4 @@ def _free_folder(row: Model) -> Path:
 def _register_local(row: Model, folder: Path, options: dict[str, Any], facts: ModelFacts) -> Model:
     row.source, row.size_bytes, row.context_length = str(folder), facts.size_bytes, facts.context_length
     row.license = row.license or facts.license
-    return rules.register(row, facts.task, options)
+    return register(row, facts.task, options)

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import ProtectedError, Q
 
 from models_registry import workloads
-from models_registry.catalog import made_folders, parts
+from models_registry.catalog import made_folders, partial_files
 from models_registry.catalog.folders import ModelError, Needed
 from models_registry.models import OPEN_DOWNLOADS, OPEN_OPERATIONS, Download, Model, ModelState
 from vbs.broker import wake
@@ -82,7 +82,7 @@ def remove(model: Model, files: bool = False) -> None:
             _delete(model)
             made_folders.discard(folder)
     if model.hub_id:
-        parts.clean(model.name)
+        partial_files.clean(model.name)
 
 
 def leftovers() -> list[Leftover]:
@@ -132,7 +132,7 @@ def _own_folder(model: Model) -> Path | None:
 
 def _parts(model: Model) -> Path | None:
     """The folder of its unfinished download, if there is one."""
-    folder = parts.folder_of(model.name)
+    folder = partial_files.folder_of(model.name)
     return folder if model.hub_id and folder.is_dir() else None
 
 

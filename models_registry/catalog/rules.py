@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
 
 from models_registry.catalog import adapter_folders, allowed
 from models_registry.catalog.folders import ModelError, Taken, examine
@@ -42,7 +41,7 @@ def check_name(name: str, task: str | None = None) -> None:
     if task is not None:
         _check_task(task)
     if Model.objects.filter(name=name).exists():
-        raise _taken(name)
+        raise taken(name)
     if alias := Alias.objects.select_related("model").filter(name=name).first():
         raise Taken(f"{name} is an alias of {alias.model}: choose another name, or remove the alias first")
 
@@ -191,17 +190,5 @@ def _check_task(task: str) -> None:
         raise ModelError(f"unknown task {task!r}: it must be one of {', '.join(Task.values)}")
 
 
-def register(row: Model, task: str, options: dict[str, Any]) -> Model:
-    row.task, row.engine_args = task, options
-    try:
-        with transaction.atomic():
-            row.save(force_insert=True)
-    except IntegrityError:
-        if row.base and not Model.objects.filter(pk=row.base.pk).exists():
-            raise ModelError(f"the base {row.base.name} has just been removed") from None
-        raise _taken(row.name) from None
-    return row
-
-
-def _taken(name: str) -> Taken:
+def taken(name: str) -> Taken:
     return Taken(f"there is a model {name} already: choose another name, or remove that model first")

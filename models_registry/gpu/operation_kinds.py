@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from models_registry.gpu import benchmark, operations
-from models_registry.gpu.gpu import Gpu
+from models_registry.gpu.loop import Gpu
 from models_registry.gpu.operation_turn import OperationFailed, OperationTurn
 from models_registry.gpu.window import in_flight, limits, shortfall
 from models_registry.models import Operation, OperationKind, OperationState, Worker

@@ -19,7 +19,7 @@ from models_registry.engine.client import EngineDied
 from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.gpu import operations
-from models_registry.gpu.gpu import Gpu, loaded_words
+from models_registry.gpu.loop import Gpu, loaded_words
 from models_registry.models import Model, Operation, OperationState, WorkerState
 from models_registry.workloads import Work
 from vbs.database.outages import DATABASE_ERRORS, first_line, insist

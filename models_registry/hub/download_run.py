@@ -23,7 +23,7 @@ from django.db import connection, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 
-from models_registry.catalog import folders, made_folders, parts, rules, sources
+from models_registry.catalog import folders, made_folders, partial_files, rules, sources
 from models_registry.catalog.folders import ModelError
 from models_registry.catalog.made_folders import Progress
 from models_registry.hub import client as hub
@@ -101,7 +101,7 @@ def _claim(model_id: int, worker_id: uuid.UUID) -> Download | None:
 
 
 def _disk_error(error: OSError) -> str:
-    folder = parts.root()
+    folder = partial_files.root()
     if space.is_full(error):
         return f"{space.WORDS} of {folder}: free some space, then retry. What is fetched is kept"
     return f"{folder} cannot be written ({error.strerror or error}): correct that, then retry"
@@ -114,7 +114,7 @@ class DownloadRun:
         self.model = download.model
         self.commit = download.commit
         self.files = [HubFile.from_json(one) for one in download.files]
-        self.folder = parts.folder_of(self.model.name)
+        self.folder = partial_files.folder_of(self.model.name)
         self.target = made_folders.path_of(self.model.name)
         self.mine = Download.objects.filter(model_id=self.model.pk, state=DownloadState.RUNNING).of(worker_id)
         self.done = self.began = 0  # bytes
@@ -139,7 +139,7 @@ class DownloadRun:
                 self._finish(found)
             except DownloadLost:
                 Download.objects.filter(model_id=self.model.pk, state=DownloadState.PAUSED).update(bytes_done=self.done)
-                parts.clean_locked(self.model.name)
+                partial_files.clean_locked(self.model.name)
                 raise
 
     def give_back(self) -> None:

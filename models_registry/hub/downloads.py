@@ -15,7 +15,8 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
-from models_registry.catalog import allowed, parts, rules
+from models_registry.catalog import allowed, partial_files, rules
+from models_registry.catalog.add import register
 from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
 from models_registry.hub import adapters, client, tokens, transfer
@@ -91,7 +92,7 @@ def add(
     model; HF_TOKEN by default.
     """
     rules.check_name(name, task)
-    parts.check_length(name)
+    partial_files.check_length(name)
     _check_source(hub_id, revision, file)
     row = Model(
         name=name,
@@ -112,9 +113,9 @@ def add(
         if file:
             raise ModelError(f"{file!r} is a whole model, but a base is for an adapter: leave out one of them")
         row.base, row.kind, row.context_length = base, base.kind, base.context_length
-        return rules.register(row, base.task, {})
+        return register(row, base.task, {})
     allowed.check(row)
-    return rules.register(row, task or Task.CHAT, rules.check_options(EngineKind.VLLM, options))
+    return register(row, task or Task.CHAT, rules.check_options(EngineKind.VLLM, options))
 
 
 def plan(model: Model) -> DownloadPlan:
@@ -127,7 +128,7 @@ def plan(model: Model) -> DownloadPlan:
     found = client.listing(repository_of(model))
     files = _choose(model, found.files)
     sizes = {file.sum: file for file in files}.values()  # files with the same content are fetched once
-    folder = parts.folder_of(model.name)
+    folder = partial_files.folder_of(model.name)
     return DownloadPlan(
         commit=found.commit,
         files=files,
@@ -210,7 +211,7 @@ def cancel(model: Model) -> None:
     """Cancel the download: the model is a draft again, and what is fetched is removed. Raises ModelError."""
     with transaction.atomic():
         _lock(model)
-        changed = Download.objects.filter(model=model, state__in=parts.KEPT).update(
+        changed = Download.objects.filter(model=model, state__in=partial_files.KEPT).update(
             state=DownloadState.CANCELLED, reason="", bytes_done=0, finished_at=Now(), **IDLE
         )
         if not changed:
@@ -218,7 +219,7 @@ def cancel(model: Model) -> None:
         Model.objects.filter(pk=model.pk).update(state=ModelState.DRAFT, reason="")
         wake("sweep")  # batches that have waited for the model can fail now
     model.refresh_from_db()
-    parts.clean(model.name)
+    partial_files.clean(model.name)
 
 
 def retry(model: Model) -> Download:
@@ -231,7 +232,7 @@ def retry(model: Model) -> Download:
 def sweep() -> None:
     """Wake downloads that wait or whose worker is gone, and remove files that no download needs any more."""
     wake_next()
-    parts.sweep()
+    partial_files.sweep()
 
 
 def wake_next() -> None:
@@ -270,7 +271,7 @@ def doing(model: Model, download: Download) -> str:
 
 
 def _check_can_come(model: Model) -> None:
-    parts.check_length(model.name)
+    partial_files.check_length(model.name)
     if is_conversion(model):
         return
     if not model.hub_id:

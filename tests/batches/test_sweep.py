@@ -16,11 +16,11 @@ from batches.files import blobs, purge, store
 from batches.finish import downloads, outputs
 from batches.intake import submit
 from batches.models import Batch, BatchStatus, File, FileStatus, RequestState, Upload, UploadPart
-from batches.queue import forecast, pauses
+from batches.queue import forecast, order, pauses
 from batches.run import claims, commit
 from batches.run.outcomes import failure
 from models_registry.catalog import aliases
-from models_registry.gpu import worker as worker_module
+from models_registry.gpu import worker_process as worker_module
 from models_registry.models import Model, Worker
 from tests.engines import CHAT, line
 from vbs import upkeep
@@ -161,10 +161,10 @@ def test_a_batch_with_nothing_left_to_run_ends_without_a_gpu(add_model, submitte
     commit.commit(batch.pk, worker.pk, [failure(batch.requests.get().pk, "x", "y")])
     upkeep.run()
     batch.refresh_from_db()
-    assert batch.status == BatchStatus.IN_PROGRESS and forecast.position(batch) == 0, "it is its worker's to end"
+    assert batch.status == BatchStatus.IN_PROGRESS and order.position(batch) == 0, "it is its worker's to end"
     Batch.objects.filter(pk=batch.pk).update(leased_until=timezone.now() - timedelta(seconds=1))
     batch.refresh_from_db()
-    assert not Batch.objects.waiting().exists() and forecast.position(batch) is None
+    assert not Batch.objects.waiting().exists() and order.position(batch) is None
     told = forecast.of(batch)
     assert (batch.percent(), told.start_at) == (100, None) and "ended" in told.why
     woken()

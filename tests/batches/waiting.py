@@ -11,7 +11,7 @@ from django.utils import timezone
 from batches.files import blobs
 from batches.files import store as files
 from batches.models import Batch, BatchRequest
-from batches.queue import forecast
+from batches.queue import snapshot
 from models_registry.models import Measurement, Model, Worker
 from models_registry.speed import speeds
 from tests.engines import CHAT, line
@@ -22,9 +22,9 @@ FOREVER = timedelta(days=365)
 @pytest.fixture(autouse=True)
 def one_at_a_time(monkeypatch):
     monkeypatch.setattr(speeds, "WINDOW", 1)  # one request after the other: a batch takes requests times pace
-    forecast.forget()
+    snapshot.forget()
     yield
-    forecast.forget()
+    snapshot.forget()
 
 
 # With the tables

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from vbs.configuration.declared import Setting, changeable, parsed
 from vbs.configuration.models import Override
-from vbs.kept import Kept
+from vbs.timed_cache import Kept
 
 log = logging.getLogger(__name__)
 

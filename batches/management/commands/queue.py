@@ -11,7 +11,7 @@ from batches.api import wire
 from batches.cli.report import duration
 from batches.models import PRIORITIES, Batch
 from batches.queue import pauses
-from batches.queue.order import Entry, entries
+from batches.queue.entries import Entry, entries
 from vbs.cli.terminal import aligned
 from vbs.logs import one_line
 from vbs.openai.errors import Conflict

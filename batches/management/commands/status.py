@@ -16,7 +16,7 @@ from django.db.models.functions import Now
 from batches.api import wire
 from batches.cli.report import duration
 from batches.models import Batch
-from batches.queue import order, pauses
+from batches.queue import entries, pauses
 from models_registry.gpu import control
 from models_registry.models import STALE, Worker
 from vbs.cli import access
@@ -136,7 +136,7 @@ def _engine(worker: Worker) -> Found:
 
 
 def _queue() -> Found:
-    running, waiting = Batch.objects.running(), order.entries(SHOWN).waiting
+    running, waiting = Batch.objects.running(), entries.entries(SHOWN).waiting
     return {
         "running": [dict(wire.queue_item(batch, 0, own=True)) for batch in running[:SHOWN]],
         "running_total": running.count(),

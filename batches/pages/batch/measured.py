@@ -7,9 +7,9 @@ from batches import activity, cost
 from batches.activity import Throughput
 from batches.cost import Share
 from batches.models import Batch
-from vbs.kept import Kept
 from vbs.pages.charts import plots
 from vbs.pages.parts import Part
+from vbs.timed_cache import Kept
 
 MARKED = 30  # points of a plot that have a mark each
 

@@ -14,7 +14,7 @@ from batches.cost import Share
 from batches.models import RUNNABLE, Batch, BatchStatus, File
 from batches.pages.batch import measured
 from batches.pages.new import problems
-from batches.queue import forecast
+from batches.queue import forecast, order
 from batches.run import pace
 from vbs.live.pages import Page, PageGone
 from vbs.pages.parts import LATER, SOON, Part, pulse
@@ -85,7 +85,7 @@ def _going(batch: Batch) -> Part:
     """How fast the batch is, and when it starts and ends, or why that is unknown."""
     if batch.status not in RUNNABLE:
         return Part("going", "batches/detail/_going.html", {"readings": list(_past(batch))})
-    expected, place = forecast.of(batch), forecast.position(batch)
+    expected, place = forecast.of(batch), order.position(batch)
     readings = []
     if place == 0:
         speed = pace.of(batch)

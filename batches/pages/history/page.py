@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from batches.models import Batch, BatchStatus
 from batches.pages.history.filters import Filter, form, page
-from batches.queue import forecast
+from batches.queue import forecast, snapshot
 from vbs.live.pages import Page, PageGone
 from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.plain import brief
@@ -30,7 +30,7 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
 
 def parts(viewer: Viewer, asked: Filter) -> dict[str, Part]:
     batches, newer, older = page(viewer, asked)
-    expected: Mapping[str, forecast.Forecast] = {}
+    expected: Mapping[str, snapshot.Forecast] = {}
     if any(batch.status == BatchStatus.IN_PROGRESS or batch.status == BatchStatus.VALIDATING for batch in batches):
         expected = forecast.plan()
     context = {
@@ -52,7 +52,7 @@ def parts(viewer: Viewer, asked: Filter) -> dict[str, Part]:
 PAGE = Page(build=build, topics=lambda: ("batches",))
 
 
-def _row(batch: Batch, expected: forecast.Forecast | None) -> Part:
+def _row(batch: Batch, expected: snapshot.Forecast | None) -> Part:
     """good, bad: the widths of the bars, in percent."""
     share = 100 / batch.total if batch.total else 0.0
     labels = [brief(f"{name}: {value}", LABEL_CHARACTERS) for name, value in (batch.metadata or {}).items()]
@@ -67,7 +67,7 @@ def _row(batch: Batch, expected: forecast.Forecast | None) -> Part:
     return Part(f"row-{batch.pk}", "batches/history/_row.html", context)
 
 
-def _time(batch: Batch, expected: forecast.Forecast | None) -> str:
+def _time(batch: Batch, expected: snapshot.Forecast | None) -> str:
     """How long the batch took, or how long it will still take."""
     if batch.is_terminal:
         end = getattr(batch, f"{batch.status}_at")

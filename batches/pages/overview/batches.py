@@ -7,7 +7,7 @@ from django.db.models import QuerySet
 
 from batches.models import TERMINAL, Batch
 from batches.queue import forecast
-from batches.queue.forecast import Forecast
+from batches.queue.snapshot import Forecast
 from batches.run import pace
 from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer

@@ -7,7 +7,7 @@ from django.http import QueryDict
 from django.urls import reverse
 
 from batches.queue import pauses
-from batches.queue.order import Entry, entries
+from batches.queue.entries import Entry, entries
 from batches.run import pace
 from vbs.live.pages import Page
 from vbs.pages.parts import LATER, SOON, Part, pulse

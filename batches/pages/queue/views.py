@@ -10,7 +10,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from batches.models import PRIORITIES, Batch, Pause
 from batches.pages.queue.page import build
-from batches.queue import forecast, pauses
+from batches.queue import pauses, snapshot
 from vbs.configuration import audit
 from vbs.live.pages import changes, show
 from vbs.openai.errors import Conflict
@@ -82,7 +82,7 @@ def pause(request: Request) -> HttpResponseBase:
                 messages.success(request, "The queue is paused. Nothing is lost.")
             else:
                 messages.info(request, f"The queue is paused already, since {held.began_at:%Y-%m-%d %H:%M} UTC.")
-        forecast.forget()
+        snapshot.forget()
         return redirect("queue")
     template = "batches/queue/_pause.html" if request.htmx else "batches/queue/pause.html"
     context = {"form": form, "running": Batch.objects.running().count()}
@@ -98,7 +98,7 @@ def resume(request: Request) -> HttpResponseBase:
             messages.success(request, "Batches run again.")
         else:
             messages.info(request, "The queue was not paused.")
-    forecast.forget()
+    snapshot.forget()
     return _done(request)
 
 
@@ -131,7 +131,7 @@ def priority(request: Request, pk: str) -> HttpResponseBase:
             if wanted != before:
                 audit.record(request, "batch.priority", pk, f"{before} → {wanted}", project=batch.project_id)
             messages.success(request, f"{pk} has priority {number(wanted)}.")
-    forecast.forget()
+    snapshot.forget()
     return _done(request)
 
 

@@ -8,7 +8,7 @@ import pytest
 from batches.api import wire
 from batches.intake import ingest, submit
 from batches.models import Batch
-from batches.queue import forecast
+from batches.queue import forecast, snapshot
 from models_registry.models import Worker
 from tests.batches.waiting import (
     lines,
@@ -38,7 +38,7 @@ def test_from_creation_to_the_end(project, stored, worker):
     assert shown["estimate"]["reason"] and shown["estimate"]["seconds"] is None
     ingest.validate(batch.pk)
     batch.refresh_from_db()
-    forecast.forget()
+    snapshot.forget()
     shown = wire.batch_object(batch)
     assert shown["estimate"]["seconds"] == 10 and shown["estimate"]["reason"] is None
     assert shown["progress"]["eta_seconds"] is None and shown["queue_position"] == 1
@@ -86,7 +86,7 @@ def test_the_routes_show_it(project, stored, worker, queued, settings, client):
     assert queue["gpu"] == [{"celsius": 61.0, "waiting_because": "The GPU is full"}]
     assert queue["waiting"][0]["estimated_start_at"] is None
     worker.set(activity="")
-    forecast.forget()
+    snapshot.forget()
     queue = client.get("/v1/queue").json()
     assert queue["gpu"] == [{"celsius": 61.0, "waiting_because": None}]
     assert queue["waiting"][0]["estimated_start_at"] == pytest.approx(time.time() + 10, abs=2)

@@ -19,7 +19,7 @@ from batches.intake import submit
 from batches.models import Activity, Batch, BatchEvent, BatchRequest, BatchStatus, File
 from batches.pages.batch import measured
 from batches.pages.batch import page as detail
-from batches.queue import forecast
+from batches.queue import forecast, snapshot
 from batches.run import claims
 from models_registry.models import Alias, Model, Worker
 from tests.engines import CHAT, line
@@ -40,7 +40,7 @@ def _plain(settings):
     settings.STORAGES = settings.STORAGES | {
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     }
-    forecast.forget()
+    snapshot.forget()
     cost.by_model.forget()
     measured.steps.forget()
 

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from batches.models import Batch, BatchStatus
 from batches.pages.history import filters
+from batches.queue.snapshot import Forecast
 from models_registry.models import Alias, Model
 from vbs.accounts.models import Project
 
@@ -106,10 +107,9 @@ def test_deleted_batches_are_not_shown(root, mine):
 
 
 def test_of_one_that_runs_it_is_said_when_it_will_end(root, mine, monkeypatch):
-    from batches.queue import forecast
 
     one = batch(mine, status="in_progress", completed=1, completed_at=None)
-    expected = forecast.Forecast(completion_at=timezone.now() + timedelta(minutes=30))
+    expected = Forecast(completion_at=timezone.now() + timedelta(minutes=30))
     monkeypatch.setattr("batches.queue.forecast.plan", lambda: {one.pk: expected})
     assert "≈ 30 min left" in text(root.get("/batches/"))
 

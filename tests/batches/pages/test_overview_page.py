@@ -17,7 +17,7 @@ from batches import activity_day
 from batches.models import Activity, Batch, BatchStatus, Pause
 from batches.pages.overview import health
 from batches.pages.overview import page as overview
-from batches.queue import forecast
+from batches.queue import forecast, snapshot
 from models_registry.models import Download, DownloadState, Model, ModelState, Worker, WorkerState
 from vbs.accounts import roles
 from vbs.accounts.models import ApiKey, Project
@@ -30,7 +30,7 @@ BAD = "<script>alert('x')</script>"
 
 @pytest.fixture(autouse=True)
 def _nothing_kept(db):
-    forecast.forget()
+    snapshot.forget()
     activity_day.kept.forget()
 
 
@@ -72,7 +72,7 @@ def root(db):
 
 
 def text(client, address="/"):
-    forecast.forget()
+    snapshot.forget()
     activity_day.kept.forget()
     response = client.get(address)
     assert response.status_code == 200

@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from batches.models import Batch, BatchStatus, Pause
-from batches.queue import forecast, pauses
+from batches.queue import pauses, snapshot
 from models_registry.gpu import operations
 from models_registry.models import Measurement, Model, Worker
 from vbs.accounts.models import Project
@@ -24,9 +24,9 @@ HTMX = {"HX-Request": "true"}
 
 @pytest.fixture(autouse=True)
 def _anew():
-    forecast.forget()
+    snapshot.forget()
     yield
-    forecast.forget()
+    snapshot.forget()
 
 
 def user(*permissions, projects=()):
@@ -99,7 +99,7 @@ def text(response):
 
 
 def look(client):
-    forecast.forget()
+    snapshot.forget()
     return text(client.get("/queue/"))
 
 
@@ -212,10 +212,10 @@ def test_who_is_not_signed_in_sees_nothing(client, db):
 
 
 def test_the_number_of_queries_is_constant(root, queued, known, worker, other, monkeypatch):
-    monkeypatch.setattr(forecast, "FRESH_SECONDS", float("inf"))  # however slow the machine is
+    monkeypatch.setattr(snapshot, "FRESH_SECONDS", float("inf"))  # however slow the machine is
 
     def count():
-        forecast.forget()
+        snapshot.forget()
         with CaptureQueriesContext(connection) as found:
             assert root.get("/queue/live").status_code == 200
         return len(found)

@@ -15,7 +15,7 @@ from batches.api import wire
 from batches.finish import outputs
 from batches.intake import ingest
 from batches.models import Batch, BatchStatus, RequestState
-from batches.queue import forecast, pauses
+from batches.queue import forecast, order, pauses, snapshot
 from batches.run import claims, commit
 from batches.run.outcomes import Outcome, failure
 from batches.run.pace import Pace
@@ -110,11 +110,11 @@ def test_answers_without_a_limit_are_not_told_by_those_that_have_one(queued, wor
     assert (found[batch.pk].seconds, found[batch.pk].completion_at, found[batch.pk].why) == (None, None, UNLIMITED)
     assert found[batch.pk].start_at and "without a limit" in found[behind.pk].why and found[behind.pk].seconds == 1.0
     settings.VBS_DEFAULT_MAX_TOKENS = 100
-    forecast.forget()
+    snapshot.forget()
     assert (forecast.of(batch).seconds, forecast.of(batch).why) == (10.0, ""), "they have one"
     settings.VBS_DEFAULT_MAX_TOKENS = 0
     Measurement.objects.create(model=known, kind="batch", requests=4, unlimited=4, seconds=120, output_tokens=9)
-    forecast.forget()
+    snapshot.forget()
     assert (forecast.of(batch).seconds, forecast.of(batch).why) == (pytest.approx(15 * 0.5 + 5 * 30), "")
     assert forecast.of(behind).seconds == 1.0, "those of others are as they were"
 
@@ -125,7 +125,7 @@ def test_answers_without_a_limit_are_told_by_the_batch_s_own_pace(queued, worker
     runs = leased(queued(("known", 20), unlimited=20), worker, attempts=1)
     assert (forecast.of(runs).seconds, forecast.of(runs).why) == (None, UNLIMITED)
     leased(runs, worker, requests_per_second=0.1)
-    forecast.forget()
+    snapshot.forget()
     assert (forecast.of(runs).seconds, forecast.of(runs).why) == (200.0, "")
 
 
@@ -212,7 +212,7 @@ def test_of_what_runs_what_is_overdue_counts(queued, worker):
     runs = leased(queued(("known", 0), total=1000), worker, completed=999, requests_per_second=0.0, attempts=2)
     assert wire.progress(runs)["eta_seconds"] == pytest.approx(1, abs=1)
     leased(runs, worker, requests_per_second=1.0, oldest_sent_at=timezone.now() - timedelta(minutes=5))
-    forecast.forget()
+    snapshot.forget()
     assert wire.progress(runs)["eta_seconds"] == pytest.approx(295, abs=3)
 
 
@@ -228,16 +228,16 @@ def test_of_what_runs_the_rest_is_as_measured_and_as_it_goes(queued, worker):
     assert shown["estimate"]["starts_in_seconds"] == 0 and shown["estimate"]["requests"] == 840
     assert forecast.of(waits).start_at == forecast.of(runs).completion_at
     leased(runs, worker, in_progress_at=began - timedelta(seconds=160))
-    forecast.forget()
+    snapshot.forget()
     assert wire.progress(runs)["eta_seconds"] == pytest.approx(2 * 840, abs=30), "it is half as fast as it was"
     leased(runs, worker, in_progress_at=began, attempts=2, requests_per_second=0.5)
-    forecast.forget()
+    snapshot.forget()
     assert wire.progress(runs)["eta_seconds"] == pytest.approx(1.5 * 840, abs=10), "how long it ran before is not known"
     Measurement.objects.filter(model=known).delete()
-    forecast.forget()
+    snapshot.forget()
     assert wire.progress(runs)["eta_seconds"] == pytest.approx(840 * 2, abs=1)
     leased(runs, worker, requests_per_second=0.0)
-    forecast.forget()
+    snapshot.forget()
     shown = wire.batch_object(runs)
     assert shown["progress"]["eta_seconds"] is None and shown["estimated_completion_at"] is None
     assert shown["estimate"]["reason"] == "known has never been measured."
@@ -265,9 +265,9 @@ def test_while_the_queue_is_paused_nothing_is_known_but_the_order(queued, worker
     for batch in (first, second):
         assert (found[batch.pk].start_at, found[batch.pk].completion_at) == (None, None)
         assert (found[batch.pk].why, found[batch.pk].seconds) == ("The queue is paused.", 3.0)
-    assert [turn.id for turn in forecast.order()] == [first.pk, second.pk]
+    assert [turn.id for turn in order.placements()] == [first.pk, second.pk]
     pauses.resume("somebody")
-    forecast.forget()
+    snapshot.forget()
     assert forecast.of(second).completion_at and not forecast.of(second).why
 
 
@@ -277,7 +277,7 @@ def test_operations_have_their_places(queued, worker):
     Batch.objects.filter(pk=last.pk).update(validated_at=timezone.now() + timedelta(seconds=5))
     asked = operations.ask("load", known)
     urgent = operations.ask("test", known, now=True)
-    assert [turn.id for turn in forecast.order()] == [urgent.pk, first.pk, asked.pk, last.pk]
+    assert [turn.id for turn in order.placements()] == [urgent.pk, first.pk, asked.pk, last.pk]
     assert set(forecast.plan()) == {first.pk, last.pk}
 
 
@@ -288,7 +288,7 @@ def test_a_worker_that_is_dead_or_that_waits_is_not_counted_on(queued, worker):
     assert "95 °C" in forecast.of(batch).why and forecast.of(batch).start_at is None
     worker.set(activity="")
     Worker.objects.update(heartbeat_at=timezone.now() - timedelta(minutes=5))
-    forecast.forget()
+    snapshot.forget()
     assert forecast.of(batch).why == "No GPU worker is running."
 
 
@@ -307,14 +307,14 @@ def test_the_number_of_queries_is_constant(queued, worker):
         model(f"m{number}", 1.0, 1.0)
         queued(("a", 1), ("b", 1))
         queued((f"m{number}", 1))
-    forecast.forget()
+    snapshot.forget()
     assert queries(forecast.plan) == few <= 10
     assert queries(forecast.plan) == 0
     assert len(forecast.plan()) == 41
 
 
 def test_requests_for_several_models_are_counted_up_to_a_limit(queued, worker, monkeypatch):
-    monkeypatch.setattr(forecast, "COUNTED", 5)
+    monkeypatch.setattr(snapshot, "COUNTED", 5)
     for name in "ab":
         model(name, 1.0, 1.0)
     first, second = queued(("a", 2), ("b", 2), waited=2), queued(("a", 2), ("b", 2), waited=1)
@@ -324,25 +324,25 @@ def test_requests_for_several_models_are_counted_up_to_a_limit(queued, worker, m
 
 
 def test_only_the_first_of_a_long_queue_are_looked_at(queued, worker, monkeypatch, project, stored):
-    monkeypatch.setattr(forecast, "MOST", 2)
+    monkeypatch.setattr(snapshot, "MOST", 2)
     model("a", 1.0, 1.0)
     batches = [queued(("a", 1), waited=9 - number) for number in range(3)]
     assert list(forecast.plan()) == [one.pk for one in batches[:2]]
-    assert "more than 2" in forecast.of(batches[2]).why
+    assert "more than 2 are" in forecast.of(batches[2]).why
     new = forecast.of_new(created(project, stored(lines(3, "a"))))
-    assert (new.seconds, new.start_at) == (3.0, None) and "More than 2" in new.why
+    assert (new.seconds, new.start_at) == (3.0, None) and "More than 2 batches" in new.why
 
 
 def test_many_threads_work_it_out_once(queued, worker, monkeypatch):
     made = []
-    real = forecast.QueueSnapshot
+    real = snapshot.QueueSnapshot
 
     def slow():
         made.append(1)
         time.sleep(0.05)
         return real()
 
-    monkeypatch.setattr(forecast, "QueueSnapshot", slow)
+    monkeypatch.setattr(snapshot, "QueueSnapshot", slow)
     found = []
 
     def ask():

@@ -16,7 +16,7 @@ from models_registry.catalog import aliases
 from models_registry.engine import server
 from models_registry.engine.log_reasons import LoadError
 from models_registry.gpu import health, operations
-from models_registry.gpu.worker import look_for_work
+from models_registry.gpu.worker_process import look_for_work
 from models_registry.models import Measurement, MeasurementKind, Model, ModelState, Worker
 from models_registry.speed import measurements
 from models_registry.workloads import Work
@@ -326,7 +326,7 @@ def test_a_model_without_files_fails_the_batch_and_says_what_to_do(add_model, su
 
 def test_while_the_gpu_is_too_hot_nothing_new_begins_and_it_says_why(add_model, submitted, gpu, close, monkeypatch):
     celsius = [99]
-    monkeypatch.setattr("models_registry.gpu.gpu.HEALTH_SECONDS", 0.05)
+    monkeypatch.setattr("models_registry.gpu.loop.HEALTH_SECONDS", 0.05)
     monkeypatch.setattr(health, "read", lambda: {"celsius": celsius[0]})
     monkeypatch.setattr(health, "why_wait", lambda reading, **_: "it is too hot" if reading["celsius"] > 90 else "")
     add_model()

@@ -8,7 +8,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from models_registry import workloads
-from models_registry.catalog import add, made_folders, parts, remove
+from models_registry.catalog import add, made_folders, partial_files, remove
 from models_registry.catalog.folders import ModelError, Needed
 from models_registry.gpu import operations
 from models_registry.hub import downloads
@@ -164,7 +164,7 @@ def test_the_files_of_a_needed_model_stay(tmp_path):
 def test_parts_of_a_download_that_failed_go_with_their_model(files):
     model = Model.objects.create(name="o/m", hub_id="o/n", state="failed")
     Download.objects.create(model=model, state="failed")
-    came = parts.folder_of("o/m")
+    came = partial_files.folder_of("o/m")
     came.mkdir(parents=True)
     (came / "x").write_bytes(b"x" * 1000)
     assert remove.preview(model) == remove.Preview(came, 1000, 1)

@@ -8,7 +8,7 @@ import pytest
 
 from models_registry.engine.spec import Address, EngineSpec, StartResult
 from models_registry.gpu.arbiter import choose
-from models_registry.gpu.gpu import loaded_words
+from models_registry.gpu.loop import loaded_words
 from models_registry.models import Model
 from models_registry.workloads import Work
 

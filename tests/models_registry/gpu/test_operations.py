@@ -17,7 +17,7 @@ from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu import control, operation_kinds, operations
 from models_registry.gpu.operation_kinds import OperationsWorkload
-from models_registry.gpu.worker import _enrol
+from models_registry.gpu.worker_process import _enrol
 from models_registry.models import Measurement, MeasurementKind, Model, Operation, OperationState, Worker
 from models_registry.workloads import Work
 from tests.adapters import adapter_folder
@@ -456,7 +456,7 @@ def test_unloading_needs_no_cool_gpu(add_model, gpu, monkeypatch):
     model = add_model()
     done(gpu, "load", model)
     monkeypatch.setattr("models_registry.gpu.health.why_wait", lambda *_, **__: "it is too hot")
-    monkeypatch.setattr("models_registry.gpu.gpu.HEALTH_SECONDS", 0.05)
+    monkeypatch.setattr("models_registry.gpu.loop.HEALTH_SECONDS", 0.05)
     waits, goes = operations.ask("test", model), operations.ask("unload", model)
     thread = in_thread(gpu)
     until(lambda: fresh(goes).state == "succeeded")

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from models_registry.catalog.folders import ModelError
 from models_registry.gpu import control
-from models_registry.gpu import worker as worker_module
+from models_registry.gpu import worker_process as worker_module
 from models_registry.models import Worker
 from tests.live import line, live
 from vbs.database import outages

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from django.db.models.functions import Now
 
-from models_registry.catalog import made_folders, parts
+from models_registry.catalog import made_folders, partial_files
 from models_registry.hub import download_run
 from models_registry.hub import downloads as fetch
 from models_registry.models import Download, ModelState
@@ -50,7 +50,7 @@ def is_whole(model, content, left=()):
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     found.pop(made_folders.ORIGIN)
     assert found == {path: data for path, data in content.items() if path not in left}
-    assert not parts.folder_of(model.name).exists()
+    assert not partial_files.folder_of(model.name).exists()
 
 
 def is_nowhere(model):

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.db.models.functions import Now
 from django.test import Client
 
-from models_registry.catalog import add, made_folders, parts, remove, rules
+from models_registry.catalog import add, made_folders, partial_files, remove, rules
 from models_registry.catalog.folders import ModelError, Needed
 from models_registry.fit import judge
 from models_registry.hub import download_run, downloads
@@ -220,7 +220,7 @@ def test_an_adapter_that_cannot_be_served_fails_with_its_reason(served, base, ad
     assert words in model.reason == download.reason
     is_nowhere(model)
     remove.remove(model)
-    assert not parts.folder_of("a").exists()
+    assert not partial_files.folder_of("a").exists()
 
 
 def test_an_adapter_that_failed_for_an_option_of_its_base_is_ready_when_that_is_gone(served, base):

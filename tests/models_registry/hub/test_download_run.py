@@ -14,7 +14,7 @@ from django.db import connection
 from django_q.models import OrmQ
 
 from models_registry import tasks
-from models_registry.catalog import folders, made_folders, parts, remove
+from models_registry.catalog import folders, made_folders, partial_files, remove
 from models_registry.hub import download_run, transfer
 from models_registry.hub import downloads as fetch
 from models_registry.hub.scripted import Fault
@@ -176,7 +176,7 @@ def test_what_is_always_wrong_is_never_there(served, path):
     assert f"{path} of org/tiny came twice with another checksum" in model.reason
     assert len(asked_for(served, path)) == 2
     is_nowhere(model)
-    assert not list(parts.folder_of("m").glob("*.part")), "the wrong bytes are gone"
+    assert not list(partial_files.folder_of("m").glob("*.part")), "the wrong bytes are gone"
 
 
 def test_a_file_that_is_longer_than_was_said(served):
@@ -185,7 +185,7 @@ def test_a_file_that_is_longer_than_was_said(served):
     model = fetch.add("m", "org/tiny")
     assert fetched(model).state == "failed"
     is_nowhere(model)
-    sizes = [path.stat().st_size for path in parts.folder_of("m").iterdir()]
+    sizes = [path.stat().st_size for path in partial_files.folder_of("m").iterdir()]
     assert max(sizes) <= 400_000
 
 
@@ -194,7 +194,7 @@ def test_a_half_file_that_was_spoilt_on_the_disk(served):
     model = fetch.add("m", "org/tiny")
     fetch.start(model)
     (weights_file,) = [file for file in fetch.plan(model).files if file.path == "model.safetensors"]
-    folder = parts.folder_of("m")
+    folder = partial_files.folder_of("m")
     folder.mkdir(parents=True)
     (folder / f"{weights_file.sum}.part").write_bytes(b"\0" * 1000)
     turn(model)
@@ -205,7 +205,7 @@ def test_a_half_file_that_is_too_long(served):
     content = repository(served)
     model = fetch.add("m", "org/tiny")
     fetch.start(model)
-    folder = parts.folder_of("m")
+    folder = partial_files.folder_of("m")
     folder.mkdir(parents=True)
     for file in fetch.plan(model).files:
         (folder / f"{file.sum}.part").write_bytes(b"x" * (file.size + 7))

@@ -6,7 +6,7 @@ import pytest
 from django.db.models.functions import Now
 from django_q.models import OrmQ
 
-from models_registry.catalog import add, made_folders, parts
+from models_registry.catalog import add, made_folders, partial_files
 from models_registry.catalog.folders import ModelError
 from models_registry.hub import download_run, tokens
 from models_registry.hub import downloads as fetch
@@ -255,11 +255,11 @@ def test_the_sweep_wakes_and_cleans(served):
     for name in ("failed", "done"):
         Download.objects.filter(model=models[name]).update(state=name)
     for name in (*models, "gone"):
-        parts.folder_of(name).mkdir(parents=True)
+        partial_files.folder_of(name).mkdir(parents=True)
     OrmQ.objects.all().delete()
     fetch.sweep()
     assert [one.args() for one in OrmQ.objects.all()] == [(str(models["lost"].pk),)], "the oldest; one at once"
-    assert {path.name for path in parts.folder_of("x").parent.iterdir()} == {"lost", "queued", "failed"}
+    assert {path.name for path in partial_files.folder_of("x").parent.iterdir()} == {"lost", "queued", "failed"}
 
 
 def test_what_somebody_else_works_on_waits(served):

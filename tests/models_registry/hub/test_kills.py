@@ -17,7 +17,7 @@ from django.conf import settings as django_settings
 from django.db import connection
 from django.db.models.functions import Now
 
-from models_registry.catalog import made_folders, parts
+from models_registry.catalog import made_folders, partial_files
 from models_registry.hub import download_run, downloads
 from models_registry.models import Download, Model
 from tests.amount import few
@@ -73,7 +73,9 @@ def test_killed_again_and_again(served, tmp_path, seed):
             instant = generator.uniform(0.05, 1.2)
             if kill == 0:  # each of the others may come before the first byte
                 until(
-                    lambda: any(part.stat().st_size > 100_000 for part in parts.folder_of("org/tiny").rglob("*.part"))
+                    lambda: any(
+                        part.stat().st_size > 100_000 for part in partial_files.folder_of("org/tiny").rglob("*.part")
+                    )
                 )
             time.sleep(instant)
             process.send_signal(signal.SIGKILL)

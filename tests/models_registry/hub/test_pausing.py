@@ -6,7 +6,7 @@ import uuid
 import pytest
 from django_q.models import OrmQ
 
-from models_registry.catalog import made_folders, parts
+from models_registry.catalog import made_folders, partial_files
 from models_registry.catalog.folders import ModelError
 from models_registry.hub import download_run, transfer
 from models_registry.hub import downloads as fetch
@@ -74,7 +74,7 @@ def test_cancelled_in_the_middle(served, monkeypatch):
     during(monkeypatch, lambda: fetch.cancel(model))
     download = fetched(model)
     assert (download.state, model.state, model.reason) == ("cancelled", "draft", "")
-    assert not parts.folder_of("m").exists()
+    assert not partial_files.folder_of("m").exists()
     is_nowhere(model)
     served.rate = 0
     fetched(model)
@@ -94,7 +94,7 @@ def test_cancelled_when_it_was_all_but_ready(served, monkeypatch):
     download = fetched(model)
     assert (download.state, model.state) == ("cancelled", "draft")
     is_nowhere(model)
-    assert not parts.folder_of("m").exists()
+    assert not partial_files.folder_of("m").exists()
 
 
 @pytest.mark.parametrize("state", ["queued", "paused", "failed"])
@@ -103,10 +103,10 @@ def test_cancelled_while_nobody_works_on_it(served, state):
     model = fetch.add("m", "org/tiny")
     fetch.start(model)
     Download.objects.update(state=state)
-    parts.folder_of("m").mkdir(parents=True)
+    partial_files.folder_of("m").mkdir(parents=True)
     fetch.cancel(model)
     assert (model.state, Download.objects.get().state) == ("draft", "cancelled")
-    assert not parts.folder_of("m").exists()
+    assert not partial_files.folder_of("m").exists()
 
 
 def test_cancelled_where_what_has_come_cannot_be_removed(served, monkeypatch, caplog):
@@ -130,7 +130,7 @@ def test_removed_in_the_middle(served, monkeypatch):
     during(monkeypatch, lambda: Model.objects.all().delete())
     fetch.start(model)
     download_run.run(model.pk, uuid.uuid4())
-    assert not parts.folder_of("m").exists()
+    assert not partial_files.folder_of("m").exists()
     assert not made_folders.path_of("m").exists()
 
 

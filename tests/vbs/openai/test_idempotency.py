@@ -217,7 +217,7 @@ def test_an_estimate_that_fails_is_null_and_the_batch_is_made(api, monkeypatch, 
     def fail(*given):
         raise RuntimeError("a bug in the estimate")
 
-    monkeypatch.setattr("batches.queue.forecast._snapshot", fail)
+    monkeypatch.setattr("batches.queue.snapshot.current", fail)
     monkeypatch.setattr("batches.intake.sample.look", fail)
     answer = post(api, "/batches", CREATE, key=None)
     assert answer.status_code == 200 and answer.json()["estimate"]["seconds"] is None

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from batches.models import BatchStatus
-from batches.run import deaths, runner
+from batches.run import engine_deaths, runner
 from tests.engines import line, sent, status_of
 
 
@@ -44,13 +44,13 @@ def test_several_requests_that_kill_the_engine_fail_alone(add_model, submitted, 
 
 
 def test_a_death_slows_what_it_met_by_half_and_the_rest_not_at_all():
-    assert [deaths.together(1280, seen) for seen in range(6)] == [1280, 640, 160, 20, 1, 1]
-    assert [deaths.together(2, seen) for seen in range(3)] == [2, 1, 1]
+    assert [engine_deaths.together(1280, seen) for seen in range(6)] == [1280, 640, 160, 20, 1, 1]
+    assert [engine_deaths.together(2, seen) for seen in range(3)] == [2, 1, 1]
 
 
 def test_an_engine_that_dies_with_all_that_is_left_is_given_up(add_model, submitted, gpu, close, monkeypatch):
     """Only where nothing was answered from one death to the next; what was answered before is kept."""
-    monkeypatch.setattr(deaths, "BARREN", 7)
+    monkeypatch.setattr(engine_deaths, "BARREN", 7)
     add_model(**{"max-num-seqs": 16})
     add_model("fine")
     lines = [
@@ -83,7 +83,7 @@ def test_an_engine_that_lives_with_a_few_at_once_gets_a_few(add_model, submitted
 
 
 def test_after_a_death_fewer_run_at_once_until_enough_is_answered():
-    met = deaths.Deaths()
+    met = engine_deaths.Deaths()
     assert (met.size(1280, 0), met.trial(1280, 0)) == (1280, None)
     met.record(1280, in_flight=1280, answered=5)
     assert (met.size(1280, 0), met.trial(1280, 0), met.size(1280, 1), met.trial(1280, 1)) == (640, 2560, 640, None)

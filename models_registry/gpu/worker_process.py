@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 from models_registry import workloads
 from models_registry.engine.resident import Resident
 from models_registry.gpu import health
-from models_registry.gpu.gpu import Gpu
+from models_registry.gpu.loop import Gpu
 from models_registry.models import HEARTBEAT_SECONDS, Worker, WorkerState
 from vbs import __version__
 from vbs.broker import is_worker_of, wake

@@ -4,14 +4,14 @@ import threading
 
 import pytest
 
-from vbs import kept
-from vbs.kept import Kept
+from vbs import timed_cache
+from vbs.timed_cache import Kept
 
 
 def test_it_is_made_anew_when_it_is_old(monkeypatch):
     values, made = Kept(), []
     now = [0.0]
-    monkeypatch.setattr(kept.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(timed_cache.time, "monotonic", lambda: now[0])
 
     def get(seconds):
         return values.get("a", seconds, lambda: made.append(1) or len(made))
@@ -24,7 +24,7 @@ def test_it_is_made_anew_when_it_is_old(monkeypatch):
 
 
 def test_it_does_not_grow(monkeypatch):
-    monkeypatch.setattr(kept, "MOST", 3)
+    monkeypatch.setattr(timed_cache, "MOST", 3)
     values = Kept()
     for key in range(10):
         values.get(key, 60, lambda: 0)
