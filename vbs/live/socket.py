@@ -15,7 +15,7 @@ from django.urls import URLPattern
 from django.urls import path as url_path
 
 from vbs.live.pages import MOST_SEEN, PAGES, Page
-from vbs.live.rooms import News, Room, hub
+from vbs.live.updates import News, Room, hub
 from vbs.pages.viewer import Viewer, viewer_of
 
 RIGHTS_SECONDS = 30.0  # between checks of a viewer's rights

@@ -26,10 +26,10 @@ from batches.models import Batch, Pause
 from models_registry.models import Alias, Model, Worker
 from tests.live import live as started
 from vbs.configuration.models import Override
-from vbs.live import rooms, topics
 from vbs.live import socket as sockets_of_pages
+from vbs.live import topics, updates
 from vbs.live.pages import Page
-from vbs.live.rooms import LiveHub, Room
+from vbs.live.updates import LiveHub, Room
 from vbs.pages import parts
 from vbs.pages.parts import Part, rendered, whole
 from vbs.pages.viewer import Viewer
@@ -173,8 +173,8 @@ def test_one_person_is_in_so_many_rooms():
         def join(user, query):
             return hub.join(browser := Browser(user), Room(page, VIEWER, QueryDict(query), {})), browser
 
-        mine = [join("ada", f"a={n}") for n in range(rooms.MOST_ROOMS_OF_ONE + 5)]
-        assert [room is not None for room, _ in mine] == [True] * rooms.MOST_ROOMS_OF_ONE + [False] * 5
+        mine = [join("ada", f"a={n}") for n in range(updates.MOST_ROOMS_OF_ONE + 5)]
+        assert [room is not None for room, _ in mine] == [True] * updates.MOST_ROOMS_OF_ONE + [False] * 5
         assert join("ada", "a=1")[0] is mine[1][0] and join("bob", "b=1")[0]
         assert join("ada", "b=1")[0], "that room is there already"
         for room, browser in mine[2:5]:
@@ -197,7 +197,7 @@ def test_a_change_is_due_at_once_and_a_flood_of_them_has_to_wait():
         assert room.due <= asyncio.get_running_loop().time()
         room.due, room.renewed = now + 5, now
         hub.tell("batches")
-        assert room.due == pytest.approx(now + rooms.REST_SECONDS, abs=0.05)
+        assert room.due == pytest.approx(now + updates.REST_SECONDS, abs=0.05)
 
     asyncio.run(due())
 
@@ -231,8 +231,8 @@ def test_whoever_may_not_look_any_more_is_found_out(db):
 
 
 def test_there_is_room_for_so_many(monkeypatch):
-    monkeypatch.setattr(rooms, "MOST_SOCKETS", 3)
-    monkeypatch.setattr(rooms, "MOST_OF_ONE", 2)
+    monkeypatch.setattr(updates, "MOST_SOCKETS", 3)
+    monkeypatch.setattr(updates, "MOST_OF_ONE", 2)
 
     async def admitted():
         hub = LiveHub()
@@ -354,18 +354,18 @@ def test_who_looks_at_too_much_asks_every_few_seconds(vbs, cookie):
         headers = {"Origin": vbs.stack.url, "Cookie": f"sessionid={cookie}"}
         async with aiohttp.ClientSession(headers=headers) as session:
             sockets = []
-            for number in range(rooms.MOST_ROOMS_OF_ONE + 3):
+            for number in range(updates.MOST_ROOMS_OF_ONE + 3):
                 socket = await session.ws_connect(f"{vbs.stack.url}/models/live?n={number}")
                 await socket.send_str(json.dumps({"seen": []}))
                 sockets.append(socket)
             kinds = [(await socket.receive(30)).type for socket in sockets]
-            codes = [socket.close_code for socket in sockets[rooms.MOST_ROOMS_OF_ONE :]]
+            codes = [socket.close_code for socket in sockets[updates.MOST_ROOMS_OF_ONE :]]
             for socket in sockets:
                 await socket.close()
             return kinds, codes
 
     kinds, codes = asyncio.run(look())
-    assert kinds[: rooms.MOST_ROOMS_OF_ONE] == [aiohttp.WSMsgType.TEXT] * rooms.MOST_ROOMS_OF_ONE
+    assert kinds[: updates.MOST_ROOMS_OF_ONE] == [aiohttp.WSMsgType.TEXT] * updates.MOST_ROOMS_OF_ONE
     assert codes == [sockets_of_pages.TOO_MANY] * 3
 
 
@@ -446,7 +446,7 @@ def test_it_goes_on_after_the_database_was_away(vbs, cookie):
 
     times = []
     talk(vbs, conversation, cookie)
-    assert sorted(times)[1] < rooms.ALONE_SECONDS / 2, times
+    assert sorted(times)[1] < updates.ALONE_SECONDS / 2, times
 
 
 def insist(vbs, statement, *values):

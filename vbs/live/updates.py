@@ -1,4 +1,7 @@
-"""Rooms: viewers who look at the same page with the same rights share one, which is built and rendered once for all."""
+"""Live updates: hears which topics have changed, and renders the pages that show them once for each room of viewers.
+
+Viewers who look at the same page with the same rights share a room.
+"""
 
 import asyncio
 import logging
