@@ -80,9 +80,8 @@ DATABASE_URL: str = text(
 VBS_DB_POOL: bool = switch(
     "VBS_DB_POOL", False, "Keep connections across requests; `make up` sets it for the web process"
 )
-VBS_STORAGE: str = text(
-    "VBS_STORAGE", "", "`s3://bucket/prefix` for files; without it they are in the data folder"
-)  # boto3 finds the credentials
+# boto3 finds the credentials.
+VBS_STORAGE: str = text("VBS_STORAGE", "", "`s3://bucket/prefix` for files; without it they are in the data folder")
 VBS_S3_ENDPOINT: str = text("VBS_S3_ENDPOINT", "", "URL of an S3 server that is not AWS")
 
 # Limits

@@ -1,4 +1,4 @@
-"""Batches of a server, by its HTTP API. Files go up and come down in pieces."""
+"""A server's batches, by its HTTP API. Files are sent and received in pieces."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from urllib.parse import quote
 from vbs.cli.remote import Remote, RemoteError
 from vbs.openai.schema import BatchObject, FileObject, QueueObject
 
-_UNFIT_FOR_FORM = re.compile(r'["\x00-\x1f]')  # what a name in a multipart form cannot carry unchanged
+_UNFIT_FOR_FORM = re.compile(r'["\x00-\x1f]')  # characters that a file's name in a multipart form cannot have
 
 
 class Batches(Remote):
@@ -29,7 +29,7 @@ class Batches(Remote):
         priority: int | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> BatchObject:
-        """Upload a file and make a batch of it, in one call: both are there afterwards, or neither."""
+        """Uploads a file and makes a batch of it in one call: afterwards both are there, or neither."""
         fields = {"model": model, "endpoint": endpoint, "priority": "" if priority is None else str(priority)}
         fields = {name: value for name, value in fields.items() if value}
         for name, value in (metadata or {}).items():
@@ -40,7 +40,7 @@ class Batches(Remote):
             return self._batch("POST", "/v1/batches", data=fields, files={"file": (_label(path), file)})
 
     def create(self, input_file_id: str, endpoint: str, completion_window: str = "24h", **options: Any) -> BatchObject:
-        """A batch of a file that is there already. options: metadata, priority, output_expires_after."""
+        """Makes a batch of an uploaded file. options: metadata, priority, output_expires_after."""
         body = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": completion_window}
         return self._batch("POST", "/v1/batches", json=body | options)
 
@@ -51,15 +51,15 @@ class Batches(Remote):
         return self._batch("POST", _path(batch_id, "/cancel"))
 
     def retry(self, batch_id: str) -> BatchObject:
-        """A new batch of what failed in this one, or was not run."""
+        """Makes a new batch of the requests that failed in this one or were not run."""
         return self._batch("POST", _path(batch_id, "/retry"))
 
     def batches(self, limit: int) -> Iterator[BatchObject]:
-        """The newest first."""
+        """The newest ones first."""
         return self.listed("/v1/batches", limit)
 
     def results(self, batch_id: str) -> Iterator[bytes]:
-        """Output lines in pieces of any size; while the batch runs, those committed so far."""
+        """The output in pieces of any size; while the batch runs, the lines that are complete so far."""
         return self.stream(_path(batch_id, "/results"))
 
     def errors(self, batch_id: str) -> Iterator[bytes]:

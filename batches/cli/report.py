@@ -1,4 +1,4 @@
-"""A batch in words: how far it is, how it ended, what was wrong. Tables are safe to show; other texts not yet."""
+"""A batch in words: its progress, its result and its errors. Tables are safe to print; other texts are not yet."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +8,7 @@ from vbs.openai.schema import BatchErrorItem, BatchObject, Progress, QueueObject
 from vbs.places import PROGRAM
 
 SHOWN_ERRORS = 20
-ROUGH = 10  # seconds below which a difference of whole seconds says little
+ROUGH = 10  # below this, a difference of whole seconds is too inexact
 
 
 def duration(seconds: float) -> str:
@@ -31,18 +31,17 @@ def went_well(batch: BatchObject) -> bool:
 
 
 def doing(batch: BatchObject, queue: QueueObject | None) -> str:
-    """What happens to it now. `queue`: when there is reason to look closer, because it does not get on."""
+    """What happens to the batch now. `queue`: asked for only when the batch makes no progress."""
     status, position = batch["status"], batch["queue_position"]
     if status not in ("validating", "in_progress"):
         return {"finalizing": "writing the files"}.get(status, status)
     if position is None and status == "in_progress":
-        return "waiting for its end, or to be taken up again"
+        return "waiting to be ended, or for a worker to continue it"
     if position is None:
         return "validating" + _absent(queue, "io")
     if position > 0:
-        held = (
-            ", which is paused" if queue and queue.get("paused") else ""
-        )  # a server of an earlier version says nothing
+        # A server of an earlier version has no such field.
+        held = ", which is paused" if queue and queue.get("paused") else ""
         return f"waiting, number {position} in the queue{held}" + _absent(queue, "gpu")
     if loader := loading(batch, queue):
         return loader["activity"][:1].lower() + loader["activity"][1:]
@@ -50,12 +49,12 @@ def doing(batch: BatchObject, queue: QueueObject | None) -> str:
 
 
 def starting(batch: BatchObject) -> bool:
-    """A worker has it, and no request has been sent."""
+    """A worker has the batch, and has sent no request yet."""
     return batch["queue_position"] == 0 and batch["status"] == "validating"
 
 
 def loading(batch: BatchObject, queue: QueueObject | None) -> WorkerObject | None:
-    """The worker that loads a model, when this batch is on a worker: of several the one that has this batch."""
+    """The worker that loads a model while this batch is on a worker. Of several workers, the one with this batch."""
     if queue is None or batch["queue_position"] != 0:
         return None
     found = [worker for worker in queue["workers"] if worker["alive"] and worker["state"] == "loading"]
@@ -84,7 +83,7 @@ def facts(batch: BatchObject) -> str:
 
 
 def speed(progress: Progress) -> str:
-    """`8.1 requests/s, 51 tokens/s`: of late while it runs, on the whole once nothing more of it is run."""
+    """`8.1 requests/s, 51 tokens/s`: the present speed while it runs, the average after its end."""
     requests, tokens = progress["requests_per_second"], progress["tokens_per_second"]
     if requests is None:
         return ""
@@ -95,8 +94,8 @@ def speed(progress: Progress) -> str:
 
 
 def running_seconds(batch: BatchObject) -> float | None:
-    """From the first request until nothing more of it is run. The timestamps are in whole seconds; within what they
-    allow, the server's own rate tells a short run more exactly."""
+    """From the first request to the end of the last one. Timestamps are in whole seconds; for a short run the server's
+    rate gives a more exact value within them."""
     began = batch["in_progress_at"]
     end = batch["finalizing_at"] or batch["cancelling_at"]
     if began is None or end is None:
@@ -128,7 +127,7 @@ def summary(batch: BatchObject, loading_seconds: float = 0.0) -> str:
 
 
 def error_table(errors: list[BatchErrorItem]) -> str:
-    """Why a batch was refused."""
+    """Why a batch failed validation."""
     rows = [["line", "code", "param", "message"]]
     rows += [
         ["" if error["line"] is None else str(error["line"]), error["code"], error["param"] or "", error["message"]]

@@ -1,4 +1,4 @@
-"""Rows of a CSV or JSONL file, one after the other, each with the line that it begins on. A row is text by column."""
+"""Reads the rows of a CSV or JSONL file, each with the number of its first line. A row has a text for each column."""
 
 import csv
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import orjson
 
 
 class RowError(Exception):
-    """The file cannot be read as rows; the message says where and why."""
+    """The file cannot be read as rows. The message says where and why."""
 
 
 class ReportRow(NamedTuple):
@@ -18,17 +18,17 @@ class ReportRow(NamedTuple):
 
 
 def read(path: Path, line_bytes: int) -> Iterator[ReportRow]:
-    """Raises RowError, OSError. `line_bytes`: what a line, or a field, may have."""
+    """Raises RowError, OSError. `line_bytes`: the largest size of a line or a field."""
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise RowError(f"{path.name} is neither .csv nor .jsonl: name it for what is in it.")
+        raise RowError(f"{path.name} is neither .csv nor .jsonl: give its name the ending of its format.")
     with path.open("rb") as file:
         yield from reader(file, line_bytes)
 
 
 class _Lines:
-    """Decoded lines of a file; `number` is the last one's."""
+    """The decoded lines of a file; `number` is that of the last line."""
 
     def __init__(self, file: IO[bytes], line_bytes: int) -> None:
         self.file, self.line_bytes, self.number = file, line_bytes, 0
@@ -64,7 +64,7 @@ def _read_csv(file: IO[bytes], line_bytes: int) -> Iterator[ReportRow]:
         if header is None:
             header = fields
             if twice := next((name for name in header if header.count(name) > 1), None):
-                raise RowError(f"Two columns are called {twice!r}.")
+                raise RowError(f"Two columns are called {twice!r}: rename one.")
         elif len(fields) != len(header):
             raise RowError(f"Line {line} has {len(fields)} fields, and the first line names {len(header)} columns.")
         else:
@@ -86,12 +86,12 @@ def _read_jsonl(file: IO[bytes], line_bytes: int) -> Iterator[ReportRow]:
             raise RowError(f"Line {lines.number} is not a JSON object.")
         try:
             yield ReportRow(lines.number, {name: _text(value) for name, value in found.items()})
-        except orjson.JSONEncodeError:  # it reads deeper nesting than it writes
+        except orjson.JSONEncodeError:  # orjson reads deeper nesting than it writes
             raise RowError(f"Line {lines.number} is nested too deeply.") from None
 
 
 def _text(value: Any) -> str:
-    """A text as it is, nothing for null, anything else as JSON."""
+    """A text as it is, an empty text for null, anything else as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else orjson.dumps(value).decode()

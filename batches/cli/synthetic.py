@@ -1,4 +1,4 @@
-"""Prompts without data: as many as asked for, of widely varying lengths, the same again for the same seed."""
+"""Prompts without data: any number of them, of very different lengths, and the same ones for the same seed."""
 
 import math
 import random
@@ -82,7 +82,8 @@ TASKS = ("Summarise this", "Explain this to a child", "Continue this story", "Na
 
 
 def prompts(count: int, seed: int, shared_prefix: int) -> Iterator[str]:
-    """Lengths are spread evenly over their logarithm: many short prompts, a few long. The prefix is in characters."""
+    """The logarithms of the lengths are spread evenly: many short prompts, a few long ones. The prefix is in
+    characters."""
     source = random.Random(seed)
     prefix = ""
     while len(prefix) < shared_prefix:

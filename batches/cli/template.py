@@ -1,4 +1,4 @@
-"""Prompts with `{column}` in them. Nothing but columns can be named there: no attribute, no index, no format."""
+"""Prompts with `{column}` in them. A template can name columns only, and no attribute, index or format."""
 
 import re
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ _PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 class TemplateError(Exception):
-    """The template is not one, or names a column that is not there; the message says which."""
+    """The template is invalid or names an unknown column. The message says which."""
 
 
 class Template:
-    """`{name}` stands for the column of that name; `{{` and `}}` for a brace. A value is put in as it is."""
+    """`{name}` stands for the value of that column, `{{` and `}}` for a brace. Values are put in unchanged."""
 
     def __init__(self, text: str) -> None:
         try:
             text.encode()
         except UnicodeEncodeError:
             raise TemplateError(f"{text[:60]!r} is not text in UTF-8.") from None
-        self._literals: list[str] = []  # one more than there are columns
+        self._literals: list[str] = []  # the texts around the columns, one more than there are columns
         self._columns: list[str] = []
         literal, end = "", 0
         for part in _PART.finditer(text):
@@ -45,11 +45,11 @@ class Template:
 
 
 def value(row: Mapping[str, str], column: str) -> str:
-    """Of that column. Raises TemplateError, which names those that there are."""
+    """The value of the column. Raises TemplateError, which names the known columns."""
     if column in row:
         return row[column]
     if not row:
-        raise TemplateError(f"There is no column {column!r}; there are none. {{{{ is a literal brace.")
+        raise TemplateError(f"There is no column {column!r}; there are none. Write {{{{ for a brace.")
     names = ", ".join(repr(name[:60]) for name in list(row)[:SHOWN])
     more = f" and {len(row) - SHOWN} more" if len(row) > SHOWN else ""
-    raise TemplateError(f"There is no column {column!r}; there is {names}{more}. {{{{ is a literal brace.")
+    raise TemplateError(f"There is no column {column!r}; there is {names}{more}. Write {{{{ for a brace.")

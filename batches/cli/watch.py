@@ -1,4 +1,4 @@
-"""Follow a batch until it has ended: a live bar on a terminal, a plain line now and then anywhere else."""
+"""Follows a batch until it ends: with a live bar on a terminal, with a line from time to time elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,22 +17,22 @@ from vbs.logs import one_line
 from vbs.openai.schema import BatchObject
 
 POLL_SECONDS = 0.5
-LINE_SECONDS = 5.0  # at least between plain lines
-PATIENCE_SECONDS = 120.0  # with a server that does not answer
+LINE_SECONDS = 5.0  # the least time between two lines, without a terminal
+PATIENCE_SECONDS = 120.0  # how long a server may be silent
 
-Show = Callable[[str, BatchObject], None]  # what happens to it, in words, and the batch
+Show = Callable[[str, BatchObject], None]  # gets a sentence about what happens, and the batch
 
 
 @dataclass(frozen=True)
 class Watched:
-    """batch: as it ended. loading_seconds: how long a worker had it and loaded a model, to a second or so."""
+    """batch: at its end. loading_seconds: about how long a worker had it and loaded a model."""
 
     batch: BatchObject
     loading_seconds: float
 
 
 def watch(remote: Batches, batch: BatchObject, out: IO[str]) -> Watched:
-    """Wait for its end. A server that is being started again is waited for. Raises RemoteError."""
+    """Wait for the batch's end, also while the server restarts. Raises RemoteError."""
     held, loads, silent_since = 0.0, False, None
     last = time.monotonic()
     with _bar(out) if out.isatty() else _lines(out) as show:

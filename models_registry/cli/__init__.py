@@ -1,6 +1,6 @@
-"""The actions of `manage.py model`, a module for each group. What they have in common is here.
+"""The actions of `manage.py model`: a module for each group, and what they share.
 
-Each module has `add_to(actions)`, which adds parsers whose default `run` is a function of the console, the server's
+Each module has `add_to(actions)`, which adds parsers. Their default `run` is a function of the console, the server's
 registry and the options.
 """
 
@@ -17,7 +17,8 @@ from vbs.places import PROGRAM
 
 
 class Console:
-    """Results go to standard output, progress to standard error. where: options by which commands reach the server."""
+    """Results go to standard output, progress to standard error. where: the options with which commands reach the
+    server."""
 
     def __init__(self, out: OutputWrapper, err: OutputWrapper, where: list[str]) -> None:
         self.out, self.err, self.where = out, err, where
@@ -30,7 +31,7 @@ class Console:
         self.err.flush()
 
     def command(self, *words: str) -> str:
-        """Another action on the same server, as it is typed."""
+        """Another action on the same server, as a person would type it."""
         return one_line(f"'{shlex.join([PROGRAM, 'model', *words, *self.where])}'")
 
 

@@ -15,8 +15,8 @@ from models_registry.cli.remote import Registry
 from models_registry.models import Task
 from vbs.logs import one_line
 
-ABOUT = ("license", "notes", "trust_remote_code", "allow_pickle")  # what can be said of any model
-PLACE = ("revision", "file", "token", "base", "remote_name", "copy")  # what says more of where a new one is
+ABOUT = ("license", "notes", "trust_remote_code", "allow_pickle")  # options of every model
+PLACE = ("revision", "file", "token", "base", "remote_name", "copy")  # options about the source of a new model
 
 
 def add_to(actions: Any) -> None:
@@ -25,9 +25,11 @@ def add_to(actions: Any) -> None:
     add.add_argument("source", nargs="?", help="a folder, a .gguf file, an http(s)://…/v1 URL, or scripted:")
     add.add_argument("--paste", metavar="TEXT", help=f"instead of these, {pasting.UNDERSTOOD}")
     add.add_argument("--name", dest="chosen", metavar="NAME", help="with --paste, the name that requests will use")
-    add.add_argument("--hub", metavar="ORG/NAME", help="instead of SOURCE, a model of the hub: a draft, to be fetched")
+    add.add_argument(
+        "--hub", metavar="ORG/NAME", help="instead of SOURCE, a model of the hub, whose files 'fetch' downloads"
+    )
     add.add_argument("--revision", default="", help="of the hub's model: a branch, tag or commit")
-    add.add_argument("--file", default="", help="of the hub's model: the one .gguf file that is meant")
+    add.add_argument("--file", default="", help="of the hub's model: the .gguf file to use")
     add.add_argument("--token", metavar="NAME", help="of the registry, for a gated or private model of the hub")
     add.add_argument("--task", help=f"{', '.join(Task.values)}; guessed when left out")
     add.add_argument(
@@ -47,21 +49,21 @@ def add_to(actions: Any) -> None:
     demo.add_argument("models", nargs="*", metavar="MODEL", help=f"{', '.join(demo_models.DEMO_MODELS)} or all")
     demo.set_defaults(run=_add_demo)
 
-    edit = actions.add_parser("edit", help="change what is said of a model")
+    edit = actions.add_parser("edit", help="change a model's task, options, prices or notes")
     edit.add_argument("name")
     edit.add_argument("--task", help=", ".join(Task.values))
-    edit.add_argument("--arg", action="append", metavar="KEY=VALUE", help="as of add; these take the place of all")
+    edit.add_argument("--arg", action="append", metavar="KEY=VALUE", help="as with add; these replace all options")
     edit.add_argument("--token", metavar="NAME", help="of the registry, for a gated or private model of the hub")
-    edit.add_argument("--no-args", action="store_true", help="no options of the engine any more")
+    edit.add_argument("--no-args", action="store_true", help="remove all options of the engine")
     for name, what in (("--input-price", "reads"), ("--output-price", "writes")):
-        edit.add_argument(name, metavar="PRICE", help=f"of a million tokens that it {what}; none: it has no price")
+        edit.add_argument(name, metavar="PRICE", help=f"of a million tokens that it {what}; none: no price")
     _about(edit)
     edit.set_defaults(run=_edit)
 
 
 def _about(parser: Any) -> None:
-    """What can be said of any model."""
-    parser.add_argument("--license", help="read from the model where it is not given")
+    """The options that every model has."""
+    parser.add_argument("--license", help="default: read from the model")
     parser.add_argument("--notes")
     for name, what in (
         ("--trust-remote-code", "run the code that comes with the model: read it first"),
@@ -129,7 +131,7 @@ def _edit(
 ) -> None:
     changes = _said(given) | _given(given, ("token",)) | ({"task": task} if task else {})
     if arg and no_args:
-        raise CommandError("--arg and --no-args cannot both be meant: leave one out")
+        raise CommandError("--arg and --no-args contradict each other: leave one out")
     if arg or no_args:
         changes["engine_args"] = dict(map(_option, arg or []))
     for price in PRICES:
@@ -141,7 +143,7 @@ def _edit(
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """KEY=VALUE with a JSON value where it is one, else a text; a bare KEY is a switch that is on."""
+    """KEY=VALUE, whose value is JSON if it can be parsed, else a text. A bare KEY is a switch that is on."""
     key, given, value = text.partition("=")
     key = key.lstrip("-").replace("_", "-")
     if not given:
@@ -153,7 +155,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _no_json(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")  # whatever Python's parser thinks of NaN
+    raise ValueError(f"{name} is not JSON")  # Python's parser accepts NaN
 
 
 def line(model: RegistryModel) -> str:

@@ -19,8 +19,8 @@ from vbs.logs import one_line
 from vbs.places import PROGRAM
 
 POLL_SECONDS = 0.5
-LINE_SECONDS = 5.0  # at least between plain lines
-NAMED = 20  # files in a plan
+LINE_SECONDS = 5.0  # the least time between two lines, without a terminal
+NAMED = 20  # files of a plan that are listed
 
 ENDED = {"pause": "is paused: --resume goes on", "cancel": "is a draft again"}
 
@@ -28,20 +28,22 @@ Show = Callable[[DownloadObject], None]
 
 
 def add_to(actions: Any) -> None:
-    fetching = actions.add_parser("fetch", help="fetch the files of a model that is on a hub")
+    fetching = actions.add_parser("fetch", help="download the files of a model of the hub")
     fetching.add_argument("name")
     instead = fetching.add_mutually_exclusive_group()
-    instead.add_argument("--plan", action="store_true", help="only say what it would take")
-    instead.add_argument("--pause", action="store_true", help="stop for now; what has come stays")
-    instead.add_argument("--resume", action="store_true", help="go on after a pause")
-    instead.add_argument("--cancel", action="store_true", help="stop, and remove what has come")
-    instead.add_argument("--retry", action="store_true", help="go on after a failure")
-    fetching.add_argument("--detach", action="store_true", help="do not follow it")
+    instead.add_argument("--plan", action="store_true", help="only say what the download would take")
+    instead.add_argument("--pause", action="store_true", help="pause the download; what has arrived stays")
+    instead.add_argument("--resume", action="store_true", help="continue after a pause")
+    instead.add_argument("--cancel", action="store_true", help="stop the download and delete what has arrived")
+    instead.add_argument("--retry", action="store_true", help="continue after a failure")
+    fetching.add_argument("--detach", action="store_true", help="do not wait for its end")
     fetching.set_defaults(run=_fetch)
 
-    token = actions.add_parser("token", help="keep an access token of the hub, encrypted; it is read, not given here")
-    token.add_argument("name", help="what it is called here")
-    token.add_argument("--remove", action="store_true", help="forget it")
+    token = actions.add_parser(
+        "token", help="keep an access token of the hub, encrypted; it is read from standard input or asked for"
+    )
+    token.add_argument("name", help="the name of the token in the registry")
+    token.add_argument("--remove", action="store_true", help="remove the token")
     token.set_defaults(run=_token)
 
 
@@ -60,7 +62,7 @@ def _fetch(
     if given["resume"]:
         registry.fetch(name, "resume")
     else:
-        if model["state"] not in ("downloading", "ready"):  # else it is said why not, if it cannot go on
+        if model["state"] not in ("downloading", "ready"):  # otherwise the answer says why it cannot continue
             _say_plan(console.progress, registry, model)
         registry.fetch(name, "retry" if retry else "fetch")
     if not registry.has_worker("io"):
@@ -106,7 +108,7 @@ def _fit(registry: Registry, name: str) -> str:
 
 
 def _follow(console: Console, registry: Registry, name: str) -> None:
-    """Until it has ended. Raises CommandError when it has failed."""
+    """Shows the download until it ends. Raises CommandError when it fails."""
     with _bar() if console.err.isatty() else _lines(console) as show:
         while True:
             model = _look(registry, name)

@@ -15,8 +15,10 @@ from vbs.logs import one_line
 def add_to(actions: Any) -> None:
     fits = actions.add_parser("fit", help="does a model fit into this machine's memory?")
     fits.add_argument("name", metavar="NAME_OR_FOLDER")
-    fits.add_argument("--context", type=positive, metavar="N", help="tokens; otherwise what the model is set to")
-    fits.add_argument("--sequences", type=positive, metavar="N", default=1, help="of that length at once; 1")
+    fits.add_argument("--context", type=positive, metavar="N", help="tokens (default: the model's setting)")
+    fits.add_argument(
+        "--sequences", type=positive, metavar="N", default=1, help="how many of that length at once (default: 1)"
+    )
     fits.add_argument("--json", action="store_true", dest="json", help="as JSON")
     fits.set_defaults(run=_fit)
 
@@ -45,7 +47,7 @@ def _fit(
 
 
 def _judged(console: Console, registry: Registry, name: str, load: dict[str, int]) -> FitObject:
-    """A registered model, or a folder of the server."""
+    """Whether a registered model, or the model in a folder of the server, fits."""
     try:
         return registry.fit(registry.own_name(name), **load)
     except RemoteError as error:
@@ -57,11 +59,11 @@ def _judged(console: Console, registry: Registry, name: str, load: dict[str, int
         if error.code != "folder_not_found":
             raise
     known = console.command("list")
-    raise CommandError(one_line(f"{name!r} is neither a model ({known} names those there are) nor a folder"))
+    raise CommandError(one_line(f"{name!r} is neither a model ({known} lists them) nor a folder"))
 
 
 def _described(name: str, found: FitObject) -> dict[str, Any]:
-    """As `fit` has always told it: the room in one piece."""
+    """The answer in `fit`'s own format, with the available memory as one object."""
     plain = ("verdict", "need", "asked", "context", "sequences", "change", "loads", "text", "resident")
     room = {"kind": found["room_kind"], "total": found["room_bytes"], "cache": found["room_cache"]}
     told: dict[str, Any] = {**found}

@@ -1,4 +1,4 @@
-"""`manage.py model load|unload|test|benchmark|operations|cancel|measurements`: ask the GPU's worker, and follow it."""
+"""`manage.py model load|unload|test|benchmark|operations|cancel|measurements`: queues an operation, and follows it."""
 
 import time
 from typing import Any
@@ -15,10 +15,10 @@ from vbs.logs import one_line
 from vbs.places import PROGRAM
 
 POLL_SECONDS = 0.4
-SHOWN = 20  # rows of a table
+SHOWN = 20  # rows of a table, by default
 NO_WORKER = f"no GPU worker is alive: it waits until one runs (on the server, '{PROGRAM} up')"
 OPTIONS = ("prompt", "max_tokens", "temperature", "requests", "prompt_tokens", "seed", "cold")
-NOT_MEASURED = ("id", "object", "model", "at")  # fields of a measurement that are not told as they are
+NOT_MEASURED = ("id", "object", "model", "at")  # fields of a measurement that the table shows in another form
 
 ABOUT = {
     OperationKind.LOAD: "load a model, so that the next request finds it there",
@@ -33,31 +33,33 @@ def add_to(actions: Any) -> None:
     for kind, words in ABOUT.items():
         parsers[kind] = parser = actions.add_parser(kind.value, help=words)
         parser.add_argument("name")
-        parser.add_argument("--now", action="store_true", help="before every batch; one that runs makes room")
-        parser.add_argument("--detach", action="store_true", help="do not follow it")
+        parser.add_argument("--now", action="store_true", help="run before every batch; a running batch is interrupted")
+        parser.add_argument("--detach", action="store_true", help="do not wait for its end")
         parser.add_argument("--json", action="store_true", dest="json", help="as JSON")
         parser.set_defaults(run=_operate, kind=kind)
     test, benchmark = parsers[OperationKind.TEST], parsers[OperationKind.BENCHMARK]
     for parser in (test, benchmark):
-        parser.add_argument("--max-tokens", type=positive, metavar="N", help="of an answer; 64")
+        parser.add_argument("--max-tokens", type=positive, metavar="N", help="of an answer (default: 64)")
     test.add_argument("--prompt", metavar="TEXT")
-    test.add_argument("--temperature", type=float, metavar="T", help="0, where it always says the same, to 2")
-    benchmark.add_argument("--requests", type=positive, metavar="N", help="100")
-    benchmark.add_argument("--prompt-tokens", type=positive, metavar="N", help="of a request, about; 64")
+    test.add_argument("--temperature", type=float, metavar="T", help="0 (the same answer every time) to 2")
+    benchmark.add_argument("--requests", type=positive, metavar="N", help="how many (default: 100)")
+    benchmark.add_argument("--prompt-tokens", type=positive, metavar="N", help="of a request, about (default: 64)")
     benchmark.add_argument("--seed", type=int, metavar="N", help="of the prompts' words")
-    benchmark.add_argument("--cold", action="store_true", default=None, help="unload it first, to measure loading too")
+    benchmark.add_argument(
+        "--cold", action="store_true", default=None, help="unload the model first, to measure its load, too"
+    )
 
-    listed = actions.add_parser("operations", help="what was asked of models, the newest first")
-    listed.add_argument("name", nargs="?", help="only of this model")
+    listed = actions.add_parser("operations", help="list the operations, the newest first")
+    listed.add_argument("name", nargs="?", help="only this model's")
     listed.add_argument("--open", action="store_true", help="only those that wait or run")
     listed.add_argument("--json", action="store_true", dest="json", help="as JSON, all of them")
     listed.set_defaults(run=_operations)
 
-    cancel = actions.add_parser("cancel", help="end a load, unload, test or benchmark, whether it waits or runs")
+    cancel = actions.add_parser("cancel", help="cancel a load, unload, test or benchmark that waits or runs")
     cancel.add_argument("operation", metavar="OP_ID")
     cancel.set_defaults(run=_cancel)
 
-    measurements = actions.add_parser("measurements", help="how fast a model was, and what it took")
+    measurements = actions.add_parser("measurements", help="list how fast a model was and how much memory it took")
     measurements.add_argument("name")
     measurements.add_argument("--json", action="store_true", dest="json", help="as JSON, all of them")
     measurements.set_defaults(run=_measurements)
@@ -85,7 +87,7 @@ def _operate(
 
 
 def _follow(console: Console, registry: Registry, operation_id: str) -> OperationObject:
-    """As it is when it has ended. What it says goes to standard error."""
+    """The operation at its end. Its log goes to standard error."""
     last = ""
     try:
         while True:
@@ -106,7 +108,7 @@ def _follow(console: Console, registry: Registry, operation_id: str) -> Operatio
 
 
 def new_lines(log: str, last: str) -> list[str]:
-    """Whole lines behind the last one that was shown; all of them, when that has gone from the log's beginning."""
+    """The whole lines after the last one that was shown; all lines when that one was cut off the log."""
     whole = log[: log.rfind("\n") + 1]
     start = whole.rfind(f"{last}\n") if last else -1
     return whole[start + len(last) + 1 if start >= 0 else 0 :].splitlines()

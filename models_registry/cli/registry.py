@@ -1,4 +1,4 @@
-"""`manage.py model list|show|alias|remove|cleanup`, and those of `adding`."""
+"""`manage.py model list|show|alias|remove|cleanup`, and the actions of `adding`."""
 
 from typing import Any
 
@@ -12,29 +12,31 @@ from models_registry.cli.remote import Registry
 
 def add_to(actions: Any) -> None:
     adding.add_to(actions)
-    listing = actions.add_parser("list", help="what is registered")
+    listing = actions.add_parser("list", help="list the models")
     listing.add_argument("--json", action="store_true", dest="json", help="as JSON")
     listing.set_defaults(run=_list)
 
-    show = actions.add_parser("show", help="one model, as JSON")
+    show = actions.add_parser("show", help="show one model, as JSON")
     show.add_argument("name")
     show.set_defaults(run=_show)
 
-    alias = actions.add_parser("alias", help="let a name stand for a model, wherever a model's name can be used")
+    alias = actions.add_parser("alias", help="point an alias at a model; it works wherever a model's name does")
     alias.add_argument("alias", metavar="ALIAS", help="e.g. @production")
     to = alias.add_mutually_exclusive_group(required=True)
-    to.add_argument("name", nargs="?", help="the model that it stands for from now on")
-    to.add_argument("--remove", action="store_true", help="take the alias away")
+    to.add_argument("name", nargs="?", help="the model that the alias points at from now on")
+    to.add_argument("--remove", action="store_true", help="remove the alias")
     alias.set_defaults(run=_alias)
 
-    remove = actions.add_parser("remove", help="take a model out of the registry")
+    remove = actions.add_parser("remove", help="remove a model from the registry")
     remove.add_argument("name")
-    remove.add_argument("--files", action="store_true", help="delete its folder too, if vbs has made it")
-    remove.add_argument("--dry-run", action="store_true", help="only say what would go, and what needs it")
+    remove.add_argument("--files", action="store_true", help="also delete its folder, if vbs made it")
+    remove.add_argument(
+        "--dry-run", action="store_true", help="only say what would be deleted, and what needs the model"
+    )
     remove.set_defaults(run=_remove)
 
-    cleanup = actions.add_parser("cleanup", help="delete what vbs has made and no model uses")
-    cleanup.add_argument("--dry-run", action="store_true", help="only say what would go")
+    cleanup = actions.add_parser("cleanup", help="delete the folders that vbs made and no model uses")
+    cleanup.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
     cleanup.add_argument("--yes", action="store_true", help="do not ask first")
     cleanup.set_defaults(run=_cleanup)
 

@@ -1,4 +1,4 @@
-"""The registry of a server, by its HTTP API."""
+"""A server's registry of models, by its HTTP API."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,8 +25,8 @@ from vbs.cli.remote import Remote, RemoteError
 
 ROOT = "/v1/registry"
 ALL = 10**9  # objects of a list
-LONG = httpx2.Timeout(60, connect=10, read=3600)  # files are fetched and converted before there is an answer
-PATIENCE_SECONDS = 120.0  # with a server that does not answer while something is followed
+LONG = httpx2.Timeout(60, connect=10, read=3600)  # an answer may come only after files were downloaded and converted
+PATIENCE_SECONDS = 120.0  # how long a server may be silent while something is followed
 PAUSE_SECONDS = 0.5
 
 T = TypeVar("T")
@@ -40,12 +40,12 @@ class Registry(Remote):
         return found
 
     def model(self, name: str) -> RegistryModel:
-        """By its own name."""
+        """The model with this name, which may not be an alias."""
         found: RegistryModel = self.ask("GET", _path("models", name), "model")
         return found
 
     def own_name(self, name: str) -> str:
-        """Of the model that a name stands for, which may be an alias."""
+        """The name of the model that a name or alias means."""
         return str(self.ask("GET", f"/v1/models/{_quoted(name)}", "model")["id"])
 
     def add(self, **given: Any) -> CreatedModel:
@@ -103,7 +103,7 @@ class Registry(Remote):
         return found
 
     def measurements(self, name: str, limit: int = ALL) -> Iterator[MeasurementObject]:
-        """The newest first."""
+        """The newest ones first."""
         return self.listed(_path("models", name, "measurements"), limit)
 
     # What is done with them
@@ -118,7 +118,7 @@ class Registry(Remote):
         return found
 
     def operations(self, chosen: dict[str, str], limit: int = ALL) -> Iterator[OperationObject]:
-        """The newest first. chosen: by model and state, and with `log`."""
+        """The newest ones first. chosen: model, state and `log`."""
         return self.listed(f"{ROOT}/operations", limit, **chosen)
 
     def cancel(self, operation_id: str) -> OperationObject:
@@ -150,7 +150,7 @@ class Registry(Remote):
 
 
 def patiently(look: Callable[[], T]) -> T:
-    """What is seen of the server, which may be started again meanwhile. Raises RemoteError."""
+    """Calls the server again while it restarts. Raises RemoteError."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:

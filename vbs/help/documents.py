@@ -1,5 +1,5 @@
-"""The documents of the repository, to be read in the product. They are rendered when they are first asked for, and
-again when their file has changed."""
+"""The documents of the repository, as pages. A document is rendered when somebody first asks for it, and again when its
+file changed."""
 
 import posixpath
 import re
@@ -33,7 +33,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Hit:
-    """A section in which all words are. snippet: texts, each with whether it is one of the words."""
+    """A section that has all of the words. snippet: texts, each with whether it is one of the words."""
 
     document: Document
     heading: Heading
@@ -41,7 +41,7 @@ class Hit:
 
 
 def documents() -> list[Document]:
-    """All there are, in order; empty where vbs is installed without them."""
+    """All documents, in order; none where vbs is installed without them."""
     return [found for name in names() if (found := document(name))]
 
 
@@ -56,7 +56,7 @@ def names() -> list[str]:
 
 
 def document(name: str) -> Document | None:
-    """None when there is none of this name, or it cannot be read."""
+    """None when there is no document with this name, or it cannot be read."""
     if name not in names():
         return None
     path = _folder() / (_path(name))
@@ -88,7 +88,7 @@ def _path(name: str) -> str:
 
 
 def resolve(address: str, within: str) -> str | None:
-    """Where a link in this file leads here: to another document, or None."""
+    """The page that a link in this file leads to, or None."""
     path, _, fragment = address.partition("#")
     if ":" in path or path.startswith("/"):
         return None
@@ -101,7 +101,8 @@ def resolve(address: str, within: str) -> str | None:
 
 
 def search(asked: str) -> list[Hit]:
-    """Sections that have all of these words in their text or their heading, those with more in the heading first."""
+    """The sections that have all of these words in their text or heading; those with more of them in the heading
+    first."""
     words = list(dict.fromkeys(asked.lower().split()))[:MOST_WORDS]
     if not words:
         return []
@@ -117,7 +118,7 @@ def search(asked: str) -> list[Hit]:
 
 
 def _snippet(text: str, words: list[str]) -> Iterator[tuple[str, bool]]:
-    """The text around the first of the words that is in it."""
+    """The text around the first of the words that it contains."""
     pattern = re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)), re.IGNORECASE)
     first = pattern.search(text)
     at = first.start() if first else 0

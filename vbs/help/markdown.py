@@ -1,6 +1,6 @@
-"""Markdown as HTML that a page may hold: no HTML of the document's own, nothing from elsewhere, no style.
+"""Renders Markdown as HTML for a page: with no HTML of the document, no resource from elsewhere, and no style.
 
-Headings have anchors, code has a button that copies it, tables scroll. Knows no file and no request.
+Headings have anchors, code has a button that copies it, tables scroll. Knows neither files nor requests.
 """
 
 import html
@@ -29,7 +29,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Section:
-    """What stands under a heading, up to the next one, as plain text."""
+    """The text under a heading, up to the next one, without markup."""
 
     heading: Heading
     text: str
@@ -37,7 +37,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Rendered:
-    """html: safe to be put into a page. title: the first heading's text."""
+    """html: safe for a page. title: the text of the first heading."""
 
     html: str
     title: str
@@ -45,13 +45,12 @@ class Rendered:
 
     @property
     def contents(self) -> tuple[Heading, ...]:
-        """What a table of contents names."""
+        """The headings for a table of contents."""
         return tuple(one.heading for one in self.sections if one.heading.level in (2, 3))
 
 
 def render(source: str, resolve: Resolve) -> Rendered:
-    """resolve: the address of a link that is not to another site; None where it leads nowhere, and then its text is
-    all that is shown."""
+    """resolve: gives the address for a link inside the documents; for None, only the link's text is shown."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     parser.add_render_rule("fence", _fence)
     parser.add_render_rule("code_block", _fence)
@@ -69,7 +68,7 @@ def render(source: str, resolve: Resolve) -> Rendered:
 
 
 def anchor(text: str) -> str:
-    """As GitHub makes it of a heading's text."""
+    """The anchor that GitHub makes of a heading's text."""
     kept = "".join(
         one for one in unicodedata.normalize("NFC", text).lower() if one.isalnum() or one in " -_" or one.isspace()
     )
@@ -77,7 +76,7 @@ def anchor(text: str) -> str:
 
 
 def _anchor(tokens: Sequence[Token]) -> list[Heading]:
-    """Give every heading an id. What is said twice is counted, as on GitHub."""
+    """Gives every heading an id. A repeated text gets a number, as on GitHub."""
     headings: list[Heading] = []
     taken: dict[str, int] = {}
     for opened, inline in pairwise(tokens):
@@ -92,7 +91,7 @@ def _anchor(tokens: Sequence[Token]) -> list[Heading]:
 
 
 def _inline(children: Sequence[Token], resolve: Resolve) -> list[Token]:
-    """Links to where they lead here, and pictures as what they say instead."""
+    """Gives links their address on this server, and shows pictures as their text."""
     kept, leads = [], []
     for token in children:
         if token.type == "image":
@@ -119,7 +118,7 @@ def _target(link: Token, resolve: Resolve) -> dict[str, str | int | float] | Non
 
 
 def _framed(tokens: Sequence[Token]) -> list[Token]:
-    """Every table in a frame that scrolls."""
+    """Puts every table in a frame that scrolls."""
     framed: list[Token] = []
     for token in tokens:
         if token.type == "table_open":

@@ -16,7 +16,7 @@ MOST_ASKED = 200  # characters
 @require_GET
 @page()
 def start(request: Request) -> HttpResponse:
-    """Recipes, or with `q` what the documents say of these words."""
+    """The recipes, or with `q` the search result."""
     asked = request.GET.get("q", "").replace("\0", "").strip()[:MOST_ASKED]
     context = {"documents": documents.documents(), "asked": asked, "pieces": asked.split()}
     if asked:

@@ -1,4 +1,4 @@
-"""`manage.py batch`: submit batches and look after them, on this server or a distant one."""
+"""`manage.py batch`: submits and manages batches, on this server or a remote one."""
 
 import json
 import shlex
@@ -44,28 +44,32 @@ class Command(BaseCommand):
 
         submit = action("submit", "upload a JSONL file and run it", batch=False)
         submit.add_argument("file", type=Path, metavar="FILE")
-        submit.add_argument("--model", default="", help="for lines that name none")
-        submit.add_argument("--endpoint", default="", help="the url of the file's first line unless given")
-        submit.add_argument("--priority", type=int, help="-100 to 100; higher runs first (0)")
+        submit.add_argument("--model", default="", help="the model of lines that name none")
+        submit.add_argument("--endpoint", default="", help="default: the url of the file's first line")
+        submit.add_argument("--priority", type=int, help="-100 to 100; a higher one runs first (default: 0)")
         submit.add_argument("--metadata", nargs="+", action="extend", default=[], metavar="K=V")
-        submit.add_argument("--wait", action="store_true", help="show the progress until it has ended")
+        submit.add_argument("--wait", action="store_true", help="show the progress until the batch ends")
 
         listing = action("list", "the newest batches", batch=False)
-        listing.add_argument("--limit", type=int, default=20, metavar="N", help="how many (20)")
+        listing.add_argument(
+            "--limit", type=int, default=20, metavar="N", help="how many batches to list (default: 20)"
+        )
         listing.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
 
         show = action("show", "one batch")
         show.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
-        show.add_argument("--wait", action="store_true", help="show the progress until it has ended")
+        show.add_argument("--wait", action="store_true", help="show the progress until the batch ends")
 
         action("cancel", "stop a batch; what is finished is kept")
 
         results = action("results", "the output lines, also of a batch that still runs")
-        results.add_argument("--errors", action="store_true", help="the error lines instead")
-        results.add_argument("--out", type=Path, metavar="FILE", help="into this file, in place when it is whole")
+        results.add_argument("--errors", action="store_true", help="the lines of the error file instead")
+        results.add_argument(
+            "--out", type=Path, metavar="FILE", help="write to this file, which appears when it is complete"
+        )
 
         retry = action("retry", "a new batch of what failed in this one, or was not run")
-        retry.add_argument("--wait", action="store_true", help="show the progress until it has ended")
+        retry.add_argument("--wait", action="store_true", help="show the progress until the batch ends")
 
         action("logs", "what happened to a batch")
 
@@ -157,17 +161,17 @@ class Command(BaseCommand):
         for line in b"".join(remote.logs(batch_id)).decode(errors="replace").splitlines():
             self.stdout.write(one_line(line))
 
-    # What they share
+    # Shared
 
     def _accepted(self, remote: Batches, batch: BatchObject, wait: bool) -> None:
-        """The id alone is on standard output, for scripts; with --wait the summary follows."""
+        """Prints only the id on standard output, for scripts; with --wait the summary follows."""
         with self._goes_on(batch):
             self.stdout.write(one_line(batch["id"]))
             self.stdout.flush()
             if said := expected(batch):
                 self._tell(said)
             if not wait:
-                self._tell(f"{self._command('show', batch['id'], '--wait')} shows how it gets on")
+                self._tell(f"{self._command('show', batch['id'], '--wait')} shows its progress")
                 return
             watched = watch(remote, batch, sys.stderr)
         batch = watched.batch
@@ -182,7 +186,7 @@ class Command(BaseCommand):
 
     @contextmanager
     def _goes_on(self, batch: BatchObject) -> Iterator[None]:
-        """Whoever leaves before its end is told that the batch does not."""
+        """Tells a person who stops waiting that the batch continues."""
         try:
             yield
         except (KeyboardInterrupt, RemoteError):
@@ -206,14 +210,15 @@ class Command(BaseCommand):
         return one_line(f"'{shlex.join([PROGRAM, 'batch', action, *words, *self.where])}'")
 
     def _tell(self, text: str) -> None:
-        """Beside the results: not in the colour of errors."""
+        """Writes to standard error, but not in the colour of errors."""
         self.stderr.write(one_line(text), style_func=str)
         self.stderr.flush()
 
 
 def expected(batch: BatchObject) -> str:
-    """`about 500 requests, expected to take 45 s and to start in 10 s (7 measurements)`, or why that is not known."""
-    estimate = batch.get("estimate")  # an older server tells none
+    """`about 500 requests, expected to take 45 s and to start in 10 s (7 measurements)`, or why there is no
+    forecast."""
+    estimate = batch.get("estimate")  # an older server sends none
     if not estimate:
         return ""
     said = []
@@ -235,7 +240,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def first_url(path: Path) -> str:
-    """Of the first request; empty when it is not to be seen: the server will say what is wrong."""
+    """The URL of the first request; empty when it cannot be read, and then the server reports what is wrong."""
     with path.open("rb") as file:
         for line in iter(lambda: file.readline(FIRST_LINE_BYTES), b""):
             if line.strip():

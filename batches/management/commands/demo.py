@@ -1,4 +1,4 @@
-"""`manage.py demo`: a small batch through the real engine, from nothing to answers."""
+"""`manage.py demo`: runs a small batch through a real engine, from a new server to answers."""
 
 import json
 import signal
@@ -54,7 +54,7 @@ class Command(BaseCommand):
 
     @contextmanager
     def server(self) -> Iterator[None]:
-        """The stack of our data folder: the one that runs already, or one of our own for the time of the block."""
+        """The stack of our data folder: the running one, or one of our own for the time of the block."""
         if found := stack.running(settings.VBS_DATA_DIR):
             self.say(f"using the vbs that runs at {found.url}")
             wait_until_ready(found.url)
@@ -70,12 +70,12 @@ class Command(BaseCommand):
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
             connection.close()
-            with suppress(OSError):  # nobody may be there to hear it
+            with suppress(OSError):  # standard output may be closed
                 self.say("stopping everything")
             ours.stop()
 
     def run(self, remote: Batches) -> Watched:
-        """The batch as it ended; without an end there is no batch."""
+        """The batch at its end. When the wait is interrupted, the batch is cancelled."""
         self.say(f"submitting {EXAMPLE.relative_to(stack.BASE_DIR)}")
         batch = remote.submit(EXAMPLE, metadata={"made by": "manage.py demo"})
         try:
@@ -112,7 +112,7 @@ class Command(BaseCommand):
 
 
 def wait_until_ready(url: str) -> None:
-    """Its workers start when the web server answers, or somebody has only just started it."""
+    """Waits until the server has all its parts: workers start only after the web server."""
     deadline = time.monotonic() + stack.READY_SECONDS
     with Remote(url) as remote:
         while True:
@@ -128,7 +128,7 @@ def wait_until_ready(url: str) -> None:
 
 
 def reason(remote: Batches, watched: Watched) -> str:
-    """Why it did not go well."""
+    """Why the batch failed."""
     batch = watched.batch
     if batch["errors"]:
         return f"The batch is {batch['status']}:\n{report.error_table(batch['errors']['data'])}"
@@ -138,7 +138,7 @@ def reason(remote: Batches, watched: Watched) -> str:
 
 
 def answers(output: Path, count: int) -> list[tuple[str, str]]:
-    """The first questions of the example, with what came of them."""
+    """The first prompts of the example, with their answers."""
     found = {}
     for line in output.read_bytes().splitlines():
         answer = json.loads(line)

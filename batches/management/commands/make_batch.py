@@ -1,4 +1,4 @@
-"""`manage.py make_batch`: the input file of a batch, from rows and a template, or of synthetic prompts."""
+"""`manage.py make_batch`: writes the input file of a batch, from rows and a template, or from synthetic prompts."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -25,11 +25,11 @@ STANDARD_OUTPUT = "-"
 
 
 class TooMuch(Exception):
-    """More than one batch may have."""
+    """There are more requests than one batch may have."""
 
 
 class Prompt(NamedTuple):
-    """line: of the table, or its number among the synthetic ones."""
+    """line: in the table, or the number of a synthetic prompt."""
 
     line: int
     custom_id: str
@@ -51,9 +51,13 @@ class Command(BaseCommand):
         source.add_argument("--from", dest="table", type=Path, metavar="ROWS", help="a .csv or .jsonl file")
         source.add_argument("--count", type=int, metavar="N", help="N synthetic prompts of varying lengths")
         parser.add_argument("--prompt", help="'Summarise: {text}' puts in the column text; {{ and }} are braces")
-        parser.add_argument("--system", help="what the model is told first; may name columns, too")
-        parser.add_argument("--id-column", metavar="COL", help="the custom_id of each row; else request-1, request-2 …")
-        parser.add_argument("--seed", type=int, default=0, metavar="N", help="another gives other synthetic prompts")
+        parser.add_argument("--system", help="the system prompt; it may name columns, too")
+        parser.add_argument(
+            "--id-column", metavar="COL", help="the column with each row's custom_id (default: request-1, request-2 …)"
+        )
+        parser.add_argument(
+            "--seed", type=int, default=0, metavar="N", help="another seed gives other synthetic prompts (default: 0)"
+        )
         parser.add_argument(
             "--shared-prefix",
             type=int,
@@ -61,11 +65,13 @@ class Command(BaseCommand):
             metavar="N",
             help="all synthetic prompts begin with the same N characters",
         )
-        parser.add_argument("--model", help="left out, 'batch submit --model' has to name it")
-        parser.add_argument("--endpoint", choices=list(REQUIRED), default=CHAT, help=f"{CHAT} unless given")
+        parser.add_argument("--model", help="the model; without it, 'batch submit --model' has to name one")
+        parser.add_argument("--endpoint", choices=list(REQUIRED), default=CHAT, help=f"default: {CHAT}")
         parser.add_argument("--max-tokens", type=int, metavar="N")
         parser.add_argument("--temperature", type=float, metavar="N")
-        parser.add_argument("--split", action="store_true", help="write FILE-001 and so on, each one batch at most")
+        parser.add_argument(
+            "--split", action="store_true", help="write FILE-001 and so on, each with at most one batch"
+        )
 
     def handle(self, **options: Any) -> None:
         given = SimpleNamespace(**options)
@@ -87,7 +93,7 @@ class Command(BaseCommand):
 
 
 def complaints(given: SimpleNamespace) -> Iterator[tuple[bool, str]]:
-    """What does not go together, or is out of range."""
+    """Options that do not go together or are out of range."""
     if given.count is None:
         yield given.prompt is None, "--from needs a --prompt."
         yield given.shared_prefix != 0, "--shared-prefix is for synthetic prompts; leave it out with --from."
@@ -124,7 +130,7 @@ def _most_requests() -> str:
 
 
 def requests(given: SimpleNamespace) -> Iterator[tuple[int, bytes]]:
-    """Each request as a line of JSON, with the line that it comes from. Raises RowError, TemplateError, OSError."""
+    """Each request as a line of JSON, with the number of the row's line. Raises RowError, TemplateError, OSError."""
     tokens = "max_output_tokens" if given.endpoint == RESPONSES else "max_tokens"
     options = {"model": given.model, tokens: given.max_tokens, "temperature": given.temperature}
     options = {name: option for name, option in options.items() if option is not None}
@@ -163,7 +169,7 @@ def _synthetic(given: SimpleNamespace) -> Iterator[Prompt]:
 
 
 def _from_rows(given: SimpleNamespace) -> Iterator[Prompt]:
-    """Memory does not grow with the rows, except for one small entry per id of theirs."""
+    """Memory does not grow with the rows, except for a small entry per id."""
     prompt, system = Template(given.prompt), Template(given.system or "")
     seen: dict[bytes, int] = {}
     number = 0
@@ -198,7 +204,7 @@ def _check_id(prompt: Prompt, seen: dict[bytes, int]) -> None:
 
 @contextmanager
 def files(path: Path, split: bool) -> Iterator[Callable[[], Sink]]:
-    """Hands out the file, or one numbered file after the other. At the end all are there, or none is."""
+    """Opens the file, or one numbered file after the other. At the end all of them are there, or none."""
     with ExitStack() as opened:
         made = 0
 
@@ -217,7 +223,7 @@ def _numbered(path: Path, number: int) -> Path:
 
 
 def distribute(lines: Iterator[tuple[int, bytes]], next_file: Callable[[], Sink], split: bool) -> int:
-    """Write all lines, as many to a file as one batch may have. Says how many there were. Raises TooMuch."""
+    """Write all lines, as many to a file as a batch may have. Returns how many there were. Raises TooMuch."""
     most_bytes = min(settings.VBS_MAX_BATCH_MB, settings.VBS_MAX_FILE_MB) * 2**20
     line_bytes = min(settings.VBS_MAX_LINE_MB * 2**20, most_bytes)
     most_requests = runtime.value("VBS_MAX_BATCH_REQUESTS")

@@ -1,4 +1,5 @@
-"""`manage.py queue`: what runs and what waits, holding all of it, and what goes first. On this server's database."""
+"""`manage.py queue`: shows what runs and waits, pauses and resumes the queue, and sets priorities, in this server's
+database."""
 
 import getpass
 import json
@@ -21,19 +22,21 @@ SHOWN = 100
 
 
 class Command(BaseCommand):
-    help = "The queue: what runs and waits, of all projects; hold it for maintenance; say what goes first."
+    help = "Show what runs and waits, of all projects; pause the queue for maintenance; set the priority of a batch."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-        show = actions.add_parser("show", help="what runs, and what waits in the order in which it will be taken up")
+        show = actions.add_parser("show", help="show what runs, and what waits in its order")
         show.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
-        pause = actions.add_parser("pause", help="run no batch until it is resumed; the one that runs stops")
-        pause.add_argument("--reason", default="", metavar="TEXT", help="shown to everybody who looks at the queue")
-        actions.add_parser("resume", help="let batches run again, from where they were")
-        priority = actions.add_parser("priority", help="another priority of a batch that has not ended")
+        pause = actions.add_parser(
+            "pause", help="run no batch until the queue is resumed; running batches are interrupted"
+        )
+        pause.add_argument("--reason", default="", metavar="TEXT", help="everybody who looks at the queue sees it")
+        actions.add_parser("resume", help="let batches run again; interrupted ones continue")
+        priority = actions.add_parser("priority", help="set the priority of a batch that has not ended")
         priority.add_argument("batch_id", metavar="BATCH")
-        priority.add_argument("number", type=int, metavar="N", help="-100 to 100; higher runs first")
+        priority.add_argument("number", type=int, metavar="N", help="-100 to 100; a higher one runs first")
 
     def handle(self, *, action: str, **options: Any) -> None:
         getattr(self, f"_{action}")(**options)
@@ -87,7 +90,7 @@ class Command(BaseCommand):
 def _who() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, in a container
+    except (KeyError, OSError):  # in a container the user may have no name
         return "manage.py"
 
 

@@ -1,4 +1,4 @@
-"""`manage.py status`: what of vbs runs, what it does, and what is wrong. Starts nothing and needs nothing to run."""
+"""`manage.py status`: shows which parts of vbs run, what they do, and what is wrong. It starts nothing."""
 
 import json
 import socket
@@ -29,8 +29,8 @@ from vbs.run import postgres, processes, stack
 
 WEB_TIMEOUT = httpx2.Timeout(10)
 DATABASE_SECONDS = 5
-SHOWN = 10  # batches of the queue
-EVERYTHING = Viewer(frozenset(), None)  # whoever can run this can read the tables
+SHOWN = 10  # batches of the queue that are shown
+EVERYTHING = Viewer(frozenset(), None)  # a person who can run this can read the tables
 
 Found = dict[str, Any]
 
@@ -89,7 +89,7 @@ def _web() -> Found:
 
 
 def _database() -> Found:
-    """What the tables say; without a database, that it is missing."""
+    """What the tables say, or that the database is missing."""
     found: Found = {"database": {"answers": False, "detail": ""}, "workers": [], "engines": [], "queue": None}
     connection.settings_dict["OPTIONS"] = {"connect_timeout": DATABASE_SECONDS} | connection.settings_dict["OPTIONS"]
     try:
@@ -124,7 +124,7 @@ def _worker(worker: Any) -> Found:
 
 
 def _engine(worker: Worker) -> Found:
-    """alive: None when we cannot know, because it runs on another machine or is a server of somebody else."""
+    """alive: None when it cannot be known, for an engine on another machine or a remote server."""
     ours = worker.hostname == socket.gethostname()
     return {
         "worker": str(worker),
@@ -181,7 +181,7 @@ def problems(found: Found) -> Iterator[str]:
 
 
 def rows(found: Found) -> Iterator[list[str]]:
-    """Two columns: what it is, and how it is."""
+    """Two columns: the part, and its state."""
     yield ["data", found["data"]]
     if found["supervisor"]:
         yield ["supervisor", f"runs for pid {found['supervisor']['pid']}"]

@@ -1,4 +1,4 @@
-"""`manage.py model`: add models to the registry, look at them, work with them, take them out."""
+"""`manage.py model`: adds models to the registry, shows them, changes them, uses them and removes them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`manage.py prepare`: the migrations and the static files, whatever of them is not done yet."""
+"""`manage.py prepare`: does the migrations and collects the static files, as far as that is not done yet."""
 
 import hashlib
 from pathlib import Path
@@ -27,7 +27,7 @@ def collect() -> None:
 
 
 def fingerprint() -> str:
-    """Of every static file there is, by name, size and time: a change of any of them changes it."""
+    """A digest of every static file's name, size and time. It changes with each of them."""
     seen = hashlib.sha256()
     for finder in get_finders():
         for path, storage in sorted(finder.list(None), key=lambda item: item[0]):

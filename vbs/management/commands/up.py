@@ -91,7 +91,7 @@ vbs is up. Ctrl-C stops it.
 
 
 def first_key() -> str | None:
-    """A key for the first user, when there is none at all."""
+    """Makes a key for the first user, when there is no key at all."""
     from vbs.accounts.models import ApiKey
 
     try:
@@ -105,5 +105,5 @@ def first_key() -> str | None:
 
 
 def printable(line: str) -> str:
-    """Without what would steer the terminal: logs quote what strangers send."""
+    """The text without characters that would control the terminal: logs quote what clients send."""
     return "".join(character for character in line if character.isprintable() or character == "\t")

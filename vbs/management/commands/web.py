@@ -1,4 +1,4 @@
-"""`manage.py web`: the web process. Parses, checks, serves; how it serves is vbs.web."""
+"""`manage.py web`: the web process, which answers HTTP requests and serves WebSockets. vbs.web has its server."""
 
 import tempfile
 from typing import Any
@@ -13,7 +13,7 @@ from vbs.web.limits import MB, Bounds
 
 class Command(BaseCommand):
     help = "Serve the API and the pages until SIGTERM or SIGINT"
-    requires_system_checks: list[str] = []  # done in handle(), when it is known where we listen
+    requires_system_checks: list[str] = []  # handle() does this, when the address is known
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=settings.VBS_HOST, help="address to listen on (VBS_HOST, %(default)s)")

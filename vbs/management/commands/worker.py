@@ -1,8 +1,9 @@
-"""Run a cluster of django-q2, tied to this process: nothing of it outlives us, and all of it hears of a stop.
+"""Runs a cluster of django-q2, tied to this process: none of its processes outlives this one, and all of them get a
+stop.
 
-A process of it that is killed ends all of it, and the supervisor starts it anew. django-q2 would replace the one, but
-the killed may have held a lock of the queue that all share (an idle worker holds it while it waits), and then no task
-would be handed out ever again.
+When one of its processes is killed, all of it ends and the supervisor starts it again. django-q2 alone would replace
+only the killed process. But that may have held a lock of the queue that all share (an idle worker holds it while it
+waits), and then no task would be handed out ever again.
 """
 
 import logging
@@ -18,12 +19,13 @@ from vbs.run import processes
 
 log = logging.getLogger(__name__)
 
-RESTART_SECONDS = 30  # for the orderly end of a worker that is to start anew; then it is ended by force
-RECYCLED = -2  # timer of a worker that has left by itself, holding nothing
+RESTART_SECONDS = 30  # how long a worker that restarts may take to end; then it is ended by force
+RECYCLED = -2  # the timer of a worker that ended by itself and holds nothing
 
 
 def _die_with_parent() -> None:
-    """In each process that the cluster forks: when its parent is killed, so is it. (The engine is not forked.)"""
+    """In each process that the cluster forks: when its parent is killed, it is killed too. (The engine is not
+    forked.)"""
     processes.end_with_parent(signal.SIGKILL)
 
 
@@ -52,13 +54,13 @@ class Command(BaseCommand):
                 if process in self.pool and process.timer.value == RECYCLED:
                     return super().reincarnate(process)
                 log.critical("Process %s of the %s cluster has died: ending the cluster", process.pid, cluster)
-                os._exit(1)  # what is left of it is killed with us, and the cluster's first process ends
+                os._exit(1)  # the rest of it is killed with us, and the cluster's first process ends
 
         class Cluster(django_q.Cluster):
             def stop(self) -> bool:
                 outages.stopping.set()
                 if outages.restarting.is_set():
-                    signal.alarm(RESTART_SECONDS)  # who wants a worker to start anew may want that because it hangs
+                    signal.alarm(RESTART_SECONDS)  # somebody may restart a worker because it hangs
                 return bool(super().stop())
 
         django_q.Sentinel = Sentinel  # the name by which Cluster finds it
