@@ -140,7 +140,7 @@ def check_header(names: list[str], endpoint: str, default_model: str) -> None:
     if not contents:
         raise CsvError(f"No column holds what is asked: name one {wanted}. The columns are: {', '.join(names)[:300]}.")
     if len(contents) > 1:
-        raise CsvError(f"The columns {' and '.join(contents)} say the same twice: keep one of them.")
+        raise CsvError(f"The columns {' and '.join(contents)} both give the prompt: keep one of them.")
     if "model" not in names and not default_model:
         raise CsvError("No column names the model: choose one in the form, or add a column 'model'.")
 
@@ -196,7 +196,7 @@ def _request(row: CsvRow, names: list[str], endpoint: str, default_model: str) -
     given = dict(zip(names, row.fields, strict=False))
     body: dict[str, Any] = {"model": given.get("model", "").strip() or default_model}
     if not body["model"]:
-        raise _BadRow("The row names no model, and none is chosen for those that name none.", "model")
+        raise _BadRow("The row names no model: fill the column 'model', or choose a model in the form.", "model")
     body |= _content(given, endpoint)
     if text := given.get("max_tokens", "").strip():
         body["max_output_tokens" if endpoint == "/v1/responses" else "max_tokens"] = _whole(text)

@@ -191,8 +191,8 @@ class EditForm(GuardedForm):
     engine_args = OptionsField(label="Engine options", help_text=OPTIONS_HELP)
     license = _text("Licence", 100)
     notes = _text("Notes", rules.MOST_NOTES, rows=3)
-    input_price = _price("Price of a million tokens that it reads")
-    output_price = _price("Price of a million tokens that it writes")
+    input_price = _price("Price of a million input tokens")
+    output_price = _price("Price of a million output tokens")
     trust_remote_code = CODE
     allow_pickle = PICKLE
 
@@ -222,7 +222,7 @@ class RunForm(GuardedForm):
     """The options of an operation; the fields are those of `operations.OPTIONS`."""
 
     kind: OperationKind
-    now = _switch("Before all batches", "A batch that runs makes room")
+    now = _switch("Before all batches", "Interrupts a running batch")
 
     def __init__(self, *given: Any, model: Model, **options: Any) -> None:
         options["initial"] = {name: default for name, (default, _) in operations.OPTIONS[self.kind].items()}
@@ -250,7 +250,7 @@ class BenchmarkForm(RunForm):
     requests = forms.IntegerField(label="Requests")
     prompt_tokens = forms.IntegerField(label="Tokens in")
     max_tokens = forms.IntegerField(label="Tokens out")
-    cold = _switch("Load it anew first", "Measures the loading too")
+    cold = _switch("Load it again first", "Also measures the load")
     field_order = ("requests", "prompt_tokens", "max_tokens", "cold", "now")
 
 

@@ -26,7 +26,7 @@ class NewBatch(forms.Form):
     )
     model = forms.ChoiceField(
         required=False,
-        help_text="For lines that name none. A table needs one, unless it has a column “model”.",
+        help_text="For lines that name no model. A table needs one, unless it has a column “model”.",
         error_messages={"invalid_choice": "No ready model or alias is called “%(value)s” now: choose another."},
     )
     endpoint = forms.ChoiceField(
@@ -36,7 +36,7 @@ class NewBatch(forms.Form):
     priority = forms.IntegerField(
         min_value=-100, max_value=100, initial=0, help_text="−100 to 100; a higher one runs first."
     )
-    completion_window = forms.ChoiceField(help_text="What is not done by then expires.")
+    completion_window = forms.ChoiceField(help_text="Requests that are not done by then expire.")
 
     def __init__(self, viewer: Viewer, data: Any = None, **options: Any) -> None:
         super().__init__(data, **options)
@@ -95,7 +95,7 @@ class NewBatch(forms.Form):
             if not key and value:
                 self.add_error(f"key-{number}", "Give this value a key.")
             elif key in pairs:
-                self.add_error(f"key-{number}", f"The key “{key}” is there twice.")
+                self.add_error(f"key-{number}", f"The key “{key}” is used twice.")
             elif key:
                 pairs[key] = value
         try:

@@ -34,7 +34,7 @@ def _texts(file: File | None, numbers: tuple[int, ...]) -> tuple[dict[int, str],
     if file is None or not file.is_kept:
         return {}, "The lines themselves are not shown: the input file is no longer kept."
     if blobs.folder() is None and file.bytes > READ:  # a remote storage returns the whole line or nothing
-        return {}, "The lines themselves are not shown: the input file is large, and in a distant storage."
+        return {}, "The lines themselves are not shown: the input file is large and in a remote storage."
     try:
         found = _read(file.blob, numbers)
     except OSError:

@@ -30,7 +30,7 @@ from vbs.pages.plain import brief
 
 WRONG, TOO_LARGE = 422, 413
 MAY = "batches.add_batch"
-GONE = "The file is not kept any more: it waits for an hour at most. Choose it again; all else is as you left it."
+GONE = "The file was deleted: it is kept for one hour only. Choose it again; everything else is as you left it."
 
 
 @require_http_methods(["GET", "POST"])
@@ -111,7 +111,7 @@ def _file(request: Request, form: NewBatch) -> tuple[File | None, bool]:
         return _kept(request), False
     project = form.cleaned_data.get("project")
     if project is None:
-        raise UnusableFile("Choose a project for the file: you have none, or not this one.")
+        raise UnusableFile("Choose one of your projects for the file.")
     if sample:
         with blobs.scratch() as scratch:
             scratch.write(create.sample_jsonl(*create.sample_model(form.cleaned_data.get("model", ""))))
@@ -238,13 +238,13 @@ def _create(request: Request) -> HttpResponseBase:
     if any(ready.get(name) != (form.cleaned_data[name] or "") for name in RECHECKED):
         if not form.cleaned_data["endpoint"]:
             return check(request)
-        note = "The file has been checked for what you have chosen now. Look it over, then create the batch."
+        note = "The file was checked again for what you have chosen. Review the result, then create the batch."
         return _show(request, form, file, form.cleaned_data, note=note, status=WRONG)
     project = form.cleaned_data["project"]
     if file.status == FileStatus.AVAILABLE and file.project_id != project.pk:
         error = f"This input file belongs to the project {file.project.name}: choose that, or upload the file."
         return _show(request, form, file, form.cleaned_data, error=error, status=WRONG)
-    note = "The file had to be read anew. Look it over, then create the batch."
+    note = "The file had to be read again. Review the result, then create the batch."
     return _made_of(request, form, ready) or _show(request, form, file, form.cleaned_data, note=note, status=WRONG)
 
 

@@ -18,12 +18,12 @@ def first_steps(viewer: Viewer) -> Part:
     has_model = Model.objects.filter(state=ModelState.READY).exists()
     has_key = viewer.own(ApiKey.objects.usable()).exists()
     has_batch = viewer.own(Batch.objects.all()).exists()
-    no_key = "No key is asked for here (VBS_API_AUTH=open)."
+    no_key = "This server needs no key (VBS_API_AUTH=open)."
     is_open = settings.VBS_API_AUTH == "open"
     steps: list[dict[str, Any]] = [
         {
             "title": "Get a model",
-            "words": "Fetch one from the hub, or have a small one to try things with.",
+            "words": "Download one from the hub, or use a small demo model.",
             "done": has_model,
             "address": "/models/",
             "button": "Models",
@@ -31,7 +31,7 @@ def first_steps(viewer: Viewer) -> Part:
         },
         {
             "title": "Make a key",
-            "words": no_key if is_open else "Programs show it with each request.",
+            "words": no_key if is_open else "Programs send it with each request.",
             "done": has_key or is_open,
             "address": "/system/keys" if viewer.may("accounts.view_apikey") else "",
             "button": "Keys",

@@ -99,12 +99,12 @@ def _gpu(workers: Sequence[Worker], viewer: Viewer) -> Iterator[Fact]:
     alive = [worker for worker in workers if worker.cluster == "gpu" and worker.alive]
     if not alive:
         yield _dead("gpu", "gpu worker", workers)
-        yield Fact("Engine", ATTENTION, "Its worker does not run, so nothing is known of it.")
+        yield Fact("Engine", ATTENTION, "Its worker does not run, so its state is unknown.")
         return
     waits = next((activity(one, viewer) for one in alive if one.state == WorkerState.IDLE and one.activity), "")
     busy = sum(one.state != WorkerState.IDLE for one in alive)
     if waits:
-        yield Fact("gpu worker", ATTENTION, f"Takes nothing up: {waits}.")
+        yield Fact("gpu worker", ATTENTION, f"Takes up no work: {waits}.")
     else:
         yield Fact("gpu worker", OK, "Works." if busy else "Runs, and has nothing to do.")
     loading = next((activity(one, viewer) for one in alive if one.state == WorkerState.LOADING), "")
@@ -119,7 +119,7 @@ def _dead(cluster: str, name: str, workers: Sequence[Worker]) -> Fact:
     last = max((worker.heartbeat_at for worker in workers if worker.cluster == cluster), default=None)
     silent = (timezone.now() - last).total_seconds() if last else 0.0
     ago = "less than a minute" if silent < 60 else duration(silent)
-    heard = f"The last was heard of {ago} ago. " if last else ""
+    heard = f"The last heartbeat was {ago} ago. " if last else ""
     words = f"None runs. {heard}{NO_WORKER[cluster]} {PROGRAM} up starts everything, this the worker alone:"
     return Fact(name, BAD, words, f"{PROGRAM} worker {cluster}")
 
@@ -133,7 +133,9 @@ def _models() -> Fact:
         words = f"{count['failed']} cannot be used, {ready}: the page of models says why."
         return Fact("Models", ATTENTION, words, f"{PROGRAM} model list", "/models/")
     if not count["ready"]:
-        return Fact("Models", ATTENTION, "There is none that batches can use.", f"{PROGRAM} model add-demo", "/models/")
+        return Fact(
+            "Models", ATTENTION, "There is no model that batches can use.", f"{PROGRAM} model add-demo", "/models/"
+        )
     return Fact("Models", OK, f"{ready}.".capitalize())
 
 
@@ -144,4 +146,4 @@ def _downloads() -> Fact:
         return Fact("Downloads", ATTENTION, words, f"{PROGRAM} model fetch NAME", "/models/")
     shown = (DownloadState.RUNNING, DownloadState.QUEUED, DownloadState.PAUSED)
     said = ", ".join(f"{states[state]} {state.label}" for state in shown if states.get(state))
-    return Fact("Downloads", OK, f"{said}." if said else "None is under way.", address="/models/" if said else "")
+    return Fact("Downloads", OK, f"{said}." if said else "There are none.", address="/models/" if said else "")

@@ -26,7 +26,7 @@ class PauseForm(forms.Form):
         required=False,
         max_length=Pause._meta.get_field("reason").max_length,
         label="Why",
-        help_text="Everybody who looks at the queue reads it.",
+        help_text="Everybody who looks at the queue sees it.",
         widget=forms.TextInput(attrs={"dir": "auto", "autofocus": True}),
     )
 
@@ -39,7 +39,7 @@ class PriorityForm(forms.Form):
         min_value=LOWEST,
         max_value=HIGHEST,
         label=f"From {LOWEST} to {HIGHEST}",
-        help_text="Of what waits a higher one goes first; what runs makes way for it within seconds.",
+        help_text="A batch with a higher priority runs first; it interrupts a running one within seconds.",
     )
     by = forms.IntegerField(
         required=False,

@@ -160,7 +160,7 @@ def _shown(name: str, side: Side, raw: str, length: int) -> Shown:
 
 
 def _too_large(name: str, text: str, length: int) -> Shown:
-    why = f"The {name} has {size(length)}; what is larger than {size(MOST)} is not taken apart. It begins:"
+    why = f"The {name} has {size(length)}; one larger than {size(MOST)} is shown as raw text. It begins:"
     return Shown(name, Side(), (), text[:MOST_CHARACTERS], why, length, True)
 
 

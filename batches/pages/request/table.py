@@ -87,7 +87,7 @@ def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Any]:
         try:
             lines, has_before, has_after = _lines(batch, state, search, after, before)
         except TooSlow:
-            why = f"The search was given up after {MOST_SECONDS} seconds. The output file has every custom_id."
+            why = f"The search was stopped after {MOST_SECONDS} seconds. The output file has every custom_id."
     if not lines and not why and not batch.purged_at:
         why = _why_none(batch, bool(chosen or after or before))
     at = {"before": before} if before else {"after": after} if after else {}
@@ -176,7 +176,7 @@ def _why_none(batch: Batch, chosen: bool) -> str:
     if chosen and batch.total:
         return "No request matches."
     if batch.status == BatchStatus.FAILED:
-        return "No request was taken over: the input file was refused. The batch's page says why."
+        return "There are no requests, because the input file failed validation. The batch's page says why."
     if batch.validated_at is None and not batch.is_terminal:
         return "The input file is still being read; its requests are listed as soon as it has been."
     return "This batch has no requests."

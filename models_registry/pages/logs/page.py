@@ -49,7 +49,7 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
             tail = files.tail(path)
             missing = "" if tail.lines else "It is empty so far."
     except FileNotFoundError:
-        missing = f"There is none yet. Programs that '{PROGRAM} up' has not started write elsewhere."
+        missing = f"There is none yet. Programs that '{PROGRAM} up' did not start write their logs elsewhere."
     except OSError as error:
         missing = f"It cannot be read: {error.strerror or error}."
     about = {"name": name, "file": path.name if path else "", "tail": tail, "missing": missing}

@@ -81,7 +81,7 @@ def _judged(request: Request, model: Model) -> dict[str, Any]:
 ACTIONS: dict[str, tuple[str, Callable[[Model, str], object]]] = {
     "fetch": ("{} is being fetched.", lambda model, user: downloads.start(model)),
     "pause": ("The download of {} is paused.", lambda model, user: downloads.pause(model)),
-    "resume": ("The download of {} goes on.", lambda model, user: downloads.resume(model)),
+    "resume": ("The download of {} continues.", lambda model, user: downloads.resume(model)),
     "cancel": ("The download of {} is cancelled.", lambda model, user: downloads.cancel(model)),
     "retry": ("{} is being fetched again.", lambda model, user: downloads.retry(model)),
     "load": ("{} will be loaded.", lambda model, user: operations.ask(OperationKind.LOAD, model, asked_by=user)),
@@ -91,7 +91,7 @@ ACTIONS: dict[str, tuple[str, Callable[[Model, str], object]]] = {
         "{} will be measured.",
         lambda model, user: operations.ask(OperationKind.BENCHMARK, model, asked_by=user),
     ),
-    "stop": ("What waited or ran for {} is cancelled.", lambda model, user: _stop(model)),
+    "stop": ("The operation of {} is cancelled.", lambda model, user: _stop(model)),
 }
 
 

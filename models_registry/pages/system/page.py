@@ -87,7 +87,7 @@ def _age(seconds: float) -> str:
 
 def _fix(worker: Worker) -> str:
     return (
-        f"No heartbeat for more than {STALE.seconds} s: its process has ended, hangs, or does not reach the database. "
+        f"No heartbeat for more than {STALE.seconds} s: its process has ended, hangs, or cannot reach the database. "
         f"On {worker.hostname}, see whether pid {worker.pid} runs and what the log of {worker.cluster} says; "
         f"'{PROGRAM} up' starts it again. What it held is taken over by others once its lease has run out "
         f"({settings.VBS_LEASE_SECONDS} s), and this card goes an hour after its last heartbeat."

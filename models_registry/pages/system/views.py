@@ -36,7 +36,7 @@ def index(request: Request) -> HttpResponse:
 @page(OPERATES)
 def restart(request: Request, pk: UUID) -> HttpResponseBase:
     worker = _found(pk)
-    others = "Every process of its cluster starts anew with it." if worker.cluster == "io" else "Its engine ends too."
+    others = "Every process of its cluster restarts with it." if worker.cluster == "io" else "Its engine ends too."
     words = [
         *control.doing(worker, request.viewer),
         f"{others} That takes up to half a minute; nothing is lost.",
@@ -116,7 +116,11 @@ def clean(request: Request) -> HttpResponseBase:
     mine = {cleaner.name for cleaner in disk.CLEANERS if _may_clean(request, cleaner)}
     names = set(request.POST.getlist("what"))
     if not names or not names <= mine:
-        return _disk(request, "Tick what is to go." if not names else "That is not among what you can clean.", 422)
+        return _disk(
+            request,
+            "Choose what to delete." if not names else "This cannot be deleted here: choose from the list.",
+            422,
+        )
     done = disk.clean(names)
     freed, count = sum(use.bytes for use in done.values()), sum(use.files for use in done.values())
     detail = ", ".join(f"{name}: {use.files:,} files, {size(use.bytes)}" for name, use in done.items())

@@ -104,7 +104,7 @@ def test_rows_keep_their_number_and_their_name():
         ("prompt,\nhi,\n", CHAT, "no column one without a name"),
         ("input,temperature\nhi,1\n", EMBED, "no column 'temperature' at /v1/embeddings"),
         ("prompt,prompt\na,b\n", CHAT, "Two columns are called 'prompt'"),
-        ("prompt,input\na,b\n", CHAT, "prompt and input say the same"),
+        ("prompt,input\na,b\n", CHAT, "prompt and input both give the prompt"),
         ("custom_id,system\na,b\n", CHAT, "No column holds what is asked"),
         ("", CHAT, "first row must name the columns"),
         ("\n\nprompt\n", CHAT, "first row must name the columns"),

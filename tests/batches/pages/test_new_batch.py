@@ -210,7 +210,7 @@ def test_nothing_is_made_of_what_was_not_checked(ann):
     Model.objects.create(name="embedder", kind="scripted", task="embedding")
     found = check(ann, b"prompt,model\nhello,\n", "t.csv", model="scripted")
     changed = create(ann, found, model="embedder", endpoint="/v1/embeddings")
-    assert changed.status_code == 422 and "Look it over" in text(changed) and not Batch.objects.exists()
+    assert changed.status_code == 422 and "Review the result" in text(changed) and not Batch.objects.exists()
     batch = made(create(ann, changed))
     assert batch.endpoint == "/v1/embeddings"
     bad = check(ann, jsonl(b"{"))
@@ -451,7 +451,7 @@ def test_wrong_fields_keep_the_file(ann):
     assert "Nothing is wrong" in page and not Batch.objects.exists()
     made(create(ann, answer, priority=100, **{"key-3": "k"}))
     twice = create(ann, check(ann, jsonl(line("a"))), **{"key-0": "k", "key-1": "k"})
-    assert "is there twice" in text(twice)
+    assert "is used twice" in text(twice)
     assert "Choose a file first" in text(ann.post(NEW, fields(ann.get(NEW))))
     assert create(ann, found, model="nobody").status_code == 422
 

@@ -146,7 +146,7 @@ def test_steps_are_of_the_viewers_projects(looker, theirs):
 def test_no_key_is_asked_for_where_none_is_needed(root, settings):
     settings.VBS_API_AUTH = "open"
     page = text(root)
-    assert "No key is asked for here" in page and page.count('<li class="done">') == 1
+    assert "This server needs no key" in page and page.count('<li class="done">') == 1
 
 
 def test_ways_to_everything(root, looker, operator):

@@ -242,7 +242,7 @@ def test_a_search_that_takes_too_long_is_given_up(batch, monkeypatch):
             cursor.execute("SELECT pg_sleep(30)")
 
     monkeypatch.setattr(many, "_lines", slow)
-    assert "was given up" in part(batch, q="x")["why"]
+    assert "was stopped" in part(batch, q="x")["why"]
     assert BatchRequest.objects.exists(), "the connection goes on"
 
 

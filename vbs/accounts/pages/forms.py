@@ -17,7 +17,7 @@ from vbs.pages.once import OnceField, first
 
 DAYS = ("30", "90", "365")
 MOST_DAYS = 36_500
-GENERATED = "Empty: one is made, and shown once."
+GENERATED = "Leave it empty to have one generated and shown once."
 
 
 def name_field(label: str, help_text: str = "", most: int = 100) -> forms.CharField:
@@ -28,7 +28,7 @@ def name_field(label: str, help_text: str = "", most: int = 100) -> forms.CharFi
 
 def _printable(text: str) -> None:
     if not text.isprintable():
-        raise forms.ValidationError("This has characters that cannot be printed: type it anew.")
+        raise forms.ValidationError("This has characters that cannot be printed: type it again.")
 
 
 class ExpiryForm(GuardedForm):

@@ -97,9 +97,9 @@ def revoke(request: Request, pk: int) -> HttpResponse:
             request,
             title=f"Revoke the key “{key.name}” ({key.prefix}…)?",
             words=[
-                "Every program that uses it is refused from then on. Batches that it has made run on.",
+                "Every program that uses it is refused from then on. Batches that were made with it continue.",
                 f"It belongs to the project {key.project}. {used}",
-                "This cannot be taken back: a new key has to be made.",
+                "This cannot be undone: such a program needs a new key.",
             ],
             button="Revoke it",
             back=reverse("keys"),

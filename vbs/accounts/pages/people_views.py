@@ -171,7 +171,7 @@ def active(request: Request, pk: int) -> HttpResponse:
     if request.method == "GET":
         ends = [
             f"{user.username} is signed out within a minute, and cannot sign in any more.",
-            "Batches run on, and API keys work on: revoke the keys that this person knows.",
+            "Batches continue, and API keys still work: revoke the keys that this person knows.",
         ]
         return confirm(
             request,

@@ -172,7 +172,7 @@ class SignInForm(AuthenticationForm):
         if self.seconds:
             minutes = -(-self.seconds // 60)
             raise ValidationError(
-                f"That failed too often with this name. Try again in {minutes} minute{'s' if minutes > 1 else ''}.",
+                f"This name failed to sign in too often. Try again in {minutes} minute{'s' if minutes > 1 else ''}.",
                 code="wait",
             )
         found = super().clean()
