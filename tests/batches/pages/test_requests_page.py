@@ -126,7 +126,7 @@ def test_why_there_are_none(looker, project):
     batch = made(project, [], status=BatchStatus.VALIDATING, validated_at=None)
     assert "still being read" in text(looker.get(url(batch)))
     Batch.objects.update(status=BatchStatus.FAILED)
-    assert "was refused" in text(looker.get(url(batch)))
+    assert "failed validation" in text(looker.get(url(batch)))
 
 
 def test_what_was_deleted_is_said(looker, batch):
