@@ -361,7 +361,7 @@ def test_ids_that_are_none(ann, file_id):
 def test_a_project_of_others_is_refused(ann):
     hers = Project.objects.create(name="hers")
     answer = check(ann, jsonl(line("a")), status=422, project=hers.pk)
-    assert "Choose a project" in text(answer) and not File.objects.exists()
+    assert "Choose one of your projects" in text(answer) and not File.objects.exists()
     nobody = person("nobody")
     start = {"model": "", "endpoint": "", "priority": 0, "completion_window": "24h"}
     answer = nobody.post(CHECK, start | {"file": SimpleUploadedFile("a.jsonl", jsonl(line("a")))})

@@ -12,7 +12,7 @@ import vbs.urls  # noqa: F401, registers every page
 from batches import activity_day, cost
 from batches.models import Pause
 from batches.pages.batch import measured
-from batches.queue import forecast
+from batches.queue import snapshot
 from models_registry.models import Model
 from tests.vbs.admin.test_admin import rows
 from vbs.accounts import roles
@@ -90,7 +90,7 @@ def counted():
     """The queries of a page's builder, and of its templates, anew."""
 
     def count(page, **named):
-        for kept in (forecast, activity_day.kept, cost.by_model, measured.steps):
+        for kept in (snapshot, activity_day.kept, cost.by_model, measured.steps):
             kept.forget()
         with CaptureQueriesContext(connection) as building:
             built = page.build(EVERYTHING, QueryDict(), **named)
