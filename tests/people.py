@@ -1,5 +1,6 @@
 """People to sign in as, in tests of pages."""
 
+import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
@@ -31,3 +32,9 @@ def superuser(name="root"):
 
 def text(response):
     return response.content.decode()
+
+
+@pytest.fixture
+def root(db):
+    """The browser of a superuser."""
+    return superuser()

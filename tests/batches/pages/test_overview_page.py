@@ -64,13 +64,6 @@ def operator(mine):
     return person("operator", mine)
 
 
-@pytest.fixture
-def root(db):
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"))
-    return client
-
-
 def text(client, address="/"):
     snapshot.forget()
     activity_day.kept.forget()

@@ -50,13 +50,6 @@ def other(db):
 
 
 @pytest.fixture
-def root(db):
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"))
-    return client
-
-
-@pytest.fixture
 def operator(project):
     return user("change_batch", "add_batch", "change_pause", projects=[project])
 

@@ -45,13 +45,6 @@ def project(db):
 
 
 @pytest.fixture
-def root(db):
-    client = Client()
-    client.force_login(User.objects.create_superuser("root"))
-    return client
-
-
-@pytest.fixture
 def staff(db):
     def make(*permissions):
         user = User.objects.create_user(f"staff {User.objects.count()}", is_staff=True)
