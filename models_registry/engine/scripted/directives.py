@@ -15,6 +15,7 @@ class ScriptedReply:
     status: int
     body: bytes
     extra_headers: str = ""
+    content_type: str = "application/json"
 
 
 @dataclass(slots=True)
@@ -25,7 +26,14 @@ class Script:
     drop: bool = False
     extra_ms: float = 0
     size: int | None = None
+    words: int | None = None
     reply: ScriptedReply | None = None
+
+    def said(self, text: str) -> str:
+        """The text of the answer to a request with this text."""
+        if self.words is not None:
+            return " ".join(["word"] * self.words)
+        return text if self.size is None else "x" * self.size
 
 
 def read_script(text: str, counters: bool) -> Script:
@@ -72,6 +80,8 @@ def _add(script: Script, name: str, arguments: list[str]) -> None:
             script.extra_ms += float(milliseconds)
         case "bytes", [size] if 0 <= int(size) <= 2**30:
             script.size = int(size)
+        case "words", [words] if 0 <= int(words) <= 2**20:
+            script.words = int(words)
         case "status", [status] if 200 <= int(status) <= 599:
             script.reply = _demanded(int(status), f"Status {status}, as the request's text demands.")
         case "retry-after", [seconds]:

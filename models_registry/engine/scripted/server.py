@@ -18,6 +18,7 @@ THIS PROCESS, and with `--counters` WRITE FILES AS ITS USER: run it only where a
     [[hang]]             the request is never answered, and goes on counting as a running one
     [[delay-ms 500]]     the answer takes this much longer
     [[bytes 1000000]]    the answer's text has this many bytes
+    [[words 500]]        the answer's text has this many words
 
 With `--counters`, a directive that ends in `-times` and has two more arguments acts only the first so many times. They
 are counted in a file, so that the count survives a restart: [[crash-times 2 /tmp/count]],
@@ -26,6 +27,8 @@ are counted in a file, so that the count survives a restart: [[crash-times 2 /tm
 `--journal PATH` appends one line for each POST received, also by later processes: {"at": unix seconds, "pid": int,
 "path": "/v1/…", "text": "the text that the answer repeats", "body": sha1 of the body}.
 With VLLM_SERVER_DEV_MODE=1 in the environment it has POST /sleep, POST /wake_up and GET /is_sleeping, as vLLM.
+GET /metrics has the figures of the requests that run and wait, under vLLM's names. With `--kv-tokens` the cache of keys
+and values is bounded: what does not fit any more goes back into the queue (`scripted.schedule`).
 GET /stats says {"received", "queued", "running", "answered", "aborted"} of this process: received counts the POSTs
 that came whole, answered every response to one of them, aborted those whose client went away before.
 """
@@ -37,7 +40,6 @@ import os
 import signal
 import time
 import traceback
-from collections import deque
 from http import HTTPStatus
 from pathlib import Path
 from typing import cast
@@ -45,8 +47,9 @@ from typing import cast
 import httptools
 import orjson
 
-from models_registry.engine.scripted.answers import NOT_FOUND, Body, RequestRefused, Respond, check, parse, route
-from models_registry.engine.scripted.directives import FOREVER, Script, ScriptedReply, read_script
+from models_registry.engine.scripted.answers import NOT_FOUND, Body, RequestRefused, check, parse, route
+from models_registry.engine.scripted.directives import Script, ScriptedReply, read_script
+from models_registry.engine.scripted.schedule import Schedule, ScriptedRequest
 from models_registry.engine.scripted.start import load, read_options
 
 CRASHED = 134  # as if by SIGABRT
@@ -57,26 +60,15 @@ _PHRASES: dict[int, str] = {status.value: status.phrase for status in HTTPStatus
 _PLAIN = Script()
 
 
-class ScriptedRequest:
-    """One request, from the moment it is complete until it is answered or its client is gone."""
-
-    __slots__ = ("body", "connection", "respond", "running", "text", "timer")
-
-    def __init__(self, connection: "Connection", body: Body, text: str, respond: Respond) -> None:
-        self.connection, self.body, self.text, self.respond = connection, body, text, respond
-        self.running = False
-        self.timer: asyncio.TimerHandle | None = None
-
-
 class Server:
-    """What all connections share: the running requests, the queue of those that wait, and the counters."""
+    """What all connections share: the requests that run and wait, the adapters, and the counters."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.loop = asyncio.get_running_loop()
         self.token = f"Bearer {key}".encode() if (key := os.environ.get("VLLM_API_KEY")) else None
-        self.queue: deque[ScriptedRequest] = deque()
-        self.received = self.running = self.answered = self.aborted = 0
+        self.schedule = Schedule(options, self._run, self._finish)
+        self.received = self.answered = self.aborted = 0
         self.adapters: dict[str, str] = {}
         self.asleep = False
         self.slept = 0  # times
@@ -86,7 +78,7 @@ class Server:
 
     def receive(self, connection: "Connection", path: str, content: bytes) -> None:
         self.received += 1
-        text = ""
+        text = adapter = ""
         refusal = None
         try:
             if self.options.enable_lora and path in LORA_ROUTES:
@@ -104,8 +96,8 @@ class Server:
             body = parse(content)
             text = read(body)
             check(body, {self.options.served_model_name, *self.adapters})
-            if adapter := self.adapters.get(str(body.get("model"))):
-                text = f"{text} (as {Path(adapter).name} says it)"
+            if folder := self.adapters.get(str(body.get("model"))):
+                text, adapter = f"{text} (as {Path(folder).name} says it)", str(body["model"])
         except RequestRefused as error:
             refusal = error
         if self.journal is not None:
@@ -113,58 +105,49 @@ class Server:
         if refusal:
             self.answer(connection, ScriptedReply(refusal.status, refusal.body))
             return
-        connection.job = job = ScriptedRequest(connection, body, text, respond)
-        if self.options.crash_above is not None and self.running + len(self.queue) >= self.options.crash_above:
+        connection.job = job = ScriptedRequest(connection, body, text, respond, adapter)
+        if self.options.crash_above is not None and len(self.schedule) >= self.options.crash_above:
             os._exit(CRASHED)
-        if self.running < self.options.max_num_seqs:
-            self._run(job)
-        else:
-            self.queue.append(job)
+        self.schedule.add(job)
 
     def _run(self, job: ScriptedRequest) -> None:
+        if job.reply is None and not self._demand(job):
+            return
+        if job.seconds:
+            self.schedule.runs(job, job.seconds)
+        else:
+            self._finish(job)
+
+    def _demand(self, job: ScriptedRequest) -> bool:
+        """Do what its directives demand, and prepare its reply. False when there is none."""
         script = read_script(job.text, self.options.counters) if "[[" in job.text else _PLAIN
         if script.crash:
             os._exit(CRASHED)
         if script.drop:
             job.connection.job = None
             job.connection.transport.abort()
-            return
-        reply, tokens = script.reply, 0
-        if reply is None:
-            said = job.text if script.size is None else "x" * script.size
+            return False
+        job.reply = script.reply
+        if job.reply is None:
+            said = script.said(job.text)
             if self.slept and self.options.after_sleep == "nonsense":
                 said = said[::-1]
-            answer, tokens = job.respond(job.body, said)
-            reply = ScriptedReply(200, orjson.dumps(answer))
-        seconds = (self.options.latency_ms + tokens * self.options.token_ms + script.extra_ms) / 1000
-        if not seconds:
-            self._finish(job, reply)
-            return
-        self.running += 1
-        job.running = True
-        if seconds != FOREVER:
-            job.timer = self.loop.call_later(seconds, self._finish, job, reply)
+            answer, job.tokens = job.respond(job.body, said)
+            job.reply = ScriptedReply(200, orjson.dumps(answer))
+        job.seconds = (self.options.latency_ms + job.tokens * self.options.token_ms + script.extra_ms) / 1000
+        return True
 
-    def _finish(self, job: ScriptedRequest, reply: ScriptedReply) -> None:
+    def _finish(self, job: ScriptedRequest) -> None:
+        assert job.reply
         job.connection.job = None
-        self.answer(job.connection, reply)
-        if job.running:
-            self._leave()
-
-    def _leave(self) -> None:
-        self.running -= 1
-        while self.queue and self.running < self.options.max_num_seqs:
-            self._run(self.queue.popleft())
+        self.answer(job.connection, job.reply)
+        if job.began is not None:
+            self.schedule.leave(job)
 
     def abort(self, job: ScriptedRequest) -> None:
         """The client of this request is gone."""
         self.aborted += 1
-        if job.timer:
-            job.timer.cancel()
-        if job.running:
-            self._leave()
-        else:
-            self.queue.remove(job)
+        self.schedule.give_up(job)
 
     def answer(self, connection: "Connection", reply: ScriptedReply) -> None:
         if self.answered == self.options.crash_after:
@@ -180,9 +163,11 @@ class Server:
         if path == "/is_sleeping" and DEV_MODE:
             return ScriptedReply(200, orjson.dumps({"is_sleeping": self.asleep}))
         if path == "/stats":
-            names = ("received", "running", "answered", "aborted")
-            stats = {name: getattr(self, name) for name in names} | {"queued": len(self.queue)}
+            stats = {name: getattr(self, name) for name in ("received", "answered", "aborted")}
+            stats |= {"queued": len(self.schedule.waiting), "running": len(self.schedule.running)}
             return ScriptedReply(200, orjson.dumps(stats))
+        if path == "/metrics":
+            return ScriptedReply(200, self.schedule.metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
         if path == "/v1/models":
             common = {"object": "model", "created": int(time.time()), "owned_by": "scripted"}
             base = self.options.served_model_name
@@ -198,6 +183,13 @@ class Server:
             raise RequestRefused(400, f"The lora adapter '{name}' has already been loaded.", "lora_name")
         if load and not (Path(path) / "adapter_config.json").exists():
             raise RequestRefused(404, f"Loading lora {name} failed: No adapter found for {path}")
+        if (
+            load
+            and (rank := orjson.loads((Path(path) / "adapter_config.json").read_bytes())["r"])
+            > self.options.max_lora_rank
+        ):
+            message = f"LoRA rank {rank} is greater than max_lora_rank {self.options.max_lora_rank}."
+            raise RequestRefused(500, message, kind="InternalServerError")
         if not load and name not in self.adapters:
             raise RequestRefused(404, f"The lora adapter '{name}' cannot be found.", kind="NotFoundError")
         if load:
@@ -226,6 +218,10 @@ class Server:
         digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
         entry = {"at": time.time(), "pid": os.getpid(), "path": path, "text": text, "body": digest}
         os.write(journal, orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _rank(folder: str) -> int:
+    return int(orjson.loads((Path(folder) / "adapter_config.json").read_bytes()).get("r", 8))
 
 
 class Connection(asyncio.Protocol):
@@ -287,7 +283,7 @@ class Connection(asyncio.Protocol):
         keep = self.parser.should_keep_alive()
         last = "\r\n" if keep else "connection: close\r\n\r\n"
         head = (
-            f"HTTP/1.1 {reply.status} {_PHRASES.get(reply.status, '')}\r\ncontent-type: application/json\r\n"
+            f"HTTP/1.1 {reply.status} {_PHRASES.get(reply.status, '')}\r\ncontent-type: {reply.content_type}\r\n"
             f"{reply.extra_headers}content-length: {len(reply.body)}\r\n{last}"
         )
         self.transport.write(head.encode() + reply.body)

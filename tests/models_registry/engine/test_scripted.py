@@ -14,6 +14,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.adapters import adapter_folder
 
 KEY = "a-key-of-its-own"
 
@@ -226,6 +229,73 @@ def test_only_so_many_run_at_once_and_the_others_wait(tmp_path: Path) -> None:
         ]
 
     with engine(tmp_path, "--max-num-seqs", "4", "--latency-ms", "200"):
+        talk(tmp_path, conversation)
+
+
+async def figures(session: aiohttp.ClientSession) -> dict[str, float]:
+    """The engine's figures of requests, by their names without vLLM's prefix."""
+    async with session.get("/metrics") as response:
+        assert response.headers["Content-Type"].startswith("text/plain")
+        families = text_string_to_metric_families(await response.text())
+    samples = [sample for family in families for sample in family.samples]
+    assert all(sample.labels == {"engine": "0", "model_name": "model"} for sample in samples)
+    return {sample.name.removeprefix("vllm:"): sample.value for sample in samples}
+
+
+def test_its_metrics_are_vllms(tmp_path: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        assert set((await figures(session)).values()) == {0}
+        asked = [asyncio.create_task(ask(session, "[[hang]] a b c")) for _ in range(6)]
+        await asyncio.sleep(0.1)
+        seen = await figures(session)
+        assert (seen["num_requests_running"], seen["num_requests_waiting"]) == (4, 2)
+        assert (seen["kv_cache_usage_perc"], seen["num_preemptions_total"]) == (0.25, 0)
+        for each in asked:
+            each.cancel()
+        await ask(session, "a b c")
+        assert (await figures(session))["generation_tokens_total"] == 3
+
+    with engine(tmp_path, "--max-num-seqs", "4", "--kv-tokens", "64", "--token-ms", "1"):
+        talk(tmp_path, conversation)
+    with engine(tmp_path, "--disable-log-stats"):
+        assert talk(tmp_path, figures) == {}
+
+
+def test_what_does_not_fit_into_the_cache_goes_back_into_the_queue(tmp_path: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> list[int]:
+        asked = [asyncio.create_task(ask(session, f"[[words 50]] {number}")) for number in range(4)]
+        await asyncio.sleep(0.15)
+        seen = await figures(session)
+        assert seen["num_preemptions_total"] >= 1 and seen["num_requests_waiting"] >= 1
+        assert seen["kv_cache_usage_perc"] <= 1.3
+        answers = await asyncio.gather(*asked)
+        assert (await figures(session))["num_preemptions_total"] < 20, "what was sent back waits for room"
+        return [answer["usage"]["completion_tokens"] for _, answer in answers]
+
+    with engine(tmp_path, "--kv-tokens", "100", "--token-ms", "4"):
+        assert talk(tmp_path, conversation) == [50] * 4
+
+
+def test_as_many_adapters_run_at_once_as_it_has_places_for(tmp_path: Path) -> None:
+    async def conversation(session: aiohttp.ClientSession) -> None:
+        for name in ("first", "second"):
+            adapter_folder(tmp_path / name, rank=8)
+            given = {"lora_name": name, "lora_path": str(tmp_path / name)}
+            async with session.post("/v1/load_lora_adapter", json=given) as response:
+                assert response.status == 200
+        given = {"lora_name": "large", "lora_path": str(adapter_folder(tmp_path / "large", rank=32))}
+        status, answer = await post(session, "/v1/load_lora_adapter", given)
+        assert (status, answer["error"]["message"]) == (500, "LoRA rank 32 is greater than max_lora_rank 16.")
+        asked = [asyncio.create_task(ask(session, "[[hang]]", model="first")) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        waiting = asyncio.create_task(ask(session, "b", model="second"))
+        assert (await ask(session, "c"))[1]["model"] == "model", "the base does not wait behind an adapter"
+        assert not waiting.done()
+        for each in asked:
+            each.cancel()
+        assert (await waiting)[0] == 200
+
+    with engine(tmp_path, "--enable-lora", "--latency-ms", "10"):
         talk(tmp_path, conversation)
 
 
