@@ -6,7 +6,8 @@
 import os
 import signal
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 OURS = {"batches", "curation", "finetuning", "models_registry", "vbs"}
@@ -74,19 +75,25 @@ def run(name: str) -> None:
         sys.exit(f"{name}: the database has the tables of another version ({reason}): run '{name} prepare' or 'up'")
 
 
-def database_for(words: list[str]) -> AbstractContextManager[object]:
+@contextmanager
+def database_for(words: list[str]) -> Iterator[None]:
     """Runs the embedded database during the command, unless the command needs none or the supervisor runs it."""
     from django.conf import settings
 
-    from vbs.run import postgres
+    from vbs.run import interrupts, postgres
 
     distant = any(word.partition("=")[0] == "--url" for word in words)
     idle = not words or distant or words[0] in NEED_NO_DATABASE or not {"-h", "--help", "--version"}.isdisjoint(words)
     if idle or settings.DATABASE_URL or "VBS_INSTANCE" in os.environ:
-        return nullcontext()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # to end by way of the context manager
-        signal.signal(number, lambda received, frame: sys.exit(128 + received))
-    return postgres.in_use(settings.VBS_DATA_DIR)
+        yield
+        return
+    ending = (signal.SIGTERM, signal.SIGHUP)
+    interrupts.listen(ending, lambda number: interrupts.Ended(128 + number))  # to end by way of the context manager
+    try:
+        with postgres.in_use(settings.VBS_DATA_DIR):
+            yield
+    finally:
+        interrupts.ignore(ending)
 
 
 if __name__ == "__main__":

@@ -339,7 +339,8 @@ stdout_logfile_backups={LOG_FILES}
         connection = http.client.HTTPConnection(_reachable(self.host), self.port, timeout=5)
         try:
             connection.request("GET", "/health")
-            return connection.getresponse().status == 200
+            with connection.getresponse() as response:
+                return response.status == 200
         except (OSError, http.client.HTTPException):
             return False
         finally:
@@ -436,6 +437,10 @@ class _Transport(xmlrpc.client.Transport):
         connection.sock.settimeout(5)
         connection.sock.connect(str(self.path))
         return connection
+
+    def parse_response(self, response: Any) -> Any:
+        with response:  # or its finaliser closes it, where a signal's exception would be lost
+            return super().parse_response(response)
 
 
 # Addresses

@@ -1,7 +1,6 @@
 """`manage.py demo`: runs a small batch through a real engine, from a new server to answers."""
 
 import json
-import signal
 import sys
 import textwrap
 import time
@@ -24,14 +23,13 @@ from vbs.cli.remote import Remote, RemoteError
 from vbs.cli.terminal import aligned
 from vbs.cli.whole_file import NotAFile, whole_file
 from vbs.logs import one_line
-from vbs.run import postgres, stack
+from vbs.run import interrupts, postgres, stack
 
 EXAMPLE = stack.BASE_DIR / "examples" / "demo_batch_10.jsonl"
 MODEL = "smollm2"  # of demo_models; the example names it
 OUTPUT = "demo_output.jsonl"
 SHOWN = 3  # answers
 WIDTH = 100
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REFUSALS = (stack.StackError, postgres.PostgresError, ModelError, RemoteError, NotAFile, DatabaseError, OSError)
 
 
@@ -39,8 +37,7 @@ class Command(BaseCommand):
     help = "Run a batch of ten questions through the demo model. Sets up what is missing and leaves nothing running."
 
     def handle(self, **options: Any) -> None:
-        for number in SIGNALS:
-            signal.signal(number, signal.default_int_handler)
+        interrupts.listen()
         try:
             with self.server():
                 model, new = demo.add(MODEL, self.say)
@@ -51,6 +48,8 @@ class Command(BaseCommand):
             raise CommandError("\n".join(map(one_line, str(error).splitlines()))) from error
         except KeyboardInterrupt:
             sys.exit(130)
+        finally:
+            interrupts.ignore()
 
     @contextmanager
     def server(self) -> Iterator[None]:
@@ -67,8 +66,7 @@ class Command(BaseCommand):
             wait_until_ready(ours.url)
             yield
         finally:
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
+            interrupts.ignore()
             connection.close()
             with suppress(OSError):  # standard output may be closed
                 self.say("stopping everything")

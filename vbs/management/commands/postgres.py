@@ -1,14 +1,11 @@
 """`manage.py postgres`: the embedded database in the foreground."""
 
-import signal
-import sys
-from types import FrameType
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from vbs.run import postgres
+from vbs.run import interrupts, postgres
 
 
 class Command(BaseCommand):
@@ -18,14 +15,10 @@ class Command(BaseCommand):
     def handle(self, **options: Any) -> None:
         if settings.DATABASE_URL:
             raise CommandError("DATABASE_URL names a server: the embedded PostgreSQL is not used.")
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self.stop)
+        interrupts.listen(error=lambda number: interrupts.Ended())
         try:
             postgres.serve(settings.VBS_DATA_DIR, self.stdout.write)
         except postgres.PostgresError as error:
             raise CommandError(str(error)) from error
-
-    def stop(self, number: int, frame: FrameType | None) -> None:
-        for again in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(again, signal.SIG_IGN)  # once is enough: stopping must not be interrupted
-        sys.exit()
+        finally:
+            interrupts.ignore()

@@ -1,6 +1,5 @@
 """`manage.py up`: the web server, the workers and the database in the foreground."""
 
-import signal
 import time
 from io import StringIO
 from typing import Any
@@ -12,10 +11,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
 from vbs.places import PROGRAM
-from vbs.run import postgres, stack
+from vbs.run import interrupts, postgres, stack
 from vbs.run.follow import LogFollower
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Command(BaseCommand):
@@ -26,8 +23,7 @@ class Command(BaseCommand):
 
     def handle(self, *, quiet: bool, **options: Any) -> None:
         running = stack.Stack(settings.VBS_DATA_DIR, host=settings.VBS_HOST, port=settings.VBS_PORT)
-        for number in SIGNALS:
-            signal.signal(number, signal.default_int_handler)
+        interrupts.listen()
         try:
             running.start(self.say)
             running.wait_ready(self.say)
@@ -38,10 +34,10 @@ class Command(BaseCommand):
         except (stack.StackError, postgres.PostgresError, OSError) as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
+            interrupts.ignore()  # before the clause ends, and nobody has it any more
             self.say("stopping everything")
         finally:
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
+            interrupts.ignore()
             running.stop()
 
     def say(self, text: str) -> None:
