@@ -24,8 +24,10 @@ class BatchCollector(Collector):
         )
         sums = Batch.objects.running().aggregate(
             requests=Sum("requests_per_second"), tokens=Sum("tokens_per_second"), total=Sum("total"),
-            completed=Sum("completed"), failed=Sum("failed"),
+            completed=Sum("completed"), failed=Sum("failed"), in_flight=Sum("in_flight"), batches=Count("id"),
         )  # fmt: skip
+        yield GaugeMetricFamily("vbs_batches_running", "Batches that workers have", value=sums["batches"])
+        yield GaugeMetricFamily("vbs_requests_in_flight", "Of the running batches", value=sums["in_flight"] or 0)
         yield GaugeMetricFamily("vbs_requests_per_second", "Of the running batches", value=sums["requests"] or 0)
         yield GaugeMetricFamily("vbs_tokens_per_second", "Of the running batches", value=sums["tokens"] or 0)
         left = (sums["total"] or 0) - (sums["completed"] or 0) - (sums["failed"] or 0)

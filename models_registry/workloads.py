@@ -62,6 +62,10 @@ class Workload:
         """May the viewer, who does not see every project, know of the work with this id?"""
         return False
 
+    def held(self, worker: Worker, viewer: Viewer) -> Iterable[str]:
+        """The ids of all that the worker has at once, as far as the viewer may know of them; a bounded number."""
+        return []
+
 
 WORKLOADS: list[Workload] = []
 
@@ -96,3 +100,12 @@ def shown_id(worker: Worker, viewer: Viewer) -> str | None:
         workload.kind == worker.work_kind and workload.sees(viewer, worker.work_id) for workload in WORKLOADS
     )
     return worker.work_id if sees else None
+
+
+def shown_ids(worker: Worker, viewer: Viewer) -> list[str]:
+    """The ids of all that the worker is at, where the viewer may know of them: the one that its row names first."""
+    if not worker.work_id:
+        return []
+    first = shown_id(worker, viewer)
+    held = [one for workload in WORKLOADS if workload.kind == worker.work_kind for one in workload.held(worker, viewer)]
+    return list(dict.fromkeys([first, *held] if first else held))

@@ -327,8 +327,11 @@ class Queue(APIView):
         viewer = Viewer(frozenset(), frozenset({project_of(request).pk}))
         workers = [worker_object(worker, viewer, is_operator(request)) for worker in found]
 
+        shares = entries.shares(running)
+
         def item(batch: Batch, position: int | None) -> schema.QueueItem:
-            return wire.queue_item(batch, position, own=batch.project_id == project_of(request).pk)
+            own = batch.project_id == project_of(request).pk
+            return wire.queue_item(batch, position, own, shares.get(batch.pk))
 
         body: schema.QueueObject = {
             "object": "queue",

@@ -152,7 +152,8 @@ def _estimate(expected: Forecast) -> Estimate:
     }
 
 
-def queue_item(batch: Batch, position: int | None, own: bool) -> QueueItem:
+def queue_item(batch: Batch, position: int | None, own: bool, share: float | None = None) -> QueueItem:
+    """share: the part of its engine's requests in flight that is this batch's, where it runs."""
     expected = forecast.of(batch)
     return {
         "id": batch.pk if own else None,
@@ -164,6 +165,8 @@ def queue_item(batch: Batch, position: int | None, own: bool) -> QueueItem:
         "failed": batch.failed,
         "progress": progress(batch, expected),
         "position": position,
+        "in_flight": batch.in_flight if position == 0 else None,
+        "share_percent": None if share is None else round(100 * share, 1),
         "estimated_start_at": unix(batch.in_progress_at or expected.start_at),
         "estimated_completion_at": unix(expected.completion_at),
     }

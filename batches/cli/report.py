@@ -58,7 +58,12 @@ def loading(batch: BatchObject, queue: QueueObject | None) -> WorkerObject | Non
     if queue is None or batch["queue_position"] != 0:
         return None
     found = [worker for worker in queue["workers"] if worker["alive"] and worker["state"] == "loading"]
-    return max(found, key=lambda worker: worker.get("work_id") == batch["id"], default=None)
+    return max(found, key=lambda worker: batch["id"] in _at(worker), default=None)
+
+
+def _at(worker: WorkerObject) -> list[str | None]:
+    """A server of an earlier version names one batch, or none."""
+    return [*worker.get("work_ids", ()), worker.get("work_id")]
 
 
 def _absent(queue: QueueObject | None, cluster: str) -> str:

@@ -124,7 +124,8 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
         return self.exclude(needs)
 
     def running(self) -> "BatchQuerySet":
-        return self.filter(status__in=RUNNABLE).held()
+        """Batches that workers have, in the order of the queue. A worker may have many at once, on one engine."""
+        return self.filter(status__in=RUNNABLE).held().order_by("-priority", "validated_at", "id")
 
     def reasons_to_keep(self, names: Iterable[str]) -> list[str]:
         """The batches that need a model or alias of these names, in words, so that it cannot be removed."""

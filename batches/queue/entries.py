@@ -1,5 +1,6 @@
 """The queue: what runs, and what waits, in the order in which workers will take it up, with a reason for each place."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,12 +22,14 @@ JUST_COME = "It has just come."  # since the snapshot of the queue
 @dataclass(frozen=True)
 class Entry:
     """A batch or an operation in the queue. position: its place, from 1; 0 for one that runs, or cannot run. reason:
-    why it has this place; it does not name models of other projects."""
+    why it has this place; it does not name models of other projects. share: the part, from 0 to 1, of what its worker
+    has in flight that is this batch's; None where nothing is, or it does not run."""
 
     of: Batch | Operation
     expected: Forecast = NOTHING
     position: int = 0
     reason: str = ""
+    share: float | None = None
 
     @property
     def pk(self) -> str:
@@ -81,9 +84,9 @@ def entries(most: int) -> Entries:
     plan, placements = forecast.plan(), order.placements()
     open_operations = Operation.objects.filter(state__in=OPEN_OPERATIONS).select_related("model").order_by("pk")
     asked = {row.pk: row for row in open_operations.defer("log", "result")[: operations.MOST_OPEN]}
-    running = [
-        Entry(row, plan.get(row.pk, NOTHING)) for row in Batch.objects.running().select_related("project")[:most]
-    ]
+    taken = list(Batch.objects.running().select_related("project")[:most])
+    parts = shares(taken)
+    running = [Entry(row, plan.get(row.pk, NOTHING), share=parts.get(row.pk)) for row in taken]
     running += [Entry(row) for row in asked.values() if row.state == OperationState.RUNNING]
 
     waiting = Batch.objects.waiting().select_related("project")
@@ -98,6 +101,16 @@ def entries(most: int) -> Entries:
     queued = sum(row.state == OperationState.QUEUED for row in asked.values())
     reading = Batch.objects.filter(status=BatchStatus.VALIDATING, validated_at=None).count()
     return Entries(tuple(running), tuple(found), waiting.count() + queued, reading)
+
+
+def shares(running: Iterable[Batch]) -> dict[str, float]:
+    """By batch, the part of what its worker has in flight that is the batch's. The batches of a worker run together on
+    one engine. running: all batches that run; one whose worker has nothing in flight is left out."""
+    rows = [batch for batch in running if batch.in_flight is not None]
+    whole = Counter[object]()
+    for batch in rows:
+        whole[batch.leased_by] += batch.in_flight or 0
+    return {batch.pk: (batch.in_flight or 0) / whole[batch.leased_by] for batch in rows if whole[batch.leased_by]}
 
 
 def _placed(

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 AGAIN_SECONDS = (30, 60, 120, 240, 480)  # before a batch is tried again after its first, second … unforeseen error
 AWAY_SECONDS = (30, 600)  # at least and at most, before a batch is tried again whose file or disk is out of reach
 MOST_SAID = 500  # characters of an unforeseen error
+INTERRUPTS = 10  # batches that are named one by one, of those that a restart would interrupt
+HELD = 100  # batches of a worker that are named
 
 
 def being_fetched() -> set[str]:
@@ -97,14 +99,20 @@ class BatchesWorkload(Workload):
         return Batch.objects.reasons_to_keep(names)
 
     def interrupts(self, worker: Worker, viewer: Viewer) -> Iterator[str]:
-        for batch in Batch.objects.of(worker.pk).held().order_by("id")[:10]:
+        held = Batch.objects.of(worker.pk).held()
+        for batch in held.order_by("-priority", "validated_at", "id")[:INTERRUPTS]:
             name = batch.pk if viewer.sees(batch.project_id) else "a batch of another project"
             done = batch.completed + batch.failed
             progress = f", {done:,} of {batch.total:,} requests done" if batch.total else ""
             yield f"It runs {name} ({batch.get_status_display()}{progress}), which goes on afterwards where it stopped."
+        if (more := held.count() - INTERRUPTS) > 0:
+            yield f"It runs {more:,} more {'batches, which go' if more > 1 else 'batch, which goes'} on afterwards too."
 
     def sees(self, viewer: Viewer, work_id: str) -> bool:
         return viewer.all_own(Batch.objects.filter(pk=work_id)).exists()
+
+    def held(self, worker: Worker, viewer: Viewer) -> list[str]:
+        return list(viewer.all_own(Batch.objects.running().of(worker.pk)).values_list("pk", flat=True)[:HELD])
 
 
 def _again(batch: Batch, worker: uuid.UUID, error: str) -> None:

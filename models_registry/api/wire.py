@@ -60,6 +60,7 @@ def worker_object(worker: Worker, viewer: Viewer, for_operator: bool = False) ->
         "activity": control.activity(worker, viewer),
         "work_kind": worker.work_kind or None,
         "work_id": workloads.shown_id(worker, viewer),
+        "work_ids": workloads.shown_ids(worker, viewer),
         "alive": worker.alive,
         "heartbeat_at": int(worker.heartbeat_at.timestamp()),
         "model": worker.model_name or None,

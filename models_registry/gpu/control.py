@@ -22,12 +22,15 @@ def doing(worker: Worker, viewer: Viewer) -> list[str]:
 
 def activity(worker: Worker, viewer: Viewer) -> str:
     """What the worker does, as a page shows it: `Running a batch on tiny (batch_1)`, with the id for those who may see
-    it.
+    it, and how many more of theirs it runs at once.
 
     A load belongs to the engine, so it has no id.
     """
-    found = workloads.shown_id(worker, viewer) if worker.state == WorkerState.RUNNING else None
-    return visible(f"{worker.activity} ({found})" if found else worker.activity)
+    found = workloads.shown_ids(worker, viewer) if worker.state == WorkerState.RUNNING else []
+    if not found:
+        return visible(worker.activity)
+    more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+    return visible(f"{worker.activity} ({found[0]}{more})")
 
 
 def restart(worker: Worker) -> None:

@@ -52,6 +52,9 @@ class OperationsWorkload(Workload):
     def sees(self, viewer: Viewer, work_id: str) -> bool:
         return True
 
+    def held(self, worker: Worker, viewer: Viewer) -> list[str]:
+        return [worker.work_id]
+
 
 def _loaded_elsewhere(loaded: str) -> set[str]:
     """The models that other workers have loaded and this one has not; the other worker unloads them."""

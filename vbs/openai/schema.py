@@ -206,6 +206,7 @@ class WorkerObject(TypedDict):
     activity: str
     work_kind: str | None
     work_id: str | None
+    work_ids: list[str]
     alive: bool
     heartbeat_at: int
     model: str | None
@@ -214,7 +215,10 @@ class WorkerObject(TypedDict):
 
 
 class QueueItem(TypedDict):
-    """A batch in the queue. Of another project's batch it shows only the priority and the size."""
+    """A batch in the queue. Of another project's batch it shows only numbers.
+
+    in_flight: its requests on the engine now. share_percent: of all that the engine has in flight for batches.
+    """
 
     id: str | None
     status: str
@@ -225,6 +229,8 @@ class QueueItem(TypedDict):
     failed: int
     progress: Progress
     position: int | None
+    in_flight: int | None
+    share_percent: float | None
     estimated_start_at: int | None
     estimated_completion_at: int | None
 

@@ -96,6 +96,8 @@ def _who() -> str:
 
 def _row(entry: Entry) -> list[str]:
     requests = f"{entry.batch.pending:,} of {entry.batch.total:,} left" if entry.batch else ""
+    if entry.share is not None and entry.batch:
+        requests += f", {entry.batch.in_flight or 0:,} in flight ({entry.share:.0%})"
     place = str(entry.position) if entry.position else "runs" if entry.running else "-"
     return [
         place,
@@ -119,5 +121,7 @@ def _object(entry: Entry) -> dict[str, Any]:
         "priority": entry.priority,
         "starts_in_seconds": entry.starts_in,
         "ends_in_seconds": entry.ends_in,
+        "in_flight": entry.batch.in_flight if entry.batch and entry.running else None,
+        "share_percent": None if entry.share is None else round(100 * entry.share, 1),
         "reason": entry.reason or None,
     }

@@ -17,6 +17,7 @@ from batches.api import wire
 from batches.cli.report import duration
 from batches.models import Batch
 from batches.queue import entries, pauses
+from models_registry import workloads
 from models_registry.gpu import control
 from models_registry.models import STALE, Worker
 from vbs.cli import access
@@ -30,6 +31,7 @@ from vbs.run import postgres, processes, stack
 WEB_TIMEOUT = httpx2.Timeout(10)
 DATABASE_SECONDS = 5
 SHOWN = 10  # batches of the queue that are shown
+RUNNING = 500  # batches whose shares of their engines are worked out
 EVERYTHING = Viewer(frozenset(), None)  # a person who can run this can read the tables
 
 Found = dict[str, Any]
@@ -117,6 +119,7 @@ def _worker(worker: Any) -> Found:
         "activity": control.activity(worker, EVERYTHING),
         "work_kind": worker.work_kind or None,
         "work_id": worker.work_id or None,
+        "work_ids": workloads.shown_ids(worker, EVERYTHING),
         "heartbeat_seconds": round(worker.silence.total_seconds(), 1),
         "alive": worker.silence < STALE,
         "health": worker.health,
@@ -136,10 +139,11 @@ def _engine(worker: Worker) -> Found:
 
 
 def _queue() -> Found:
-    running, waiting = Batch.objects.running(), entries.entries(SHOWN).waiting
+    running, waiting = list(Batch.objects.running()[:RUNNING]), entries.entries(SHOWN).waiting
+    shares = entries.shares(running)
     return {
-        "running": [dict(wire.queue_item(batch, 0, own=True)) for batch in running[:SHOWN]],
-        "running_total": running.count(),
+        "running": [dict(wire.queue_item(one, 0, own=True, share=shares.get(one.pk))) for one in running[:SHOWN]],
+        "running_total": Batch.objects.running().count(),
         "waiting": [dict(wire.queue_item(one.batch, one.position or None, own=True)) for one in waiting if one.batch],
         "waiting_total": Batch.objects.waiting().count(),
         "paused": wire.pause_object(pauses.current()),
@@ -217,5 +221,6 @@ def _queued(batch: Found) -> list[str]:
     place = {None: "waiting", 0: "running"}.get(batch["position"], f"number {batch['position']}")
     done, eta = batch["completed"] + batch["failed"], batch["progress"]["eta_seconds"]
     left = "" if eta is None else f", {duration(eta)} left"
+    left = f", {batch['in_flight']:,} in flight{left}" if batch["in_flight"] is not None else left
     models = ", ".join(batch["models"])
     return [f"  {place}", f"{batch['id']}: {done:,}/{batch['total']:,}{left}, {models}, priority {batch['priority']}"]

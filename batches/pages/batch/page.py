@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from django.db.models import Count, Sum
 from django.db.models.functions import Left
 from django.http import QueryDict
 from django.urls import reverse
@@ -90,6 +91,7 @@ def _going(batch: Batch) -> Part:
     if place == 0:
         speed = pace.of(batch)
         readings += [("Requests", _rate(speed.requests_per_second)), ("Tokens", _rate(speed.tokens_per_second))]
+        readings += _share(batch)
     elif place is not None:
         readings.append(("Place in the queue", number(place)))
     if expected.completion_at:
@@ -99,6 +101,19 @@ def _going(batch: Batch) -> Part:
         readings.append(("Starts in", _about(starts)))
     context = {"readings": readings, "starts": starts, "ends": expected.completion_at, "why": expected.why}
     return Part("going", "batches/detail/_going.html", context)
+
+
+def _share(batch: Batch) -> Iterator[tuple[str, str]]:
+    """What the batch has in flight, and with which part of the engine others run beside it."""
+    if batch.in_flight is None or batch.leased_by is None:
+        return
+    beside = Batch.objects.running().of(batch.leased_by).exclude(pk=batch.pk)
+    found = beside.aggregate(batches=Count("pk"), in_flight=Sum("in_flight"))
+    whole = batch.in_flight + (found["in_flight"] or 0)
+    yield "In flight", number(batch.in_flight)
+    if found["batches"]:
+        others = f"beside {number(found['batches'])} other{'' if found['batches'] == 1 else 's'}"
+        yield "Of the engine", f"{100 * batch.in_flight / whole:.0f} %, {others}" if whole else others
 
 
 def _past(batch: Batch) -> Iterator[tuple[str, str]]:

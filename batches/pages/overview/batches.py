@@ -6,7 +6,9 @@ from datetime import datetime
 from django.db.models import QuerySet
 
 from batches.models import TERMINAL, Batch
+from batches.pages.share import share_words
 from batches.queue import forecast
+from batches.queue.entries import shares
 from batches.queue.snapshot import Forecast
 from batches.run import pace
 from vbs.pages.parts import Part
@@ -18,18 +20,21 @@ RECENT = 50  # the page looks at the newest ended batches, and shows those that 
 
 def running(viewer: Viewer, taken: Sequence[Batch]) -> Part:
     """The batches on workers. A batch of a project that the viewer does not see is shown without its details."""
-    forecasts = forecast.plan()
-    runs = [_runs(viewer, place, batch, forecasts.get(batch.pk)) for place, batch in enumerate(taken)]
+    forecasts, parts = forecast.plan(), shares(taken)
+    runs = [
+        _runs(viewer, place, batch, forecasts.get(batch.pk), parts.get(batch.pk)) for place, batch in enumerate(taken)
+    ]
     return Part("running", "batches/overview/_running.html", {}, runs)
 
 
-def _runs(viewer: Viewer, place: int, batch: Batch, expected: Forecast | None) -> Part:
+def _runs(viewer: Viewer, place: int, batch: Batch, expected: Forecast | None, share: float | None) -> Part:
     own = viewer.sees(batch.project_id)
     context = {
         "batch": batch,
         "own": own,
         "percent": int(batch.percent()),
         "speed": pace.of(batch),
+        "share": share_words(share),
         "ends_at": expected.completion_at if expected else None,
     }
     return Part(f"runs-{batch.pk if own else place}", "batches/overview/_runs.html", context)

@@ -23,7 +23,7 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
     only."""
     workers = list(Worker.objects.order_by("started_at"))
     serving = [worker for worker in workers if worker.cluster == "gpu" and worker.alive]
-    taken = list(Batch.objects.running().select_related("project").order_by("pk")[:100])
+    taken = list(Batch.objects.running().select_related("project")[:100])
     pause = Pause.objects.filter(ended_at=None).first()
     return {
         "banner": Part("paused", "batches/overview/_banner.html", {"pause": pause}),

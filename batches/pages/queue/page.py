@@ -6,6 +6,7 @@ from typing import Any
 from django.http import QueryDict
 from django.urls import reverse
 
+from batches.pages.share import share_words
 from batches.queue import pauses
 from batches.queue.entries import Entry, entries
 from batches.run import pace
@@ -44,6 +45,7 @@ def _progress(name: str, entry: Entry, own: bool) -> list[Part]:
         return []
     left = f"{_rounded(entry.ends_in)} left" if entry.ends_in is not None else own and entry.expected.why
     context = {"batch": batch, "speed": pace.of(batch), "left": left or "time left not known"}
+    context["share"] = share_words(entry.share)
     return [Part(f"progress-{name}", "batches/queue/_progress.html", context)]
 
 

@@ -20,6 +20,28 @@ def running(project, model):
     )  # fmt: skip
 
 
+def test_all_that_run_on_one_engine_are_told_with_their_shares(db, client):
+    mine, other = (Project.objects.create(name=name) for name in ("mine", "other"))
+    rows = [running(mine, "small"), running(mine, "small"), running(other, "secret-model")]
+    worker = Worker.objects.create(
+        cluster="gpu", hostname="here", pid=1, state=WorkerState.RUNNING, activity="Running a batch on small",
+        work_kind="batch", work_id=rows[0].pk,
+    )  # fmt: skip
+    for batch, count, priority in zip(rows, (30, 50, 120), (0, 1, -1), strict=True):
+        Batch.objects.filter(pk=batch.pk).update(leased_by=worker.pk, in_flight=count, priority=priority)
+    _, secret = ApiKey.objects.issue(mine, "test")
+    queue = client.get("/v1/queue", headers={"Authorization": f"Bearer {secret}"}).json()
+    [shown] = queue["workers"]
+    assert (shown["work_id"], shown["work_ids"]) == (rows[0].pk, [rows[0].pk, rows[1].pk])
+    assert shown["activity"] == f"Running a batch on small ({rows[0].pk} and 1 more)"
+    found = [(one["id"], one["position"], one["in_flight"], one["share_percent"]) for one in queue["running"]]
+    assert found == [(rows[1].pk, 0, 50, 25.0), (rows[0].pk, 0, 30, 15.0), (None, 0, 120, 60.0)]
+    Worker.objects.update(work_id=rows[2].pk)
+    [shown] = client.get("/v1/queue", headers={"Authorization": f"Bearer {secret}"}).json()["workers"]
+    assert (shown["work_id"], shown["work_ids"]) == (None, [rows[1].pk, rows[0].pk])
+    assert rows[2].pk not in str(queue) and "secret-model" not in str(queue)
+
+
 def test_what_a_worker_does_is_told_without_the_batches_of_others(db, client):
     mine, other = (Project.objects.create(name=name) for name in ("mine", "other"))
     own, foreign = running(mine, "small"), running(other, "secret-model")

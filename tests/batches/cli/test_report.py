@@ -46,6 +46,7 @@ def a_queue(*workers):
 
 LOADING = {"state": "loading", "activity": "Loading m: loading weights (40 %)"}
 OURS = LOADING | {"work_id": "batch_1"}
+BESIDE = LOADING | {"work_id": "batch_0", "work_ids": ["batch_0", "batch_1"]}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,7 @@ OURS = LOADING | {"work_id": "batch_1"}
         ({"status": "validating"}, a_queue({}), "starting"),
         ({"status": "validating"}, a_queue(LOADING), "loading m: loading weights (40 %)"),
         ({"status": "validating"}, a_queue(LOADING | {"activity": "Loading x"}, OURS), "loading m: loading"),
+        ({"status": "validating"}, a_queue(LOADING | {"activity": "Loading x"}, BESIDE), "loading m: loading"),
         ({"status": "validating"}, a_queue(LOADING | {"alive": False}), "starting"),
         ({}, None, "running"),
         ({}, a_queue(LOADING), "loading m"),

@@ -123,6 +123,20 @@ def test_one_that_runs_has_its_pace_and_what_is_left(operator, add_model, submit
     assert 'width="400"' in page and 'x="400" width="100"' in page
 
 
+def test_one_that_runs_beside_others_has_its_share_of_the_engine(operator, add_model, submitted):
+    model = add_model()
+    batch, other = submitted([line("a")]), submitted([line("b")])
+    worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1, model_name=model.name)
+    for one, count in ((batch, 30), (other, 90)):
+        claims.claim(one.pk, worker.pk).start(worker.pk, "scripted", model)
+        Batch.objects.filter(pk=one.pk).update(in_flight=count)
+    page = text(operator.get(at(batch)))
+    assert "<dt>In flight</dt><dd>30</dd>" in page and "<dt>Of the engine</dt><dd>25 %, beside 1 other</dd>" in page
+    Batch.objects.get(pk=other.pk).release(worker.pk)
+    page = text(operator.get(at(batch)))
+    assert "<dt>In flight</dt><dd>30</dd>" in page and "Of the engine" not in page
+
+
 def test_only_what_moves_is_sent(operator, add_model, submitted):
     add_model()
     batch = submitted([line(f"{n}") for n in range(10)])

@@ -167,9 +167,22 @@ def test_what_runs(root, looker, mine, theirs):
         assert hidden not in page
     assert "A batch of another project" in page and "Running a batch on some-model" in page
     page = text(root)
-    assert f'href="/batches/{other.pk}/"' in page and f"Running a batch on some-model ({other.pk})" in page
+    assert f'href="/batches/{other.pk}/"' in page and f"Running a batch on some-model ({other.pk} and 1 more)" in page
     gpu.set(work_id=own.pk)
     assert f"Running a batch on some-model ({own.pk})" in text(looker)
+
+
+def test_what_runs_together_on_one_engine(root, looker, mine, theirs):
+    gpu = worker(state=WorkerState.RUNNING, model_name="some-model")
+    running(mine, gpu, priority=-1, in_flight=30)
+    running(mine, gpu, in_flight=10)
+    running(theirs, gpu, priority=7, in_flight=160)
+    alone = running(theirs, worker(), in_flight=9)
+    for client in (root, looker):
+        shown = section(text(client), "running")
+        assert [one for one in ("80 %", "5 %", "15 %") if f"{one} of the engine" in shown] == ["80 %", "5 %", "15 %"]
+        assert shown.index("80 %") < shown.index("5 % of") < shown.index("15 %"), "the higher priority is the first"
+        assert shown.count("of the engine") == 3, f"{alone.pk} has its engine for itself"
 
 
 @pytest.mark.parametrize("state", [WorkerState.RUNNING, WorkerState.LOADING, WorkerState.IDLE])

@@ -134,6 +134,20 @@ def test_what_runs(root, queued, known, worker):
         assert said in page, said
 
 
+def test_what_runs_together_on_one_engine(root, operator, queued, known, worker, other):
+    for count, fields in ((40, {"priority": 5, "total": 90}), (120, {}), (0, {"project": other, "priority": -1})):
+        Batch.objects.filter(pk=queued(**fields).pk).update(**leased(worker, in_flight=count))
+    page = words(look(operator))
+    for said in (
+        "0 of 90 requests · 40 in flight, 25 % of the engine",
+        "0 of 60 requests · 120 in flight, 75 % of the",
+    ):
+        assert said in page, said
+    assert page.count("time left not known") + page.count(" left ") >= 3 and "another project" in page
+    Batch.objects.exclude(priority=5).update(leased_by=None, leased_until=None)
+    assert "40 in flight" in words(look(root)) and "of the engine" not in look(root), "it has the engine for itself"
+
+
 def test_operations_stand_where_they_are_run(root, queued, known, worker):
     queued(waited=9)
     operations.ask("benchmark", known, now=True)

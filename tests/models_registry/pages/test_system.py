@@ -212,6 +212,21 @@ def test_asking_changes_nothing_and_names_what_is_interrupted(operator, admin, d
         assert "pause the queue first" in question
 
 
+def test_of_many_batches_at_once_the_first_are_named_and_the_others_counted(admin):
+    _, there = loaded()
+    project, lease = Project.objects.create(name="theirs"), timezone.now() + timedelta(minutes=1)
+    for number in range(12):
+        Batch.objects.create(
+            project=project, endpoint="/v1/chat/completions", completion_window="24h", status="in_progress", total=9,
+            completed=number, expires_at=lease, leased_by=there.pk, leased_until=lease, model_names=["tiny"],
+            priority=-number,
+        )  # fmt: skip
+    question = text(admin.get(f"/system/workers/{there.pk}/restart", headers=HTMX))
+    assert question.count("which goes on afterwards where it stopped") == 10
+    assert question.index("0 of 9 requests done") < question.index("9 of 9 requests done")
+    assert "It runs 2 more batches, which go on afterwards too." in question
+
+
 def test_restart(operator):
     there = worker()
     page = text(operator.post(f"/system/workers/{there.pk}/restart", follow=True))
