@@ -21,6 +21,10 @@ class Task(models.TextChoices):
     CHAT = "chat", "chat"
     COMPLETION = "completion", "completion"
     EMBEDDING = "embedding", "embedding"
+    SCORE = "score", "score"  # a cross-encoder: it reads two texts together, and says how well they go together
+
+
+READING = (Task.EMBEDDING, Task.SCORE)  # their models write no tokens
 
 
 class ModelState(models.TextChoices):

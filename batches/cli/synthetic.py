@@ -90,8 +90,19 @@ def prompts(count: int, seed: int, shared_prefix: int) -> Iterator[str]:
         prefix += _sentence(source, 12) + " "
     prefix = prefix[:shared_prefix]
     for number in range(1, count + 1):
-        length = round(math.exp(source.uniform(math.log(SHORTEST), math.log(LONGEST))))
+        length = _length(source)
         yield f"{prefix}{source.choice(TASKS)} (number {number}): {_sentence(source, length)}"
+
+
+def texts(seed: int) -> Iterator[str]:
+    """Texts without end, of lengths as those of prompts."""
+    source = random.Random(f"{seed} texts")
+    while True:
+        yield _sentence(source, _length(source))
+
+
+def _length(source: random.Random) -> int:
+    return round(math.exp(source.uniform(math.log(SHORTEST), math.log(LONGEST))))
 
 
 def _sentence(source: random.Random, words: int) -> str:

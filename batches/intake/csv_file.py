@@ -19,14 +19,17 @@ from batches.intake.validate import Report
 
 DELIMITERS = (",", ";", "\t")
 TEXT, MESSAGES = ("prompt", "input"), "messages"
-OPTIONS = ("custom_id", "system", "model", "max_tokens", "temperature")
-COLUMNS = (*TEXT, MESSAGES, *OPTIONS)
+PAIRS = {"/v1/score": ("queries", "documents"), "/v1/rerank": ("query", "documents")}  # each needs both
+OPTIONS = ("custom_id", "system", "model", "max_tokens", "temperature", "top_n")
+COLUMNS = (*TEXT, MESSAGES, "query", "queries", "documents", *OPTIONS)
 # The columns of each endpoint, besides the common ones.
 KNOWN = {
     "/v1/chat/completions": (*TEXT, MESSAGES, "system", "max_tokens", "temperature"),
     "/v1/responses": (*TEXT, MESSAGES, "system", "max_tokens", "temperature"),
     "/v1/completions": (*TEXT, "max_tokens", "temperature"),
     "/v1/embeddings": TEXT,
+    "/v1/score": PAIRS["/v1/score"],
+    "/v1/rerank": (*PAIRS["/v1/rerank"], "top_n"),
 }
 ANYWHERE = ("custom_id", "model")
 
@@ -124,6 +127,15 @@ def header(file: IO[bytes], row_bytes: int) -> list[str]:
     return [_name(one) for one in row.fields or []]
 
 
+def endpoint_of(names: list[str], usual: str, task: str) -> str:
+    """The endpoint that these columns suit: the usual one, but where only another has them. task: of the model, if one
+    is chosen."""
+    for endpoint, pair in PAIRS.items():
+        if set(pair) <= set(names):
+            return endpoint
+    return "/v1/embeddings" if "input" in names and not task else usual
+
+
 def check_header(names: list[str], endpoint: str, default_model: str) -> None:
     """Raises CsvError, which names the wrong column and the known ones."""
     allowed = (*KNOWN[endpoint], *ANYWHERE)
@@ -135,14 +147,18 @@ def check_header(names: list[str], endpoint: str, default_model: str) -> None:
             raise CsvError(f"There is no column {shown}{where}. Known are: {known}. Rename or remove it.")
         if names.count(name) > 1:
             raise CsvError(f"Two columns are called {name!r}: keep one of them.")
+    if "model" not in names and not default_model:
+        raise CsvError("No column names the model: choose one in the form, or add a column 'model'.")
+    if endpoint in PAIRS:
+        if absent := [name for name in PAIRS[endpoint] if name not in names]:
+            raise CsvError(f"No column is called {absent[0]!r}, which {endpoint} needs. Known are: {known}.")
+        return
     contents = [name for name in names if name in (*TEXT, MESSAGES)]
     wanted = " or ".join(name for name in (*TEXT, MESSAGES) if name in allowed)
     if not contents:
         raise CsvError(f"No column holds what is asked: name one {wanted}. The columns are: {', '.join(names)[:300]}.")
     if len(contents) > 1:
         raise CsvError(f"The columns {' and '.join(contents)} both give the prompt: keep one of them.")
-    if "model" not in names and not default_model:
-        raise CsvError("No column names the model: choose one in the form, or add a column 'model'.")
 
 
 def convert(
@@ -199,7 +215,9 @@ def _request(row: CsvRow, names: list[str], endpoint: str, default_model: str) -
         raise _BadRow("The row names no model: fill the column 'model', or choose a model in the form.", "model")
     body |= _content(given, endpoint)
     if text := given.get("max_tokens", "").strip():
-        body["max_output_tokens" if endpoint == "/v1/responses" else "max_tokens"] = _whole(text)
+        body["max_output_tokens" if endpoint == "/v1/responses" else "max_tokens"] = _whole(text, "max_tokens")
+    if text := given.get("top_n", "").strip():
+        body["top_n"] = _whole(text, "top_n")
     if text := given.get("temperature", "").strip():
         body["temperature"] = _temperature(text)
     custom_id = given.get("custom_id") or f"row-{row.number}"
@@ -207,6 +225,8 @@ def _request(row: CsvRow, names: list[str], endpoint: str, default_model: str) -
 
 
 def _content(given: dict[str, str], endpoint: str) -> dict[str, Any]:
+    if endpoint in PAIRS:
+        return {name: _one_or_many(name, given.get(name, "")) for name in PAIRS[endpoint]}
     column = next(name for name in (*TEXT, MESSAGES) if name in given or name == MESSAGES)
     text, system = given.get(column, ""), given.get("system", "")
     if not text:
@@ -219,6 +239,19 @@ def _content(given: dict[str, str], endpoint: str) -> dict[str, Any]:
     if column != MESSAGES:
         found = [{"role": "user", "content": text}]
     return {"messages": [{"role": "system", "content": system}, *found] if system else found}
+
+
+def _one_or_many(column: str, text: str) -> str | list[str]:
+    """A text, or several as a JSON array of strings. A text may begin with a bracket too."""
+    if not text:
+        raise _BadRow(f"The column '{column}' is empty.", column)
+    try:
+        found = orjson.loads(text) if text.lstrip().startswith("[") and column != "query" else None
+    except orjson.JSONDecodeError:
+        found = None
+    if isinstance(found, list) and found and all(isinstance(one, str) for one in found):
+        return found
+    return text
 
 
 def _messages(text: str) -> list[Any]:
@@ -236,10 +269,10 @@ def _messages(text: str) -> list[Any]:
     return found
 
 
-def _whole(text: str) -> int:
+def _whole(text: str, column: str) -> int:
     if text.isascii() and text.isdigit() and 0 < len(text) < 10 and int(text):
         return int(text)
-    raise _BadRow(f"max_tokens is {text[:40]!r}: write a whole number from 1 on, or nothing.", "max_tokens")
+    raise _BadRow(f"{column} is {text[:40]!r}: write a whole number from 1 on, or nothing.", column)
 
 
 def _temperature(text: str) -> float:

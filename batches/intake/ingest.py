@@ -29,6 +29,15 @@ log = logging.getLogger(__name__)
 NO_SUCH_MODEL = "no model of this name is registered (GET /v1/models has those that are)"
 COLUMNS = ("batch_id", "line", '"offset"', "length", "custom_id", "model_index", "prefix", "state", "crashes")
 TYPES = ("text", "int4", "int8", "int4", "text", "int2", "uuid", "int2", "int2")
+# By task, where its models answer. One for embeddings scores texts by the angle between their vectors.
+_WRITING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+_SCORING = ("/v1/score", "/v1/rerank")
+ENDPOINTS: dict[str, tuple[str, ...]] = {
+    Task.CHAT: _WRITING,
+    Task.COMPLETION: _WRITING,
+    Task.EMBEDDING: ("/v1/embeddings", *_SCORING),
+    Task.SCORE: _SCORING,
+}
 UNAVAILABLE = "input_file_unavailable"
 LEAST_SECONDS = 60  # for the smallest file
 
@@ -196,7 +205,7 @@ def model_refusal(tasks: dict[str, str], endpoint: str, name: str) -> tuple[str,
     task = tasks.get(name)
     if task is None:
         return "model_not_found", f"The model '{shown}' is not supported: {NO_SUCH_MODEL}."
-    if (endpoint == "/v1/embeddings") != (task == Task.EMBEDDING):
+    if endpoint not in ENDPOINTS[task]:
         return "invalid_request", f"The model '{shown}' is for {task}; it is not supported at {endpoint}."
     return None
 

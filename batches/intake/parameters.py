@@ -16,6 +16,10 @@ _GENERATING = """
     session_id skip_special_tokens stop stop_token_ids stream structured_outputs temperature top_k top_p user
     vllm_xargs watermarking
 """
+_SCORING = """
+    cache_salt chat_template_kwargs documents instruction max_tokens_per_doc max_tokens_per_query mm_processor_kwargs
+    model padding priority request_id truncate_prompt_tokens truncation_side use_activation user
+"""
 _NAMES = {
     "/v1/chat/completions": _GENERATING
     + """
@@ -47,6 +51,8 @@ _NAMES = {
     dimensions embed_dtype encoding_format endianness input media_io_kwargs messages mm_processor_kwargs model
     padding priority request_id truncate_prompt_tokens truncation_side use_activation user
 """,
+    "/v1/score": _SCORING + " data_1 data_2 items queries text_1 text_2",
+    "/v1/rerank": _SCORING + " query top_n",
 }
 KNOWN = {endpoint: frozenset(names.split()) for endpoint, names in _NAMES.items()}
 

@@ -141,7 +141,7 @@ def guess_endpoint(file: File, model: str) -> str:
                 names = csv_file.header(content, _line_bytes())
             except CsvError:
                 return usual
-            return "/v1/embeddings" if "input" in names and not task else usual
+            return csv_file.endpoint_of(names, usual, task)
         head = content.read(HEAD)
     return _endpoint_named(head) or usual
 
@@ -158,7 +158,11 @@ def _endpoint_named(head: bytes) -> str:
 
 
 def endpoint_of(task: str) -> str:
-    named = {Task.EMBEDDING.value: "/v1/embeddings", Task.COMPLETION.value: "/v1/completions"}
+    named = {
+        Task.EMBEDDING.value: "/v1/embeddings",
+        Task.SCORE.value: "/v1/score",
+        Task.COMPLETION.value: "/v1/completions",
+    }
     return named.get(task, "/v1/chat/completions")
 
 

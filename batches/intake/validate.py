@@ -22,12 +22,14 @@ MAX_ERRORS = 1000
 MAX_CUSTOM_ID = 512
 MAX_IGNORED = 20  # names of parameters
 
-# The field that the body must have besides the model.
-REQUIRED = {
-    "/v1/chat/completions": "messages",
-    "/v1/completions": "prompt",
-    "/v1/embeddings": "input",
-    "/v1/responses": "input",
+# The fields that the body must have besides the model. vLLM knows the two sides of a score by several names.
+REQUIRED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "/v1/chat/completions": (("messages",),),
+    "/v1/completions": (("prompt",),),
+    "/v1/embeddings": (("input",),),
+    "/v1/responses": (("input",),),
+    "/v1/score": (("queries", "documents"), ("text_1", "text_2"), ("queries", "items"), ("data_1", "data_2")),
+    "/v1/rerank": (("query", "documents"),),
 }
 
 # The lengths of the beginnings of prompts by which requests are sorted, the coarse one first.
@@ -224,11 +226,7 @@ def _check(
     model = body.get("model") or rules.default_model
     if not model:
         raise BadLine("invalid_request", "The model is required: 'body.model' is missing.", "body.model")
-    needed = REQUIRED[rules.endpoint]
-    if body.get(needed) is None:
-        raise BadLine(
-            "invalid_request", f"The field 'body.{needed}' is required for {rules.endpoint}.", f"body.{needed}"
-        )
+    needed = _needed(body, rules.endpoint)
     if not isinstance(model, str):
         raise BadLine("model_not_found", f"The model {_show(model)} is not supported: it is not a name.", "body.model")
     if model not in models:
@@ -244,8 +242,9 @@ def _check(
         )
     if refused := parameters.refusal(rules.endpoint, body, serving):
         raise BadLine("unsupported_parameter", refused[1], f"body.{refused[0]}")
-    if not serving.is_remote and (why := values.CHECKS[rules.endpoint][needed](body[needed])):
-        raise BadLine("invalid_request", f"Invalid value for 'body.{needed}': {why}.", f"body.{needed}")
+    if not serving.is_remote and (refusal := values.refusal(rules.endpoint, body, needed)):
+        name, why = refusal
+        raise BadLine("invalid_request", f"Invalid value for 'body.{name}': {why}.", f"body.{name}")
     try:
         raw_json.request_of(text)  # the parser that the runner uses
         prefix = _prefix(body, needed)
@@ -270,11 +269,27 @@ def _check_custom_id(value: Any, number: int, seen: dict[bytes, int]) -> str:
     return value
 
 
-def _prefix(body: dict[str, Any], needed: str) -> uuid.UUID:
+def _needed(body: dict[str, Any], endpoint: str) -> tuple[str, ...]:
+    """The fields with what is asked. Raises BadLine when one is missing."""
+
+    def missing(names: tuple[str, ...]) -> list[str]:
+        return [name for name in names if body.get(name) is None]
+
+    needed = min(REQUIRED[endpoint], key=lambda names: len(missing(names)))
+    if not (absent := missing(needed)):
+        return needed
+    also = [" and ".join(names) for names in REQUIRED[endpoint] if names != needed]
+    instead = f" The pairs {', '.join(also)} mean the same." if also else ""
+    raise BadLine(
+        "invalid_request", f"The field 'body.{absent[0]}' is required for {endpoint}.{instead}", f"body.{absent[0]}"
+    )
+
+
+def _prefix(body: dict[str, Any], needed: tuple[str, ...]) -> uuid.UUID:
     """Checksums of four ever longer beginnings of the prompt. Sorting by them puts requests together whose prompts
     begin alike, so that they hit the engine's prefix cache."""
     orjson.dumps(body)  # raises when the body cannot be written
-    prompt = orjson.dumps([body.get("tools"), body.get("instructions"), body[needed]])
+    prompt = orjson.dumps([body.get("tools"), body.get("instructions"), *map(body.get, needed)])
     digest, start, parts = 0, 0, b""
     for cut in _PREFIX_CUTS:
         digest = zlib.crc32(prompt[start:cut], digest)

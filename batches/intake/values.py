@@ -4,7 +4,7 @@ Only values that vLLM certainly refuses are wrong here: it takes "5" and 5.0 for
 beams is not held to the ranges. They are those of vLLM 0.32 (`SamplingParams._verify_args`); a test asks vLLM itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Check = Callable[[Any], str]  # says what is wrong with a value that is not null; empty when nothing is
@@ -73,6 +73,23 @@ def _text_or_array(value: Any) -> str:
     return "" if type(value) in (str, list) else _type(value, "a string or an array")
 
 
+def _scored(value: Any) -> str:
+    """Of a score: a text, or an object with parts such as images, or several of these."""
+    if type(value) is not list:
+        return "" if type(value) in (str, dict) else _type(value, "a string or an array of strings")
+    if not value:
+        return "expected at least one string, but got an empty array"
+    for place, one in enumerate(value):
+        if type(one) not in (str, dict):
+            found = "null" if one is None else _KINDS[type(one)]
+            return f"expected a string or an array of strings, but its element {place} is {found}"
+    return ""
+
+
+def _query(value: Any) -> str:
+    return "" if type(value) in (str, dict) else _type(value, "a string")
+
+
 def _texts(value: Any) -> str:
     if type(value) is str or (type(value) is list and all(type(one) is str for one in value)):
         return ""
@@ -111,11 +128,26 @@ CHECKS: dict[str, dict[str, Check]] = {
     "/v1/completions": _SAMPLING | _MORE | {"prompt": _text_or_array, "max_tokens": _number(0, INFINITE, whole=True)},
     "/v1/responses": _SAMPLING | {"input": _text_or_array, "max_output_tokens": _AT_LEAST_ONE, "tools": _objects},
     "/v1/embeddings": {"input": _text_or_array},
+    "/v1/score": dict.fromkeys(("queries", "documents", "text_1", "text_2", "items", "data_1", "data_2"), _scored),
+    "/v1/rerank": {"query": _query, "documents": _scored, "top_n": _number(0, INFINITE, whole=True)},
 }
 _SHAPES = (_messages, _objects, _text_or_array, _texts, _object)
 _WITH_BEAMS = {
     endpoint: {name: check for name, check in checks.items() if check in _SHAPES} for endpoint, checks in CHECKS.items()
 }
+
+
+def refusal(endpoint: str, body: Mapping[str, Any], needed: Sequence[str]) -> tuple[str, str] | None:
+    """Why vLLM refuses what is asked, which is in the fields `needed`: the field, and the reason; None when it does
+    not."""
+    for name in needed:
+        if why := CHECKS[endpoint][name](body[name]):
+            return name, why
+    if endpoint == "/v1/score":
+        one, other = (len(body[name]) if type(body[name]) is list else 1 for name in needed)
+        if one not in (1, other):
+            return needed[0], f"it has {one:,} texts and '{needed[1]}' has {other:,}: give one, or as many"
+    return None
 
 
 def wrong(endpoint: str, body: Mapping[str, Any]) -> tuple[str, str] | None:

@@ -54,7 +54,7 @@ class Needed(ModelError):
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a folder says about its model. task: chat, completion or embedding. size_bytes: of the weights.
+    """What a folder says about its model. task: chat, completion, embedding or score. size_bytes: of the weights.
     context_length: in tokens, where it is known. license: as its README or config names it, or empty. own_code: it
     comes with code, which the engine runs only with trust_remote_code.
     """
@@ -221,18 +221,27 @@ def count(files: Iterable[dict[str, tuple[str, Shape]]]) -> dict[str, int]:
 
 
 def _guess_task(folder: Path, config: dict[str, Any], options: dict[str, Any]) -> str:
-    if (folder / "modules.json").exists() or (folder / "sentence_bert_config.json").exists():
-        return "embedding"  # sentence-transformers
     named = config.get("architectures")
     architectures = [str(name) for name in named] if isinstance(named, list) else []
+    if any(name.endswith("ForSequenceClassification") for name in architectures) and _labels(config) == 1:
+        return "score"  # a cross-encoder
+    if (folder / "modules.json").exists() or (folder / "sentence_bert_config.json").exists():
+        return "embedding"  # sentence-transformers
     if any(name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in architectures):
         return "chat" if _has_chat_template(folder, options) else "completion"
     if any(name.endswith("Model") for name in architectures):  # the bare model, such as BertModel
         return "embedding"
     raise ModelError(
         f"the architectures {architectures} in {folder / 'config.json'} do not say what this model is for: "
-        "give --task chat, completion or embedding"
+        "give --task chat, completion, embedding or score"
     )
+
+
+def _labels(config: dict[str, Any]) -> int:
+    """How many labels a classifier has, as transformers reads it."""
+    named = config.get("id2label")
+    count = config.get("num_labels", 2)
+    return len(named) if isinstance(named, dict) else count if isinstance(count, int) else 2
 
 
 def _has_chat_template(folder: Path, options: dict[str, Any]) -> bool:

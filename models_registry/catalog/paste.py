@@ -185,7 +185,11 @@ def _task(given: dict[str, Any]) -> str | None:
     """The model's task, where the command says it. The option `task`, which vLLM no longer has, is removed."""
     if _text(given.get("task")) in ("embed", "embedding", "generate", "auto"):
         return "embedding" if _text(given.pop("task")).startswith("embed") else None
-    pooling = _text(given.get("runner")) == "pooling" and _text(given.get("convert")) != "classify"
+    if _text(given.get("task")) == "score":
+        return _text(given.pop("task"))
+    if _text(given.get("convert")) == "classify":
+        return "score"
+    pooling = _text(given.get("runner")) == "pooling"
     return "embedding" if pooling or _text(given.get("convert")) == "embed" else None
 
 

@@ -14,7 +14,7 @@ from models_registry.engine.options import OptionError
 from models_registry.engine.scripted import start
 from models_registry.engine.server import flags
 from models_registry.engine.spec import EngineKind
-from models_registry.models import Alias, Model, ModelState, Task
+from models_registry.models import READING, Alias, Model, ModelState, Task
 from vbs.places import PROGRAM
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
@@ -105,8 +105,8 @@ def check_base(base: Model) -> None:
         raise ModelError(f"{base.name} is {kind}: an adapter's base is a model that runs here")
     if base.state != ModelState.READY:
         raise ModelError(f"the files of {base.name} are not here ({base.state}): fetch it, then add its adapter")
-    if base.task == Task.EMBEDDING:
-        raise ModelError(f"{base.name} makes embeddings: adapters are served for chat and completion models")
+    if base.task in READING:
+        raise ModelError(f"{base.name} is for {base.task}: adapters are served for chat and completion models")
 
 
 def examine_adapter(folder: Path, base: Model) -> dict[str, Any]:
@@ -146,8 +146,8 @@ def check_changes(model: Model, *, on_server: bool = True, **changes: Any) -> di
         kind, options = EngineKind(row.kind), row.engine_args or {}
         changes["engine_args"] = row.engine_args = check_options(kind, options, on_server)
         _check_ranks(model, row.engine_args)
-    if row.task == Task.EMBEDDING and (adapter := model.adapters.first()):
-        raise ModelError(f"{model.name} has the adapter {adapter.name}, which does not make embeddings: keep the task")
+    if row.task in READING and (adapter := model.adapters.first()):
+        raise ModelError(f"{model.name} has the adapter {adapter.name}, which is not for {row.task}: keep the task")
     if row.kind != EngineKind.VLLM:
         check_code(row, f"a {row.kind} model has no files here")
     if "engine_args" in changes or changes.get("trust_remote_code"):

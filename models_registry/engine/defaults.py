@@ -80,7 +80,7 @@ def options(given: dict[str, Any], task: str, source: str, size: int | None = No
         size = weights(source) if size is None else size
         if not computes_in_16_bits() and 2 * size < main_memory.total() // 3:
             made["dtype"] = "float32"
-    if task == "embedding":
+    if task in ("embedding", "score"):
         made["runner"] = "pooling"
     else:
         asked = given.get("structured-outputs-config", {})

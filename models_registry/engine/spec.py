@@ -17,7 +17,7 @@ class EngineSpec:
 
     name: the model's name in the registry, and the name the engine serves it under.
     source: absolute path of the model's folder, or the base URL of a remote server (up to and with `/v1`).
-    task: chat, completion or embedding.
+    task: chat, completion, embedding or score.
     args: options of the engine by their long name without dashes, e.g. {"max-model-len": 2048, "enforce-eager": True}.
     remote_name: what a remote server calls the model, when that differs from `name`.
     private: a remote server may have an address that is not public.

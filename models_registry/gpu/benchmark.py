@@ -16,7 +16,7 @@ from models_registry.engine import error_bodies
 from models_registry.engine.client import Answer, Call, Client, Limits
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import EngineKind
-from models_registry.models import Model, Task
+from models_registry.models import READING, Model, Task
 from models_registry.speed.measurements import Tally
 
 # Short and frequent words, which are one token each for most tokenizers.
@@ -34,6 +34,9 @@ def body(model: Model, prompt: str, max_tokens: int = 1, temperature: float = 0)
     """The path below `/v1`, and the body of the request."""
     if model.task == Task.EMBEDDING:
         return "/embeddings", {"model": model.name, "input": prompt}
+    if model.task == Task.SCORE:
+        half = len(prompt) // 2
+        return "/score", {"model": model.name, "queries": prompt[:half] or prompt, "documents": prompt[half:]}
     limits = {"max_tokens": max_tokens, "temperature": temperature}
     if model.task == Task.COMPLETION:
         return "/completions", {"model": model.name, "prompt": prompt} | limits
@@ -55,7 +58,7 @@ def prompts(count: int, words: int, seed: int) -> Iterator[str]:
 def calls(model: Model, options: dict[str, Any]) -> Iterator[Call]:
     """The calls of a benchmark with these options. Their answers have different lengths, from half of `max_tokens`, so
     that they end one by one as in a batch. Our own engine writes exactly so many tokens (ignore_eos)."""
-    exactly = {"ignore_eos": True} if model.kind == EngineKind.VLLM and model.task != Task.EMBEDDING else {}
+    exactly = {"ignore_eos": True} if model.kind == EngineKind.VLLM and model.task not in READING else {}
     given = prompts(options["requests"], options["prompt_tokens"], options["seed"])
     for number, prompt in enumerate(given):
         most = options.get("max_tokens", 1)

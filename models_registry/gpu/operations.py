@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from models_registry.catalog.allowed import not_ready
 from models_registry.catalog.folders import ModelError
-from models_registry.models import OPEN_OPERATIONS, Model, Operation, OperationKind, OperationState, Task, Worker
+from models_registry.models import OPEN_OPERATIONS, READING, Model, Operation, OperationKind, OperationState, Worker
 from vbs.broker import wake
 from vbs.configuration import runtime
 from vbs.leases import LeasedQuerySet
@@ -84,7 +84,7 @@ OPTIONS: dict[str, dict[str, tuple[Any, Check]]] = {
         "cold": (False, _switch),
     },
 }
-NOT_OF_EMBEDDINGS = ("max_tokens", "temperature")
+NOT_OF_READING = ("max_tokens", "temperature")
 
 
 def ask(
@@ -133,8 +133,8 @@ def ask(
 def _checked(kind: str, model: Model, options: dict[str, Any]) -> dict[str, Any]:
     """All options of this kind: those that are given, checked, and the defaults of the others."""
     known = dict(OPTIONS[kind])
-    if model.task == Task.EMBEDDING:
-        known = {name: option for name, option in known.items() if name not in NOT_OF_EMBEDDINGS}
+    if model.task in READING:
+        known = {name: option for name, option in known.items() if name not in NOT_OF_READING}
     if unknown := sorted(set(options) - set(known)):
         takes = ", ".join(known) or "none"
         raise ModelError(f"{kind} of {model.name} has no option {unknown[0]!r}: its options are {takes}")

@@ -14,7 +14,7 @@ from models_registry.catalog.paste import Proposal
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu import operations
 from models_registry.hub import downloads
-from models_registry.models import HubToken, Model, ModelState, Operation, OperationKind, Task
+from models_registry.models import READING, HubToken, Model, ModelState, Operation, OperationKind, Task
 from vbs.pages.access import Request
 from vbs.pages.forms import GuardedForm
 
@@ -125,7 +125,7 @@ class AddForm(GuardedForm):
     task = forms.ChoiceField(choices=[("", "found out"), *Task.choices], required=False)
     base = forms.ModelChoiceField(
         queryset=Model.objects.filter(base=None, state=ModelState.READY)
-        .exclude(task=Task.EMBEDDING)
+        .exclude(task__in=READING)
         .exclude(kind=EngineKind.REMOTE),
         required=False,
         empty_label="none: a whole model",
@@ -228,9 +228,9 @@ class RunForm(GuardedForm):
         options["initial"] = {name: default for name, (default, _) in operations.OPTIONS[self.kind].items()}
         super().__init__(*given, **options)
         self.model = model
-        for name in operations.NOT_OF_EMBEDDINGS if model.task == Task.EMBEDDING else ():
+        for name in operations.NOT_OF_READING if model.task in READING else ():
             if name in self.fields:
-                self.withhold(name, "a model for embeddings writes no tokens")
+                self.withhold(name, f"a model for {model.task} writes no tokens")
 
     def ask(self, asked_by: str) -> Operation:
         """Raises ModelError."""

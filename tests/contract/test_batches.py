@@ -91,7 +91,7 @@ def test_a_model_that_does_not_load_fails_its_batch_and_the_next_runs(vbs):
     assert vbs.wait(fine).status == "completed"
 
 
-def test_embeddings(vbs):
+def test_embeddings_and_what_they_score(vbs):
     lines = [
         {
             "custom_id": f"e{n}",
@@ -104,6 +104,11 @@ def test_embeddings(vbs):
     batch = vbs.run(lines, endpoint="/v1/embeddings")
     good, bad = vbs.books(batch, [f"e{n}" for n in range(10)])
     assert not bad and all(one["response"]["body"]["data"][0]["embedding"] for one in good)
+    pair = {"model": "vectors", "query": "a b", "documents": ["c", "b a"]}
+    ranked = vbs.run([{"custom_id": "r", "method": "POST", "url": "/v1/rerank", "body": pair}], endpoint="/v1/rerank")
+    good, bad = vbs.books(ranked, ["r"])
+    assert not bad and [one["index"] for one in good[0]["response"]["body"]["results"]] == [1, 0]
+    assert ranked.usage.input_tokens > 0 == ranked.usage.output_tokens
     refused = vbs.run([line("a", model="vectors")])
     assert refused.status == "failed" and "vectors" in refused.errors.data[0].message
 

@@ -60,7 +60,7 @@ def test_browsers_still_get_pages(vbs, path):
         assert answer.status_code == 200 and answer.url.path == "/login"
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/v1/responses", "/v1/score", "/v1/rerank"])
 def test_direct_requests_are_told_of_batches(vbs, path):
     says(ask(vbs, "POST", path, Authorization=f"Bearer {vbs.key}"), "runs batches", "POST /v1/batches", path)
 

@@ -75,14 +75,33 @@ def test_three_models_take_turns(vbs):
         else:
             cat, kitten, car = (bodies[one]["data"][0]["embedding"] for one in ids[:3])
             assert cosine(cat, kitten) > cosine(cat, car) + 0.2
+    scores_of_an_embedding_model(vbs, texts)
     loads = {model: [one for one in measured(vbs, model) if one["kind"] == "load"] for model in queues}
     assert {model: len(found) for model, found in loads.items()} == {SMOL: 1, GEMMA: 1, MINILM: 1}
     turns = {model: [one for one in measured(vbs, model) if one["kind"] == "batch"] for model in queues}
     assert {model: sum(one["requests"] for one in found) for model, found in turns.items()} == {
         SMOL: 30,
         GEMMA: 30,
-        MINILM: 9,
+        MINILM: 11,
     }
+
+
+def scores_of_an_embedding_model(vbs, texts):
+    """A score, and the order of the documents by it, from the engine that is loaded."""
+    bodies = {
+        "/v1/score": {"queries": texts[0], "documents": texts[1:]},
+        "/v1/rerank": {"query": texts[0], "documents": texts[:0:-1]},
+    }
+    answers = {}
+    for endpoint, body in bodies.items():
+        asked = {"custom_id": "s", "method": "POST", "url": endpoint, "body": {"model": MINILM} | body}
+        good, bad = vbs.books(vbs.wait(vbs.create([asked], endpoint=endpoint), seconds=400), ["s"])
+        assert not bad
+        answers[endpoint] = good[0]["response"]["body"]
+    kitten, engine = (one["score"] for one in answers["/v1/score"]["data"])
+    assert kitten > engine + 0.2
+    ranked = [(one["document"]["text"], one["relevance_score"]) for one in answers["/v1/rerank"]["results"]]
+    assert [text for text, _ in ranked] == texts[1:] and ranked[0][1] == pytest.approx(kitten, abs=1e-5)
 
 
 @pytest.mark.many

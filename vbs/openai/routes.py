@@ -8,7 +8,14 @@ from django.http.response import HttpResponseBase
 
 WITHOUT_SLASH = ("/v1/", "/health/", "/ready/", "/metrics/", "/openapi.json/")
 PAGES = ("/batches", "/models", "/queue")  # pages with the name of a route of the API
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+ENDPOINTS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/score",
+    "/v1/rerank",
+)
 AZURE = "/openai"
 
 

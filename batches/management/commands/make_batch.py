@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +21,8 @@ from vbs.cli.whole_file import NotAFile, whole_file
 from vbs.configuration import runtime
 from vbs.logs import one_line
 
-CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = REQUIRED
+CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, SCORE, RERANK = REQUIRED
+SYNTHETIC_DOCUMENTS = 4  # of each synthetic score
 STANDARD_OUTPUT = "-"
 
 
@@ -35,6 +37,7 @@ class Prompt(NamedTuple):
     custom_id: str
     text: str
     system: str
+    documents: list[str]
 
 
 class Sink(Protocol):
@@ -51,6 +54,13 @@ class Command(BaseCommand):
         source.add_argument("--from", dest="table", type=Path, metavar="ROWS", help="a .csv or .jsonl file")
         source.add_argument("--count", type=int, metavar="N", help="N synthetic prompts of varying lengths")
         parser.add_argument("--prompt", help="'Summarise: {text}' puts in the column text; {{ and }} are braces")
+        parser.add_argument(
+            "--document",
+            action="append",
+            default=[],
+            metavar="TEMPLATE",
+            help=f"for {SCORE} and {RERANK}: a text that the prompt is compared with; may be given several times",
+        )
         parser.add_argument("--system", help="the system prompt; it may name columns, too")
         parser.add_argument(
             "--id-column", metavar="COL", help="the column with each row's custom_id (default: request-1, request-2 …)"
@@ -104,6 +114,11 @@ def complaints(given: SimpleNamespace) -> Iterator[tuple[bool, str]]:
         yield not 0 <= given.shared_prefix <= 10**6, f"--shared-prefix is {given.shared_prefix}; 0 to 1,000,000 go."
         too_many = given.count > runtime.value("VBS_MAX_BATCH_REQUESTS") and not given.split
         yield too_many, f"--count is {given.count:,}: {_most_requests()}"
+        yield bool(given.document), "--document is for rows; leave it out with --count."
+    scores = given.endpoint in (SCORE, RERANK)
+    yield bool(given.document) and not scores, f"--document does not go with {given.endpoint}."
+    without = given.count is None and scores and not given.document
+    yield without, f"{given.endpoint} needs a --document to compare the prompt with."
     tokens, heat = given.max_tokens, given.temperature
     yield tokens is not None and tokens < 1, f"--max-tokens is {tokens}; it must be at least 1."
     yield not (heat is None or 0 <= heat <= 2), f"--temperature is {heat}; it must be from 0 to 2."
@@ -111,7 +126,8 @@ def complaints(given: SimpleNamespace) -> Iterator[tuple[bool, str]]:
     system_fits = given.endpoint in (CHAT, RESPONSES)
     yield given.system is not None and not system_fits, f"--system does not go with {given.endpoint}."
     sampled = tokens is not None or heat is not None
-    yield given.endpoint == EMBEDDINGS and sampled, f"--max-tokens and --temperature do not go with {EMBEDDINGS}."
+    reads = given.endpoint in (EMBEDDINGS, SCORE, RERANK)
+    yield reads and sampled, f"--max-tokens and --temperature do not go with {given.endpoint}."
     yield given.split and given.out == STANDARD_OUTPUT, "Standard output cannot be split: give --out a file."
     for name, text in (("--model", given.model), ("--id-column", given.id_column)):
         yield text is not None and not _is_unicode(text), f"{name} is {text!r}, which is not text in UTF-8."
@@ -159,24 +175,30 @@ BODIES: dict[str, Callable[[Prompt], dict[str, Any]]] = {
     COMPLETIONS: lambda prompt: {"prompt": prompt.text},
     EMBEDDINGS: lambda prompt: {"input": prompt.text},
     RESPONSES: _response,
+    SCORE: lambda prompt: {"queries": prompt.text, "documents": prompt.documents},
+    RERANK: lambda prompt: {"query": prompt.text, "documents": prompt.documents},
 }
 
 
 def _synthetic(given: SimpleNamespace) -> Iterator[Prompt]:
     system = Template(given.system or "").fill({})
+    documents = synthetic.texts(given.seed)
     for number, text in enumerate(synthetic.prompts(given.count, given.seed, given.shared_prefix), 1):
-        yield Prompt(number, f"request-{number}", text, system)
+        beside = list(islice(documents, SYNTHETIC_DOCUMENTS)) if given.endpoint in (SCORE, RERANK) else []
+        yield Prompt(number, f"request-{number}", text, system, beside)
 
 
 def _from_rows(given: SimpleNamespace) -> Iterator[Prompt]:
     """Memory does not grow with the rows, except for a small entry per id."""
     prompt, system = Template(given.prompt), Template(given.system or "")
+    documents = [Template(text) for text in given.document]
     seen: dict[bytes, int] = {}
     number = 0
     for number, row in enumerate(rows.read(given.table, settings.VBS_MAX_LINE_MB * 2**20), 1):
         try:
             custom_id = f"request-{number}" if given.id_column is None else value(row.columns, given.id_column)
-            made = Prompt(row.line, custom_id, prompt.fill(row.columns), system.fill(row.columns))
+            beside = [document.fill(row.columns) for document in documents]
+            made = Prompt(row.line, custom_id, prompt.fill(row.columns), system.fill(row.columns), beside)
         except TemplateError as error:
             raise TemplateError(f"Line {row.line} of {given.table}: {error}") from None
         if given.id_column is not None:

@@ -1,9 +1,13 @@
 """The beginning of an answer, which the list of requests shows, even when only its first characters were read."""
 
+import re
+
 import orjson
 
 from batches.pages.request.exchange import answered, dimensions
 from vbs.pages.plain import brief
+
+_SCORE = re.compile(r'"score":\s*(-?\d[\d.eE+-]*)[,}]')
 
 
 def beginning(response: str | None, whole: bool = True) -> str:
@@ -21,6 +25,8 @@ def beginning(response: str | None, whole: bool = True) -> str:
         if isinstance(first, list | str):
             wide = len(first) if isinstance(first, list) else dimensions(first)
             return f"{wide:,} dimensions" + (f" × {len(vectors):,}" if len(vectors) > 1 else "")
+        if isinstance(first := vectors[0], dict) and "score" in first:
+            return brief(" · ".join(piece.text for piece in answered(body).pieces))
     pieces = answered(body).pieces
     said = next((one for one in pieces if one.text and "reasoning" not in one.who), None) or next(iter(pieces), None)
     if said is None:
@@ -32,6 +38,8 @@ def _cut(response: str) -> str:
     """The text at the beginning of an answer that was cut off."""
     if '"embedding":' in response:
         return "an embedding"
+    if '"relevance_score":' not in response and (scores := _SCORE.findall(response)):
+        return " · ".join(f"{float(score):.6g}" for score in scores)
     for mark in ('"content":"', '"text":"'):
         _, found, rest = response.partition(mark)
         if found:

@@ -100,6 +100,7 @@ def ready(token: str) -> dict[str, str]:
 # Samples
 
 QUESTIONS = ("Why is the sky blue?", "Name three rivers of Europe.", "What is a prime number?")
+ANSWERS = ("Air scatters blue light most.", "The Danube, the Rhine and the Loire.")
 
 
 def sample_model(chosen: str = "") -> tuple[str, str]:
@@ -119,6 +120,8 @@ def sample_jsonl(model: str, task: str) -> bytes:
     def body(text: str) -> dict[str, Any]:
         if endpoint == "/v1/embeddings":
             return {"model": model, "input": text}
+        if endpoint == "/v1/score":
+            return {"model": model, "queries": text, "documents": list(ANSWERS)}
         content: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
         return {"model": model, **({"prompt": text} if endpoint == "/v1/completions" else content), "max_tokens": 100}
 
@@ -132,10 +135,14 @@ def sample_jsonl(model: str, task: str) -> bytes:
 def sample_csv(model: str, task: str) -> bytes:
     out = io.StringIO()
     writer = csv.writer(out)
-    embeds = task == Task.EMBEDDING
-    writer.writerow(["custom_id", "model", "input"] if embeds else ["custom_id", "model", "prompt", "max_tokens"])
+    answers = orjson.dumps(ANSWERS).decode()
+    columns, more = {
+        Task.EMBEDDING.value: (("input",), ()),
+        Task.SCORE.value: (("queries", "documents"), (answers,)),
+    }.get(task, (("prompt", "max_tokens"), ("100",)))
+    writer.writerow(["custom_id", "model", *columns])
     for number, text in enumerate(QUESTIONS, 1):
-        writer.writerow([f"request-{number}", model, text] + ([] if embeds else ["100"]))
+        writer.writerow([f"request-{number}", model, text, *more])
     return out.getvalue().encode()
 
 

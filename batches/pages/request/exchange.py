@@ -16,7 +16,8 @@ from vbs.pages.words import size
 
 MOST_PIECES = 200
 FIRST_VALUES = 8  # of an embedding
-PROMPTS = ("messages", "prompt", "input", "instructions")
+SCORED = ("query", "queries", "text_1", "data_1", "documents", "text_2", "items", "data_2")  # of a score or a ranking
+PROMPTS = ("messages", "prompt", "input", "instructions", *SCORED)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _asked(body: dict[str, Any]) -> Iterator[ExchangePiece]:
     messages = body.get("messages")
     for message in messages if isinstance(messages, list) else [] if messages is None else [messages]:
         yield from _message(message)
-    for name in ("prompt", "input"):
+    for name in ("prompt", "input", *SCORED):
         given = body.get(name)
         if given is None:
             continue
@@ -191,6 +192,8 @@ def _answered(body: dict[str, Any]) -> Iterator[ExchangePiece]:
         yield from _choice(choice, place if len(choices) > 1 else None)
     for place, one in enumerate(_list(body.get("data"))):
         yield _vector(one, place)
+    for place, one in enumerate(_list(body.get("results")), 1):
+        yield _ranked(one, place)
     for item in _list(body.get("output")):
         yield from _item(item)
 
@@ -212,6 +215,8 @@ def _choice(choice: Any, place: int | None) -> Iterator[ExchangePiece]:
 
 def _vector(one: Any, place: int) -> ExchangePiece:
     vector = one.get("embedding") if isinstance(one, dict) else None
+    if isinstance(one, dict) and isinstance(score := one.get("score"), int | float):
+        return ExchangePiece(f"score {place + 1}", f"{score:.6g}")
     if isinstance(vector, list):
         first = ", ".join(f"{value:.6g}" if isinstance(value, int | float) else "?" for value in vector[:FIRST_VALUES])
         more = ", …" if len(vector) > FIRST_VALUES else ""
@@ -221,6 +226,17 @@ def _vector(one: Any, place: int) -> ExchangePiece:
             f"embedding {place + 1}", brief(vector, 80), (f"{dimensions(vector):,} dimensions, base64",)
         )
     return ExchangePiece(f"item {place + 1}", pretty(one))
+
+
+def _ranked(one: Any, place: int) -> ExchangePiece:
+    """A document in its place of a ranking."""
+    if not isinstance(one, dict) or not isinstance(score := one.get("relevance_score"), int | float):
+        return ExchangePiece(f"place {place}", pretty(one))
+    document = one.get("document")
+    text = document.get("text") if isinstance(document, dict) else document
+    index = one.get("index")
+    which = (f"document {index + 1}",) if isinstance(index, int) else ()
+    return ExchangePiece(f"place {place}", _text(text), (f"score {score:.6g}", *which))
 
 
 def dimensions(encoded: str) -> int:

@@ -66,7 +66,7 @@ def check(body: Body, served: Collection[str]) -> None:
 
 def route(path: str, task: str) -> tuple[Read, Respond] | None:
     """The two functions for this path; None for a path that a server of this task does not have. task: may be "any"."""
-    if task != "any" and (path == "/v1/embeddings") != (task == "embedding"):
+    if task != "any" and path not in _OF_TASK.get(task, _WRITING):
         return None
     if path == "/v1/chat/completions" and task == "completion":
         return _no_chat, _chat
@@ -100,6 +100,28 @@ def _prompt_text(body: Body) -> str:
 
 def _input_text(body: Body) -> str:
     return "\n".join(_items(body, "input"))
+
+
+def _score_text(body: Body) -> str:
+    return "\n".join(_sides(body)[0])
+
+
+def _sides(body: Body) -> tuple[list[str], list[str]]:
+    """The two sides of a score, as long as each other. vLLM knows them by several names."""
+    pair = next((pair for pair in _PAIRS if all(body.get(name) is not None for name in pair)), None)
+    if pair is None:
+        raise _required(_PAIRS[0][0])
+    one, other = (_scored(body[name], name) for name in pair)
+    if len(one) not in (1, len(other)):
+        raise RequestRefused(400, "Input lengths must be either 1:1, 1:N or N:N")
+    return one * (len(other) // len(one)), other
+
+
+def _scored(given: Any, name: str) -> list[str]:
+    items = given if isinstance(given, list) else [given]
+    if not items or not all(isinstance(item, str | dict) for item in items):
+        raise RequestRefused(400, "At least one text element must be given", name)
+    return [item if isinstance(item, str) else _content(item.get("content")) for item in items]
 
 
 def _response_text(body: Body) -> str:
@@ -189,6 +211,35 @@ def _vector(text: str, packed: bool) -> list[float] | str:
     return base64.b64encode(struct.pack(f"<{DIMENSIONS}f", *vector)).decode() if packed else vector
 
 
+def _score(body: Body, said: str) -> tuple[Body, int]:
+    one, other = _sides(body)
+    scores = [_likeness(*pair) for pair in zip(one, other, strict=True)]
+    answer = _head("score", "list", body) | {
+        "data": [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)],
+        "usage": _usage(sum(len(text.split()) for text in (*one, *other)), 0),
+    }
+    return answer, 0
+
+
+def _ranking(body: Body, said: str) -> tuple[Body, int]:
+    one, other = _sides(body)
+    results: list[Body] = [
+        {"index": index, "document": {"text": text, "multi_modal": None}, "relevance_score": _likeness(query, text)}
+        for index, (query, text) in enumerate(zip(one, other, strict=True))
+    ]
+    results.sort(key=lambda result: result["relevance_score"], reverse=True)
+    read = sum(len(text.split()) for text in (*one, *other))
+    usage = {"prompt_tokens": read, "total_tokens": read}
+    best = results[: body.get("top_n") or len(results)]
+    return {"id": _id("score"), "model": body.get("model"), "usage": usage, "results": best}, 0
+
+
+def _likeness(one: str, other: str) -> float:
+    """The share of the words of two texts that are in both."""
+    words, more = set(one.lower().split()), set(other.lower().split())
+    return len(words & more) / max(len(words | more), 1)
+
+
 def _response(body: Body, said: str) -> tuple[Body, int]:
     most = body.get("max_output_tokens")
     asked = len(_response_text(body).split())
@@ -223,11 +274,25 @@ def _response(body: Body, said: str) -> tuple[Body, int]:
     return answer, tokens
 
 
+_PAIRS = (
+    ("queries", "documents"),
+    ("queries", "items"),
+    ("data_1", "data_2"),
+    ("text_1", "text_2"),
+    ("query", "documents"),
+)
+_WRITING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+_OF_TASK = {
+    "embedding": ("/v1/embeddings", "/v1/score", "/v1/rerank"),
+    "score": ("/v1/score", "/v1/rerank"),
+}
 _ROUTES: dict[str, tuple[Read, Respond]] = {
     "/v1/chat/completions": (_chat_text, _chat),
     "/v1/completions": (_prompt_text, _completion),
     "/v1/embeddings": (_input_text, _embedding),
     "/v1/responses": (_response_text, _response),
+    "/v1/score": (_score_text, _score),
+    "/v1/rerank": (_score_text, _ranking),
 }
 _numbers = count(1)
 

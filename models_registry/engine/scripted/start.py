@@ -123,7 +123,7 @@ def parser(
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--served-model-name", default="scripted")
-    parser.add_argument("--task", choices=["any", "chat", "completion", "embedding"], default="any")
+    parser.add_argument("--task", choices=["any", "chat", "completion", "embedding", "score"], default="any")
     parser.add_argument("--max-num-seqs", type=_count, default=256, help="requests that run at once; the others wait")
     parser.add_argument("--max-model-len", type=_count, default=8192, help="said in /v1/models")
     parser.add_argument("--max-num-batched-tokens", type=int, default=8192, help="of no effect")

@@ -7,7 +7,15 @@ from django.db.models import QuerySet
 
 from models_registry.api.wire import shown_reason
 from models_registry.fit import formula
-from models_registry.models import OPEN_OPERATIONS, Measurement, MeasurementKind, Model, Operation, OperationKind, Task
+from models_registry.models import (
+    OPEN_OPERATIONS,
+    READING,
+    Measurement,
+    MeasurementKind,
+    Model,
+    Operation,
+    OperationKind,
+)
 from models_registry.pages.models.rows import CHANGES
 from vbs.pages.charts import plots
 from vbs.pages.parts import Part
@@ -65,12 +73,14 @@ def _ran(row: Operation, newest: bool, for_operator: bool) -> Part:
 
 
 def _answer(result: dict[str, Any]) -> str:
-    """The model's answer in a test's result; of an embedding, its first values."""
+    """The model's answer in a test's result: a text, a score, or the first values of an embedding."""
     result.pop("request", None)
     response, answer = result.pop("response", None) or {}, result.pop("answer", None)
     if answer is not None:
         return str(answer)
     for one in response.get("data") or []:
+        if "score" in one:
+            return f"A score of {one['score']:.6g}"
         values = ", ".join(f"{value:.4f}" for value in one.get("embedding") or [])
         return f"{one.get('dimensions')} dimensions: {values} …"
     return ""
@@ -118,7 +128,7 @@ def measurements(model: Model) -> Part:
 
 
 def _plots(rows: list[Measurement], task: str) -> Iterable[plots.Plot | None]:
-    kept = "input_tokens" if task == Task.EMBEDDING else "output_tokens"
+    kept = "input_tokens" if task in READING else "output_tokens"
     rates = [
         plots.Point(row.at, getattr(row, kept) / row.seconds, row.kind)
         for row in rows
@@ -129,7 +139,7 @@ def _plots(rows: list[Measurement], task: str) -> Iterable[plots.Plot | None]:
     memory += [
         plots.Point(row.at, row.predicted_bytes / formula.GIB, "predicted") for row in rows if row.predicted_bytes
     ]
-    direction = "Input" if task == Task.EMBEDDING else "Output"
+    direction = "Input" if task in READING else "Output"
     yield plots.plot(f"{direction} tokens per second", "tokens/s", rates)
     yield plots.plot("Seconds to load", "s", loads)
     yield plots.plot("Memory taken, and what was predicted", "GiB", memory)

@@ -114,10 +114,13 @@ def test_jsonl(tmp_path):
         ("/v1/completions", {"prompt": "x", "max_tokens": 3}),
         ("/v1/responses", {"input": "x", "max_output_tokens": 3, "instructions": "s"}),
         ("/v1/embeddings", {"input": "x"}),
+        ("/v1/score", {"queries": "x", "documents": ["x?", "y"]}),
+        ("/v1/rerank", {"query": "x", "documents": ["x?", "y"]}),
     ],
 )
 def test_every_endpoint_has_its_body(tmp_path, endpoint, body):
-    words = ["--max-tokens", 3] if endpoint != "/v1/embeddings" else []
+    words = ["--max-tokens", 3] if "max" in "".join(body) else []
+    words += ["--document", "{t}?", "--document", "y"] if "documents" in body else []
     words += ["--system", "s"] if "instructions" in body else []
     found = make("--from", table(tmp_path, "t\nx\n"), "--prompt", "{t}", "--endpoint", endpoint, *words)
     assert (found[0]["url"], found[0]["body"]) == (endpoint, body)
@@ -172,6 +175,10 @@ def test_no_such_table(tmp_path):
         (["--count", 1, "--max-tokens", 0], "--max-tokens is 0"),
         (["--count", 1, "--system", "x", "--endpoint", "/v1/embeddings"], "does not go with /v1/embeddings"),
         (["--count", 1, "--max-tokens", 1, "--endpoint", "/v1/embeddings"], "do not go with /v1/embeddings"),
+        (["--count", 1, "--max-tokens", 1, "--endpoint", "/v1/score"], "do not go with /v1/score"),
+        (["--count", 1, "--document", "x"], "--document is for rows"),
+        (["--from", "x.csv", "--prompt", "x", "--document", "x"], "--document does not go with /v1/chat/completions"),
+        (["--from", "x.csv", "--prompt", "x", "--endpoint", "/v1/rerank"], "/v1/rerank needs a --document"),
         (["--count", 1, "--split"], "cannot be split"),
         (["--count", 1, "--model", ""], "--model is empty"),
         (["--count", 1, "--model", "\udcff"], "not text in UTF-8"),

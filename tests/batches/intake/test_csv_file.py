@@ -82,6 +82,8 @@ def test_the_bytes_of_the_rows_are_those_of_the_file(pairs):
         (COMPLETE, "Prompt , MAX_TOKENS", "hi,7", {"prompt": "hi", "max_tokens": 7}),
         (RESPOND, "prompt,system,max_tokens", "hi,be kind,7",
          {"input": "hi", "instructions": "be kind", "max_output_tokens": 7}),
+        ("/v1/score", "queries,documents", 'hi,"[""a"",""b""]"', {"queries": "hi", "documents": ["a", "b"]}),
+        ("/v1/rerank", "query,documents,top_n", "[hi],[a],3", {"query": "[hi]", "documents": "[a]", "top_n": 3}),
         (CHAT, "prompt,model", "hi,other", {"messages": [{"role": "user", "content": "hi"}], "model": "other"}),
     ],
 )  # fmt: skip
@@ -103,6 +105,8 @@ def test_rows_keep_their_number_and_their_name():
         ("prompt,colour\nhi,red\n", CHAT, "no column 'colour'. Known are: custom_id, input, max_tokens"),
         ("prompt,\nhi,\n", CHAT, "no column one without a name"),
         ("input,temperature\nhi,1\n", EMBED, "no column 'temperature' at /v1/embeddings"),
+        ("query\na\n", "/v1/rerank", "No column is called 'documents', which /v1/rerank needs"),
+        ("query,documents\na,b\n", CHAT, "no column 'query' at /v1/chat/completions"),
         ("prompt,prompt\na,b\n", CHAT, "Two columns are called 'prompt'"),
         ("prompt,input\na,b\n", CHAT, "prompt and input both give the prompt"),
         ("custom_id,system\na,b\n", CHAT, "No column holds what is asked"),

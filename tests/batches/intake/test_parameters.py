@@ -25,10 +25,12 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingChatRequest, EmbeddingCompletionRequest
+from vllm.entrypoints.pooling.scoring import protocol as scoring
 from vllm.entrypoints.serve.engine.protocol import _REMOVED_GUIDED_FIELDS
 kinds = {
     "/v1/chat/completions": [ChatCompletionRequest], "/v1/completions": [CompletionRequest],
     "/v1/responses": [ResponsesRequest], "/v1/embeddings": [EmbeddingChatRequest, EmbeddingCompletionRequest],
+    "/v1/score": scoring.ScoreRequest.__args__, "/v1/rerank": [scoring.RerankRequest],
 }
 names = {url: [f.alias or n for kind in found for n, f in kind.model_fields.items()] for url, found in kinds.items()}
 print("\\n" + json.dumps([names, sorted(_REMOVED_GUIDED_FIELDS)]))

@@ -15,12 +15,15 @@ from batches.intake.validate import Report, Rules, read
 from tests.engines import CHAT, line
 
 RESPONSES, COMPLETIONS, EMBEDDINGS = "/v1/responses", "/v1/completions", "/v1/embeddings"
+SCORE, RERANK = "/v1/score", "/v1/rerank"
 HI = [{"role": "user", "content": "hi"}]
 NEEDED = {
     CHAT: {"messages": HI},
     RESPONSES: {"input": "hi"},
     COMPLETIONS: {"prompt": "hi"},
     EMBEDDINGS: {"input": "hi"},
+    SCORE: {"queries": "hi", "documents": ["a", "b"]},
+    RERANK: {"query": "hi", "documents": ["a", "b"]},
 }
 
 BAD = [
@@ -59,6 +62,11 @@ BAD = [
     (RESPONSES, {"input": 5}, "a string or an array"),
     (RESPONSES, {"max_output_tokens": 0}, "from 1 on"),
     (EMBEDDINGS, {"input": True}, "but got true or false"),
+    (SCORE, {"queries": 5}, "expected a string or an array of strings, but got a number"),
+    (SCORE, {"documents": ["a", 5]}, "its element 1 is a number"),
+    (RERANK, {"query": ["a"]}, "expected a string, but got an array"),
+    (RERANK, {"documents": [None]}, "its element 0 is null"),
+    (RERANK, {"top_n": -1}, "from 0 on"),
 ]
 GOOD = [
     (CHAT, {}),
@@ -70,6 +78,10 @@ GOOD = [
     (COMPLETIONS, {"max_tokens": 0, "echo": True}),
     *((COMPLETIONS, {"prompt": prompt}) for prompt in ("a", [1, 2], [[1], [2]], ["a", "b"])),
     (RESPONSES, {"input": HI, "max_output_tokens": 1, "temperature": None}),
+    (SCORE, {"queries": "a"}),
+    (SCORE, {"queries": ["a", "b"]}),
+    (SCORE, {"queries": {"content": []}}),
+    (RERANK, {"documents": "a", "top_n": 9}),
     *((EMBEDDINGS, {"input": given}) for given in ([1, 2], [[1]], ["a"], "a")),
 ]
 VLLM = """
@@ -79,15 +91,17 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
+from vllm.entrypoints.pooling.scoring.protocol import RerankRequest, ScoreQueriesDocumentsRequest
 kinds = {
     "/v1/chat/completions": ChatCompletionRequest, "/v1/completions": CompletionRequest,
     "/v1/responses": ResponsesRequest, "/v1/embeddings": EmbeddingCompletionRequest,
+    "/v1/score": ScoreQueriesDocumentsRequest, "/v1/rerank": RerankRequest,
 }
 def takes(endpoint, body):
     try:
         request = kinds[endpoint].model_validate(body)
         limits = [getattr(request, name, None) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens")]
-        if endpoint != "/v1/embeddings":
+        if endpoint not in ("/v1/embeddings", "/v1/score", "/v1/rerank"):
             request.to_sampling_params(next((one for one in limits if one is not None), 16), {})
         return True
     except Exception as error:
@@ -127,6 +141,34 @@ def test_a_value_that_vllm_takes(endpoint, body):
 def test_a_chat_needs_a_message():
     """vLLM finds it only when it puts the prompt together."""
     assert "but got an empty array" in checked(CHAT, {"messages": []})[1].errors[0]["message"]
+
+
+@pytest.mark.parametrize(
+    "endpoint, body, param, said",
+    [
+        (SCORE, {"documents": []}, "documents", "at least one string"),
+        (SCORE, {"queries": []}, "queries", "at least one string"),
+        (SCORE, {"queries": ["a", "b", "c"]}, "queries", "it has 3 texts and 'documents' has 2: give one, or as many"),
+        (SCORE, {"documents": None}, "documents", "is required for /v1/score. The pairs text_1 and text_2"),
+        (SCORE, {"documents": None, "queries": None, "text_2": "a"}, "text_1", "The pairs queries and documents"),
+        (SCORE, {"documents": None, "queries": None}, "queries", "is required"),
+        (RERANK, {"query": None}, "query", "The field 'body.query' is required for /v1/rerank."),
+        (RERANK, {"documents": []}, "documents", "at least one string"),
+    ],
+)
+def test_a_score_needs_two_sides_that_go_together(endpoint, body, param, said):
+    """vLLM finds their number only when it puts the pairs together."""
+    good, report = checked(endpoint, body)
+    (error,) = report.errors
+    assert not good and (error["code"], error["param"]) == ("invalid_request", f"body.{param}")
+    assert said in error["message"]
+
+
+@pytest.mark.parametrize("pair", [("text_1", "text_2"), ("queries", "items"), ("data_1", "data_2")])
+def test_the_sides_of_a_score_have_several_names(pair):
+    one, other = pair
+    good, report = checked(SCORE, {"queries": None, "documents": None, one: "a", other: ["b", "c"]})
+    assert good and not report.errors and not report.ignored
 
 
 def test_ranges_are_not_those_of_a_search_with_beams():

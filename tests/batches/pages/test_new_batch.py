@@ -225,6 +225,8 @@ def test_nothing_is_made_of_what_was_not_checked(ann):
         ("embedding", "t.csv", b"prompt\nhi\n", "/v1/embeddings"),
         ("embedding", "t.jsonl", jsonl(line("a") | {"url": "/v1/embeddings"}), "/v1/embeddings"),
         ("chat", "t.jsonl", jsonl(line("a") | {"url": "/v1/responses"}), "/v1/responses"),
+        ("score", "t.csv", b"queries,documents\nhi,ho\n", "/v1/score"),
+        ("embedding", "t.csv", b"query,documents\nhi,ho\n", "/v1/rerank"),
     ],
 )
 def test_the_endpoint_is_guessed(ann, task, name, content, endpoint):

@@ -163,6 +163,8 @@ def test_hostile_text_stays_text(looker, project):
          "tool call f: {}"),
         ('{"choices":[{"text":"once"}]}', "once"),
         ('{"data":[{"embedding":[' + ",".join(["0.1"] * 384) + "]}]}", "384 dimensions"),
+        ('{"data":[{"index":0,"object":"score","score":0.5},{"index":1,"object":"score","score":-1}]}', "0.5 · -1"),
+        ('{"results":[{"index":1,"document":{"text":"yes"},"relevance_score":0.5}]}', "yes"),
         ('{"data":[{"embedding":[1,2]},{"embedding":[1,2]}]}', "2 dimensions × 2"),
         ('{"data":[{"embedding":"AAAAAAAAAAA="}]}', "2 dimensions"),
         ('{"output":[{"type":"message","role":"assistant","content":[{"type":"output_text","text":"hi"}]}]}', "hi"),

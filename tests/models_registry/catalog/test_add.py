@@ -68,6 +68,10 @@ def test_a_folder_is_used_where_it_is(tmp_path: Path) -> None:
     assert model.spec().args == (("enforce-eager", True),)
 
 
+# As transformers writes the config of a cross-encoder.
+CROSS_ENCODER = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+
+
 @pytest.mark.parametrize(
     ("architecture", "files", "task"),
     [
@@ -78,6 +82,7 @@ def test_a_folder_is_used_where_it_is(tmp_path: Path) -> None:
         ("LlamaForCausalLM", {"tokenizer_config__json": {}, "chat_template__jinja": b"{{ messages }}"}, "chat"),
         ("BertModel", {}, "embedding"),
         ("LlamaForCausalLM", {"modules__json": {}}, "embedding"),
+        ("BertForSequenceClassification", {"config__json": CROSS_ENCODER, "modules__json": {}}, "score"),
     ],
 )
 def test_the_task_is_guessed(tmp_path: Path, architecture: str, files: dict[str, Any], task: str) -> None:
@@ -89,6 +94,9 @@ def test_a_given_task_wins(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"WhisperForAudio.*--task"):
         importer.add("m", str(folder))
     assert importer.add("m", str(folder), "embedding").task == "embedding"
+    classifier = model_folder(tmp_path / "classifier", "BertForSequenceClassification")
+    with pytest.raises(ModelError, match=r"BertForSequenceClassification.*embedding or score"):
+        importer.add("two-labels", str(classifier))
 
 
 @pytest.mark.parametrize(
@@ -300,7 +308,7 @@ def test_a_base_and_its_adapters_change_together(tmp_path: Path) -> None:
     for name, value in (("task", "completion"), ("engine_args", {"x": 1})):
         with pytest.raises(ModelError, match=f"has the {name} of its base base"):
             importer.edit(adapter, **dict[str, Any]({name: value}))
-    with pytest.raises(ModelError, match="which does not make embeddings"):
+    with pytest.raises(ModelError, match="which is not for embedding"):
         importer.edit(base, task="embedding")
     with pytest.raises(ModelError, match="less than the rank of the adapter a, which is 8"):
         importer.edit(base, engine_args={"max-lora-rank": 4})

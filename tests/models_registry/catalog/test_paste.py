@@ -74,6 +74,7 @@ SERVE = f"""$ CUDA_VISIBLE_DEVICES=0,1 VLLM_API_KEY=sk-secret uv run vllm serve 
             {"engine_args": {"hf-overrides": {"rope_parameters": {"factor": 4}, "sliding_window": 9}}},
         ),
         ("vllm serve o/n --task embed", "o/n", "n", {"task": "embedding"}),
+        ("vllm serve o/n --task score", "o/n", "n", {"task": "score"}),
         ("vllm serve o/n --task generate", "o/n", "n", {}),
         (
             "vllm serve o/n --runner pooling",

@@ -116,15 +116,21 @@ def test_other_routes_answer_in_their_shapes(plain: Path) -> None:
             await post(session, "/v1/completions", {"model": "model", "prompt": ["a b", "c"]}),
             await post(session, "/v1/embeddings", {"model": "model", "input": ["a", "b", "a"]}),
             await post(session, "/v1/responses", {"model": "model", "input": "a b c", "max_output_tokens": 2}),
+            await post(session, "/v1/score", {"model": "model", "text_1": "a b", "text_2": ["c", "b a"]}),
+            await post(session, "/v1/rerank", {"model": "model", "query": "a", "documents": ["b", "a"], "top_n": 1}),
         ]
 
-    (_, completion), (_, embedding), (_, response) = talk(plain, conversation)
+    (_, completion), (_, embedding), (_, response), (_, score), (_, ranking) = talk(plain, conversation)
     assert [choice["text"] for choice in completion["choices"]] == ["a b", "c"]
     vectors = [item["embedding"] for item in embedding["data"]]
     assert vectors[0] == vectors[2] != vectors[1]
     assert sum(value * value for value in vectors[0]) == pytest.approx(1)
     assert response["output"][0]["content"][0]["text"] == "a b"
     assert response["status"] == "incomplete"
+    assert [(one["index"], one["object"], one["score"]) for one in score["data"]] == [(0, "score", 0), (1, "score", 1)]
+    assert score["usage"]["prompt_tokens"] == 7
+    document = {"text": "a", "multi_modal": None}
+    assert ranking["results"] == [{"index": 1, "document": document, "relevance_score": 1}]
 
 
 @pytest.mark.parametrize(
@@ -138,11 +144,16 @@ def test_other_routes_answer_in_their_shapes(plain: Path) -> None:
         ("/v1/chat/completions", {"model": "model", "messages": ["a"]}, 400, "body.messages"),
         ("/v1/completions", {"model": "model"}, 400, "body.prompt"),
         ("/v1/embeddings", {"model": "model", "input": []}, 400, "body.input"),
+        ("/v1/score", {"model": "model", "queries": "a"}, 400, "body.queries"),
+        ("/v1/score", {"model": "model", "queries": ["a", "b"], "documents": "c"}, 400, None),
+        ("/v1/rerank", {"model": "model", "query": "a", "documents": []}, 400, "documents"),
         ("/v1/embeddings", b"[1]", 400, "body"),
         ("/v1/embeddings", b"{", 400, "body"),
     ],
 )
-def test_bad_requests_get_an_error_in_vllms_shape(plain: Path, path: str, body: Any, status: int, param: str) -> None:
+def test_bad_requests_get_an_error_in_vllms_shape(
+    plain: Path, path: str, body: Any, status: int, param: str | None
+) -> None:
     got, answer = talk(plain, lambda session: post(session, path, body))
     assert got == status
     assert (answer["error"]["param"], answer["error"]["code"]) == (param, status)

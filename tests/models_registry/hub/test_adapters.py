@@ -90,7 +90,7 @@ def test_what_an_adapter_has_from_its_base_cannot_be_given(base, given, words):
     ("fields", "words"),
     [
         ({"kind": "remote", "source": "http://far/v1"}, "on a remote server"),
-        ({"kind": "scripted", "task": "embedding"}, "makes embeddings"),
+        ({"kind": "scripted", "task": "embedding"}, "is for embedding"),
         ({"hub_id": "o/n", "state": "draft"}, r"not here \(draft\): fetch it, then add its adapter"),
         ({"hub_id": "o/n", "state": "downloading"}, r"not here \(downloading\)"),
         ({"hub_id": "o/n", "state": "failed"}, r"not here \(failed\)"),
