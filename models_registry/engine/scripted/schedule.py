@@ -2,7 +2,9 @@
 
 At most `--max-num-seqs` requests run at once, with at most `--max-loras` different adapters. With `--kv-tokens` they
 share a cache of so many tokens: each holds its prompt and what it has written so far. A request is let in as soon as
-its prompt fits. When the cache is full, the newest goes back to the head of the queue, and begins anew.
+its prompt fits. When the cache is full, the newest goes back to the head of the queue, and begins anew. With
+`--read-ms` all that run stand still while the tokens of one that is let in are read, which are its prompt and what it
+had written before it was sent back.
 """
 
 import argparse
@@ -43,7 +45,7 @@ class ScriptedRequest:
         self.timer: asyncio.TimerHandle | None = None
 
     def written(self, now: float) -> int:
-        """The tokens that it has written by now."""
+        """The tokens that it has written by now, a time in which what runs did not stand still."""
         if self.began is None or not self.seconds:
             return 0
         return int(self.tokens * min(1.0, (now - self.began) / self.seconds))
@@ -67,6 +69,8 @@ class Schedule:
         self.waiting: deque[ScriptedRequest] = deque()
         self.preemptions = 0
         self._written = 0  # by what does not run any more
+        self._still = 0.0  # seconds for which what runs has stood still, or is going to
+        self._still_until = 0.0
         self._run, self._finish = run, finish
         self._looking = False
 
@@ -102,13 +106,31 @@ class Schedule:
 
     def runs(self, request: ScriptedRequest, seconds: float) -> None:
         """The request runs from now on for so long, which may be FOREVER."""
-        request.began, request.seconds = self.loop.time(), seconds
+        if self.options.read_ms:
+            self._stand_still(request.needs * self.options.read_ms / 1000)
+        request.began, request.seconds = self._now(), seconds
         self.running[request] = None
-        if seconds != FOREVER:
-            request.timer = self.loop.call_later(seconds, self._finish, request)
+        self._set_timer(request)
         if self.options.kv_tokens is not None and not self._looking:
             self._looking = True
             self.loop.call_later(LOOK_SECONDS, self._look)
+
+    def _set_timer(self, request: ScriptedRequest) -> None:
+        assert request.began is not None
+        if request.timer:
+            request.timer.cancel()
+        if request.seconds != FOREVER:
+            request.timer = self.loop.call_at(request.began + request.seconds + self._still, self._finish, request)
+
+    def _stand_still(self, seconds: float) -> None:
+        self._still += seconds
+        self._still_until = max(self._still_until, self.loop.time()) + seconds
+        for request in self.running:
+            self._set_timer(request)
+
+    def _now(self) -> float:
+        """The time, less that for which what runs has stood still."""
+        return max(self.loop.time(), self._still_until) - self._still
 
     def leave(self, request: ScriptedRequest) -> None:
         """A request that runs has ended."""
@@ -118,7 +140,7 @@ class Schedule:
     def give_up(self, request: ScriptedRequest) -> None:
         """Nobody wants this request's answer any more."""
         if request in self.running:
-            self._stop(request, request.written(self.loop.time()))
+            self._stop(request, request.written(self._now()))
             self._admit()
         else:
             self.waiting.remove(request)
@@ -132,19 +154,19 @@ class Schedule:
 
     def held(self) -> int:
         """Tokens in the cache."""
-        now = self.loop.time()
+        now = self._now()
         return sum(request.prompt + request.written(now) for request in self.running)
 
     def written(self) -> int:
         """Tokens written since the start."""
-        now = self.loop.time()
+        now = self._now()
         return self._written + sum(request.written(now) for request in self.running)
 
     def _look(self) -> None:
         """As long as the cache is too full, send the newest request back to the queue."""
         while self.held() > self.options.kv_tokens and len(self.running) > 1:
             newest = next(reversed(self.running))
-            written = newest.written(self.loop.time())
+            written = newest.written(self._now())
             newest.needs = newest.prompt + written
             self._stop(newest, written)
             self.waiting.appendleft(newest)

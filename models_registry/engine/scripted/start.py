@@ -137,6 +137,7 @@ def parser(
     parser.add_argument("--disable-log-stats", action="store_true", help="/metrics has no figures of requests")
     parser.add_argument("--latency-ms", type=_time, default=0, help="how long each request runs")
     parser.add_argument("--token-ms", type=_time, default=0, help="how much longer for each word of the answer")
+    parser.add_argument("--read-ms", type=_time, default=0, help="how long all stand still for each token of a prompt")
     parser.add_argument("--start-seconds", type=_time, default=0, help="how long loading takes")
     parser.add_argument("--fail-start", metavar="TEXT", help="fail after that, with a traceback that ends in TEXT")
     parser.add_argument(
