@@ -14,11 +14,12 @@ from typing import Any
 
 import aiohttp
 
-from models_registry.engine import error_bodies, liveness
+from models_registry.engine import error_bodies
 from models_registry.engine.control import is_healthy
 from models_registry.engine.error_bodies import PATIENCE, clean
 from models_registry.engine.log_reasons import of_request
 from models_registry.engine.server import Engine
+from models_registry.engine.watch import liveness
 from vbs.outgoing import client
 
 log = logging.getLogger(__name__)

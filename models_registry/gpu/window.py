@@ -14,10 +14,10 @@ import psutil
 from django.conf import settings
 from django.utils import timezone
 
-from models_registry.engine import figures
 from models_registry.engine.client import Limits
-from models_registry.engine.figures import Figures
 from models_registry.engine.server import Engine
+from models_registry.engine.watch import figures
+from models_registry.engine.watch.figures import Figures
 from vbs.configuration import runtime
 from vbs.run import descriptors
 

@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 
 from batches.models import BatchStatus
-from models_registry.engine import liveness
+from models_registry.engine.watch import liveness
 from tests.engines import fresh, line, until
 
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from models_registry.engine import liveness, process_end, server
+from models_registry.engine import process_end, server
 from models_registry.engine.client import Client, EngineDied, Limits
 from models_registry.engine.spec import EngineKind
+from models_registry.engine.watch import liveness
 from tests.models_registry.engine.started import calls, collect, gone, spec, until
 from tests.models_registry.engine.test_server import leave
 

@@ -12,11 +12,12 @@ import pytest
 from aiohttp import web
 from django.utils import timezone
 
-from models_registry.engine import figures, server
+from models_registry.engine import server
 from models_registry.engine.client import Call, Client, Limits
-from models_registry.engine.figures import Figures
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
+from models_registry.engine.watch import figures
+from models_registry.engine.watch.figures import Figures
 from models_registry.gpu import window
 from models_registry.gpu.window import Sizing, Window
 
@@ -201,7 +202,8 @@ def test_where_the_cache_is_small_less_is_preempted_and_more_is_answered(started
         engine = started(**{"max-num-seqs": 64, "kv-tokens": 1500, "token-ms": 1, "read-ms": 0.1})
         rate, of = asyncio.run(run(engine, "[[words 100]]", 250, size))
         rates.append(rate)
-        assert (told := figures.ask(engine.address, 5))
+        told = figures.ask(engine.address, 5)
+        assert told
         preempted.append(told.preempted)
     assert preempted[1] < preempted[0] / 2
     assert rates[1] > 1.1 * rates[0]
