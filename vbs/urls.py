@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from batches.api import views as batches
-from models_registry.api import models, registry, server
+from models_registry.api import models, operations, registry, server
 from vbs import metrics
 from vbs.openai import routes
 from vbs.openai.errors import NotFound
@@ -63,14 +63,14 @@ urlpatterns = [
     path("v1/registry/models/<path:name>/plan", registry.ModelPlan.as_view()),
     path("v1/registry/models/<path:name>/fit", registry.ModelFit.as_view()),
     path("v1/registry/models/<path:name>/measurements", registry.ModelMeasurements.as_view()),
-    path("v1/registry/models/<path:name>/load", registry.ModelLoad.as_view()),
-    path("v1/registry/models/<path:name>/unload", registry.ModelUnload.as_view()),
-    path("v1/registry/models/<path:name>/test", registry.ModelTest.as_view()),
-    path("v1/registry/models/<path:name>/benchmark", registry.ModelBenchmark.as_view()),
+    path("v1/registry/models/<path:name>/load", operations.ModelLoad.as_view()),
+    path("v1/registry/models/<path:name>/unload", operations.ModelUnload.as_view()),
+    path("v1/registry/models/<path:name>/test", operations.ModelTest.as_view()),
+    path("v1/registry/models/<path:name>/benchmark", operations.ModelBenchmark.as_view()),
     path("v1/registry/models/<path:name>", registry.RegistryModelDetail.as_view()),
-    path("v1/registry/operations", registry.Operations.as_view()),
-    path("v1/registry/operations/<str:operation_id>", registry.OperationDetail.as_view()),
-    path("v1/registry/operations/<str:operation_id>/cancel", registry.OperationCancellation.as_view()),
+    path("v1/registry/operations", operations.Operations.as_view()),
+    path("v1/registry/operations/<str:operation_id>", operations.OperationDetail.as_view()),
+    path("v1/registry/operations/<str:operation_id>/cancel", operations.OperationCancellation.as_view()),
     path("v1/registry/aliases", registry.Aliases.as_view()),
     path("v1/registry/aliases/<path:name>", registry.AliasDetail.as_view()),
     path("v1/registry/demo-models/<path:name>", server.DemoModels.as_view()),

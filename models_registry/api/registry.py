@@ -1,6 +1,6 @@
-"""The routes of the registry: models, their downloads and operations, and aliases. Every key may read.
+"""The routes of the registry: models, their downloads, and aliases. Every key may read. `operations` has theirs.
 
-Each route parses the request, calls one function of the catalog, the hub or the GPU, and answers. RegistryView decides
+Each route parses the request, calls one function of the catalog or the hub, and answers. RegistryView decides
 who may change something and turns a ModelError into an answer.
 """
 
@@ -14,23 +14,19 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from models_registry.api import registry_wire as wire
-from models_registry.api.serializers import AliasPut, ModelChange, ModelCreate, OperationAsk, PasteRead
+from models_registry.api.serializers import AliasPut, ModelChange, ModelCreate, PasteRead
 from models_registry.catalog import add, aliases, allowed, paste, remove, rules
 from models_registry.catalog.folders import ModelError, Needed, Taken
 from models_registry.catalog.paste import PasteError, Proposal
 from models_registry.fit import judge
-from models_registry.gpu import operations
 from models_registry.hub import downloads
 from models_registry.models import (
-    OPEN_OPERATIONS,
     Alias,
     Download,
     HubToken,
     Measurement,
     MeasurementKind,
     Model,
-    Operation,
-    OperationKind,
     Worker,
 )
 from models_registry.speed import speeds
@@ -39,10 +35,10 @@ from vbs.accounts.shell import Shell, shell_of
 from vbs.configuration import audit
 from vbs.database import timeouts
 from vbs.openai import idempotency, ids
-from vbs.openai.authentication import HasProject, IsOperator, is_operator, project_of
+from vbs.openai.authentication import HasProject, IsOperator, is_operator
 from vbs.openai.checks import checked
 from vbs.openai.docs import ERRORS, PAGING, schema_of
-from vbs.openai.errors import Conflict, Forbidden, InvalidRequest, NotFound, missing
+from vbs.openai.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from vbs.openai.idempotency import IdempotentCreation
 from vbs.openai.pagination import check_parameters, choice, page, unknown_after, whole_number
 from vbs.openai.schema import Deleted, ErrorObject
@@ -233,13 +229,6 @@ class RegistryModelDetail(RegistryView):
         return Response(wire.removal_object(model, going, [], deleted=True))
 
 
-def asked_by(request: Request) -> str:
-    if shell_of(request):
-        return "manage.py"
-    key = f" ({request.auth.name})" if isinstance(request.auth, ApiKey) else ""
-    return f"{project_of(request)}{key}"
-
-
 class _DownloadAction(RegistryView):
     """One action on a download."""
 
@@ -284,48 +273,6 @@ def find_download(model: Model) -> Download:
     if download is None:
         raise NotFound(f"The model '{model.name}' has no download.", param="model", code="download_not_found")
     return download
-
-
-class _QueuedOperation(RegistryView):
-    """Queues one kind of operation."""
-
-    kind: OperationKind
-
-    @extend_schema(
-        parameters=[idempotency.PARAMETER],
-        request=OperationAsk,
-        responses={202: schema_of(wire.OperationObject), **CHANGES},
-    )
-    @idempotency.idempotent
-    def post(self, request: Request, name: str) -> Response:
-        model = find_model(name)
-        given = checked(OperationAsk(data=request.data))
-        operation = operations.ask(
-            self.kind,
-            model,
-            given.get("options"),
-            priority=given.get("priority", 0),
-            now=given["now"],
-            asked_by=asked_by(request),
-        )
-        self.record(f"model.{self.kind}", model.name)
-        return Response(wire.operation_object(operation, for_operator=True), status=202)
-
-
-class ModelLoad(_QueuedOperation):
-    kind = OperationKind.LOAD
-
-
-class ModelUnload(_QueuedOperation):
-    kind = OperationKind.UNLOAD
-
-
-class ModelTest(_QueuedOperation):
-    kind = OperationKind.TEST
-
-
-class ModelBenchmark(_QueuedOperation):
-    kind = OperationKind.BENCHMARK
 
 
 class ModelPlan(RegistryView):
@@ -374,58 +321,6 @@ class ModelMeasurements(RegistryView):
                 high=100,
             )
         )
-
-
-class Operations(RegistryView):
-    """The operations of all models. `state=open`: those that wait or run."""
-
-    @extend_schema(
-        parameters=[
-            *PAGING,
-            OpenApiParameter("model", str),
-            OpenApiParameter("state", str, enum=["all", "open"]),
-            OpenApiParameter("log", bool, description="Add the log of each operation"),
-        ],
-        responses={200: schema_of(wire.OperationList), **ERRORS},
-    )
-    def get(self, request: Request) -> Response:
-        query = request.query_params
-        with_log = read_flag(request, "log")
-        rows = Operation.objects.select_related("model").defer(*(() if with_log else ("log",)))
-        if "model" in query:
-            rows = rows.filter(model=find_model(query["model"]))
-        if choice(query, "state", "all", ("all", "open")) == "open":
-            rows = rows.filter(state__in=OPEN_OPERATIONS)
-        trusted = is_operator(request)
-
-        def item(row: Operation) -> wire.OperationObject:
-            return wire.operation_object(row, trusted, with_log)
-
-        return Response(page(rows, query, item, default=20, high=100, filters=["model", "state", "log"]))
-
-
-def find_operation(operation_id: str) -> Operation:
-    rows = Operation.objects.select_related("model")
-    operation = None if "\0" in operation_id else rows.filter(pk=operation_id).first()
-    if operation is None:
-        raise missing("operation", operation_id)
-    return operation
-
-
-class OperationDetail(RegistryView):
-    @extend_schema(responses={200: schema_of(wire.OperationObject), **ERRORS})
-    def get(self, request: Request, operation_id: str) -> Response:
-        return Response(wire.operation_object(find_operation(operation_id), is_operator(request)))
-
-
-class OperationCancellation(RegistryView):
-    @extend_schema(request=None, responses={200: schema_of(wire.OperationObject), **CHANGES})
-    def post(self, request: Request, operation_id: str) -> Response:
-        operation = find_operation(operation_id)
-        if not operations.cancel(operation):
-            raise Conflict(f"The operation '{operation.pk}' has ended already: it is {operation.state}.", param="id")
-        self.record("operation.cancel", operation.pk, str(operation))
-        return Response(wire.operation_object(operation, for_operator=True))
 
 
 class Aliases(RegistryView):

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from django.urls import get_resolver
 
-from models_registry.api import registry, server
+from models_registry.api import operations, registry, server
 from models_registry.catalog import demo, made_folders
 from models_registry.models import Download, Model, Operation
 from tests.models_registry.api.test_registry import MODELS, Api
@@ -47,7 +47,7 @@ def test_every_change_is_kept(api, settings, monkeypatch, tmp_path):
     tried, expected = set(), []
 
     def call(method, path, body, view, *entry):
-        api(method, path, body, 202 if issubclass(view, registry._QueuedOperation) else 200)
+        api(method, path, body, 202 if issubclass(view, operations.QueuedOperation) else 200)
         tried.add((view, method.lower()))
         expected.append(entry)
 
@@ -58,13 +58,13 @@ def test_every_change_is_kept(api, settings, monkeypatch, tmp_path):
     call("PUT", "/v1/registry/aliases/a", {"model": "m"}, registry.AliasDetail, "model.alias", "a → m")
     call("DELETE", "/v1/registry/aliases/a", None, registry.AliasDetail, "model.unalias", "a")
     for view, verb in (
-        (registry.ModelLoad, "load"), (registry.ModelUnload, "unload"),
-        (registry.ModelTest, "test"), (registry.ModelBenchmark, "benchmark"),
+        (operations.ModelLoad, "load"), (operations.ModelUnload, "unload"),
+        (operations.ModelTest, "test"), (operations.ModelBenchmark, "benchmark"),
     ):  # fmt: skip
         call("POST", f"{one}/{verb}", {}, view, f"model.{verb}", "m")
     operation = queued()
     path = f"/v1/registry/operations/{operation}/cancel"
-    call("POST", path, None, registry.OperationCancellation, "operation.cancel", operation)
+    call("POST", path, None, operations.OperationCancellation, "operation.cancel", operation)
     for view, verb, state in (
         (registry.ModelFetch, "fetch", "failed"), (registry.ModelPause, "pause", "queued"),
         (registry.ModelResume, "resume", "paused"), (registry.ModelRetry, "retry", "failed"),
