@@ -49,6 +49,8 @@ class ModelForm(forms.ModelForm):
         data = super().clean() or self.cleaned_data
         if "engine_args" in data:
             data["engine_args"] = data["engine_args"] or {}
+        if "pool" in data:
+            data["pool"] = data["pool"] or []
         if not self.errors:
             try:
                 data |= {

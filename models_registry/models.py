@@ -54,6 +54,9 @@ class Model(models.Model):
     task = models.CharField(max_length=16, choices=Task.choices, default=Task.CHAT)
     engine_args = models.JSONField(default=dict, blank=True, help_text='vLLM options, e.g. {"max-model-len": 2048}')
     remote_name = models.CharField(max_length=200, blank=True, help_text="The remote server's name for it")
+    pool = models.JSONField(
+        default=list, db_default=[], blank=True, help_text="URLs of further remote servers that serve the same"
+    )
     private_address = models.BooleanField(
         default=False, help_text="The remote server may have a private address: it was added on this machine"
     )
@@ -104,6 +107,7 @@ class Model(models.Model):
             kind=EngineKind(self.kind),
             args=tuple(sorted((self._lora_args() | self._code_args() | self.engine_args).items())),
             remote_name=self.remote_name,
+            pool=tuple(self.pool),
             private=self.private_address or settings.VBS_PRIVATE_URLS,
             media_domains=tuple(settings.VBS_MEDIA_DOMAINS) if self.kind == EngineKind.VLLM else (),
         )
@@ -335,6 +339,9 @@ class Worker(models.Model):
     engine_url = models.CharField(max_length=500, blank=True)
     adapters = models.JSONField(default=list, blank=True, help_text="Those that its engine has, by the engine's names")
     restart_asked_at = models.DateTimeField(null=True, blank=True, help_text="Somebody wants it to end and start anew")
+    lanes = models.JSONField(
+        default=list, db_default=[], blank=True, help_text="The remote models that it runs at present"
+    )
     health = models.JSONField(default=dict, blank=True, help_text="Of its GPU: memory, utilisation, temperature, power")
 
     objects = WorkerQuerySet.as_manager()

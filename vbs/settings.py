@@ -147,7 +147,7 @@ VBS_REQUEST_SECONDS: int = whole(
 VBS_REQUEST_ATTEMPTS: int = whole(
     "VBS_REQUEST_ATTEMPTS",
     4,
-    "How often a request is sent at most, after 5xx or a lost connection",
+    "How often a request is sent at most, after 5xx or a lost connection; 429 of a remote server does not count",
     most=1000,
     changes="A batch that runs keeps the limit with which its turn began.",
 )

@@ -172,8 +172,9 @@ def _add(given: dict[str, Any], shell: Shell | None) -> Model:
     about = {name: given[name] for name in rules.EDITABLE if name in given}
     base = find_model(given["base"]) if given.get("base") else None
     if "hub_id" in given:
-        if odd := [name for name in ("remote_name", "copy") if given.get(name)]:
+        if odd := [name for name in ("remote_name", "pool", "copy") if given.get(name)]:
             raise ModelError(f"{odd[0]} does not apply to a model of the hub: leave it out")
+        about.pop("pool", None)
         places = {name: given[name] for name in ("revision", "file") if given.get(name)}
         token = _find_token(given["token"]) if given.get("token") else None
         return downloads.add(given["name"], given["hub_id"], base=base, token=token, **places, **about)

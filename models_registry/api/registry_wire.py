@@ -44,6 +44,7 @@ class RegistryModel(ModelObject):
     kind: str
     source: str | None
     remote_name: str | None
+    pool: list[str]
     hub_id: str | None
     hub_revision: str | None
     hub_file: str | None
@@ -290,6 +291,7 @@ def registry_model(
         "kind": model.kind,
         "source": (model.source or None) if for_operator else None,
         "remote_name": (model.remote_name or None) if for_operator else None,
+        "pool": model.pool if for_operator else [],
         "hub_id": model.hub_id or None,
         "hub_revision": model.hub_revision or None,
         "hub_file": model.hub_file or None,

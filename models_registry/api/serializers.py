@@ -10,7 +10,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from models_registry.catalog.add import MOST_SOURCE
 from models_registry.catalog.paste import MOST_TEXT
-from models_registry.catalog.rules import MOST_NOTES
+from models_registry.catalog.rules import MOST_ADDRESSES, MOST_NOTES, MOST_URL
 from models_registry.hub.tokens import MOST_TOKEN
 from vbs.openai.fields import Flag, PlainObject, PlainText
 
@@ -40,6 +40,12 @@ class ModelAbout(_Strict):
 
     task = PlainText(required=False, max_length=16)
     engine_args = PlainObject(required=False)
+    pool = serializers.ListField(
+        child=PlainText(max_length=MOST_URL),
+        required=False,
+        max_length=MOST_ADDRESSES - 1,
+        help_text="URLs of further servers of a remote model",
+    )
     license = PlainText(required=False, allow_blank=True, max_length=100)
     notes = PlainText(required=False, allow_blank=True, max_length=MOST_NOTES)
     trust_remote_code = Flag(required=False)

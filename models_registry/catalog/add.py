@@ -28,6 +28,7 @@ def add(
     engine_args: dict[str, Any] | None = None,
     *,
     remote_name: str = "",
+    pool: list[str] | None = None,
     base: Model | None = None,
     copy: bool = False,
     license: str = "",
@@ -41,11 +42,12 @@ def add(
     """Register a model. Raises ModelError, which says what was wrong and what to do; then nothing has changed.
 
     task: guessed from the model by default. engine_args: options of the engine by their long names without dashes; for
-    vLLM those of models_registry.engine.options. remote_name: the remote server's name of the model. base: the model
-    whose LoRA adapter the folder holds. copy: keep a copy of the folder under MODELS_DIR instead of using it where it
-    is. license: read from the folder by default. on_server: the caller has no shell on this machine, so only folders
-    and servers that models may come from are allowed. later: queues the conversion of a .gguf file, for a caller that
-    does not wait for it (`hub.downloads.start`). on_progress: called with each step that takes long.
+    vLLM those of models_registry.engine.options. remote_name: the remote server's name of the model. pool: URLs of
+    further servers that serve it. base: the model whose LoRA adapter the folder holds. copy: keep a copy of the folder
+    under MODELS_DIR instead of using it where it is. license: read from the folder by default. on_server: the caller
+    has no shell on this machine, so only folders and servers that models may come from are allowed. later: queues the
+    conversion of a .gguf file, for a caller that does not wait for it (`hub.downloads.start`). on_progress: called with
+    each step that takes long.
     """
     options = engine_args or {}
     rules.check_name(name, task)
@@ -64,12 +66,11 @@ def add(
         rules.check_code(row, "a remote server decides that itself")
         row.kind, row.source, row.remote_name = EngineKind.REMOTE.value, source.rstrip("/"), remote_name
         row.private_address = not on_server
+        row.pool = rules.check_pool(row, pool or [], on_server)
         return register(row, task or Task.CHAT, options)
-    if remote_name:
-        raise ModelError(
-            f"a remote name ({remote_name}) is only for a model on a remote server, and {source!r} is not one: "
-            "leave it out"
-        )
+    if remote_name or pool:
+        given = f"a remote name ({remote_name}) is" if remote_name else "further addresses (pool) are"
+        raise ModelError(f"{given} only for a model on a remote server, and {source!r} is not one: leave it out")
     if source == "scripted:":
         row.kind = EngineKind.SCRIPTED.value
         rules.check_code(row, "a scripted model has no files")

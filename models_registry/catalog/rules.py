@@ -5,9 +5,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 
-from models_registry.catalog import adapter_folders, allowed
+from models_registry.catalog import adapter_folders, allowed, sources
 from models_registry.catalog.folders import ModelError, Taken, examine
 from models_registry.engine import options as engine_options
 from models_registry.engine.options import OptionError
@@ -20,13 +21,16 @@ from vbs.places import PROGRAM
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 OPTION = re.compile(r"[a-z][a-z0-9.-]*")
 MOST_NOTES = 20_000  # characters
+MOST_URL = 900  # characters
 # The API's addresses end in these words, after the name of a model.
 VERBS = {
     *("fetch", "plan", "pause", "resume", "cancel", "retry"),
     *("load", "unload", "test", "benchmark", "fit", "measurements"),
 }
 PRICES = ("input_price", "output_price")  # of a million tokens
-EDITABLE = ("task", "engine_args", "license", "notes", "trust_remote_code", "allow_pickle", "hub_token", *PRICES)
+MOST_ADDRESSES = 32  # of one remote model
+ABOUT = ("license", "notes", "trust_remote_code", "allow_pickle")
+EDITABLE = ("task", "engine_args", "pool", *ABOUT, "hub_token", *PRICES)
 
 
 def check_name(name: str, task: str | None = None) -> None:
@@ -75,6 +79,34 @@ def check_options(kind: EngineKind, options: dict[str, Any], on_server: bool = T
     except start.WrongOptions as error:
         raise ModelError(str(error)) from error
     return options
+
+
+def check_pool(row: Model, pool: Any, on_server: bool) -> list[str]:
+    """The URLs of further servers of a remote model. Raises ModelError unless they keep the rules of its source.
+
+    on_server: they come over the network. What may have a private address was added on this machine, so its other
+    addresses too are entered there: a name may stand for another address later.
+    """
+    if not isinstance(pool, list) or not all(isinstance(url, str) for url in pool):
+        raise ModelError(f"further addresses must be a list of URLs, not {str(pool)[:60]!r}")
+    if pool and row.kind != EngineKind.REMOTE:
+        raise ModelError(f"further addresses (pool) are only for a model on a remote server, and {row.name} is not one")
+    if len(pool) >= MOST_ADDRESSES:
+        raise ModelError(f"a remote model has at most {MOST_ADDRESSES} addresses, and these are {len(pool) + 1}")
+    if pool and on_server and row.private_address and not settings.VBS_PRIVATE_URLS:
+        raise ModelError(
+            f"{row.name} may have private addresses, so further ones are entered on the server: "
+            f"'{PROGRAM} model edit {row.name} --pool URL' there"
+        )
+    urls = [row.source]
+    for url in pool:
+        if len(url) > MOST_URL:
+            raise ModelError(f"{url[:60]!r}… is too long: a URL has at most {MOST_URL} characters")
+        sources.check_remote_url(url, on_server=not row.private_address)
+        if (plain := url.rstrip("/")) in urls:
+            raise ModelError(f"{plain} is there twice: give each address of {row.name} once")
+        urls.append(plain)
+    return urls[1:]
 
 
 def check_texts(row: Model) -> None:
@@ -130,12 +162,15 @@ def check_changes(model: Model, *, on_server: bool = True, **changes: Any) -> di
     """The fields that `edit` writes: the changes, and what follows from them. Raises ModelError."""
     if odd := sorted(changes.keys() - set(EDITABLE)):
         raise ModelError(f"{odd[0]} of a model cannot be changed: only {', '.join(EDITABLE)} can")
-    row = Model(**{name: getattr(model, name) for name in (*EDITABLE, "name", "kind", "source", "state")} | changes)
+    kept = (*EDITABLE, "name", "kind", "source", "state", "private_address")
+    row = Model(**{name: getattr(model, name) for name in kept} | changes)
     _check_task(row.task)
     check_texts(row)
     changes |= {name: _price(changes[name]) for name in PRICES if name in changes}
     if changes.get("hub_token") and not model.hub_id:
         raise ModelError(f"{model.name} is not a model of the hub: leave out the access token")
+    if "pool" in changes:
+        changes["pool"] = check_pool(row, row.pool, on_server)
     if model.base:
         given = [name for name in ("task", "engine_args") if name in changes and changes[name] != vars(model)[name]]
         if given:

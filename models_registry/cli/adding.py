@@ -16,7 +16,7 @@ from models_registry.models import Task
 from vbs.logs import one_line
 
 ABOUT = ("license", "notes", "trust_remote_code", "allow_pickle")  # options of every model
-PLACE = ("revision", "file", "token", "base", "remote_name", "copy")  # options about the source of a new model
+PLACE = ("revision", "file", "token", "base", "remote_name", "pool", "copy")  # options about the source of a new model
 
 
 def add_to(actions: Any) -> None:
@@ -41,6 +41,9 @@ def add_to(actions: Any) -> None:
     )
     add.add_argument("--base", help="the model that SOURCE or the hub's model is a LoRA adapter of")
     add.add_argument("--remote-name", default="", help="what the remote server calls the model, if not NAME")
+    add.add_argument(
+        "--pool", action="append", metavar="URL", help="a further server of the remote model; may be repeated"
+    )
     add.add_argument("--copy", action="store_true", help="copy the folder instead of using it where it is")
     _about(add)
     add.set_defaults(run=_add)
@@ -53,6 +56,8 @@ def add_to(actions: Any) -> None:
     edit.add_argument("name")
     edit.add_argument("--task", help=", ".join(Task.values))
     edit.add_argument("--arg", action="append", metavar="KEY=VALUE", help="as with add; these replace all options")
+    edit.add_argument("--pool", action="append", metavar="URL", help="as with add; these replace all further servers")
+    edit.add_argument("--no-pool", action="store_true", help="remove all further servers")
     edit.add_argument("--token", metavar="NAME", help="of the registry, for a gated or private model of the hub")
     edit.add_argument("--no-args", action="store_true", help="remove all options of the engine")
     for name, what in (("--input-price", "reads"), ("--output-price", "writes")):
@@ -134,6 +139,10 @@ def _edit(
         raise CommandError("--arg and --no-args contradict each other: leave one out")
     if arg or no_args:
         changes["engine_args"] = dict(map(_option, arg or []))
+    if given["pool"] and given["no_pool"]:
+        raise CommandError("--pool and --no-pool contradict each other: leave one out")
+    if given["pool"] or given["no_pool"]:
+        changes["pool"] = given["pool"] or []
     for price in PRICES:
         if given[price] is not None:
             changes[price] = None if given[price] == "none" else given[price]

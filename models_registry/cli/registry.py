@@ -110,6 +110,7 @@ def _described(model: RegistryModel) -> dict[str, Any]:
         "task": model["task"],
         "source": model["source"] or "",
         "remote_name": model["remote_name"] or "",
+        "pool": model["pool"],
         "engine_args": model["engine_args"],
         "size_bytes": model["size_bytes"],
         "context_length": model["context_length"],

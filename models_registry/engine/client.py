@@ -1,12 +1,13 @@
 """Sends calls to an engine, with a bounded number in flight, without barriers, and with retries.
 
 Calls come out of an async iterator and answers go into another, in the order in which they finish. It does not know
-what a batch is.
+what a batch is. The calls of a remote model go to its addresses (`pool`), each attempt to another where there are some.
 """
 
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from models_registry.engine import error_bodies
 from models_registry.engine.control import is_healthy
 from models_registry.engine.error_bodies import PATIENCE, clean
 from models_registry.engine.log_reasons import of_request
-from models_registry.engine.server import Engine
+from models_registry.engine.pool import PROBE_SECONDS, Pool, PoolAddress, retry_after
+from models_registry.engine.server import Engine, is_welcome
+from models_registry.engine.spec import Address
 from models_registry.engine.watch import liveness
 from vbs.outgoing import client
 
@@ -26,6 +29,14 @@ log = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = 0.5
 BACKOFF_MOST = 30.0
+BACKOFF_POOL = 2.0  # at most, where the pool holds back an address that fails
+# Why an address of a pool is tried again only after a while, by the error's code, in words that everybody may read.
+LOST = {
+    "connection_lost": "the connection was lost",
+    "request_timeout": "it answered nothing in time",
+    "address_refused": "its address is not public",
+}
+ELSEWHERE = {401, 403, 404}  # statuses that another address of the model may not give
 LARGE = 4 * 2**20  # bytes; an answer with more is large
 LARGE_AT_ONCE = 4  # large answers that are in memory at once
 MOST_TOLD = 20  # failures that are logged
@@ -80,11 +91,13 @@ class EngineDied(Exception):
 @dataclass(frozen=True)
 class Limits:
     """What a call may take. seconds: for one attempt. attempts: how often it is sent, after 5xx, 429 or a lost
-    connection. most_bytes: of an answer's body."""
+    connection. most_bytes: of an answer's body. patience: seconds for which it may wait in all for a remote server that
+    is away or asks for patience (429, or Retry-After), which do not count as attempts."""
 
     seconds: float = 3600
     attempts: int = 4
     most_bytes: int = 64 * 2**20
+    patience: float = float("inf")
 
 
 class Client:
@@ -103,9 +116,11 @@ class Client:
         """
         ready: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue(maxsize=window)
         self._room = asyncio.Semaphore(LARGE_AT_ONCE)
+        if self.engine.pool:
+            self.engine.pool.begin()
         async with self._session(window) as session:
             group = asyncio.create_task(self._lanes(session, calls, window, ready))
-            watch = asyncio.create_task(self._watch(ready))
+            watch = asyncio.create_task(self._watch(session, ready))
             try:
                 while (item := await ready.get()) is not None:
                     if isinstance(item, BaseException):
@@ -124,10 +139,9 @@ class Client:
         if address.socket:
             connector = aiohttp.UnixConnector(address.socket, limit=window)
         else:
-            connector = client.connector(self.engine.spec.private, limit=window)
+            probes = len(self.engine.pool.addresses) if self.engine.pool else 0
+            connector = client.connector(self.engine.spec.private, limit=window + probes)
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        if address.key:
-            headers["Authorization"] = f"Bearer {address.key}"
         timeout = aiohttp.ClientTimeout(total=self.limits.seconds)
         async with aiohttp.ClientSession(
             connector=connector,
@@ -139,11 +153,12 @@ class Client:
         ) as session:
             yield session
 
-    async def _watch(self, ready: asyncio.Queue[Any]) -> None:
-        ends = [
-            asyncio.create_task(one)
-            for one in (self.engine.death(), liveness.until_silent(self.engine, lambda: self.in_flight))
-        ]
+    async def _watch(self, session: aiohttp.ClientSession, ready: asyncio.Queue[Any]) -> None:
+        if self.engine.pool:
+            watches = [self.engine.pool.watch(lambda address: self._probe(session, address))]
+        else:
+            watches = [self.engine.death(), liveness.until_silent(self.engine, lambda: self.in_flight)]
+        ends = [asyncio.create_task(one) for one in watches]
         try:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -185,37 +200,124 @@ class Client:
             await asyncio.gather(*lanes, return_exceptions=True)
 
     async def _answer(self, session: aiohttp.ClientSession, call: Call) -> Answer:
-        """Send the call until there is a final answer.
+        """Send the call until there is a final answer."""
+        if self.engine.pool:
+            answer, attempts = await self._answer_of_pool(session, call, self.engine.pool)
+        else:
+            answer, attempts = await self._answer_of_engine(session, call)
+        if not self._may_pass(answer):
+            return answer
+        if self.engine.log and answer.status and call.request_id:
+            answer.reason = await asyncio.to_thread(of_request, self.engine.log, call.request_id)
+        self._tell(answer, attempts)
+        return answer
+
+    async def _answer_of_engine(self, session: aiohttp.ClientSession, call: Call) -> tuple[Answer, int]:
+        """The final answer of a local engine, and how often the call was sent.
 
         A failure that may pass is tried again. It is final when the same failure comes a second time, whatever else
         failed in between, and the engine is healthy; or when all attempts are used up.
         """
         failures: list[Answer] = []
-        for attempt in range(1, self.limits.attempts + 1):
-            answer, wait = await self._attempt(session, call)
-            if not _may_pass(answer):
-                return answer
-            again = any(_same(before, answer) for before in failures)
-            if attempt == self.limits.attempts or (again and await self._healthy()):
-                break
+        attempt = 0
+        while True:
+            attempt += 1
+            answer, wait = await self._attempt(session, call, self.engine.address)
+            if not self._may_pass(answer) or attempt == self.limits.attempts:
+                return answer, attempt
+            if any(_same(before, answer) for before in failures) and await self._healthy():
+                return answer, attempt
             failures.append(answer)
             self._took(answer)
-            backoff = min(BACKOFF_MOST, BACKOFF_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
-            await asyncio.sleep(min(BACKOFF_MOST, max(wait, backoff)))
-        if self.engine.log and answer.status and call.request_id:
-            answer.reason = await asyncio.to_thread(of_request, self.engine.log, call.request_id)
-        self._tell(answer, attempt)
-        return answer
+            await asyncio.sleep(min(BACKOFF_MOST, max(wait or 0.0, _backoff(attempt))))
 
-    async def _attempt(self, session: aiohttp.ClientSession, call: Call) -> tuple[Answer, float]:
+    async def _answer_of_pool(self, session: aiohttp.ClientSession, call: Call, pool: Pool) -> tuple[Answer, int]:
+        """The same of a remote model, each attempt at another address where there is one.
+
+        A server that asks for patience gets it: 429, and 503 with Retry-After, do not count as attempts.
+        """
+        failures: list[Answer] = []
+        attempts = refusals = 0
+        last: Answer | None = None
+        place: PoolAddress | None = None
+        until = time.monotonic() + self.limits.patience
+        while True:
+            place = await pool.take(place, until - time.monotonic())
+            if place is None:
+                message = f"The model's server is away: {pool.why or 'it has no free place'}."
+                away = Answer(call.key, None, b"", call.request_id, "connection_lost", message)
+                return last or away, attempts + refusals
+            answer, wait = await self._attempt_at(place, session, call, last=attempts + 1 >= self.limits.attempts)
+            if not self._may_pass(answer) and not (answer.status in ELSEWHERE and pool.others(place)):
+                return answer, attempts + refusals + 1
+            last = answer
+            if _asks_for_patience(answer, wait):
+                refusals += 1
+                final = time.monotonic() > until
+            else:
+                attempts += 1
+                final = attempts >= self.limits.attempts or any(_same(before, answer) for before in failures)
+                failures.append(answer)
+            if final:
+                return answer, attempts + refusals
+            self._took(answer)
+            if not pool.others(place):
+                await asyncio.sleep(min(BACKOFF_POOL, _backoff(attempts + refusals)))
+
+    async def _attempt_at(
+        self, place: PoolAddress, session: aiohttp.ClientSession, call: Call, last: bool
+    ) -> tuple[Answer, float | None]:
+        """Send the call once to this address, which was taken for it, and tell it what came of that.
+
+        last: there is no other attempt, so only VBS_REQUEST_SECONDS ends it, however long others take.
+        """
+        pool, sent_at, wait = self.engine.pool, time.monotonic(), None
+        assert pool is not None
+        try:
+            async with asyncio.timeout(None) as timer:
+                with place.using(timer, float("inf") if last else sent_at):
+                    answer, wait = await self._attempt(session, call, place.address)
+        except TimeoutError:
+            message = f"The model's server gave no answer for {time.monotonic() - sent_at:.0f} s, while others did."
+            answer = Answer(call.key, None, b"", call.request_id, "connection_lost", message)
+        finally:
+            pool.give_back(place)
+        if answer.status is None and answer.error_code in LOST and self._may_pass(answer):
+            place.lose(sent_at, LOST[answer.error_code])
+        elif answer.status in PATIENCE:
+            place.busy(sent_at, answer.status, wait)
+        else:
+            well = answer.status is not None and answer.status < 500
+            place.answered(sent_at, well)
+            if well:
+                pool.took(time.monotonic() - sent_at)
+        pool.changed()
+        return answer, wait
+
+    async def _probe(self, session: aiohttp.ClientSession, address: Address) -> bool:
+        """Does the server at this address answer when it is asked for its models?"""
+        try:
+            async with session.get(
+                f"{address.url}/models",
+                headers=_authorization(address),
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=PROBE_SECONDS),
+            ) as response:
+                return is_welcome(response.status)
+        except (aiohttp.ClientError, client.AddressError, OSError):
+            return False
+
+    async def _attempt(
+        self, session: aiohttp.ClientSession, call: Call, address: Address
+    ) -> tuple[Answer, float | None]:
         """Send the call once. Returns the answer, and how many seconds the server asks us to wait."""
-        url = self.engine.address.url + call.path
-        named = {"X-Request-Id": call.request_id} if call.request_id else {}
+        url = address.url + call.path
+        named = _authorization(address) | ({"X-Request-Id": call.request_id} if call.request_id else {})
         # Without its address: people may use a model and yet not be allowed to know where it is.
         where = "the model's server" if self.engine.pid is None else "the engine"
 
-        def none(code: str, message: str) -> tuple[Answer, float]:
-            return Answer(call.key, None, b"", call.request_id, code, message), 0.0
+        def none(code: str, message: str) -> tuple[Answer, None]:
+            return Answer(call.key, None, b"", call.request_id, code, message), None
 
         try:
             async with session.post(url, data=call.body, headers=named, allow_redirects=False) as response:
@@ -228,8 +330,7 @@ class Client:
                 kind = response.headers.get("Content-Type", "")
                 sent = len(call.body) if self.engine.pid is None else None
                 answer = Answer(call.key, response.status, body, call.request_id, kind=kind, sent=sent)
-                asked = response.headers.get("Retry-After", "")
-                return answer, float(asked) if asked.isascii() and asked.isdigit() else 0.0
+                return answer, retry_after(response.headers.get("Retry-After", ""))
         except AnswerTooLarge:
             most = self.limits.most_bytes
             return none("response_too_large", f"The answer has more than {most:,} bytes (VBS_MAX_ANSWER_MB).")
@@ -275,8 +376,15 @@ class Client:
             self._room.release()
 
     async def _healthy(self) -> bool:
-        """Is the engine healthy, so that the request itself fails? A remote server counts as healthy."""
-        return self.engine.pid is None or await asyncio.to_thread(is_healthy, self.engine.address)
+        """Is the engine healthy, so that the request itself fails?"""
+        return await asyncio.to_thread(is_healthy, self.engine.address)
+
+    def _may_pass(self, answer: Answer) -> bool:
+        if answer.error_code == "address_refused":
+            return self.engine.pool is not None and len(self.engine.pool.addresses) > 1
+        if answer.status is None:
+            return answer.error_code in ("request_timeout", "connection_lost")
+        return answer.status >= 500 or answer.status in PATIENCE
 
     def _tell(self, answer: Answer, attempts: int) -> None:
         self._told += 1
@@ -292,16 +400,24 @@ class Client:
 
     async def _unless_dead(self) -> None:
         """After a broken connection: if the engine is dying, wait to be aborted instead of trying again."""
+        if self.engine.pool:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(DEATH_SECONDS):
                 await self.engine.death()
             await asyncio.Event().wait()
 
 
-def _may_pass(answer: Answer) -> bool:
-    if answer.status is None:
-        return answer.error_code in ("request_timeout", "connection_lost")
-    return answer.status >= 500 or answer.status in PATIENCE
+def _authorization(address: Address) -> dict[str, str]:
+    return {"Authorization": f"Bearer {address.key}"} if address.key else {}
+
+
+def _backoff(attempt: int) -> float:
+    return min(BACKOFF_MOST, BACKOFF_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+
+
+def _asks_for_patience(answer: Answer, wait: float | None) -> bool:
+    return answer.status == 429 or (answer.status in PATIENCE and wait is not None)
 
 
 def _same(before: Answer, now: Answer) -> bool:

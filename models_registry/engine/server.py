@@ -8,6 +8,7 @@ worker crashes, the next one reads it and adopts the engine, or ends it.
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,14 @@ from models_registry.engine.control import is_healthy
 from models_registry.engine.environment import minimal
 from models_registry.engine.log_reasons import LoadError, Shortage, ShortageKind, explain
 from models_registry.engine.machine import leftovers, main_memory
+from models_registry.engine.pool import Pool
 from models_registry.engine.spec import Address, EngineKind, EngineSpec, StartResult
 from models_registry.engine.start_progress import StartProgress
 from vbs.outgoing.client import AddressError, SendError, UnknownHost, origin, send
 from vbs.places import PROGRAM
 from vbs.run import processes
+
+log = logging.getLogger(__name__)
 
 CODE = Path(__file__).resolve().parents[2]
 MODULES = {
@@ -52,8 +57,9 @@ Progress = Callable[[str], None]
 class Engine:
     """An engine that answers. pid: None for a remote server, which is neither watched nor stopped.
 
-    spec: as it was asked for. started: how it started. fixed_answer: its answer to the fixed prompt, with which it is
-    checked after it has slept; None where it cannot sleep. verdict: why we ended it; empty when it ended by itself.
+    spec: as it was asked for. pool: the addresses of a remote one, of which `address` is the first. started: how it
+    started. fixed_answer: its answer to the fixed prompt, with which it is checked after it has slept; None where it
+    cannot sleep. verdict: why we ended it; empty when it ended by itself.
     """
 
     def __init__(
@@ -64,9 +70,11 @@ class Engine:
         pid: int | None = None,
         log: Path | None = None,
         started: StartResult | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self.spec, self.address, self.max_num_seqs, self.pid, self.log = spec, address, max_num_seqs, pid, log
         self.started = started or StartResult()
+        self.pool = pool or (Pool([address], max_num_seqs) if spec.kind is EngineKind.REMOTE else None)
         self.fixed_answer: str | list[float] | None = None
         self.verdict = ""
         self.child: subprocess.Popen[bytes] | None = (
@@ -124,51 +132,86 @@ class Engine:
             os.close(watch)
 
 
-def remote(spec: EngineSpec, keys: Mapping[str, str], window: int) -> Engine:
-    """An Engine for a server that somebody else runs. Raises LoadError when it does not answer.
+def remote(spec: EngineSpec, keys: Mapping[str, str], most: int) -> Engine:
+    """An Engine for servers that somebody else runs. Raises LoadError when none of its addresses answers; those that do
+    not answer now are looked at again while it is used.
 
-    keys: by the origin of their servers; a server that is not among them gets none.
+    keys: by the origin of their servers; a server that is not among them gets none. most: calls at once at each.
     """
-    url, said = spec.source.rstrip("/"), ""
+    urls = [url.rstrip("/") for url in (spec.source, *spec.pool)]
+    failed: dict[str, LoadError] = {}
+    left = urls
+    for attempt in range(1, REACH_ATTEMPTS + 1):
+        with ThreadPoolExecutor(len(left)) as asking:
+            found = dict(zip(left, asking.map(lambda url: _not_reached(url, keys, spec.private), left), strict=True))
+        failed = {url: error for url, error in failed.items() if url not in found}
+        failed |= {url: error for url, (error, _) in found.items() if error}
+        left = [url for url, (_, again) in found.items() if again]
+        if len(failed) < len(urls) or not left:
+            break
+        if attempt < REACH_ATTEMPTS:
+            time.sleep(attempt)
+    if len(failed) == len(urls):
+        raise failed[urls[0]]
+    addresses = [Address(url, key=_key(url, keys)) for url in urls]
+    pool = Pool(addresses, most)
+    for one in pool.addresses:
+        if error := failed.get(one.address.url):
+            log.warning("One of %d addresses of %s does not answer: %s", len(urls), spec.name, error)
+            one.unheard("it did not answer when it was first looked at")
+    return Engine(spec, addresses[0], most * len(urls), pool=pool)
+
+
+def is_welcome(status: int) -> bool:
+    """Does this status of GET /models say that the server is there for us? Not every server lists its models."""
+    return status < 500 and not 300 <= status < 400 and status not in (401, 403)
+
+
+def _key(url: str, keys: Mapping[str, str]) -> str:
     try:
-        key = keys.get(origin(url), "")
-        for attempt in range(1, REACH_ATTEMPTS + 1):
-            try:
-                status = _listed(url, key, spec.private)
-                if status < 500:  # not every server lists its models
-                    return Engine(spec, Address(url, key=key), window)
-                reason = said = f"it answers {status}"
-            except (SendError, UnknownHost) as error:
-                reason, said = str(error), "it does not answer"
-            if attempt < REACH_ATTEMPTS:
-                time.sleep(attempt)
+        return keys.get(origin(url), "")
+    except AddressError:
+        return ""
+
+
+def _not_reached(url: str, keys: Mapping[str, str], private: bool) -> tuple[LoadError | None, bool]:
+    """Why the server at this URL cannot be used, if it cannot; and whether that may pass."""
+    key = _key(url, keys)
+    try:
+        reply = send(
+            "GET",
+            f"{url}/models",
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            private=private,
+            seconds=REACH_SECONDS,
+            most_bytes=MOST_LISTED,
+        )
+    except (SendError, UnknownHost) as error:
+        return _away(url, str(error), "it does not answer"), True
     except AddressError as error:
-        hint = f"A model that '{PROGRAM} model add' adds may have a private address." if not spec.private else ""
+        hint = f"A model that '{PROGRAM} model add' adds may have a private address." if not private else ""
         public = "the model's server is not asked, because its address is not allowed"
-        raise LoadError(f"the server at {url} is not asked: {error}", hint, public=public) from error
-    raise LoadError(
-        f"the server at {url} cannot be reached ({reason})",
-        "Check that it runs, and that its URL is right.",
-        public=f"the model's server cannot be reached ({said})",
-    )
-
-
-def _listed(url: str, key: str, private: bool) -> int:
-    """The status of the server's answer to GET /models. Raises SendError, LoadError."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    reply = send(
-        "GET", f"{url}/models", headers=headers, private=private, seconds=REACH_SECONDS, most_bytes=MOST_LISTED
-    )
+        return LoadError(f"the server at {url} is not asked: {error}", hint, public=public), False
     if reply.status in (401, 403):
         none = f"It got no key: add {origin(url)} to VBS_REMOTE_ORIGINS, to which VBS_REMOTE_KEY is sent."
         hint = "It does not accept VBS_REMOTE_KEY: set the right key." if key else none
         public = f"the model's server answers {reply.status}: it wants another key"
-        raise LoadError(f"{url} answers {reply.status}", hint, public=public)
+        return LoadError(f"{url} answers {reply.status}", hint, public=public), False
     if 300 <= reply.status < 400:
         hint = "Redirects are not followed: add the model with the URL that it leads to."
         public = f"the model's server answers {reply.status}, a redirect, which is not followed"
-        raise LoadError(f"{url} answers {reply.status}, a redirect", hint, public=public)
-    return reply.status
+        return LoadError(f"{url} answers {reply.status}, a redirect", hint, public=public), False
+    if not is_welcome(reply.status):
+        return _away(url, f"it answers {reply.status}", f"it answers {reply.status}"), True
+    return None, False
+
+
+def _away(url: str, reason: str, said: str) -> LoadError:
+    return LoadError(
+        f"the server at {url} cannot be reached ({reason})",
+        "Check that it runs, and that its URL is right.",
+        public=f"the model's server cannot be reached ({said})",
+    )
 
 
 def start(
@@ -340,7 +383,8 @@ def adopt(spec: EngineSpec | None, home: Path) -> Engine | None:
         kept = json.loads((home / "engine.json").read_text())
         asked = kept["spec"]
         asked |= {"kind": EngineKind(asked["kind"]), "args": tuple(map(tuple, asked["args"]))}
-        found = EngineSpec(**asked | {"media_domains": tuple(asked.get("media_domains", ()))})
+        asked |= {name: tuple(asked.get(name, ())) for name in ("media_domains", "pool")}
+        found = EngineSpec(**asked)
         address = Address(**kept["address"])
         started = StartResult(**kept.get("started", {}))
         engine = Engine(found, address, kept["max_num_seqs"], kept["pid"], Path(kept["log"]), started)

@@ -20,6 +20,7 @@ class EngineSpec:
     task: chat, completion, embedding or score.
     args: options of the engine by their long name without dashes, e.g. {"max-model-len": 2048, "enforce-eager": True}.
     remote_name: what a remote server calls the model, when that differs from `name`.
+    pool: base URLs of further remote servers that serve the same.
     private: a remote server may have an address that is not public.
     media_domains: hosts that vLLM may fetch images, sounds and films from, which a request names by their URL.
     """
@@ -30,6 +31,7 @@ class EngineSpec:
     kind: EngineKind = EngineKind.VLLM
     args: tuple[tuple[str, Any], ...] = ()
     remote_name: str = ""
+    pool: tuple[str, ...] = ()
     private: bool = False
     media_domains: tuple[str, ...] = ()
 

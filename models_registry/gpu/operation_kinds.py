@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from models_registry.gpu import benchmark, operations
@@ -15,6 +16,7 @@ from models_registry.workloads import Work, Workload
 from vbs.logs import bind
 from vbs.pages.viewer import Viewer
 
+PATIENCE = 120.0  # seconds that a request may wait for a remote server which is away, or busy
 MOST_ANSWER = 2**20  # bytes of a test's answer
 SHOWN_VALUES = 8  # values of an embedding that are stored
 
@@ -89,7 +91,7 @@ def _test(turn: OperationTurn) -> dict[str, Any]:
     engine = turn.load()
     began = time.monotonic()
     call = benchmark.call(0, model, path, given)
-    answer = turn.drive(benchmark.one(engine, call, limits()))
+    answer = turn.drive(benchmark.one(engine, call, replace(limits(), patience=PATIENCE)))
     seconds = time.monotonic() - began
     turn.say(f"Answered in {seconds:.2f} s.")
     if len(answer.body) > MOST_ANSWER:
@@ -130,7 +132,8 @@ def _benchmark(turn: OperationTurn) -> dict[str, Any]:
     window = in_flight(engine)
     if words := shortfall(engine, window):
         turn.say(words)
-    sending = benchmark.many(engine, benchmark.calls(model, options), limits(), window, tally, errors)
+    most = replace(limits(), patience=PATIENCE)
+    sending = benchmark.many(engine, benchmark.calls(model, options), most, window, tally, errors)
     turn.drive(sending, report)
     report()
     if not tally.requests:

@@ -1,6 +1,7 @@
 """The window of an engine, which is how many requests it gets at once, and what each request may take.
 
-It starts at what suits `max-num-seqs`, and follows the engine's own figures from there (`Sizing`).
+That of a local engine starts at what suits `max-num-seqs`, and follows the engine's own figures from there (`Sizing`).
+That of a remote one is what its addresses bear, which follows their answers (`models_registry.engine.pool`).
 """
 
 import asyncio
@@ -51,7 +52,10 @@ def limits() -> Limits:
 
 
 def wanted(engine: Engine) -> int:
-    """The window that suits the engine: its own queue is then short, and never empty."""
+    """The window that suits the engine: its own queue is then short, and never empty. Of a remote one, the most that
+    its addresses may ever have."""
+    if engine.pool:
+        return engine.pool.most
     return math.ceil(engine.max_num_seqs * SUITS)
 
 
@@ -164,7 +168,7 @@ class Window:
     ) -> None:
         self.engine = engine
         usual = min(wanted(engine), connections(engine))
-        self.most = usual if engine.pid is None else min(usual * MOST_TIMES, connections(engine))
+        self.most = usual if engine.pool else min(usual * MOST_TIMES, connections(engine))
         self.sizing = Sizing(engine.max_num_seqs, usual, self.most)
         self._in_flight, self._asked_at = in_flight, asked_at
 
@@ -172,6 +176,8 @@ class Window:
     def size(self) -> int:
         """How many requests may be in flight now. While people ask the engine directly there are places free for them,
         because a request that waits, however urgent, does not displace one that runs."""
+        if self.engine.pool:
+            return min(self.most, self.engine.pool.size)
         if not self._asked():
             return self.sizing.size
         return min(self.sizing.size, max(1, self.engine.max_num_seqs - kept(self.engine.max_num_seqs)))
@@ -179,6 +185,8 @@ class Window:
     @property
     def why(self) -> str:
         """Why the size is not what suits max-num-seqs, in words; empty when it is."""
+        if self.engine.pool:
+            return self.engine.pool.why
         return "places are kept for those who ask it directly" if self.size < self.sizing.size else self.sizing.why
 
     def _asked(self) -> bool:
@@ -186,8 +194,8 @@ class Window:
         return at is not None and timezone.now() - at < ASKED
 
     async def follow(self) -> None:
-        """Adapt the size to the engine's figures until this is cancelled. A remote server's are not looked at."""
-        if self.engine.pid is None:
+        """Adapt the size to the engine's figures until this is cancelled. A remote one's follows its answers."""
+        if self.engine.pool:
             await asyncio.Event().wait()
         address = self.engine.address
         headers = {"Authorization": f"Bearer {address.key}"}

@@ -50,6 +50,29 @@ class OptionsField(forms.CharField):
         return found
 
 
+class AddressesField(forms.CharField):
+    """URLs, one a line, as a list."""
+
+    widget = forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "class": "code"})
+
+    def __init__(self) -> None:
+        super().__init__(
+            label="Further addresses",
+            max_length=rules.MOST_ADDRESSES * rules.MOST_URL,
+            required=False,
+            help_text="Of servers that serve the same model, one a line; requests are shared out among all",
+        )
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> Any:
+        return value if isinstance(value, list) else str(value or "").split()
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return (initial or []) != self.to_python(data)
+
+
 def _text(label: str, most: int, help_text: str = "", required: bool = False, rows: int = 0) -> forms.CharField:
     widget = forms.Textarea(attrs={"rows": rows}) if rows else forms.TextInput(attrs={"autocomplete": "off"})
     return forms.CharField(label=label, max_length=most, help_text=help_text, required=required, widget=widget)
@@ -122,6 +145,7 @@ class AddForm(GuardedForm):
         help_text="For a private or gated model",
     )
     remote_name = _text("Name on that server", 200, "What the server calls the model, if not by the name above")
+    pool = AddressesField()
     task = forms.ChoiceField(choices=[("", "found out"), *Task.choices], required=False)
     base = forms.ModelChoiceField(
         queryset=Model.objects.filter(base=None, state=ModelState.READY)
@@ -149,7 +173,8 @@ class AddForm(GuardedForm):
         if is_url and not on_hub:
             self.withhold("base", "it is not for a server's address")
         else:
-            self.withhold("remote_name", "it is only for a server's address")
+            for name in ("remote_name", "pool"):
+                self.withhold(name, "it is only for a server's address")
         for name in () if on_hub else ("revision", "file", "token"):
             self.withhold(name, OF_THE_HUB)
 
@@ -189,6 +214,7 @@ class AddForm(GuardedForm):
 class EditForm(GuardedForm):
     task = forms.ChoiceField(choices=Task.choices)
     engine_args = OptionsField(label="Engine options", help_text=OPTIONS_HELP)
+    pool = AddressesField()
     license = _text("Licence", 100)
     notes = _text("Notes", rules.MOST_NOTES, rows=3)
     input_price = _price("Price of a million input tokens")
@@ -203,6 +229,8 @@ class EditForm(GuardedForm):
         adapter, has_files = model.base is not None, model.kind == EngineKind.VLLM and not model.base
         for name in ("task", "engine_args") if adapter else ():
             self.withhold(name, OF_THE_BASE)
+        if model.kind != EngineKind.REMOTE:
+            self.withhold("pool", "it is only for a model on a remote server")
         if not has_files:
             self.withhold("allow_pickle", OF_FILES)
         if not has_files or not (may_trust or model.trust_remote_code):

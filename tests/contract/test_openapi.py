@@ -236,7 +236,7 @@ def test_any_body(vbs, ids, body):
 
 OF_MODELS = [
     "name", "source", "hub_id", "paste", "text", "model", "base", "task", "engine_args", "license", "notes", "file",
-    "revision", "token", "trust_remote_code", "allow_pickle", "remote_name",
+    "revision", "token", "trust_remote_code", "allow_pickle", "remote_name", "pool",
 ]  # fmt: skip
 SOURCES = st.sampled_from(["scripted:", "/etc", "~", "o/n", "http://127.0.0.1/v1", "vllm serve o/n", True, {}, "m"])
 

@@ -51,13 +51,25 @@ __all__ = [
 ]
 
 
+# Asked after a minute of silence, and given up after another: a long answer may have neither bytes nor end until then.
+KEEPALIVE = {
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 60,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 15,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 4,
+}
+
+
 def connector(private: bool = False, limit: int = 100) -> aiohttp.TCPConnector:
     """For a session of aiohttp. Connecting to an address that is not allowed raises AddressError."""
 
     def opened(info: Any) -> socket.socket:
         family, kind, protocol, _, address = info
         check_address(str(address[0]), private)
-        return socket.socket(family=family, type=kind, proto=protocol)
+        made = socket.socket(family=family, type=kind, proto=protocol)
+        for option, value in KEEPALIVE.items():  # a machine that is gone does not say so
+            made.setsockopt(*option, value)
+        return made
 
     # No happy eyeballs: a race for the fastest address would hide which of them was refused.
     return aiohttp.TCPConnector(limit=limit, socket_factory=opened, happy_eyeballs_delay=None)

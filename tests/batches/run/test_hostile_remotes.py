@@ -8,7 +8,7 @@ import pytest
 
 from batches.models import BatchRequest
 from models_registry.catalog import add
-from models_registry.engine import client, server
+from models_registry.engine import client, pool, server
 from models_registry.gpu import operations
 from models_registry.models import Measurement, OperationKind
 from tests.engines import line
@@ -32,6 +32,8 @@ def far(transactional_db, hostile, monkeypatch, settings):
     """A remote model; everything in a hurry."""
     settings.VBS_MAX_ANSWER_MB, settings.VBS_REQUEST_SECONDS, settings.VBS_REQUEST_ATTEMPTS = 1, 30, 3
     monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(pool, "HOLD_SECONDS", 0.01)
+    monkeypatch.setattr(pool, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(client, "LARGE", 100_000)
     return add.add("far", hostile.url)
 
@@ -61,6 +63,7 @@ def run(hostile, odd, submitted, gpu, close, neighbours=6):
     return bad[0]
 
 
+CLOSED = b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
@@ -95,11 +98,11 @@ ODD = [
     (b"SSH-2.0-OpenSSH\r\n", "connection_lost", "cannot be read"),
     (b"", "connection_lost", "was lost"),
     # What stands in headers goes nowhere.
-    (b"HTTP/1.1 500 \xff\r\n" + b"X-Request-Id: \xff\xfe\r\n" + b"Content-Length: 0\r\n\r\n", "", ""),
-    (b"HTTP/1.1 500 \xff\r\n" + b"X-Request-Id: " + b"x" * 5000 + b"\r\n" + b"Content-Length: 0\r\n\r\n", "", ""),
-    (b"HTTP/1.1 500 \xff\r\n" + b"Content-Type: \xff\x01\r\n" + b"Content-Length: 0\r\n\r\n", "", ""),
-    (b"HTTP/1.1 500 \xff\r\n" + b"Set-Cookie: \xff\r\n" + b"Content-Length: 0\r\n\r\n", "", ""),
-    (b"HTTP/1.1 500 \xff\r\n" + b"Retry-After: nan\r\n" + b"Content-Length: 0\r\n\r\n", "", ""),
+    (b"HTTP/1.1 500 \xff\r\n" + b"X-Request-Id: \xff\xfe\r\n" + CLOSED, "", ""),
+    (b"HTTP/1.1 500 \xff\r\n" + b"X-Request-Id: " + b"x" * 5000 + b"\r\n" + CLOSED, "", ""),
+    (b"HTTP/1.1 500 \xff\r\n" + b"Content-Type: \xff\x01\r\n" + CLOSED, "", ""),
+    (b"HTTP/1.1 500 \xff\r\n" + b"Set-Cookie: \xff\r\n" + CLOSED, "", ""),
+    (b"HTTP/1.1 500 \xff\r\n" + b"Retry-After: nan\r\n" + CLOSED, "", ""),
 ]  # fmt: skip
 
 

@@ -73,6 +73,12 @@ def test_an_adapter_a_server_and_a_scripted_model(api, folders):
     assert api("GET", f"{MODELS}/base")["adapters"] == ["a"]
     made = api("POST", MODELS, {"name": "r", "source": "http://8.8.8.8/v1", "remote_name": "x", "task": "embedding"})
     assert (made["kind"], made["remote_name"], made["task"]) == ("remote", "x", "embedding")
+    changed = api("PATCH", f"{MODELS}/r", {"pool": ["http://1.1.1.1/v1"]})
+    assert made["pool"] == [] and changed["pool"] == ["http://1.1.1.1/v1"]
+    assert "not a public address" in api("PATCH", f"{MODELS}/r", {"pool": ["http://127.0.0.1/v1"]}, 400)["message"]
+    api("PATCH", f"{MODELS}/r", {"pool": "http://1.1.1.1/v1"}, 400)
+    error = api("POST", MODELS, {"name": "h", "hub_id": "o/n", "pool": ["http://1.1.1.1/v1"]}, 400)
+    assert "pool does not apply to a model of the hub" in error["message"]
 
 
 def test_a_model_of_the_hub_is_a_draft(api):

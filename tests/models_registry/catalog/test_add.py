@@ -227,6 +227,54 @@ def test_a_remote_server() -> None:
     assert (spec.kind, spec.source, spec.served_name) == (EngineKind.REMOTE, "https://pool.example:8000/x/v1", "llama")
 
 
+def test_a_remote_server_with_several_addresses(settings: Any) -> None:
+    model = importer.add("m", "http://a:1/v1", pool=["http://b:1/v1/", "http://10.0.0.1/v1"])
+    assert model.spec().pool == ("http://b:1/v1", "http://10.0.0.1/v1") and model.private_address
+    assert importer.edit(model, on_server=False, pool=["http://c:1/v1"]).pool == ["http://c:1/v1"]
+    with pytest.raises(ModelError, match=r"m may have private addresses.*model edit m --pool URL"):
+        importer.edit(model, pool=["http://8.8.8.8/v1"])  # its name may stand for a private one later
+    assert importer.edit(model, pool=[]).pool == []
+    settings.VBS_PRIVATE_URLS = True
+    assert importer.edit(model, pool=["http://10.0.0.2/v1"]).pool == ["http://10.0.0.2/v1"]
+
+
+@pytest.mark.parametrize("on_server", [True, False])
+def test_what_came_over_the_network_gets_public_addresses_only(on_server: bool) -> None:
+    model = importer.add("m", "http://8.8.8.8/v1", on_server=True, pool=["http://1.1.1.1/v1"])
+    assert not model.private_address
+    with pytest.raises(ModelError, match="not a public address"):
+        importer.edit(model, on_server=on_server, pool=["http://127.0.0.1/v1"])
+    with pytest.raises(ModelError, match="not a public address"):
+        importer.add("n", "http://8.8.8.8/v1", on_server=True, pool=["http://127.0.0.1/v1"])
+    assert Model.objects.get().pool == ["http://1.1.1.1/v1"]
+
+
+@pytest.mark.parametrize(
+    "pool, words",
+    [
+        (["http://a:1/v1/"], "is there twice"),
+        (["http://b:1/v1", "http://b:1/v1"], "is there twice"),
+        (["ftp://b/v1"], "cannot be a remote server"),
+        (["http://b/v2"], "cannot be a remote server"),
+        (["http://b/" + "x" * 1000 + "/v1"], "too long"),
+        ([f"http://b{n}/v1" for n in range(32)], "at most 32 addresses"),
+        ([1], "must be a list of URLs"),
+        ("http://b/v1", "must be a list of URLs"),
+    ],
+)
+def test_further_addresses_that_cannot_be(pool: Any, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        importer.add("m", "http://a:1/v1", pool=pool)
+    assert not Model.objects.exists()
+
+
+def test_further_addresses_are_for_remote_models() -> None:
+    with pytest.raises(ModelError, match="only for a model on a remote server"):
+        importer.add("m", "scripted:", pool=["http://b/v1"])
+    with pytest.raises(ModelError, match="only for a model on a remote server"):
+        importer.edit(importer.add("m", "scripted:"), pool=["http://b/v1"])
+
+
 def test_a_scripted_engine() -> None:
     spec = importer.add("m", "scripted:", "embedding", {"latency-ms": 5}).spec()
     assert (spec.kind, spec.task, spec.args) == (EngineKind.SCRIPTED, "embedding", (("latency-ms", 5),))

@@ -93,6 +93,10 @@ def test_remote_models() -> None:
     run("add", "m", "http://pool:8000/v1", "--task", "embedding", "--remote-name", "bge")
     model = Model.objects.get()
     assert (model.kind, model.task, model.remote_name) == ("remote", "embedding", "bge")
+    run("edit", "m", "--pool", "http://pool:8001/v1", "--pool", "http://10.0.0.1/v1")
+    assert Model.objects.get().pool == ["http://pool:8001/v1", "http://10.0.0.1/v1"]
+    run("edit", "m", "--no-pool")
+    assert Model.objects.get().pool == []
 
 
 @pytest.mark.parametrize(

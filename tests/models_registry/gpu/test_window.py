@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from models_registry.engine import server
 from models_registry.engine.client import Call, Client, Limits
+from models_registry.engine.pool import START, Pool
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
 from models_registry.engine.watch import figures
@@ -227,6 +228,16 @@ def test_places_are_kept_for_a_minute_after_somebody_asked() -> None:
     assert (of.size, of.why) == (248, "places are kept for those who ask it directly")
     asked = timezone.now() - timedelta(minutes=2)
     assert of.size == USUAL
+
+
+def test_a_remote_engine_has_what_its_addresses_bear() -> None:
+    spec = EngineSpec("model", "http://a/v1", kind=EngineKind.REMOTE)
+    pool = Pool([Address("http://a/v1"), Address("http://b/v1")], most=100)
+    of = Window(Engine(spec, Address("http://a/v1"), 200, pool=pool), asked_at=timezone.now)
+    assert (of.size, of.most, of.why) == (2 * START, 200, "")
+    for one in pool.addresses:
+        one.busy(time.monotonic(), 429, 60)
+    assert (of.size, of.why) == (1, "it answered 429 and asked for patience")
 
 
 @pytest.mark.parametrize("answer", ["absent", "garbage", "slow", "gone"])

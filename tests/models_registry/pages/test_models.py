@@ -353,11 +353,24 @@ def test_who_may_only_add_chooses_nothing_that_runs_code(db, monkeypatch, settin
         ({"revision": "main"}, "(revision) cannot be set here: it is only for a model of the hub"),
         ({"base": "1"}, "(base) cannot be set here: it is not for a server"),
         ({"source": "/somewhere", "remote_name": "x"}, "(remote_name) cannot be set here: it is only for a server"),
+        ({"source": "/somewhere", "pool": "http://x/v1"}, "(pool) cannot be set here: it is only for a server"),
     ],
 )
 def test_what_does_not_go_with_the_source_is_not_dropped(root, given, said):
     answer = root.post("/models/add", server(**given), headers=HTMX)
     assert answer.status_code == 422 and said in text(answer) and not Model.objects.exists()
+
+
+def test_a_server_with_several_addresses(root):
+    given = server(source="http://8.8.8.8/v1", pool="http://8.8.4.4/v1\r\n  http://1.1.1.1/v1/\r\n")
+    assert root.post("/models/add", given, headers=HTMX).status_code == 200
+    model = Model.objects.get()
+    assert model.pool == ["http://8.8.4.4/v1", "http://1.1.1.1/v1"]
+    form = {"task": "chat", "engine_args": "", "license": "", "notes": "", "pool": "http://8.8.4.4/v1"}
+    assert root.post(f"/models/{model.pk}/edit", form | {"pool": "http://127.0.0.1/v1"}).status_code == 422
+    assert root.post(f"/models/{model.pk}/edit", form).status_code == 302
+    model.refresh_from_db()
+    assert model.pool == ["http://8.8.4.4/v1"] and "http://8.8.4.4/v1" in text(root.get(f"/models/{model.pk}/"))
 
 
 def test_an_adapter_has_the_options_of_its_base(root):
@@ -472,7 +485,7 @@ def test_who_may_only_look_is_not_told_where_things_are(root, looker, tmp_path):
     place = tmp_path / "m"
     far = Model.objects.create(
         name="far", kind="remote", source="http://box.lan:8000/v1", remote_name="theirs", state=ModelState.FAILED,
-        reason=f"{place} is gone",
+        pool=["http://crate.lan:8000/v1"], reason=f"{place} is gone",
     )  # fmt: skip
     here = Model.objects.create(name="here", source=str(place), reason=f"{place} is gone")
     for model in (far, here):
@@ -481,7 +494,7 @@ def test_who_may_only_look_is_not_told_where_things_are(root, looker, tmp_path):
             error="http://box.lan:8000/v1 cannot be reached", options={"prompt": "secret?"}, result={"answer": "42!"},
         )  # fmt: skip
     worker(hostname="rack7", model_name="here")
-    places = ("box.lan", "theirs", str(place), "rack7", "zoe", "secret?", "42!")
+    places = ("box.lan", "crate.lan", "theirs", str(place), "rack7", "zoe", "secret?", "42!")
     addresses = ("/models/", f"/models/{far.pk}/", f"/models/{here.pk}/", "/system/", "/")
     whole, main = (
         "".join(text(client.get(address)).partition("<main")[2] for address in addresses) for client in (root, looker)

@@ -34,7 +34,13 @@ def world(db, settings, monkeypatch):
     model = Model.objects.get(name="model 1")
     Model.objects.create(name="here", kind="vllm", source=FOLDER, state="failed", reason=f"no {FOLDER}/config.json")
     token = HubToken.objects.get()
-    Model.objects.create(name="remote", kind="remote", source="http://10.9.8.7/v1", remote_name="somebody else's")
+    Model.objects.create(
+        name="remote",
+        kind="remote",
+        source="http://10.9.8.7/v1",
+        pool=["http://10.9.8.7:8/v1"],
+        remote_name="somebody else's",
+    )
     Model.objects.filter(name="here").update(hub_token=token)
     Download.objects.update(reason=f"{FOLDER} is full")
     path = blobs.folder() / File.objects.get().blob
