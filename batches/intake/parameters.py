@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from batches.intake.raw_json import Members, Raw
+from vbs.openai.raw_json import Members, Raw
 
 _GENERATING = """
     cache_salt ec_transfer_params frequency_penalty ignore_eos include_stop_str_in_output kv_transfer_params

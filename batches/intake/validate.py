@@ -13,10 +13,11 @@ from typing import IO, Any, TypedDict
 import orjson
 
 from batches.files.kinds import BOM, not_utf8
-from batches.intake import parameters, raw_json, values
+from batches.intake import parameters, values
 from batches.intake.constraints import Constraints
 from batches.intake.parameters import Serving
-from batches.intake.raw_json import NotAnObject
+from vbs.openai import raw_json
+from vbs.openai.raw_json import NotAnObject
 
 MAX_ERRORS = 1000
 MAX_CUSTOM_ID = 512

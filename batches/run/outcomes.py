@@ -5,12 +5,12 @@ from typing import Any
 
 import orjson
 
-from batches.intake import raw_json
-from batches.intake.raw_json import NotAnObject
 from batches.intake.records import one_line
 from batches.models import RequestState
 from models_registry.engine.client import Answer
 from models_registry.engine.error_bodies import clean, parsed, refusal
+from vbs.openai import raw_json
+from vbs.openai.raw_json import NotAnObject
 from vbs.redaction import hide_locations
 
 MOST_SHOWN = 64 * 1024  # bytes that are stored of what came instead of an answer

@@ -19,7 +19,7 @@ from django.db import connection
 from django.db.models import Exists
 
 from batches.files import blobs
-from batches.intake import ingest, parameters, raw_json
+from batches.intake import ingest, parameters
 from batches.intake.validate import LineError
 from batches.models import Batch, Pause, RequestState, request_id
 from batches.queue import pauses
@@ -37,6 +37,7 @@ from models_registry.speed import measurements
 from models_registry.workloads import Work
 from vbs.configuration import runtime
 from vbs.database.outages import insist
+from vbs.openai import raw_json
 
 log = logging.getLogger(__name__)
 

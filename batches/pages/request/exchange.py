@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from batches.intake.raw_json import Members
+from vbs.openai.raw_json import Members
 from vbs.pages.plain import brief
 from vbs.pages.words import size
 

@@ -9,12 +9,12 @@ from django.utils import timezone
 
 from batches.files import blobs
 from batches.finish.outputs import NOT_RUN
-from batches.intake import raw_json
-from batches.intake.raw_json import Members, NotAnObject
 from batches.models import Batch, BatchRequest, RequestState
 from batches.pages.request.exchange import ExchangePiece, Side, answered, asked, pretty
 from batches.pages.request.table import SIZE, TooSlow, limited, response
 from vbs.live.pages import PageGone
+from vbs.openai import raw_json
+from vbs.openai.raw_json import Members, NotAnObject
 from vbs.pages.plain import MOST as MOST_CHARACTERS
 from vbs.pages.plain import Clip, clip
 from vbs.pages.words import size

@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
-from batches.intake import ingest, parameters, raw_json
+from batches.intake import ingest, parameters
 from batches.intake.parameters import Serving
 from batches.intake.validate import MAX_IGNORED, Report, Rules, read
 from batches.models import BatchStatus
 from models_registry.catalog import tool_calls
 from models_registry.models import Model
 from tests.engines import CHAT, line, lines_of
+from vbs.openai import raw_json
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 RESPONSES, COMPLETIONS, EMBEDDINGS = "/v1/responses", "/v1/completions", "/v1/embeddings"

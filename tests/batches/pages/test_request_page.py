@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batches.files import blobs
-from batches.intake import raw_json
 from batches.models import Batch, BatchStatus, File, RequestState
 from batches.pages.new.beginning import beginning
 from batches.pages.request import page as one
 from batches.pages.request.exchange import answered, asked
 from tests.batches.pages.shown import HOSTILE, HTMX, answer, chat, made, member, other, request, text
 from vbs.accounts.models import Project
+from vbs.openai import raw_json
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import pytest
 from django.db import connection
 
 from batches.files import blobs
-from batches.intake import raw_json
 from batches.models import BatchStatus
 from batches.run import runner
 from models_registry.catalog import add
@@ -22,6 +21,7 @@ from models_registry.engine.client import Answer, Client
 from models_registry.gpu import window
 from models_registry.models import Measurement, MeasurementKind
 from tests.engines import CHAT, fresh, line, sent, status_of, text_of, until
+from vbs.openai import raw_json
 from vbs.run.stack import free_port
 
 

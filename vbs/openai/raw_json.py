@@ -47,6 +47,14 @@ def raw(value: Any) -> Raw:
     return Raw(orjson.dumps(value))
 
 
+def value(given: Raw) -> Any:
+    """The value as Python has it; None for one that only some parsers take."""
+    try:
+        return orjson.loads(bytes(given))
+    except orjson.JSONDecodeError:
+        return None
+
+
 def text_of(given: Members) -> bytes:
     return _encoder.encode(given)
 

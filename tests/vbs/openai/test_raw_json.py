@@ -7,11 +7,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batches.intake import raw_json
-from batches.intake.raw_json import NotAnObject
 from batches.intake.validate import Report, Rules, read
 from batches.run.outcomes import outcome
 from models_registry.engine.client import Answer
+from vbs.openai import raw_json
+from vbs.openai.raw_json import NotAnObject
 
 SENT = [
     "18446744073709551616",
