@@ -49,8 +49,6 @@ def check(body: Body, served: Collection[str]) -> None:
         raise RequestRefused(
             404, f"The model `{model}` does not exist. Valid aliases: {valid}.", "model", "NotFoundError"
         )
-    if body.get("stream"):
-        raise RequestRefused(400, "The scripted engine does not stream.", "stream")
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n"):
         value = body.get(name)
         if value is None:

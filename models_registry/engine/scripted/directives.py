@@ -14,6 +14,7 @@ _DIRECTIVE = re.compile(r"\[\[([a-z-]+)((?: [^\s\]]+)*)\]\]")
 class ScriptedReply:
     status: int
     body: bytes
+    events: list[bytes] | None = None  # of a stream, in the place of the body
     extra_headers: str = ""
     content_type: str = "application/json"
 
@@ -27,6 +28,7 @@ class Script:
     extra_ms: float = 0
     size: int | None = None
     words: int | None = None
+    cut: int | None = None
     reply: ScriptedReply | None = None
 
     def said(self, text: str) -> str:
@@ -80,6 +82,8 @@ def _add(script: Script, name: str, arguments: list[str]) -> None:
             script.extra_ms += float(milliseconds)
         case "bytes", [size] if 0 <= int(size) <= 2**30:
             script.size = int(size)
+        case "cut", [events] if int(events) >= 0:
+            script.cut = int(events)
         case "words", [words] if 0 <= int(words) <= 2**20:
             script.words = int(words)
         case "status", [status] if 200 <= int(status) <= 599:

@@ -27,19 +27,22 @@ class ScriptedRequest:
 
     reply: from its first run on. seconds: that a run takes. began: when the present one began, None while it waits.
     prompt, tokens: those that it reads, and those that it writes one after the other. needs: the tokens for which there
-    has to be room before it runs.
+    has to be room before it runs. sent: how many events of a stream the client has.
     """
 
     __slots__ = (
-        *("adapter", "began", "body", "connection", "needs", "prompt", "reply", "respond", "seconds", "text", "timer"),
-        "tokens",
+        *("adapter", "began", "body", "connection", "needs", "path", "prompt", "reply", "respond", "seconds", "sent"),
+        *("text", "timer", "tokens"),
     )
 
-    def __init__(self, connection: "Connection", body: Body, text: str, respond: Respond, adapter: str = "") -> None:
-        self.connection, self.body, self.text, self.respond, self.adapter = connection, body, text, respond, adapter
+    def __init__(
+        self, connection: "Connection", path: str, body: Body, text: str, respond: Respond, adapter: str = ""
+    ) -> None:
+        self.connection, self.path, self.body = connection, path, body
+        self.text, self.respond, self.adapter = text, respond, adapter
         self.reply: ScriptedReply | None = None
         self.prompt = self.needs = len(text.split())
-        self.tokens = 0
+        self.tokens = self.sent = 0
         self.seconds = 0.0
         self.began: float | None = None
         self.timer: asyncio.TimerHandle | None = None

@@ -4,8 +4,8 @@
 
 It answers as vLLM does (routes, fields, error bodies, a key from VLLM_API_KEY, at most `--max-num-seqs` requests at
 once while the others wait), but each answer repeats its request: the last user message, the prompt or the input. Words
-count as tokens. It refuses `stream`, and it does not support pipelining (a second request on a busy connection closes
-it). It does not depend on vbs.
+count as tokens. With `stream` it sends the answer word by word. It does not support pipelining (a second request on a
+busy connection closes it). It does not depend on vbs.
 
 Directives in that text make it misbehave as soon as the request runs. WITH THEM, ANYBODY WHO SENDS A REQUEST CAN STOP
 THIS PROCESS, and with `--counters` WRITE FILES AS ITS USER: run it only where all requests are your own.
@@ -19,6 +19,7 @@ THIS PROCESS, and with `--counters` WRITE FILES AS ITS USER: run it only where a
     [[delay-ms 500]]     the answer takes this much longer
     [[bytes 1000000]]    the answer's text has this many bytes
     [[words 500]]        the answer's text has this many words
+    [[cut 3]]            a stream breaks off after so many events
 
 With `--counters`, a directive that ends in `-times` and has two more arguments acts only the first so many times. They
 are counted in a file, so that the count survives a restart: [[crash-times 2 /tmp/count]],
@@ -48,9 +49,10 @@ import httptools
 import orjson
 
 from models_registry.engine.scripted.answers import NOT_FOUND, Body, RequestRefused, check, parse, route
-from models_registry.engine.scripted.directives import Script, ScriptedReply, read_script
-from models_registry.engine.scripted.schedule import Schedule, ScriptedRequest
+from models_registry.engine.scripted.directives import FOREVER, Script, ScriptedReply, read_script
+from models_registry.engine.scripted.schedule import LOOK_SECONDS, Schedule, ScriptedRequest
 from models_registry.engine.scripted.start import load, read_options
+from models_registry.engine.scripted.streams import events
 
 CRASHED = 134  # as if by SIGABRT
 DEV_MODE = os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
@@ -58,6 +60,7 @@ SLEEP_ROUTES = {"/sleep": True, "/wake_up": False}
 LORA_ROUTES = {"/v1/load_lora_adapter": True, "/v1/unload_lora_adapter": False}
 _PHRASES: dict[int, str] = {status.value: status.phrase for status in HTTPStatus}
 _PLAIN = Script()
+CUT = b"cut"  # in the place of an event: the connection breaks
 
 
 class Server:
@@ -105,7 +108,7 @@ class Server:
         if refusal:
             self.answer(connection, ScriptedReply(refusal.status, refusal.body))
             return
-        connection.job = job = ScriptedRequest(connection, body, text, respond, adapter)
+        connection.job = job = ScriptedRequest(connection, path, body, text, respond, adapter)
         if self.options.crash_above is not None and len(self.schedule) >= self.options.crash_above:
             os._exit(CRASHED)
         self.schedule.add(job)
@@ -115,8 +118,24 @@ class Server:
             return
         if job.seconds:
             self.schedule.runs(job, job.seconds)
+            self._stream(job)
         else:
             self._finish(job)
+
+    def _stream(self, job: ScriptedRequest) -> None:
+        """Send the events that have come due by now, and go on in a moment. One that was sent before the request went
+        back into the queue is not sent again."""
+        if job.began is None or job.reply is None or job.reply.events is None:
+            return
+        job.connection.begin(job.reply)
+        writing = self.options.token_ms * job.tokens / 1000
+        since = self.loop.time() - job.began - (job.seconds - writing)  # the first word
+        if since >= 0 and writing and job.seconds != FOREVER:
+            due = int(len(job.reply.events) * min(1.0, since / writing))
+            for event in job.reply.events[job.sent : due]:
+                job.connection.piece(event)
+            job.sent = max(job.sent, due)
+        self.loop.call_later(LOOK_SECONDS, self._stream, job)
 
     def _demand(self, job: ScriptedRequest) -> bool:
         """Do what its directives demand, and prepare its reply. False when there is none."""
@@ -133,14 +152,16 @@ class Server:
             if self.slept and self.options.after_sleep == "nonsense":
                 said = said[::-1]
             answer, job.tokens = job.respond(job.body, said)
-            job.reply = ScriptedReply(200, orjson.dumps(answer))
+            job.reply = ScriptedReply(200, orjson.dumps(answer), events(job.path, job.body, answer))
+            if script.cut is not None and job.reply.events is not None:
+                job.reply.events[script.cut :] = [CUT]
         job.seconds = (self.options.latency_ms + job.tokens * self.options.token_ms + script.extra_ms) / 1000
         return True
 
     def _finish(self, job: ScriptedRequest) -> None:
         assert job.reply
         job.connection.job = None
-        self.answer(job.connection, job.reply)
+        self.answer(job.connection, job.reply, job.sent)
         if job.began is not None:
             self.schedule.leave(job)
 
@@ -149,11 +170,11 @@ class Server:
         self.aborted += 1
         self.schedule.give_up(job)
 
-    def answer(self, connection: "Connection", reply: ScriptedReply) -> None:
+    def answer(self, connection: "Connection", reply: ScriptedReply, sent: int = 0) -> None:
         if self.answered == self.options.crash_after:
             return  # the process is about to end
         self.answered += 1
-        connection.send(reply)
+        connection.send(reply, sent)
         if self.answered == self.options.crash_after:
             self.loop.call_later(0.01, os._exit, CRASHED)
 
@@ -236,6 +257,7 @@ class Connection(asyncio.Protocol):
         self.url = b""
         self.authorization: bytes | None = None
         self.body: list[bytes] = []
+        self.begun = False  # the head of a stream was sent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -279,16 +301,40 @@ class Connection(asyncio.Protocol):
         else:
             self.send(self.server.get(path))
 
-    def send(self, reply: ScriptedReply) -> None:
-        keep = self.parser.should_keep_alive()
-        last = "\r\n" if keep else "connection: close\r\n\r\n"
+    def send(self, reply: ScriptedReply, sent: int = 0) -> None:
+        """sent: the events of a stream that the client has."""
+        if reply.events is None:
+            self._head(reply, f"content-length: {len(reply.body)}")
+            self.transport.write(reply.body)
+        else:
+            self.begin(reply)
+            for event in reply.events[sent:]:
+                self.piece(event)
+            self.transport.write(b"0\r\n\r\n")
+        self.begun = False
+        if not self.parser.should_keep_alive():
+            self.transport.close()
+
+    def begin(self, reply: ScriptedReply) -> None:
+        """Send the head of a stream, once."""
+        if not self.begun:
+            self.begun = True
+            reply.content_type = "text/event-stream; charset=utf-8"
+            self._head(reply, "transfer-encoding: chunked")
+
+    def piece(self, event: bytes) -> None:
+        if event is CUT:
+            self.transport.abort()
+        else:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+
+    def _head(self, reply: ScriptedReply, length: str) -> None:
+        last = "\r\n" if self.parser.should_keep_alive() else "connection: close\r\n\r\n"
         head = (
             f"HTTP/1.1 {reply.status} {_PHRASES.get(reply.status, '')}\r\ncontent-type: {reply.content_type}\r\n"
-            f"{reply.extra_headers}content-length: {len(reply.body)}\r\n{last}"
+            f"{reply.extra_headers}{length}\r\n{last}"
         )
-        self.transport.write(head.encode() + reply.body)
-        if not keep:
-            self.transport.close()
+        self.transport.write(head.encode())
 
 
 async def _serve(options: argparse.Namespace) -> None:

@@ -95,6 +95,43 @@ def test_chat_repeats_the_last_user_message_and_counts_words(plain: Path) -> Non
     assert (answer["object"], answer["model"]) == ("chat.completion", "model")
 
 
+def streamed(folder: Path, path: str, body: dict[str, Any]) -> list[tuple[str, float]]:
+    """The data of each event, and when it came."""
+
+    async def conversation(session: aiohttp.ClientSession) -> list[tuple[str, float]]:
+        found = []
+        async with session.post(path, json=body | {"stream": True}) as response:
+            assert (response.status, response.content_type) == (200, "text/event-stream")
+            async for line in response.content:
+                if line.startswith(b"data: "):
+                    found.append((line[6:].decode().strip(), time.monotonic()))
+        return found
+
+    return talk(folder, conversation)
+
+
+def test_streams_send_a_word_at_a_time(tmp_path: Path) -> None:
+    usage = {"stream_options": {"include_usage": True}}
+    with engine(tmp_path, "--token-ms", "50"):
+        chunks = streamed(tmp_path, "/v1/chat/completions", chat("one two three", n=2) | usage)
+        assert chunks[-1][0] == "[DONE]" and chunks[-1][1] - chunks[0][1] > 0.1, "they do not come at once"
+        found = [json.loads(one) for one, _ in chunks[:-1]]
+        said = [choice["delta"].get("content", "") for one in found for choice in one["choices"] if not choice["index"]]
+        assert [one for one in said if one] == ["one ", "two ", "three"]
+        assert {one["object"] for one in found} == {"chat.completion.chunk"} and found[-1]["choices"] == []
+        assert found[-1]["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
+        chunks = streamed(tmp_path, "/v1/completions", {"model": "model", "prompt": "one two", "max_tokens": 1})
+        found = [json.loads(one)["choices"][0] for one, _ in chunks[:-1]]
+        assert [(one["text"], one["finish_reason"]) for one in found] == [("one", None), ("", "length")]
+        steps = [json.loads(one) for one, _ in streamed(tmp_path, "/v1/responses", {"model": "model", "input": "a b"})]
+        assert [one["delta"] for one in steps if one["type"] == "response.output_text.delta"] == ["a ", "b"]
+        assert steps[-1]["type"] == "response.completed" and steps[-1]["response"]["usage"]["output_tokens"] == 2
+        assert [one["sequence_number"] for one in steps] == list(range(len(steps)))
+        with pytest.raises(aiohttp.ClientError):
+            streamed(tmp_path, "/v1/chat/completions", chat("one two [[cut 2]]"))
+        assert talk(tmp_path, lambda session: ask(session, "still there"))[0] == 200
+
+
 def test_text_parts_are_read(plain: Path) -> None:
     parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
     body = {"model": "model", "messages": [{"role": "user", "content": parts}]}
@@ -139,7 +176,6 @@ def test_other_routes_answer_in_their_shapes(plain: Path) -> None:
         ("/v1/chat/completions", chat("a") | {"model": "other"}, 404, "model"),
         ("/v1/chat/completions", chat("a", max_tokens=0), 400, "max_tokens"),
         ("/v1/chat/completions", chat("a", n=10**12), 400, "n"),
-        ("/v1/chat/completions", chat("a", stream=True), 400, "stream"),
         ("/v1/chat/completions", {"model": "model"}, 400, "body.messages"),
         ("/v1/chat/completions", {"model": "model", "messages": ["a"]}, 400, "body.messages"),
         ("/v1/completions", {"model": "model"}, 400, "body.prompt"),
@@ -333,7 +369,7 @@ def test_the_journal_has_a_line_for_each_request(tmp_path: Path) -> None:
     async def conversation(session: aiohttp.ClientSession) -> None:
         for text in ("a", "b\nc", "a"):
             await ask(session, text)
-        await ask(session, "refused", stream=True)
+        await ask(session, "refused", n=0)
 
     journal = tmp_path / "journal"
     with engine(tmp_path, "--journal", str(journal)):
