@@ -13,7 +13,9 @@ class ModelsRegistryConfig(AppConfig):
         from models_registry.gpu.operation_kinds import OperationsWorkload
         from models_registry.hub import downloads
         from models_registry.pages.models import page as models
+        from models_registry.serving import ledger
         from vbs import tasks, upkeep
+        from vbs.http import later
         from vbs.pages import recipes
 
         worker_process.connect()
@@ -22,4 +24,5 @@ class ModelsRegistryConfig(AppConfig):
         tasks.register("fetch", "models_registry.tasks.fetch")
         workloads.register(OperationsWorkload())
         upkeep.register(operations.sweep, downloads.sweep, worker_process.forget_the_dead)
+        later.at_end(ledger.write)
         recipes.MODELS.append(models.names_for_chat)

@@ -293,6 +293,29 @@ class Measurement(models.Model):
         return f"{self.kind} of {self.model} at {self.at:%Y-%m-%d %H:%M}"
 
 
+class InteractiveUsage(models.Model):
+    """What a project's interactive requests to a model took in an hour. Tokens as the engine counts them.
+
+    model: its name, for it may be removed meanwhile. hour: its beginning. failed: without a whole answer.
+    """
+
+    project = models.ForeignKey("accounts.Project", on_delete=models.CASCADE, related_name="+")
+    model = models.CharField(max_length=200)
+    hour = models.DateTimeField()
+    requests = models.BigIntegerField(default=0)
+    failed = models.BigIntegerField(default=0)
+    input_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["-hour"]
+        constraints = [models.UniqueConstraint(fields=["project", "model", "hour"], name="interactive_usage_of_hour")]
+        indexes = [models.Index(fields=["hour"], name="interactive_usage_hour")]
+
+    def __str__(self) -> str:
+        return f"{self.requests} requests to {self.model} at {self.hour:%Y-%m-%d %H:%M}"
+
+
 HEARTBEAT_SECONDS = 5
 STALE = timedelta(seconds=4 * HEARTBEAT_SECONDS)  # a worker without a heartbeat for so long counts as dead
 
@@ -342,6 +365,7 @@ class Worker(models.Model):
     lanes = models.JSONField(
         default=list, db_default=[], blank=True, help_text="The remote models that it runs at present"
     )
+    asked_at = models.DateTimeField(null=True, blank=True, help_text="When its engine got an interactive request last")
     health = models.JSONField(default=dict, blank=True, help_text="Of its GPU: memory, utilisation, temperature, power")
 
     objects = WorkerQuerySet.as_manager()

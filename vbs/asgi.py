@@ -3,17 +3,18 @@
 import os
 from typing import Any
 
+import django
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
-from django.core.asgi import get_asgi_application
 from django.http.request import split_domain_port, validate_host
 from django.urls import re_path
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vbs.settings")
-django_application = get_asgi_application()  # loads the apps, so it comes before their pages are imported
+django.setup(set_prefix=False)  # loads the apps, so it comes before their pages are imported
 
 from vbs import urls  # noqa: E402, F401  (the addresses of the pages)
+from vbs.http.later import Handler  # noqa: E402
 from vbs.live import socket  # noqa: E402
 from vbs.pages import origins  # noqa: E402
 
@@ -39,6 +40,4 @@ def from_our_pages(application: Any) -> Any:
 
 
 websockets = URLRouter([*socket.routes(), re_path(r"", refuse)])  # type: ignore[arg-type]
-application = ProtocolTypeRouter(
-    {"http": django_application, "websocket": from_our_pages(AuthMiddlewareStack(websockets))}
-)
+application = ProtocolTypeRouter({"http": Handler(), "websocket": from_our_pages(AuthMiddlewareStack(websockets))})

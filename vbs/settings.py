@@ -97,6 +97,13 @@ VBS_MAX_CONNECTIONS_PER_ADDRESS: int = whole(
     "VBS_MAX_CONNECTIONS_PER_ADDRESS", 256, "Of them from one address; behind a proxy, that is everybody"
 )
 VBS_MAX_STREAMS: int = whole("VBS_MAX_STREAMS", 16, "Downloads that one key, or one person, may have running at once")
+VBS_MAX_INTERACTIVE: int = whole(
+    "VBS_MAX_INTERACTIVE",
+    128,
+    "Requests that one project may have answered directly at once, by one web process",
+    most=100_000,
+    changes="Holds for requests that come from now on.",
+)
 VBS_MAX_BATCH_REQUESTS: int = whole(
     "VBS_MAX_BATCH_REQUESTS",
     50_000,
@@ -150,6 +157,14 @@ VBS_REQUEST_ATTEMPTS: int = whole(
     "How often a request is sent at most, after 5xx or a lost connection; 429 of a remote server does not count",
     most=1000,
     changes="A batch that runs keeps the limit with which its turn began.",
+)
+VBS_INTERACTIVE: str = one_of(
+    "VBS_INTERACTIVE",
+    "loaded",
+    "Which models answer requests to `/v1/chat/completions` and the like: `loaded` ones, any after it was loaded "
+    "(`swap`), none (`off`)",
+    ["off", "loaded", "swap"],
+    changes="Holds for requests that come from now on. Remote models count as loaded.",
 )
 VBS_DEFAULT_MAX_TOKENS: int = whole(
     "VBS_DEFAULT_MAX_TOKENS",

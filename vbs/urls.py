@@ -9,6 +9,7 @@ from rest_framework.views import APIView
 
 from batches.api import views as batches
 from models_registry.api import models, operations, registry, server
+from models_registry.api.interactive import Interactive
 from vbs import metrics
 from vbs.openai import routes
 from vbs.openai.errors import NotFound
@@ -50,6 +51,10 @@ urlpatterns = [
     path("v1/batches/<str:batch_id>/results", batches.BatchResults.as_view()),
     path("v1/batches/<str:batch_id>/errors", batches.BatchErrorLines.as_view()),
     path("v1/batches/<str:batch_id>/logs", batches.BatchLogs.as_view()),
+    *(
+        path(route.removeprefix("/"), Interactive.as_view(path=route.removeprefix("/v1")))
+        for route in routes.INTERACTIVE
+    ),
     path("v1/queue", batches.Queue.as_view()),
     path("v1/models", models.Models.as_view()),
     path("v1/models/<path:name>", models.ModelDetail.as_view()),

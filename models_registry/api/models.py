@@ -10,6 +10,7 @@ from models_registry.api.wire import model_object
 from models_registry.catalog import aliases, remove
 from models_registry.catalog.folders import Needed
 from models_registry.models import Model, Worker
+from models_registry.serving.engines import Availability
 from models_registry.speed import speeds
 from vbs.openai import ids, schema
 from vbs.openai.authentication import IsOperator, is_operator
@@ -21,10 +22,10 @@ class Models(APIView):
     @extend_schema(responses={200: schema_of(schema.ModelList), **ERRORS})
     def get(self, request: Request) -> Response:
         """Ignores every parameter: clients send various ones with this request."""
-        here, fast = Worker.objects.loaded(), speeds.all()
+        here, fast, availability = Worker.objects.loaded(), speeds.all(), Availability()
         trusted = is_operator(request)
         data = [
-            model_object(model, here, fast.get(model.pk, speeds.UNKNOWN), trusted)
+            model_object(model, here, fast.get(model.pk, speeds.UNKNOWN), trusted, availability)
             for model in Model.objects.described()
         ]
         return Response({"object": "list", "data": data})

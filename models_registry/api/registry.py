@@ -29,6 +29,7 @@ from models_registry.models import (
     Model,
     Worker,
 )
+from models_registry.serving.engines import Availability
 from models_registry.speed import speeds
 from vbs.accounts.models import ApiKey
 from vbs.accounts.shell import Shell, shell_of
@@ -108,10 +109,10 @@ class RegistryModels(RegistryView):
     @extend_schema(responses={200: schema_of(wire.RegistryModelList), **ERRORS})
     def get(self, request: Request) -> Response:
         check_parameters(request.query_params)
-        here, fast = Worker.objects.loaded(), speeds.all()
+        here, fast, availability = Worker.objects.loaded(), speeds.all(), Availability()
         trusted = is_operator(request)
         data = [
-            wire.registry_model(model, here, fast.get(model.pk, speeds.UNKNOWN), for_operator=trusted)
+            wire.registry_model(model, here, fast.get(model.pk, speeds.UNKNOWN), availability, for_operator=trusted)
             for model in described_models()
         ]
         return Response({"object": "list", "data": data})

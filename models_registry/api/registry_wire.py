@@ -18,6 +18,7 @@ from models_registry.fit.formula import Fit, Need
 from models_registry.hub import downloads
 from models_registry.hub.downloads import DownloadPlan
 from models_registry.models import Alias, Download, HubToken, Measurement, Model, Operation
+from models_registry.serving.engines import Availability
 from models_registry.speed import speeds
 from vbs.openai.schema import ModelObject, unix
 
@@ -282,12 +283,17 @@ class ProposalObject(TypedDict):
 
 
 def registry_model(
-    model: Model, loaded: set[str], speed: speeds.Speed | None = None, *, for_operator: bool
+    model: Model,
+    loaded: set[str],
+    speed: speeds.Speed | None = None,
+    availability: Availability | None = None,
+    *,
+    for_operator: bool,
 ) -> RegistryModel:
     """Only an operator sees where the model's files are, and the server of a remote model."""
     download: Download | None = getattr(model, "download", None)
     return {
-        **model_object(model, loaded, speed, for_operator),
+        **model_object(model, loaded, speed, for_operator, availability),
         "kind": model.kind,
         "source": (model.source or None) if for_operator else None,
         "remote_name": (model.remote_name or None) if for_operator else None,

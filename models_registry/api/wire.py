@@ -5,6 +5,7 @@ from typing import Any
 from models_registry import workloads
 from models_registry.gpu import control
 from models_registry.models import Model, Worker, WorkerState
+from models_registry.serving.engines import Availability
 from models_registry.speed import speeds
 from models_registry.speed.speeds import Speed
 from vbs.openai.schema import ModelObject, WorkerObject, unix
@@ -16,9 +17,16 @@ def shown_reason(words: str, for_operator: bool) -> str | None:
     return (words if for_operator else "It failed. The operators of this server see why.") if words else None
 
 
-def model_object(model: Model, loaded: set[str], speed: Speed | None = None, for_operator: bool = False) -> ModelObject:
-    """speed: the model's; when it is None, it is read from the database."""
+def model_object(
+    model: Model,
+    loaded: set[str],
+    speed: Speed | None = None,
+    for_operator: bool = False,
+    availability: Availability | None = None,
+) -> ModelObject:
+    """speed, availability: what was read for all models; without them, it is read from the database."""
     speed = speed or speeds.of(model)
+    available, reason = (availability or Availability()).of(model)
     return {
         "id": model.name,
         "object": "model",
@@ -29,6 +37,7 @@ def model_object(model: Model, loaded: set[str], speed: Speed | None = None, for
         "context_length": model.context_length,
         "size_bytes": model.size_bytes,
         "loaded": (model.served_name if model.base else model.name) in loaded,
+        "interactive": {"available": available, "reason": reason},
         "aliases": [alias.name for alias in model.aliases.all()],
         "parent": model.base.name if model.base else None,
         "reason": shown_reason(model.reason, for_operator),

@@ -100,6 +100,28 @@ class Limits:
     patience: float = float("inf")
 
 
+def open_session(address: Address, private: bool, limit: int, seconds: float) -> aiohttp.ClientSession:
+    """For requests to an engine: on its socket, or to its servers through the guarded connector. Each request needs the
+    `authorization` of its address.
+
+    limit: connections at once, 0 for any number. seconds: for one request; 0 sets no limit.
+    """
+    connector: aiohttp.BaseConnector
+    if address.socket:
+        connector = aiohttp.UnixConnector(address.socket, limit=limit)
+    else:
+        connector = client.connector(private, limit=limit)
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+    return aiohttp.ClientSession(
+        connector=connector,
+        headers=headers,
+        timeout=aiohttp.ClientTimeout(total=seconds or None),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+    )
+
+
 class Client:
     """Sends the calls of one run. in_flight: those that were sent and not answered."""
 
@@ -134,23 +156,9 @@ class Client:
 
     @asynccontextmanager
     async def _session(self, window: int) -> AsyncIterator[aiohttp.ClientSession]:
-        address = self.engine.address
-        connector: aiohttp.BaseConnector
-        if address.socket:
-            connector = aiohttp.UnixConnector(address.socket, limit=window)
-        else:
-            probes = len(self.engine.pool.addresses) if self.engine.pool else 0
-            connector = client.connector(self.engine.spec.private, limit=window + probes)
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        timeout = aiohttp.ClientTimeout(total=self.limits.seconds)
-        async with aiohttp.ClientSession(
-            connector=connector,
-            headers=headers,
-            timeout=timeout,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-        ) as session:
+        probes = len(self.engine.pool.addresses) if self.engine.pool else 0
+        limit = window + probes if probes else window
+        async with open_session(self.engine.address, self.engine.spec.private, limit, self.limits.seconds) as session:
             yield session
 
     async def _watch(self, session: aiohttp.ClientSession, ready: asyncio.Queue[Any]) -> None:
@@ -299,7 +307,7 @@ class Client:
         try:
             async with session.get(
                 f"{address.url}/models",
-                headers=_authorization(address),
+                headers=authorization(address),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=PROBE_SECONDS),
             ) as response:
@@ -312,7 +320,7 @@ class Client:
     ) -> tuple[Answer, float | None]:
         """Send the call once. Returns the answer, and how many seconds the server asks us to wait."""
         url = address.url + call.path
-        named = _authorization(address) | ({"X-Request-Id": call.request_id} if call.request_id else {})
+        named = authorization(address) | ({"X-Request-Id": call.request_id} if call.request_id else {})
         # Without its address: people may use a model and yet not be allowed to know where it is.
         where = "the model's server" if self.engine.pid is None else "the engine"
 
@@ -408,7 +416,7 @@ class Client:
             await asyncio.Event().wait()
 
 
-def _authorization(address: Address) -> dict[str, str]:
+def authorization(address: Address) -> dict[str, str]:
     return {"Authorization": f"Bearer {address.key}"} if address.key else {}
 
 

@@ -77,6 +77,7 @@ class Engine:
         self.pool = pool or (Pool([address], max_num_seqs) if spec.kind is EngineKind.REMOTE else None)
         self.fixed_answer: str | list[float] | None = None
         self.verdict = ""
+        self.created = 0.0  # when its process was, as engine.json says; by it another process of the same pid is told
         self.child: subprocess.Popen[bytes] | None = (
             None  # kept, because Popen takes the exit status of a child that nobody refers to
         )
@@ -379,6 +380,17 @@ def adopt(spec: EngineSpec | None, home: Path) -> Engine | None:
 
     spec: None takes any.
     """
+    engine = read_state(home)
+    try:
+        if engine is None or engine.pid is None or psutil.Process(engine.pid).create_time() != engine.created:
+            return None
+    except psutil.Error:
+        return None
+    return engine if spec in (None, engine.spec) and is_healthy(engine.address) else None
+
+
+def read_state(home: Path) -> Engine | None:
+    """The engine that engine.json describes, whether it runs or not; None when there is none."""
     try:
         kept = json.loads((home / "engine.json").read_text())
         asked = kept["spec"]
@@ -388,13 +400,10 @@ def adopt(spec: EngineSpec | None, home: Path) -> Engine | None:
         address = Address(**kept["address"])
         started = StartResult(**kept.get("started", {}))
         engine = Engine(found, address, kept["max_num_seqs"], kept["pid"], Path(kept["log"]), started)
-        engine.fixed_answer = kept.get("said")
-        created = psutil.Process(kept["pid"]).create_time()
-        if created != kept["created"]:
-            return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, psutil.Error):
+        engine.fixed_answer, engine.created = kept.get("said"), kept["created"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return engine if spec in (None, found) and is_healthy(address) else None
+    return engine
 
 
 def write_state(home: Path, engine: Engine) -> None:

@@ -60,11 +60,6 @@ def test_browsers_still_get_pages(vbs, path):
         assert answer.status_code == 200 and answer.url.path == "/login"
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/v1/responses", "/v1/score", "/v1/rerank"])
-def test_direct_requests_are_told_of_batches(vbs, path):
-    says(ask(vbs, "POST", path, Authorization=f"Bearer {vbs.key}"), "runs batches", "POST /v1/batches", path)
-
-
 def test_azure(vbs):
     client = openai.AzureOpenAI(azure_endpoint=vbs.stack.url, api_key=vbs.key, api_version="2025-01-01", max_retries=0)
     with pytest.raises(openai.NotFoundError, match=r"base_url=.*/v1"):

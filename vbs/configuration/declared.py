@@ -25,7 +25,7 @@ class Setting:
 
     changes: when a change takes hold, for a setting that can be changed while vbs runs; empty for the others, which are
     read once at the start. parse: for one that can be changed, gives its value from text or JSON; raises ValueError
-    with what is wrong. range: the allowed values in words; empty where they are not a range.
+    with what is wrong. range, choices: the allowed values; empty where they are none.
     """
 
     name: str
@@ -36,6 +36,14 @@ class Setting:
     changes: str = ""
     parse: Callable[[Any], Any] | None = None
     range: str = ""
+    choices: tuple[str, ...] = ()
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values of one that can be changed, in a sentence; empty where there is none that says it."""
+        if self.choices:
+            return f"One of {', '.join(self.choices)}."
+        return f"A whole number from {self.range}." if self.range else ""
 
     @property
     def given(self) -> bool:
@@ -67,8 +75,11 @@ def text(
     return value
 
 
-def one_of(name: str, default: str, words: str, choices: Sequence[str]) -> str:
-    return text(name, default, words, validate.OneOf(choices))
+def one_of(name: str, default: str, words: str, choices: Sequence[str], *, changes: str = "") -> str:
+    parse = _chooser(choices) if changes else None
+    _declare(name, default, words, changes=changes, parse=parse, choices=tuple(choices))
+    value: str = env.str(name, default, validate=validate.OneOf(choices))
+    return value
 
 
 def folder(name: str, default: Path, words: str, *, said: str) -> Path:
@@ -138,6 +149,15 @@ def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _chooser(choices: Sequence[str]) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"It must be one of {', '.join(choices)}.")
+        return str(value)
+
+    return parse
 
 
 def _parser(allowed: validate.Range) -> Callable[[Any], int]:

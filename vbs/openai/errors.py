@@ -103,6 +103,20 @@ class TooMany(ApiError):
     code = "too_many_requests"
 
 
+class BadGateway(ApiError):
+    """Another server, which would have the answer, gave none that can be used."""
+
+    status_code = 502
+    type = "server_error"
+    code = "bad_gateway"
+
+
+class GatewayTimeout(ApiError):
+    status_code = 504
+    type = "server_error"
+    code = "request_timeout"
+
+
 class StorageFull(ApiError):
     status_code = 507
     type = "server_error"

@@ -1,4 +1,4 @@
-"""Helps clients that ask for a wrong address: a slash too many, no /v1, Azure's routes, OpenAI's direct endpoints."""
+"""Helps clients that ask for a wrong address: a slash too many, no /v1, Azure's routes."""
 
 from collections.abc import Callable
 
@@ -8,13 +8,14 @@ from django.http.response import HttpResponseBase
 
 WITHOUT_SLASH = ("/v1/", "/health/", "/ready/", "/metrics/", "/openapi.json/")
 PAGES = ("/batches", "/models", "/queue")  # pages with the name of a route of the API
-ENDPOINTS = (
+# What is passed on to an engine.
+INTERACTIVE = (
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
     "/v1/responses",
-    "/v1/score",
     "/v1/rerank",
+    "/v1/score",
 )
 AZURE = "/openai"
 
@@ -36,11 +37,6 @@ def unknown_route_message(request: HttpRequest) -> str:
     """Tells a program that an address is not a route, and how to correct it."""
     message = f"Unknown route: {request.method} {request.path}."
     base = f"{request.scheme}://{request.get_host()}/v1"
-    if request.path in ENDPOINTS:
-        return (
-            f"{request.method} {request.path} is not answered directly: this server runs batches. Write the request as "
-            f'a line of a file, with "url": "{request.path}", and run the file with POST /v1/batches.'
-        )
     if is_within(request.path, "/v1/v1"):
         return f"{message} It has /v1 twice: set the client's base URL to {base}."
     if is_within(request.path, AZURE):

@@ -167,6 +167,13 @@ class BatchList(TypedDict):
     has_more: bool
 
 
+class InteractiveState(TypedDict):
+    """Whether a request that is sent now would be answered directly, and what there is to say about it."""
+
+    available: bool
+    reason: str | None
+
+
 class ModelObject(TypedDict):
     id: str
     object: Literal["model"]
@@ -178,6 +185,7 @@ class ModelObject(TypedDict):
     context_length: int | None
     size_bytes: int | None
     loaded: bool
+    interactive: InteractiveState
     aliases: list[str]
     parent: str | None
     reason: str | None

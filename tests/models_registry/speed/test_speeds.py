@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from models_registry.api.wire import model_object
 from models_registry.models import Measurement, Model
+from models_registry.serving.engines import Availability
 from models_registry.speed import speeds
 
 pytestmark = pytest.mark.django_db
@@ -198,7 +199,7 @@ def test_on_the_wire():
 def test_with_speeds_at_hand_a_list_of_models_asks_nothing_more(django_assert_num_queries):
     for n in range(5):
         turn(model(str(n)))
-    models, found = list(Model.objects.described()), speeds.all()
+    models, found, availability = list(Model.objects.described()), speeds.all(), Availability()
     with django_assert_num_queries(0):
-        shown = [model_object(one, set(), found[one.pk]) for one in models]
+        shown = [model_object(one, set(), found[one.pk], availability=availability) for one in models]
     assert all(one["requests_per_second"] == 2.0 for one in shown)

@@ -113,6 +113,13 @@ def test_a_number_is_held_to_the_same_range_as_in_the_environment(db, name, wron
     assert not Override.objects.exists()
 
 
+@pytest.mark.parametrize("wrong", ["", "Off", None, 1, ["off"], {"a": 1}])
+def test_a_choice_is_one_of_those_of_the_environment(db, wrong):
+    with pytest.raises(ValueError, match="one of off, loaded, swap"):
+        runtime.change("VBS_INTERACTIVE", wrong, "me")
+    assert runtime.change("VBS_INTERACTIVE", "off", "me") == ("loaded", "off")
+
+
 @pytest.mark.parametrize(
     "wrong, words",
     [

@@ -19,8 +19,7 @@ class ValueForm(forms.Form):
         self.setting = setting
         value = self.fields["value"]
         value.label = setting.name
-        allowed = f"A whole number from {setting.range}. " if setting.range else ""
-        value.help_text = allowed + setting.changes
+        value.help_text = f"{setting.allowed} {setting.changes}".strip()
         if setting.name != LOSES:
             del self.fields["sure"]
 

@@ -30,9 +30,10 @@ class Command(BaseCommand):
         # Here, because it chooses the event loop of the whole process.
         from vbs.asgi import application
         from vbs.http.admission import admit
+        from vbs.http.later import AT_END
         from vbs.web.server import serve
 
-        limits = body_limits.limits(settings.VBS_MAX_FILE_MB, settings.VBS_MAX_BATCH_MB)
+        limits = body_limits.limits(settings.VBS_MAX_FILE_MB, settings.VBS_MAX_BATCH_MB, settings.VBS_MAX_LINE_MB)
         bounds = Bounds(
             spool=settings.VBS_MAX_SPOOL_MB * MB,
             connections=min(settings.VBS_MAX_CONNECTIONS, open_files // 3),  # a request may have two files beside
@@ -42,3 +43,5 @@ class Command(BaseCommand):
             serve(application, limits, admit, host, port, bounds)
         except OSError as error:
             raise CommandError(f"{error}. Stop what has the port, or set VBS_HOST and VBS_PORT.") from error
+        for step in AT_END:
+            step()

@@ -1,0 +1,80 @@
+"""The body of an interactive request, as its engine gets it: what the client sent, number by number, but for a few
+members that are ours."""
+
+import hashlib
+import hmac
+
+from django.conf import settings
+
+from models_registry.serving.engines import Served
+from vbs.accounts.models import Project
+from vbs.openai import raw_json
+from vbs.openai.errors import InvalidRequest
+from vbs.openai.raw_json import Members, NotAnObject
+
+# What only we may set: who goes first, whose cached prefixes are used, and under which id the engine knows a request.
+OURS = ("priority", "cache_salt", "request_id")
+AHEAD = -1  # lines of batches have 0, and a lower number is sooner
+LONGEST_NAME = 200
+# Endpoints whose streams tell the usage only when that is asked for.
+SAY_USAGE = ("/chat/completions", "/completions")
+
+
+def model_name(body: Members) -> str:
+    """The model that the body names. Raises InvalidRequest."""
+    if "model" not in body:
+        raise InvalidRequest("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
+    name = raw_json.value(body["model"])
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
+        raise InvalidRequest(
+            f"Invalid 'model': expected a text of 1 to {LONGEST_NAME} characters.", param="model", code="invalid_type"
+        )
+    return name
+
+
+def streams(body: Members) -> bool:
+    return raw_json.value(body.get("stream", raw_json.raw(False))) is True
+
+
+def check(path: str, body: Members) -> None:
+    """Raises InvalidRequest for what could not be fetched from here."""
+    if path == "/responses" and raw_json.value(body.get("background", raw_json.raw(None))) is True:
+        raise InvalidRequest(
+            "Responses in the background are not supported: send the request without 'background', or run it as a "
+            "line of a batch.",
+            param="background",
+            code="unsupported_parameter",
+        )
+
+
+def for_engine(body: Members, served: Served, project: Project) -> bytes:
+    made = {name: value for name, value in body.items() if name not in OURS}
+    made["model"] = raw_json.raw(served.served_name)
+    if not served.is_remote:
+        made["cache_salt"] = raw_json.raw(salt(project))
+    if served.prioritized:
+        made["priority"] = raw_json.raw(AHEAD)
+    return raw_json.text_of(made)
+
+
+def salt(project: Project) -> str:
+    """Requests of one project share cached prefixes of prompts; with those of others they would tell of each other by
+    how long they take."""
+    words = f"vbs: cached prefixes of project {project.pk}"
+    return hmac.new(settings.SECRET_KEY.encode(), words.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def ask_usage(path: str, body: Members) -> bool:
+    """Have the stream end with its usage. False when it does so anyway, or cannot."""
+    if path not in SAY_USAGE:
+        return False
+    options: Members = {}
+    if (given := body.get("stream_options")) is not None and raw_json.value(given) is not None:
+        try:
+            options = raw_json.members(given)
+        except NotAnObject:  # the engine says what is wrong with it
+            return False
+    if "include_usage" in options and raw_json.value(options["include_usage"]) is True:
+        return False
+    body["stream_options"] = raw_json.Raw(raw_json.text_of(options | {"include_usage": raw_json.raw(True)}))
+    return True

@@ -1,0 +1,159 @@
+"""Which engine answers an interactive request, and whether one would be answered now."""
+
+import random
+import socket
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from django.conf import settings
+
+from models_registry.catalog import aliases
+from models_registry.catalog.allowed import not_ready
+from models_registry.engine import server
+from models_registry.engine.spec import Address, EngineKind
+from models_registry.models import Model, Worker
+from vbs.configuration import runtime
+from vbs.openai import ids
+from vbs.openai.errors import ApiError, NotFound, Unavailable
+from vbs.outgoing.addresses import origin
+from vbs.timed_cache import Kept
+
+FRESH_SECONDS = 1.0  # for which an engine that was found is not looked for again
+OFF, LOADED, SWAP = "off", "loaded", "swap"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model with the engine that has it now.
+
+    name: in the registry. served_name: the engine's name of it. addresses: any of them will do. private: its servers
+    may have addresses that are not public. prioritized: the engine takes priorities. worker: whose engine it is; None
+    for a remote model.
+    """
+
+    name: str
+    served_name: str
+    addresses: tuple[Address, ...]
+    kind: EngineKind
+    private: bool = False
+    prioritized: bool = False
+    worker: uuid.UUID | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        return self.kind is EngineKind.REMOTE
+
+
+class NotLoaded(Unavailable):
+    code = "model_not_loaded"
+
+
+_found: Kept[Served] = Kept()
+
+
+def find(name: str) -> Served:
+    """The engine that answers for this name of a model, adapter or alias now. Raises NotFound, NotLoaded."""
+    return _found.get(name, FRESH_SECONDS, partial(_find, name))
+
+
+def forget() -> None:
+    """Look for every engine again."""
+    _found.forget()
+
+
+def model_of(name: str) -> Model:
+    """Raises NotFound."""
+    model = None if "\0" in name else aliases.resolve(name)
+    if model is None:
+        raise NotFound(f"The model '{ids.shown(name)}' does not exist.", param="model", code="model_not_found")
+    return model
+
+
+def _find(name: str) -> Served:
+    model = model_of(name)
+    if error := refusal():
+        raise error
+    if why := not_ready(model):
+        raise NotLoaded(f"{why[0].upper()}{why[1:]}.", param="model")
+    engine = model.base or model
+    if engine.kind == EngineKind.REMOTE:
+        return remote(model)
+    for worker in random.sample(workers := _workers(), len(workers)):
+        if has(worker, model) and (served := _local(worker, model)):
+            return served
+    raise NotLoaded(f"{model.name} is not loaded now. {_loaded_words(workers)}", param="model")
+
+
+def refusal() -> ApiError | None:
+    """The answer to every request where they are switched off."""
+    if runtime.value("VBS_INTERACTIVE") != OFF:
+        return None
+    return NotFound(
+        "This server answers no requests directly (VBS_INTERACTIVE is off). Write the request as a line of a file, and "
+        "run the file with POST /v1/batches.",
+        code="interactive_off",
+    )
+
+
+def remote(model: Model) -> Served:
+    spec = model.spec()
+    urls = [url.rstrip("/") for url in (spec.source, *spec.pool)]
+    own = {origin(server) for server in settings.VBS_REMOTE_ORIGINS}
+    addresses = tuple(Address(url, key=settings.VBS_REMOTE_KEY if origin(url) in own else "") for url in urls)
+    return Served(model.name, model.served_name, addresses, spec.kind, spec.private)
+
+
+def has(worker: Worker, model: Model) -> bool:
+    """Does the worker's row say that its engine has the model loaded?"""
+    if worker.model_name != (model.base or model).name:
+        return False
+    return not model.base or model.served_name in worker.adapters
+
+
+def _local(worker: Worker, model: Model) -> Served | None:
+    """The engine as its worker describes it in the folder `home`; None when it is another by now."""
+    engine = server.read_state(Path(worker.home)) if worker.home else None
+    if engine is None or engine.spec.name != worker.model_name or engine.pid != worker.engine_pid:
+        return None
+    prioritized = engine.started.options.get("scheduling-policy") == "priority"
+    return Served(
+        model.name, model.served_name, (engine.address,), engine.spec.kind, prioritized=prioritized, worker=worker.pk
+    )
+
+
+def _workers() -> list[Worker]:
+    return list(Worker.objects.alive().filter(cluster="gpu", hostname=socket.gethostname()))
+
+
+def _loaded_words(workers: Iterable[Worker]) -> str:
+    engines = {worker.model_name for worker in workers if worker.model_name}
+    adapters = {name for worker in workers for name in worker.adapters}
+    of_engines = Model.objects.filter(base__name__in=engines).select_related("base")
+    names = engines | {one.name for one in of_engines if one.served_name in adapters}
+    if not names:
+        return "No model is loaded."
+    return f"Loaded: {', '.join(sorted(names))}."
+
+
+class Availability:
+    """Which models an interactive request would be answered for now, for lists of them."""
+
+    def __init__(self) -> None:
+        self.mode = runtime.value("VBS_INTERACTIVE")
+        self.workers = _workers()
+
+    def of(self, model: Model) -> tuple[bool, str | None]:
+        """Whether it would be answered, and what there is to say about it."""
+        if self.mode == OFF:
+            return False, "This server answers no requests directly (VBS_INTERACTIVE is off)."
+        if not_ready(model):
+            return False, "The model is not ready."
+        remote = (model.base or model).kind == EngineKind.REMOTE
+        if remote or any(has(worker, model) for worker in self.workers):
+            return True, None
+        if self.mode == SWAP:
+            return True, "It is not loaded now: a request has it loaded first."
+        return False, "It is not loaded now."

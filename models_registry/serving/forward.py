@@ -1,0 +1,243 @@
+"""Passes an interactive request on to its engine, and the answer back as it comes."""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from dataclasses import dataclass, field
+
+import aiohttp
+import orjson
+from django.conf import settings
+
+from models_registry.engine import error_bodies
+from models_registry.engine.client import authorization
+from models_registry.engine.error_bodies import PATIENCE, clean
+from models_registry.engine.spec import Address
+from models_registry.serving import answers, body, links
+from models_registry.serving.answers import AnswerTooLong, Events, Usage
+from models_registry.serving.engines import NotLoaded, Served
+from models_registry.serving.ledger import ledger
+from vbs.accounts.models import Project
+from vbs.configuration import runtime
+from vbs.http.later import LaterAnswer, Send
+from vbs.http.streams import OpenStreams
+from vbs.openai.errors import TYPES, ApiError, BadGateway, GatewayTimeout, TooMany, Unavailable
+from vbs.openai.raw_json import Members
+from vbs.outgoing.client import AddressError
+
+log = logging.getLogger(__name__)
+
+MOST_ERROR = 2**20  # bytes of an engine's error
+CLIENT_CLOSED = 499  # in the log only, as the access log has it
+EVENTS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
+LOST = (aiohttp.ClientError, OSError)  # what an engine that is gone looks like
+
+in_flight = OpenStreams()  # by project
+
+
+@dataclass
+class Asked:
+    """A request that was checked. path: below `/v1`. name: the model, as the client names it."""
+
+    project: Project
+    path: str
+    name: str
+    members: Members
+    served: Served
+    request_id: str
+    usage: Usage = field(default_factory=Usage)
+    status: int = CLIENT_CLOSED
+
+
+class _Elsewhere(Exception):
+    """The server is busy, and another has the model too."""
+
+
+class EngineError(ApiError):
+    """The engine's own refusal, in our envelope."""
+
+    def __init__(self, status: int, message: str, code: str, param: str | None, wait: str = "") -> None:
+        super().__init__(message, param=param, code=code)
+        self.status_code, self.wait = status, wait
+        self.type = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | ({"Retry-After": self.wait} if self.wait else {})
+
+
+class Forwarded(LaterAnswer):
+    """The answer of an engine. It is begun when Django is done with the request."""
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(content_type="application/json")
+        self.asked = asked
+        self.started = False
+
+    async def answer(self, send: Send) -> None:
+        asked, began = self.asked, time.monotonic()
+        most = runtime.value("VBS_MAX_INTERACTIVE")
+        if not in_flight.start(str(asked.project.pk), most):
+            words = f"Your project has {most} requests running, which is the most (VBS_MAX_INTERACTIVE)."
+            await self._refuse(TooMany(f"{words} Wait until one of them has ended.", code="rate_limit_exceeded"), send)
+            return
+        ledger.began(asked.served.worker)
+        try:
+            await self._answer(send)
+        finally:
+            in_flight.end(str(asked.project.pk))
+            failed, usage = not 200 <= asked.status < 300, asked.usage
+            ledger.ended(
+                asked.served.worker, asked.project, asked.served.name, failed, usage.input_tokens, usage.output_tokens
+            )
+            _tell(asked, time.monotonic() - began)
+
+    async def _answer(self, send: Send) -> None:
+        seconds = runtime.value("VBS_REQUEST_SECONDS")
+        try:
+            async with asyncio.timeout(seconds):
+                await self._forward(send)
+            return
+        except TimeoutError:
+            error: ApiError = GatewayTimeout(f"No whole answer within {seconds} s (VBS_REQUEST_SECONDS).")
+        except ApiError as refused:
+            error = refused
+        self.asked.status = error.status_code
+        if self.started:  # the status is sent already: an event tells what happened, and no `[DONE]` comes
+            await send(_piece(b"data: " + orjson.dumps(error.body()) + b"\n\n"))
+            await send(_piece(b"", more=False))
+        else:
+            await self._refuse(error, send)
+
+    async def _refuse(self, error: ApiError, send: Send) -> None:
+        await self._whole(error.status_code, orjson.dumps(error.body()), error.headers(), send)
+
+    async def _whole(self, status: int, content: bytes, headers: dict[str, str], send: Send) -> None:
+        self.asked.status = status
+        fixed = {"content-type": "application/json", "content-length": str(len(content))}
+        await send(self.head(status, fixed | headers))
+        await send(_piece(content, more=False))
+
+    async def _forward(self, send: Send) -> None:
+        """Raises ApiError."""
+        asked, served = self.asked, self.asked.served
+        hides_usage = body.streams(asked.members) and body.ask_usage(asked.path, asked.members)
+        content = body.for_engine(asked.members, served, asked.project)
+        name = f"{asked.request_id}-{secrets.token_hex(4)}"  # a client may send one id twice
+        addresses = random.sample(served.addresses, len(served.addresses))
+        try:
+            for address in addresses:
+                try:
+                    await self._send(address, name, content, hides_usage, address is addresses[-1], send)
+                    return
+                except _Elsewhere:
+                    continue
+                except LOST:
+                    if self.started or address is addresses[-1]:
+                        raise
+        except AddressError as error:
+            log.warning("The request was not sent: %s", error)
+            raise BadGateway("The request was not sent, because the model's server has no public address.") from error
+        except AnswerTooLong as error:
+            most = settings.VBS_MAX_ANSWER_MB
+            raise BadGateway(f"The answer has more than {most} MB (VBS_MAX_ANSWER_MB).") from error
+        except LOST as error:
+            log.warning("The engine of %s is lost: %s", served.name, error or type(error).__name__)
+            raise _lost(served, self.started) from error
+
+    async def _send(
+        self, address: Address, name: str, content: bytes, hides_usage: bool, is_last: bool, send: Send
+    ) -> None:
+        """Send it to this address. Raises _Elsewhere where that is busy and not the last one."""
+        async with (
+            links.session(address, self.asked.served.private) as session,
+            session.post(
+                address.url + self.asked.path,
+                data=content,
+                headers={"X-Request-Id": name, **authorization(address)},
+                allow_redirects=False,
+            ) as response,
+        ):
+            try:
+                if response.status in PATIENCE and not is_last:
+                    raise _Elsewhere
+                await self._pass_on(response, hides_usage, send)
+            except BaseException:
+                response.close()  # the engine stops its work on the request when the connection is gone
+                raise
+
+    async def _pass_on(self, response: aiohttp.ClientResponse, hides_usage: bool, send: Send) -> None:
+        asked, most = self.asked, settings.VBS_MAX_ANSWER_MB * 2**20
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise BadGateway("The answer of the model's server is compressed, which it was asked not to be.")
+        if not 200 <= response.status < 300:
+            raise await _refusal(response, asked)
+        if response.content_type != "text/event-stream":
+            content, asked.usage = answers.whole(await _read(response, most), asked.served.served_name, asked.name)
+            await self._whole(response.status, content, {}, send)
+            return
+        events = Events(asked.served.served_name, asked.name, hides_usage, most)
+        asked.usage = events.usage
+        self.started = True
+        await send(self.head(response.status, EVENTS))
+        await send(_piece(b""))  # the head goes out with the first piece
+        async for data in response.content.iter_any():
+            if piece := events.take(data):
+                await send(_piece(piece))
+        asked.status = response.status
+        await send(_piece(events.rest(), more=False))
+
+
+def _piece(content: bytes, more: bool = True) -> dict[str, object]:
+    return {"type": "http.response.body", "body": content, "more_body": more}
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Raises AnswerTooLong."""
+    content = bytearray()
+    async for data in response.content.iter_any():
+        content += data
+        if len(content) > most:
+            raise AnswerTooLong
+    return bytes(content)
+
+
+async def _refusal(response: aiohttp.ClientResponse, asked: Asked) -> ApiError:
+    """What the engine says, as our error. The client cannot help it that a remote server refuses our key, or leads
+    elsewhere."""
+    status, served = response.status, asked.served
+    if served.is_remote and (status in (401, 403) or status < 400):
+        what = "a redirect, which is not followed" if status < 400 else "it wants another key"
+        return BadGateway(f"The model's server answers {status}: {what}.")
+    found = error_bodies.parsed(await _read(response, MOST_ERROR))
+    code, message = error_bodies.refusal(status, found)
+    error = found.get("error") if isinstance(found, dict) else None
+    param = error.get("param") if isinstance(error, dict) else None
+    if status == 404 and param == "model" and not served.is_remote:
+        return NotLoaded(f"{served.name} is not loaded any more.", param="model")
+    wait = response.headers.get("Retry-After", "")
+    return EngineError(
+        status if status >= 400 else 502,
+        message.replace(served.served_name, asked.name) if served.served_name != asked.name else message,
+        code,
+        clean(param, 200) if isinstance(param, str) else None,
+        wait if wait.isascii() and wait.isdigit() else "",
+    )
+
+
+def _lost(served: Served, started: bool) -> ApiError:
+    where = "The model's server" if served.is_remote else f"The engine of {served.name}"
+    what = "ended before its answer was whole" if started else "does not answer"
+    return Unavailable(f"{where} {what}. Send the request again in a few seconds.", code="engine_unavailable")
+
+
+def _tell(asked: Asked, seconds: float) -> None:
+    """A line for the operators, without anything that was asked or answered."""
+    usage, values = asked.usage, {"project": asked.project.name, "model": asked.name, "status": asked.status}
+    log.info(
+        "%s of project %s on %s: %d after %.3f s, %d tokens read, %d written",
+        asked.path, asked.project.name, asked.name, asked.status, seconds, usage.input_tokens, usage.output_tokens,
+        extra=values
+        | {"seconds": round(seconds, 3), "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens},
+    )  # fmt: skip
