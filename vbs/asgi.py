@@ -14,7 +14,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vbs.settings")
 django.setup(set_prefix=False)  # loads the apps, so it comes before their pages are imported
 
 from vbs import urls  # noqa: E402, F401  (the addresses of the pages)
-from vbs.http.later import Handler  # noqa: E402
+from vbs.http.handler import Handler  # noqa: E402
 from vbs.live import socket  # noqa: E402
 from vbs.pages import origins  # noqa: E402
 

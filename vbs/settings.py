@@ -351,7 +351,6 @@ MIDDLEWARE = [
     "vbs.pages.access.PolicyMiddleware",
     "vbs.openai.routes.ApiRoutesMiddleware",
     "vbs.http.error_pages.ErrorPagesMiddleware",
-    "vbs.http.one_thread.OneThreadMiddleware",
 ]
 ROOT_URLCONF = "vbs.urls"
 ASGI_APPLICATION = "vbs.asgi.application"

@@ -113,10 +113,7 @@ def _page(request: HttpRequest, status: int, title: str, words: Sequence[str]) -
 
 
 class ErrorPagesMiddleware:
-    """Gives a body to Django's answer 405, which is empty, and answers errors of Django's admin.
-
-    It is sync, and stands next to the middleware that keeps a request in one thread.
-    """
+    """Gives a body to Django's answer 405, which is empty, and answers errors of Django's admin."""
 
     sync_capable = True
     async_capable = False

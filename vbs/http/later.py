@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from django.core.handlers.asgi import ASGIHandler
 from django.http.response import HttpResponseBase
 
 Message = Mapping[str, Any]
@@ -39,34 +38,7 @@ class LaterAnswer(HttpResponseBase):
         return {"type": "http.response.start", "status": status, "headers": encoded}
 
 
-class Handler(ASGIHandler):
-    """Django's handler, which sends a LaterAnswer only when all that belongs to the request has ended."""
-
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        outgoing = _Outgoing(send)
-        await super().__call__(scope, receive, outgoing)
-        if outgoing.later is not None:
-            await _unless_gone(outgoing.later.answer(send), receive)
-
-    async def send_response(self, response: HttpResponseBase, send: Send) -> None:
-        if isinstance(response, LaterAnswer) and isinstance(send, _Outgoing):
-            send.later = response
-        else:
-            await super().send_response(response, send)
-
-
-class _Outgoing:
-    """Passes messages on, and holds the answer that comes later."""
-
-    def __init__(self, send: Send) -> None:
-        self.send = send
-        self.later: LaterAnswer | None = None
-
-    async def __call__(self, message: Message) -> None:
-        await self.send(message)
-
-
-async def _unless_gone(answer: Awaitable[None], receive: Receive) -> None:
+async def unless_gone(answer: Awaitable[None], receive: Receive) -> None:
     """Await the answer; cancel it at once when the client is gone."""
     answering, gone = asyncio.ensure_future(answer), asyncio.ensure_future(receive())
     try:

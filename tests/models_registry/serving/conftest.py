@@ -13,7 +13,7 @@ from models_registry.models import Worker
 from models_registry.serving import engines, links
 from models_registry.serving.ledger import Ledger
 from vbs.accounts.models import ApiKey, Project
-from vbs.http.later import Handler
+from vbs.http.handler import Handler
 
 
 class Exchange:
