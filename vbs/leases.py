@@ -12,11 +12,12 @@ from typing import Any, Self, TypeVar
 
 from django.conf import settings
 from django.db import models, transaction
-from django.db.models import F, Q
+from django.db.models import ExpressionWrapper, F, Q
 from django.db.models.functions import Now
 
 Row = TypeVar("Row", bound=models.Model, covariant=True)
 
+HELD = Q(leased_by__isnull=False, leased_until__gte=Now())  # a worker has it
 FREE = Q(leased_until=None) | Q(leased_until__lt=Now())  # a worker may claim it
 UNHELD = Q(leased_by=None) | Q(leased_until__lt=Now())  # no worker has it, but it may be postponed
 RELEASED: dict[str, Any] = {"leased_by": None, "leased_until": None}
@@ -34,7 +35,11 @@ class LeasedQuerySet(models.QuerySet[Row]):
 
     def held(self) -> Self:
         """The rows that a worker has."""
-        return self.filter(leased_by__isnull=False, leased_until__gte=Now())
+        return self.filter(HELD)
+
+    def with_holding(self) -> Self:
+        """The same rows; each knows in `is_held` whether a worker had it when it was read."""
+        return self.annotate(is_held=ExpressionWrapper(HELD, models.BooleanField()))
 
     def of(self, worker: uuid.UUID) -> Self:
         """The rows whose lease this worker claimed last, even if it has run out."""
@@ -73,6 +78,7 @@ class Leased(models.Model):
     leased_by = models.UUIDField(null=True)
     leased_until = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(default=0, help_text="How often a worker took it up")
+    is_held: bool | None = None  # known only when the row was read `with_holding`
 
     class Meta:
         abstract = True

@@ -34,6 +34,7 @@ from batches.queue import entries, forecast, order, pauses, snapshot
 from models_registry.api.wire import gpu_object, worker_object
 from models_registry.models import Worker
 from vbs.configuration import runtime
+from vbs.database.written import Given, Written
 from vbs.openai import idempotency, schema
 from vbs.openai.authentication import is_operator, project_of
 from vbs.openai.checks import checked
@@ -256,8 +257,16 @@ class Batches(APIView):
         return Response(page(rows, query, item, default=20, high=100, filters=["status"]))
 
 
+BATCH = Written(
+    lambda: Batch.objects.with_holding().filter(project_id=Given("project"), hidden=False, pk=Given("pk"))
+)  # what clients poll
+
+
 def find_batch(request: Request, batch_id: str) -> Batch:
-    batch: Batch = find(Batch.objects.visible(project_of(request)), "batch", batch_id)
+    """The batch with this id, and whether a worker has it, if the project may see it. Raises NotFound."""
+    batch = None if "\0" in batch_id else BATCH.first(project=project_of(request).pk, pk=batch_id)
+    if batch is None:
+        raise missing("batch", batch_id)
     return batch
 
 
