@@ -172,7 +172,11 @@ class Batch(Leased):
     tokens_per_second = models.FloatField(null=True)
     requests_per_second = models.FloatField(null=True)
     oldest_sent_at = models.DateTimeField(null=True, help_text="When the oldest of the requests in flight was sent")
+    last_sent_at = models.DateTimeField(null=True, help_text="When a request was sent last")
     in_flight = models.PositiveIntegerField(null=True, help_text="Requests that were sent and have no answer here yet")
+    in_flight_seconds = models.FloatField(
+        default=0, db_default=0, help_text="For which its requests were in flight, summed over all of them"
+    )
     output_file = models.ForeignKey(File, null=True, on_delete=models.PROTECT, related_name="+")
     error_file = models.ForeignKey(File, null=True, on_delete=models.PROTECT, related_name="+")
 

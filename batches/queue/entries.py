@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from batches.models import Batch, BatchStatus
 from batches.queue import forecast, order
-from batches.queue.simulation import Placement
+from batches.queue.simulated_queue import Placement
 from batches.queue.snapshot import Forecast
 from models_registry.gpu import operations
 from models_registry.gpu.arbiter import Reason

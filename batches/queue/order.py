@@ -2,7 +2,7 @@
 
 from batches.models import RUNNABLE, Batch
 from batches.queue import snapshot
-from batches.queue.simulation import Placement
+from batches.queue.simulated_queue import Placement
 
 
 def placements() -> tuple[Placement, ...]:

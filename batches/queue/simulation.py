@@ -1,71 +1,38 @@
-"""Simulates what the arbiter will do with the queue, without a database or a clock.
+"""Simulates what the workers will do with the queue, without a database or a clock.
 
-Whenever a worker is free, the arbiter's own rule (`choose`) chooses among all that is left. So the order is the one
-that will come, ageing included, except that it is not known since when a model is loaded. Nothing new arrives, and
-nothing fails.
+Whenever a worker is free, the arbiter's own rule chooses among all that is left. Its engine then runs that work and all
+other batches that it serves, in the arbiter's order, until work for another engine comes before them; how they share it
+is in `batches.queue.sharing`. So the order is the one that will come, ageing included, except that it is not known
+since when a model is loaded. Nothing new arrives, and nothing fails.
 """
 
 import heapq
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import cast
 
-from models_registry.gpu.arbiter import Reason, choose, why
-from models_registry.workloads import Work, Workload
+from batches.queue.sharing import Member, SharedEngine
+from batches.queue.simulated_queue import Placement, Segment, SimulatedQueue, SimulatedWork, Times
+from models_registry.gpu.arbiter import Reason, in_order
+from models_registry.workloads import Work
 
-
-@dataclass(frozen=True)
-class Segment:
-    """A batch's requests for one model. engine: the model whose engine they need. seconds: how long they take; None
-    when that is not known, and then `why` says why."""
-
-    engine: str
-    seconds: float | None
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class SimulatedWork:
-    """A batch with work left, in segments. They run in this order, unless the engine of a later one is loaded.
-
-    uncounted: an operation, whose duration is not known; it counts as long as the load of its model, where that is
-    known.
-    """
-
-    id: str
-    priority: int
-    since: datetime
-    deadline: datetime | None
-    parts: tuple[Segment, ...]
-    uncounted: bool = False
+MEMBERS = 64  # segments that run at once on one engine
 
 
 @dataclass(frozen=True)
 class SimulatedWorker:
-    """A worker. loaded: the model whose engine it has, or empty. running: the id of the work that it runs, or None."""
+    """A worker. loaded: the model whose engine it has, or empty. running: the ids of all that it runs at once."""
 
     loaded: str = ""
-    running: str | None = None
+    running: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Times:
-    """When the first request of a work is sent, and when its last is answered; or why one of them is not known."""
+class Engines:
+    """loads: seconds to load each engine, or None. windows: how many requests each has in flight."""
 
-    start: datetime | None = None
-    end: datetime | None = None
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """A work at its place in the order, and why it is there. passed: work of a higher priority that came later goes
-    before it."""
-
-    id: str
-    reason: Reason
-    passed: bool = False
+    loads: Mapping[str, float | None]
+    windows: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -79,126 +46,199 @@ class Schedule:
 def simulate(
     jobs: Iterable[SimulatedWork],
     slots: Iterable[SimulatedWorker],
-    loads: Mapping[str, float | None],
+    engines: Engines,
     now: datetime,
     patience: timedelta,
     blocked: str = "No GPU worker is running.",
     loaded: str = "",
 ) -> Schedule:
-    """Order and times of all work. loads: seconds to load each engine, or None. blocked: why nothing starts when there
-    is no worker. loaded: what the worker that comes then has loaded.
+    """Order and times of all work. blocked: why nothing starts when there is no worker. loaded: what the worker that
+    comes then has loaded.
 
-    A worker that takes up work of unknown duration is not counted on any more. When no worker is left, the rest gets no
-    times, but a reason, and the order in which one worker would take it.
+    Work of unknown duration runs beside other work; a worker that has nothing else left is not counted on any more.
+    When no worker is left, the rest gets no times, but a reason, and the order in which one worker would take it.
     """
-    queue = _Queue(jobs, patience)
-    running = queue.running(slots := list(slots))
-    # For each worker: when it is free, its number, its engine and since when, and the index of the work that it has
-    # just run a segment of, or -1.
-    free = [(now, number, slot.loaded, now, -1) for number, slot in enumerate(slots)]
-    stuck = now, loaded, now
-    times: dict[str, Times] = {}
-    while free:
-        clock, number, loaded, loaded_at, before = heapq.heappop(free)
-        if before >= 0:
-            queue.put(before)
-        place = running.pop(number) if number in running else queue.next(loaded, loaded_at, clock)
-        if place is None:
-            stuck = clock, loaded, loaded_at
-            continue
-        job, part = queue.jobs[place], queue.take(place, loaded)
-        start = times[job.id].start if job.id in times else None
-        load = 0.0 if part.engine == loaded else loads.get(part.engine)
-        if job.uncounted:
-            load = load or 0.0
-        if load is not None:
-            begin = clock + timedelta(seconds=load)
-            start = start or begin
-        if load is None or part.seconds is None:
-            reason = part.why or f"How long {part.engine} takes to load has never been measured."
-            times[job.id] = Times(start, None, reason)
-            blocked = f"What runs before it cannot be estimated. {reason}"
-            stuck = clock, part.engine, clock
-            continue
-        end = begin + timedelta(seconds=part.seconds)
-        times[job.id] = Times(start, end)
-        since = loaded_at if part.engine == loaded else begin
-        heapq.heappush(free, (end, number, part.engine, since, place if queue.left[place] else -1))
-    for place, job in enumerate(queue.jobs):
-        told = times.get(job.id, Times())
-        if queue.left[place] and not told.why:
-            reason = next((part.why for part in queue.left[place] if part.seconds is None), blocked)
-            times[job.id] = Times(told.start, None, reason)
-    queue.rest(*stuck)
+    queue = SimulatedQueue(jobs, now, patience)
+    workers = [_Worker(queue, engines, slot.loaded) for slot in slots]
+    held = [[queue.places[one] for one in slot.running if one in queue.places] for slot in slots]
+    for places in held:
+        queue.hold(places)
+    for worker, places in zip(workers, held, strict=True):
+        worker.begin_with(sorted(places))
+    events = [(0.0, number) for number in range(len(workers))]
+    last = _Worker(queue, engines, loaded)
+    while events:
+        clock, number = heapq.heappop(events)
+        last = workers[number]
+        if (following := last.go_on(clock)) is not None:
+            heapq.heappush(events, (following, number))
+        blocked = last.blocked or blocked
+    times = queue.times(blocked)
+    last.take_rest()
     return Schedule(times, tuple(queue.turns.values()))
 
 
-class _Queue:
-    """The work in the order in which the queue is read, and what is left of each. A place is an index into it."""
+class _Worker:
+    """A worker and its engine. clock: seconds from now. blocked: why nothing is known of what comes after what it runs,
+    once it has stopped for that."""
 
-    def __init__(self, jobs: Iterable[SimulatedWork], patience: timedelta) -> None:
-        self.jobs = sorted(jobs, key=lambda job: (-job.priority, job.since, job.id))
-        self.places = {job.id: place for place, job in enumerate(self.jobs)}
-        self.left = [list(job.parts) for job in self.jobs]
-        self.turns: dict[str, Placement] = {}
-        self._patience = patience
-        self._here = set(range(len(self.jobs)))  # the places of work that no worker has
-        self._works: dict[tuple[int, str], Work] = {}
-        # For the reasons: by priority, when the latest work came that has had a turn.
-        self._latest: dict[int, datetime] = {}
-        self._had: set[str] = set()
+    def __init__(self, queue: SimulatedQueue, engines: Engines, loaded: str) -> None:
+        self.loaded, self.blocked, self.clock = loaded, "", 0.0
+        self._queue, self._engines = queue, engines
+        self._loaded_at = queue.now
+        self._engine: SharedEngine | None = None
+        self._coming: list[Member] = []  # once the engine is loaded
+        self._segments: dict[int, list[tuple[Member, Segment]]] = {}  # by place, those that run
+        self._ranking: Iterator[tuple[Work, Reason]] = iter(())
+        self._first: tuple[Work, Reason] | None = None
+        self._ranked: tuple[object, ...] = ()
+        self._ranked_until: datetime | None = None
+        self._looked = -1
 
-    def running(self, slots: list[SimulatedWorker]) -> dict[int, int]:
-        """The place that each worker goes on with, by its number. It makes way at once for a higher priority."""
-        found = {number: self.places[slot.running] for number, slot in enumerate(slots) if slot.running in self.places}
-        waiting = [job.priority for place, job in enumerate(self.jobs) if place not in found.values()]
-        kept = {
-            number: place for number, place in found.items() if self.jobs[place].priority >= max(waiting, default=-999)
-        }
-        self._here -= set(kept.values())
-        for place in found.values():  # these have had a turn
-            self._latest[self.jobs[place].priority] = self.jobs[place].since
-        self._had = {self.jobs[place].id for place in found.values()}
-        return kept
+    def begin_with(self, places: list[int]) -> None:
+        """It has the work at these places now. What has a lower priority than work that waits for another engine makes
+        way at once."""
+        parts = [part for place in places for part in self._queue.left[place]]
+        if not parts:
+            return
+        engine = next((part.engine for part in parts if part.engine == self.loaded), parts[0].engine)
+        urgent = self._queue.urgent(engine)
+        for place in places:
+            segments = self._queue.cut(place, engine)
+            if not segments or (urgent is not None and self._queue.jobs[place].priority < urgent):
+                self._queue.put(place, segments)
+            elif self._load(place, engine, segments) and not self.clock:
+                self._queue.tell(place, 0.0)
 
-    def next(self, loaded: str, loaded_at: datetime, clock: datetime) -> int | None:
-        """The place of the work that the arbiter chooses, or None when nothing waits."""
-        works = [self._work(place, loaded) for place in self._here if self.left[place]]
-        chosen = choose(works, loaded, loaded_at, clock, self._patience)
-        if chosen is None:
+    def go_on(self, clock: float) -> float | None:
+        """Do what happens at this time. Returns when the next event is; None when nothing more can be told."""
+        if clock < self.clock:  # it is loading
+            return self.clock
+        self.clock = clock
+        if self._engine:
+            self._engine.advance(clock)
+            for member in self._engine.ended():
+                self._end(member)
+            self._make_way()
+        elif self._coming:
+            self._engine = SharedEngine(self._engines.windows.get(self.loaded, 1), clock)
+        if self._engine is None:
+            return self._begin()
+        self._admit(self._engine)
+        for member in self._engine.members:
+            if member.started is not None:
+                self._queue.tell(member.place, member.started)
+        if not self._engine.members:
+            self._engine = None
+            return self._begin()
+        if (following := self._engine.next_event()) is None:
+            why = next((part.why for parts in self._segments.values() for _, part in parts if part.why), "")
+            self.blocked = f"What runs before it cannot be estimated. {why}".strip()
+        return following
+
+    def _begin(self) -> float | None:
+        """Take up what the arbiter chooses. Returns when its engine is loaded."""
+        if self.blocked or (chosen := self._next()) is None:
             return None
-        place = self.places[chosen.id]
-        if chosen.id not in self.turns and chosen.id not in self._had:
-            reason = why(chosen, works, loaded, loaded_at, clock, self._patience)
-            self.turns[chosen.id] = Placement(chosen.id, reason, self._passed(self.jobs[place]))
-        return place
+        work = chosen[0]
+        segments = self._take(chosen)
+        return self.clock if self._load(work.segment, work.model, segments) else None
 
-    def rest(self, clock: datetime, loaded: str, loaded_at: datetime) -> None:
-        """Give all that is left its turn, as if turns took no time."""
-        while (place := self.next(loaded, loaded_at, clock)) is not None:
-            loaded = self.take(place, loaded).engine
-            self.put(place)
+    def _load(self, place: int, engine: str, segments: list[Segment]) -> bool:
+        """Load the engine for this work, unless it is loaded. The clock is then at the end of that. False when it is
+        not known how long that takes."""
+        load = 0.0 if engine == self.loaded else self._engines.loads.get(engine)
+        if self._queue.jobs[place].uncounted:
+            load = load or 0.0
+        known = load is not None
+        if load is None:
+            why = next((part.why for part in segments if part.why), "")
+            why = why or f"How long {engine} takes to load has never been measured."
+            self._queue.tell(place, None, None, why)
+            self.blocked = f"What runs before it cannot be estimated. {why}"
+        self.clock += load or 0.0
+        if engine != self.loaded:
+            self.loaded, self._loaded_at = engine, self._queue.moment(self.clock)
+        if self._queue.jobs[place].uncounted:
+            self._queue.tell(place, self.clock, self.clock)
+            self._queue.put(place)
+        elif known and not self.blocked:
+            self._coming += self._members(place, segments)
+        return known
 
-    def _passed(self, job: SimulatedWork) -> bool:
-        """Has work of a higher priority that came later had its turn? Records the turn of this one."""
-        latest = max((since for priority, since in self._latest.items() if priority > job.priority), default=job.since)
-        self._latest[job.priority] = max(self._latest.get(job.priority, job.since), job.since)
-        return latest > job.since
+    def _members(self, place: int, segments: list[Segment]) -> list[Member]:
+        priority = self._queue.jobs[place].priority
+        members = [Member(place, priority, part.requests, part.rest, part.weight) for part in segments]
+        self._segments.setdefault(place, []).extend(zip(members, segments, strict=True))
+        for part in segments:
+            if part.rest is None:
+                self._queue.tell(place, None, None, part.why)
+        return members
 
-    def _part(self, place: int, loaded: str) -> int:
-        return next((index for index, part in enumerate(self.left[place]) if part.engine == loaded), 0)
+    def _admit(self, engine: SharedEngine) -> None:
+        """Take up what waits for this engine, until other work comes before it."""
+        coming, self._coming = self._coming, []
+        while len(engine.members) + len(coming) < MEMBERS and self._queue.serves(self.loaded):
+            if (found := self._next()) is None:
+                break
+            work = found[0]
+            if work.model != self.loaded or self._queue.jobs[work.segment].uncounted:
+                break
+            coming += self._members(work.segment, self._take(found))
+        if coming:
+            engine.add(coming)
 
-    def _work(self, place: int, loaded: str) -> Work:
-        job, engine = self.jobs[place], self.left[place][self._part(place, loaded)].engine
-        if (place, engine) not in self._works:
-            work = Work(cast(Workload, self), job.id, engine, job.priority, job.since, job.deadline)
-            self._works[place, engine] = work
-        return self._works[place, engine]
+    def _end(self, member: Member) -> None:
+        self._queue.tell(member.place, member.started, member.ends)
+        segments = self._segments[member.place]
+        segments[:] = [one for one in segments if one[0] is not member]
+        if not segments:
+            del self._segments[member.place]
+            self._queue.put(member.place)
 
-    def take(self, place: int, loaded: str) -> Segment:
-        """Take out the segment that is run now; the work is away until it is put back."""
-        self._here.discard(place)
-        return self.left[place].pop(self._part(place, loaded))
+    def _make_way(self) -> None:
+        """Put back what has a lower priority than work that waits for another engine."""
+        if self._looked == self._queue.changes or self._engine is None:
+            return
+        self._looked = self._queue.changes
+        urgent = self._queue.urgent(self.loaded)
+        for place in list(self._segments):
+            if urgent is not None and self._queue.jobs[place].priority < urgent:
+                segments = self._segments.pop(place)
+                self._engine.remove([member for member, _ in segments])
+                unsent = []
+                for member, segment in segments:
+                    if member.ends is not None:
+                        self._queue.tell(place, member.started, member.ends)
+                    else:
+                        unsent.append(replace(segment, rest=member.left))
+                self._queue.put(place, unsent)
 
-    def put(self, place: int) -> None:
-        self._here.add(place)
+    def _next(self) -> tuple[Work, Reason] | None:
+        """What the arbiter chooses now. Its order is asked for anew when something has changed that it depends on."""
+        queue, now = self._queue, self._queue.moment(self.clock)
+        state = (queue.changes, self.loaded, self._loaded_at)
+        if state != self._ranked or (self._ranked_until and now > self._ranked_until):
+            works = queue.waiting(self.loaded)
+            ends = [work.since + queue.patience for work in works]
+            ends += [work.deadline - queue.patience for work in works if work.deadline]
+            self._ranked_until = min((one for one in ends if one >= now), default=None)
+            self._ranking = in_order(works, self.loaded, self._loaded_at, now, queue.patience)
+            self._ranked = state
+            self._first = next(self._ranking, None)
+        return self._first
+
+    def _take(self, found: tuple[Work, Reason]) -> list[Segment]:
+        segments = self._queue.take(*found)
+        self._first = next(self._ranking, None)
+        self._ranked = (self._queue.changes, self.loaded, self._loaded_at)
+        return segments
+
+    def take_rest(self) -> None:
+        """Give all that is left its turn, as if turns took no time: for the order."""
+        while found := self._next():
+            self.loaded, loaded = found[0].model, self.loaded
+            if self.loaded != loaded:
+                self._loaded_at = self._queue.moment(self.clock)
+            self._take(found)
+            self._queue.put(found[0].segment)

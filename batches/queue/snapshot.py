@@ -8,10 +8,11 @@ Answers with a limit say nothing about answers without one.
 """
 
 import logging
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.db.models import Count
 from django.utils import timezone
@@ -19,7 +20,9 @@ from django.utils import timezone
 from batches.intake.sample import Sample
 from batches.models import CANDIDATES, Batch, BatchRequest, BatchStatus, RequestState
 from batches.queue import pauses, remaining
-from batches.queue.simulation import Schedule, Segment, SimulatedWork, SimulatedWorker, Times, simulate
+from batches.queue.remaining import Progress, Rest
+from batches.queue.simulated_queue import Segment, SimulatedWork, Times
+from batches.queue.simulation import Engines, Schedule, SimulatedWorker, simulate
 from models_registry.catalog.allowed import not_ready
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu import operations
@@ -39,6 +42,7 @@ SOON_DUE = timedelta(hours=1)  # batches whose deadline comes near within this t
 COUNTED = 250_000  # requests of batches with several models that are counted by model
 FRESH_SECONDS = 2.0  # for which what was worked out is told again
 PAUSED = "The queue is paused."
+NOTHING = Answers(0.0, 0.0, 0.0, 1)
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,16 @@ class QueueSnapshot:
             .defer("log", "result")[: operations.MOST_OPEN]
         )
         self._read_workers(workers, running, asked)
-        slots = {slot.running: slot for slot in self._slots}
-        counts = _counts(batches)
+        loaded = {pk: slot.loaded for slot in self._slots for pk in slot.running}
+        counts, names = _counts(batches), {batch.pk: batch.pinned_names() for batch in batches}
+        self._pending = Counter[str]()  # requests by engine: so many may be in flight there at once
+        for pk, found in counts.items():
+            for index, count in found.items():
+                self._pending[self._models.engine(names[pk][index])] += count
         self._jobs: list[SimulatedWork] = []
         self.forecasts: dict[str, Forecast] = {}
         for batch in batches:
-            self._add(batch, batch.pinned_names(), counts.get(batch.pk), slots.get(batch.pk))
+            self._add(batch, names[batch.pk], counts.get(batch.pk), loaded.get(batch.pk))
         self._jobs += filter(None, map(self._operation, asked))
         played = self._simulated(self._jobs)
         self.order = played.order
@@ -93,24 +101,26 @@ class QueueSnapshot:
     def _read_workers(self, workers: list[Worker], running: list[Batch], asked: list[Operation]) -> None:
         """Read the workers that take up work, with what they run. Of one that does not, read what it has loaded, and
         why it does not."""
-        held = {row.leased_by: row.pk for row in asked} | {batch.leased_by: batch.pk for batch in running}
+        held = defaultdict[Any, list[str]](list)
+        for row in (*asked, *running):
+            held[row.leased_by].append(row.pk)
         self._slots: list[SimulatedWorker] = []
         self._blocked, self._loaded = "No GPU worker is running.", ""
         for worker in workers:
             if worker.state == WorkerState.IDLE and worker.activity:  # it says why it is idle
                 self._blocked, self._loaded = f"The GPU takes nothing up now: {worker.activity}", worker.model_name
             else:
-                self._slots.append(SimulatedWorker(worker.model_name, held.get(worker.pk)))
+                self._slots.append(SimulatedWorker(worker.model_name, tuple(held[worker.pk])))
 
     def _operation(self, row: Operation) -> SimulatedWork | None:
         engine = self._models.engine_of(row.model_id)
-        part = Segment(engine, 0.0)
-        return SimulatedWork(row.pk, row.priority, row.created_at, None, (part,), uncounted=True) if engine else None
+        return SimulatedWork(row.pk, row.priority, row.created_at, None, (Segment(engine),), True) if engine else None
 
-    def _add(self, batch: Batch, names: list[str], counts: dict[int, int] | None, slot: SimulatedWorker | None) -> None:
+    def _add(self, batch: Batch, names: list[str], counts: dict[int, int] | None, loaded: str | None) -> None:
         """Add the batch's forecast, without times for now, and its work for the simulation, unless it cannot run.
 
-        It waits while a model of it is fetched; requests for a model that cannot be loaded fail at once.
+        It waits while a model of it is fetched; requests for a model that cannot be loaded fail at once. loaded: what
+        the worker has loaded that runs it.
         """
         blank = Forecast(requests=batch.pending, model=next(iter(batch.model_names), None))
         fetched = [self._models.hindrance(name) for name in names if self._models.fetching(name)]
@@ -118,24 +128,31 @@ class QueueSnapshot:
         why = next(iter([*fetched, *hindered.values()]), "")
         if counts is None:
             unknown = f"Its requests for each of its models are not counted: with others' they are over {COUNTED:,}."
-            parts, measured = [Segment(self._models.engine(names[0]), None, unknown)], 0
+            parts, measured = [Segment(self._models.engine(names[0]), batch.pending, why=unknown)], 0
         else:
             runs = {index: names[index] for index in counts if index not in hindered}
-            engines = {index: self._models.engine(name) for index, name in runs.items()}
-            current = next((index for index in runs if slot and engines[index] == slot.loaded), None)
             unlimited = _part_of(batch.unlimited, batch.total)
             parts = [
-                self._models.part(name, counts[index], unlimited, batch if index == current else None)
+                self._part(name, counts[index], unlimited, batch if self._models.engine(name) == loaded else None)
                 for index, name in runs.items()
             ]
             measured = min((self._models.speed(name).measurements for name in runs.values()), default=0)
         if fetched or not parts:
             self.forecasts[batch.pk] = replace(blank, why=why, fetching=bool(fetched))
             return
-        seconds = [part.seconds for part in parts]
-        whole = None if None in seconds else sum(filter(None, seconds))
-        self.forecasts[batch.pk] = replace(blank, seconds=whole, measurements=measured, why=why)
+        self.forecasts[batch.pk] = replace(blank, seconds=self._seconds(parts), measurements=measured, why=why)
         self._jobs.append(_job(batch, batch.validated_at or self._now, parts))
+
+    def _part(self, name: str, requests: int, unlimited: float, running: Batch | None, new: bool = False) -> Segment:
+        """new: it is not among those that were counted."""
+        engine = self._models.engine(name)
+        at_once = min(self._models.windows[engine], self._pending[engine] + (requests if new else 0))
+        return self._models.part(name, requests, at_once, unlimited, running)
+
+    def _seconds(self, parts: Iterable[Segment]) -> float | None:
+        """How long they take where each has its engine for itself."""
+        found = [part.rest.seconds(self._models.windows[part.engine]) if part.rest else None for part in parts]
+        return None if None in found else sum(filter(None, found))
 
     def with_one_more(self, batch: Batch, seen: Sample) -> Forecast:
         """The forecast of this batch if it were in the queue, with as many requests as the sample says."""
@@ -143,16 +160,18 @@ class QueueSnapshot:
         forecast = Forecast(requests=requests, model=name)
         if why := self._models.hindrance(name):
             return replace(forecast, why=why)
-        part = self._models.part(name, requests, _part_of(seen.unlimited, requests), None)
+        others = [other for other in self._jobs if other.id != batch.pk]
+        part = self._part(name, requests, _part_of(seen.unlimited, requests), None, new=True)
         job = _job(batch, timezone.now(), [part])
-        forecast = replace(forecast, seconds=part.seconds, measurements=self._models.speed(name).measurements)
+        seconds, measured = self._seconds([part]), self._models.speed(name).measurements
+        forecast = replace(forecast, seconds=seconds, measurements=measured)
         if self._full:
             return replace(forecast, why=f"More than {MOST:,} batches are in the queue.")
-        others = [other for other in self._jobs if other.id != batch.pk]
         return self._timed(forecast, self._simulated([*others, job]).times[batch.pk])
 
     def _simulated(self, jobs: list[SimulatedWork]) -> Schedule:
-        return simulate(jobs, self._slots, self._models.loads, self._now, patience(), self._blocked, self._loaded)
+        engines = Engines(self._models.loads, self._models.windows)
+        return simulate(jobs, self._slots, engines, self._now, patience(), self._blocked, self._loaded)
 
     def _timed(self, forecast: Forecast, times: Times) -> Forecast:
         if self._paused:
@@ -205,6 +224,10 @@ class _Models:
             model.name: 0.0 if model.kind == EngineKind.REMOTE else self._speeds[model.name].load_seconds
             for model in models.values()
         }
+        self.windows: dict[str, float] = dict.fromkeys(self._engines.values(), UNKNOWN.window)
+        for model in sorted(models.values(), key=lambda model: model.base is None):
+            if (speed := self._speeds[model.name]).sequences:
+                self.windows[self._engines[model.pk]] = speed.window
 
     def hindrance(self, name: str) -> str:
         """Why requests for this name cannot run now; empty when they can."""
@@ -237,36 +260,36 @@ class _Models:
         model = self._by_name.get(name)
         return UNKNOWN if model is None else self._speeds[model.name]
 
-    def part(self, name: str, requests: int, unlimited: float, running: Batch | None) -> Segment:
-        """So many requests for this name as a segment. unlimited: the share without a limit. running: the batch, when
-        it runs this segment now."""
-        model, speed = self._by_name[name], self.speed(name)
-        window = speed.window
-        at_once = min(window, running.total if running else requests)
-        if usual := speed.usual(at_once, unlimited):
+    def part(self, name: str, requests: int, at_once: float, unlimited: float, running: Batch | None) -> Segment:
+        """So many requests for this name as a segment. at_once: how many its engine has in flight then, those of others
+        included. unlimited: the share without a limit. running: the batch, when it runs this segment now."""
+        model, speed, engine = self._by_name[name], self.speed(name), self.engine(name)
+        if usual := speed.usual(max(1, round(at_once)), unlimited):
             usual = remaining.crowded(usual, max(at_once, 1))
-        seconds = None if usual is None else remaining.whole(usual, window, requests)
         if running and running.status == BatchStatus.IN_PROGRESS and running.in_progress_at:
-            seconds = self._left(running, usual, window, requests)
-        if requests and seconds is None:
+            rest = remaining.left(usual, _progress(running, requests))
+        else:
+            rest = None if usual is None else Rest(requests, usual)
+        if rest is None and requests:
             why = f"{model.name} has never been measured."
             if speed.measurements:
                 why = f"How long {model.name} takes for answers without a limit has never been measured."
-            return Segment(self.engine(name), None, why)
-        return Segment(self.engine(name), seconds or 0.0)
+            return Segment(engine, requests, None, why)
+        return Segment(engine, requests, rest or Rest(0, NOTHING))
 
-    def _left(self, batch: Batch, usual: Answers | None, window: int, requests: int) -> float | None:
-        """Seconds that a running segment still takes; for a model that was never measured, by the batch's own pace."""
-        live = 1 / batch.requests_per_second if batch.requests_per_second else None
-        if usual is None:
-            return None if live is None else requests * live
-        assert batch.in_progress_at
-        now = timezone.now()
-        # How long the turns of a batch were together is not recorded.
-        one_turn = batch.attempts == 1 and len(batch.model_names) == 1
-        elapsed = max(0.0, (now - batch.in_progress_at).total_seconds()) if one_turn else None
-        oldest = max(0.0, (now - batch.oldest_sent_at).total_seconds()) if batch.oldest_sent_at else 0.0
-        return remaining.left(usual, window, batch.completed + batch.failed, requests, elapsed, oldest, live)
+
+def _progress(batch: Batch, requests: int) -> Progress:
+    """How far a batch is that runs with so many requests left for one of its models; of several models each is taken to
+    have its part of what is known of the batch."""
+    part, now = requests / batch.pending if batch.pending else 0.0, timezone.now()
+
+    def since(moment: datetime | None) -> float:
+        return max(0.0, (now - moment).total_seconds()) if moment else 0.0
+
+    in_flight = min(requests, round(part * (batch.in_flight or 0)))
+    answered, spent = round(part * (batch.completed + batch.failed)), part * batch.in_flight_seconds
+    oldest, latest = since(batch.oldest_sent_at), since(batch.last_sent_at)
+    return Progress(answered, requests, in_flight, spent, oldest, latest, since(batch.in_progress_at))
 
 
 _kept: Kept[QueueSnapshot] = Kept()

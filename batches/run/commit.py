@@ -96,6 +96,8 @@ SET completed = batch.completed + sums.completed, failed = batch.failed + sums.f
     reasoning_tokens = batch.reasoning_tokens + sums.reasoning_tokens,
     requests_per_second = %(requests_per_second)s, tokens_per_second = %(tokens_per_second)s,
     oldest_sent_at = now() - %(oldest)s::interval, in_flight = %(in_flight)s,
+    last_sent_at = coalesce(now() - %(latest)s::interval, batch.last_sent_at),
+    in_flight_seconds = batch.in_flight_seconds + %(spent)s,
     leased_until = now() + %(lease)s
 FROM sums WHERE batch.id = %(batch)s
 """  # noqa: S608  (table names only)
@@ -133,7 +135,9 @@ def _commit(
     values: dict[str, Any] = {name: [getattr(one, name) for one in outcomes] for name in Outcome.__dataclass_fields__}
     values["state"] = [int(state) for state in values["state"]]
     values |= {"requests_per_second": pace.requests_per_second, "tokens_per_second": pace.tokens_per_second}
-    values |= {"oldest": None if pace.oldest is None else timedelta(seconds=pace.oldest), "in_flight": pace.in_flight}
+    values |= {"in_flight": pace.in_flight, "spent": pace.spent}
+    ago = {"oldest": pace.oldest, "latest": pace.latest}
+    values |= {name: None if one is None else timedelta(seconds=one) for name, one in ago.items()}
     values |= {"batch": batch_id, "lease": timedelta(seconds=settings.VBS_LEASE_SECONDS)}
     with transaction.atomic():
         signal = _look(batch_id, worker, lock=True)

@@ -403,7 +403,7 @@ class EngineRun:
     async def _flush(self) -> commit.BatchSignal:
         """Commit the answers so far."""
         taken, self._outcomes, self._bytes = self._outcomes, [], 0
-        pace = self._rates.read(self.tally.oldest, self._sent - self.answered)
+        pace = self._rates.read(self.tally.oldest, self._sent, self._sent - self.answered)
         signal = await self._in_database(lambda: commit.commit(self.batch_id, self.worker, taken, pace))
         self._room.set()
         return signal

@@ -1,7 +1,7 @@
 """The arbiter: the rules that choose which work the GPU does next, and say why. `workloads` has what waits."""
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -64,17 +64,23 @@ def choose(
     return best[1] if best else None
 
 
-def why(
-    chosen: Work, waiting: Iterable[Work], loaded: str, loaded_at: datetime, now: datetime, patience: timedelta
-) -> Reason:
-    """The rule that decided: without it, other work than `chosen` would have been chosen."""
+def in_order(
+    waiting: Iterable[Work], loaded: str, loaded_at: datetime, now: datetime, patience: timedelta
+) -> Iterator[tuple[Work, Reason]]:
+    """All of it as it would be chosen now, one after the other. Each comes with the rule that decided: without it,
+    other work would have been chosen. What the caller has not asked for yet may still be taken out by others."""
     ranks = _ranks(waiting, loaded, loaded_at, now, patience)
-    reasons = (
-        Reason.PRIORITY,
-        Reason.WAITED if now - chosen.since > patience else Reason.DEADLINE,
-        Reason.LOADED,
-    )
-    for place, reason in enumerate(reasons):
-        if min(ranks, key=lambda one: one[0][:place] + one[0][place + 1 :])[1].id != chosen.id:
-            return reason
-    return Reason.ARRIVAL
+
+    def without(rule: int) -> list[tuple[_Rank, Work]]:
+        return sorted(ranks, key=lambda one: one[0][:rule] + one[0][rule + 1 :], reverse=True)
+
+    others = [without(rule) for rule in range(3)]  # the first of each is at the end
+    gone: set[str] = set()
+    for _, work in sorted(ranks, key=lambda one: one[0]):
+        for order in others:
+            while order[-1][1].id in gone:
+                order.pop()
+        waited = Reason.WAITED if now - work.since > patience else Reason.DEADLINE
+        reasons = zip(others, (Reason.PRIORITY, waited, Reason.LOADED), strict=True)
+        yield work, next((reason for order, reason in reasons if order[-1][1].id != work.id), Reason.ARRIVAL)
+        gone.add(work.id)

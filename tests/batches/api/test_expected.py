@@ -51,12 +51,16 @@ def test_from_creation_to_the_end(project, stored, worker):
     assert shown["estimate"] is None and shown["estimated_completion_at"] is None
 
 
-def test_a_new_batch_is_behind_those_that_wait(project, stored, worker, queued):
+def test_a_new_batch_is_beside_those_that_wait_or_behind_them(project, stored, worker, queued):
     model("known", 0.5, 10.0)
     worker.set(model_name="known")
-    queued(("known", 100))
+    before = queued(("known", 100))
     file = stored(lines(4))
-    assert forecast.of_new(created(project, file)).start_at == next(iter(forecast.plan().values())).completion_at
+    there, beside = forecast.of(before), forecast.of_new(created(project, file))
+    assert beside.start_at == there.start_at
+    assert (beside.completion_at - beside.start_at).total_seconds() == pytest.approx(4, abs=0.5), "half of the engine"
+    behind = forecast.of_new(created(project, file, priority=-1))
+    assert (there.completion_at - behind.start_at).total_seconds() == pytest.approx(0.5), "while it has its last answer"
     urgent = wire.batch_object(batch := created(project, file, priority=9), expected=forecast.of_new(batch))
     assert urgent["estimate"]["starts_in_seconds"] == 0
 

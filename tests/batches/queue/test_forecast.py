@@ -43,7 +43,8 @@ def since(now, forecast):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_plan_is_what_the_worker_will_do(seed, queued, worker, settings):
-    """The queue in the tables is emptied as the worker would: its source says what waits, the arbiter chooses."""
+    """The queue in the tables is emptied as the worker would: its source says what waits, the arbiter chooses, and what
+    the loaded engine serves is run together, one request at a time."""
     settings.VBS_MAX_WAIT_MINUTES = 10**6
     chance = random.Random(seed)
     paces = {name: chance.randint(1, 9) / 4 for name in "abc"}
@@ -51,13 +52,13 @@ def test_the_plan_is_what_the_worker_will_do(seed, queued, worker, settings):
     models = {name: model(name, paces[name], loads[name]) for name in "abc"}
     tuned = model("tuned", 0.5, base=models["a"])
     Alias.objects.create(name="@best", model=tuned)
-    engines = {"tuned": "a", "@best": "a"}
+    engines = {"@best": "a"}
     for _ in range(14):
         names = chance.sample(["a", "b", "c", "@best"], k=chance.choice([1, 1, 1, 2, 3]))
         queued(
-            *[(name, chance.randint(1, 4)) for name in names],
+            *[(name, chance.randint(1, 9)) for name in names],
             waited=chance.uniform(0, 100),
-            priority=chance.choice([0, 0, 5]),
+            priority=chance.choice([0, 0, 5]) if len(names) == 1 else 0,
         )
     loaded = chance.choice("abc")
     worker.set(model_name=loaded)
@@ -65,25 +66,42 @@ def test_the_plan_is_what_the_worker_will_do(seed, queued, worker, settings):
     assert len(found) == 14 and not any(one.why for one in found.values())
 
     clock, start, end = 0.0, {}, {}
-    while work := choose(BatchesWorkload().waiting(loaded), loaded, timezone.now(), timezone.now(), FOREVER):
-        batch = Batch.objects.get(pk=work.id)
-        name = batch.model_names[work.segment]
-        rows = batch.requests.filter(model_index=work.segment, state=RequestState.PENDING)
-        count = rows.update(state=RequestState.COMPLETED)
+
+    def chosen():
+        return choose(BatchesWorkload().waiting(loaded), loaded, timezone.now(), timezone.now(), FOREVER)
+
+    while work := chosen():
         clock += loads[work.model] if work.model != loaded else 0
-        loaded = work.model
-        assert loaded == engines.get(name, name)
-        start.setdefault(batch.pk, clock)
-        clock += count * paces.get(name, 0.5)
-        end[batch.pk] = clock
-        Batch.objects.filter(pk=batch.pk).update(completed=F("completed") + count)
-        batch.refresh_from_db()
-        if not batch.pending:
-            Batch.objects.filter(pk=batch.pk).update(status=BatchStatus.COMPLETED)
+        loaded, left, members = work.model, {}, []
+        while work and work.model == loaded:
+            batch = claims.claim(work.id, worker.pk)
+            for index, name in enumerate(batch.model_names):
+                rows = batch.requests.filter(model_index=index, state=RequestState.PENDING)
+                if engines.get(name, name) == loaded and (count := rows.update(state=RequestState.COMPLETED)):
+                    left[batch, name] = count * paces.get(name, 0.5)
+                    Batch.objects.filter(pk=batch.pk).update(completed=F("completed") + count)
+            members.append(batch)
+            work = chosen()
+        while left:
+            top = max(batch.priority for batch, _ in left)
+            senders = [one for one in left if one[0].priority == top]
+            step = min(left[one] for one in senders)
+            for batch, name in senders:
+                start.setdefault(batch.pk, clock)
+                left[batch, name] -= step
+                end[batch.pk] = clock + step * len(senders)
+            clock += step * len(senders)
+            left = {one: seconds for one, seconds in left.items() if seconds > 1e-9}
+        for batch in members:
+            batch.refresh_from_db()
+            batch.release(worker.pk)
+            if not batch.pending:
+                Batch.objects.filter(pk=batch.pk).update(status=BatchStatus.COMPLETED)
     assert len(end) == 14
     origin = min(one.start_at for one in found.values()) - timedelta(seconds=min(start.values()))
+    longest = max(paces.values())  # of a request
     for pk, one in found.items():
-        assert since(origin, one) == pytest.approx((start[pk], end[pk]), abs=0.01), pk
+        assert since(origin, one) == pytest.approx((start[pk], end[pk]), abs=2 * longest), pk
 
 
 def test_of_a_model_never_measured_it_says_so(queued, worker):
@@ -108,7 +126,8 @@ def test_answers_without_a_limit_are_not_told_by_those_that_have_one(queued, wor
     batch, behind = queued(("known", 20), unlimited=5, waited=1), queued(("known", 2))
     found = forecast.plan()
     assert (found[batch.pk].seconds, found[batch.pk].completion_at, found[batch.pk].why) == (None, None, UNLIMITED)
-    assert found[batch.pk].start_at and "without a limit" in found[behind.pk].why and found[behind.pk].seconds == 1.0
+    assert found[batch.pk].start_at and (found[behind.pk].why, found[behind.pk].seconds) == ("", 1.0)
+    assert since(found[batch.pk].start_at, found[behind.pk])[1] == pytest.approx(2, abs=0.5), "half of it"
     settings.VBS_DEFAULT_MAX_TOKENS = 100
     snapshot.forget()
     assert (forecast.of(batch).seconds, forecast.of(batch).why) == (10.0, ""), "they have one"
@@ -124,9 +143,9 @@ def test_answers_without_a_limit_are_told_by_the_batch_s_own_pace(queued, worker
     worker.set(model_name="known")
     runs = leased(queued(("known", 20), unlimited=20), worker, attempts=1)
     assert (forecast.of(runs).seconds, forecast.of(runs).why) == (None, UNLIMITED)
-    leased(runs, worker, requests_per_second=0.1)
+    leased(runs, worker, completed=4, in_flight=1, in_flight_seconds=45.0)
     snapshot.forget()
-    assert (forecast.of(runs).seconds, forecast.of(runs).why) == (200.0, "")
+    assert (forecast.of(runs).seconds, forecast.of(runs).why) == (pytest.approx(15 * 10 + 10), "")
 
 
 def test_a_turn_measures_answers_without_a_limit(add_model, submitted, gpu, close, settings):
@@ -192,7 +211,8 @@ def test_a_model_that_is_not_ready_holds_nobody_up(queued, worker):
         assert found[one.pk].start_at is None and found[one.pk].completion_at is None
     assert found[partly.pk].seconds == 4.0 and "model show broken' says why" in found[partly.pk].why
     assert not any("no weights" in one.why for one in found.values()), "which may name folders and addresses"
-    assert (found[here.pk].start_at - found[partly.pk].start_at).total_seconds() == pytest.approx(4.0)
+    assert found[here.pk].start_at == found[partly.pk].start_at, "they run together"
+    assert since(found[here.pk].start_at, found[partly.pk])[1] == pytest.approx(4.0 + 2.0)
 
 
 def leased(batch, worker, **fields):
@@ -209,9 +229,9 @@ def test_of_what_runs_what_is_overdue_counts(queued, worker):
     known = model("known", 1.0, 10.0)
     Measurement.objects.filter(model=known).update(latency_p99=5.0)
     worker.set(model_name="known")
-    runs = leased(queued(("known", 0), total=1000), worker, completed=999, requests_per_second=0.0, attempts=2)
-    assert wire.progress(runs)["eta_seconds"] == pytest.approx(1, abs=1)
-    leased(runs, worker, requests_per_second=1.0, oldest_sent_at=timezone.now() - timedelta(minutes=5))
+    runs = leased(queued(("known", 0), total=1000), worker, completed=999, in_flight=1)
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(2, abs=1)
+    leased(runs, worker, oldest_sent_at=timezone.now() - timedelta(minutes=5))
     snapshot.forget()
     assert wire.progress(runs)["eta_seconds"] == pytest.approx(295, abs=3)
 
@@ -220,27 +240,53 @@ def test_of_what_runs_the_rest_is_as_measured_and_as_it_goes(queued, worker):
     known = model("known", 1.0, 10.0)
     worker.set(model_name="known")
     began = timezone.now() - timedelta(seconds=160)
-    runs = leased(queued(("known", 0), total=1000), worker, completed=150, failed=10, requests_per_second=1.0)
-    leased(runs, worker, attempts=1, in_progress_at=began, oldest_sent_at=timezone.now())
-    waits = queued(("known", 1))
+    runs = leased(queued(("known", 0), total=1000), worker, completed=150, failed=10, in_flight_seconds=160.0)
+    leased(runs, worker, in_flight=1, in_progress_at=began, oldest_sent_at=timezone.now(), last_sent_at=timezone.now())
+    later = queued(("known", 1), priority=-1)
     shown = wire.batch_object(runs)
     assert shown["progress"]["eta_seconds"] == pytest.approx(840, abs=10)
     assert shown["estimate"]["starts_in_seconds"] == 0 and shown["estimate"]["requests"] == 840
-    assert forecast.of(waits).start_at == forecast.of(runs).completion_at
-    leased(runs, worker, in_progress_at=began - timedelta(seconds=160))
+    assert since(forecast.of(later).start_at, forecast.of(runs))[1] == pytest.approx(1.0, abs=0.1), "its last answer"
+    leased(runs, worker, in_progress_at=began - timedelta(seconds=160), in_flight_seconds=320.0)
     snapshot.forget()
     assert wire.progress(runs)["eta_seconds"] == pytest.approx(2 * 840, abs=30), "it is half as fast as it was"
-    leased(runs, worker, in_progress_at=began, attempts=2, requests_per_second=0.5)
+    leased(runs, worker, in_progress_at=began - timedelta(hours=1), attempts=2)
     snapshot.forget()
-    assert wire.progress(runs)["eta_seconds"] == pytest.approx(1.5 * 840, abs=10), "how long it ran before is not known"
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(2 * 840, abs=30), "that it has waited changes nothing"
     Measurement.objects.filter(model=known).delete()
     snapshot.forget()
-    assert wire.progress(runs)["eta_seconds"] == pytest.approx(840 * 2, abs=1)
-    leased(runs, worker, requests_per_second=0.0)
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(2 * 840, abs=10)
+    leased(runs, worker, in_flight_seconds=0.0)
     snapshot.forget()
     shown = wire.batch_object(runs)
     assert shown["progress"]["eta_seconds"] is None and shown["estimated_completion_at"] is None
     assert shown["estimate"]["reason"] == "known has never been measured."
+
+
+def test_when_another_joins_or_leaves_the_time_left_follows_at_once(queued, worker):
+    model("known", 1.0, 10.0)
+    worker.set(model_name="known")
+    ago = timezone.now() - timedelta(seconds=100)
+
+    def running(name, answered, spent, **fields):
+        batch = queued((name, 0), total=answered + 200)
+        fields |= {"in_flight": 1, "oldest_sent_at": timezone.now(), "last_sent_at": timezone.now()}
+        return leased(batch, worker, completed=answered, in_progress_at=ago, in_flight_seconds=spent, **fields)
+
+    alone = running("known", 100, 100.0)
+    assert wire.progress(alone)["eta_seconds"] == pytest.approx(200, abs=5)
+    other = running("known", 50, 50.0)
+    snapshot.forget()
+    for batch in (alone, other):
+        assert wire.progress(batch)["eta_seconds"] == pytest.approx(400, abs=10), "each has half of the engine"
+    Batch.objects.filter(pk=other.pk).update(priority=1)
+    snapshot.forget()
+    assert wire.progress(other)["eta_seconds"] == pytest.approx(200, abs=5)
+    assert wire.progress(alone)["eta_seconds"] == pytest.approx(400, abs=10)
+    Batch.objects.get(pk=other.pk).release(worker.pk)
+    Batch.objects.filter(pk=other.pk).update(status=BatchStatus.CANCELLED)
+    snapshot.forget()
+    assert wire.progress(alone)["eta_seconds"] == pytest.approx(200, abs=5)
 
 
 def test_a_first_window_in_flight_is_not_told_by_the_pace_of_a_few(queued, worker, monkeypatch):
@@ -251,7 +297,7 @@ def test_a_first_window_in_flight_is_not_told_by_the_pace_of_a_few(queued, worke
     Measurement.objects.create(model=known, kind="batch", requests=30, seconds=6.0, input_tokens=1, **latencies)
     worker.set(model_name="known")
     now = timezone.now() - timedelta(seconds=3)
-    runs = leased(queued(("known", 0), total=1000), worker, attempts=1, in_progress_at=now, oldest_sent_at=now)
+    runs = leased(queued(("known", 0), total=1000), worker, in_flight=160, in_progress_at=now, oldest_sent_at=now)
     assert 20 < wire.progress(runs)["eta_seconds"] < 80, (
         "seven windows of 6 s to 9 s each; by the pace of 0.2 s it was 197"
     )

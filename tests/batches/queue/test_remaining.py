@@ -7,6 +7,7 @@ import statistics
 import pytest
 
 from batches.queue import remaining
+from batches.queue.remaining import Progress, Rest
 from models_registry.speed.measurements import percentile
 from models_registry.speed.speeds import Answers
 
@@ -16,7 +17,6 @@ LENGTHS = {
     "mixed": lambda chance: chance.uniform(0.8, 1.2) if chance.random() < 0.8 else chance.uniform(40, 60),
     "equal": lambda chance: 10.0,
 }
-RATE_SECONDS = 30.0
 
 
 class Played:
@@ -37,20 +37,20 @@ class Played:
         at_once = min(self.window, self.requests)
         return Answers(percentile(lasted, 50), percentile(lasted, 99), statistics.fmean(lasted), at_once)
 
-    def state(self, now):
-        """As the worker tells it at this time: answered, pending, oldest, live."""
-        ends = [end for _, end in self.spans if end <= now]
-        oldest = max((now - sent for sent, end in self.spans if sent <= now < end), default=0.0)
-        since = max(0.0, now - RATE_SECONDS)
-        of_late = sum(end > since for end in ends)
-        live = (now - since) / of_late if 2 * len(ends) >= min(self.window, self.requests) and of_late else None
-        return len(ends), self.requests - len(ends), oldest, live
+    def progress(self, now):
+        """As the worker tells it at this time."""
+        sent = [(began, end) for began, end in self.spans if began <= now]
+        flying = [began for began, end in sent if now < end]
+        spent = sum(min(end, now) - began for began, end in sent)
+        answered, latest = len(sent) - len(flying), now - max(began for began, _ in sent)
+        oldest = now - min(flying, default=now)
+        return Progress(answered, self.requests - answered, len(flying), spent, oldest, latest, now)
 
 
-def told(run, measured, now, one_turn=True):
-    usual = remaining.crowded(measured, min(run.window, run.requests))
-    answered, pending, oldest, live = run.state(now)
-    return remaining.left(usual, run.window, answered, pending, now if one_turn else None, oldest, live)
+def told(run, measured, now):
+    usual = remaining.crowded(measured, min(run.window, run.requests)) if measured else None
+    rest = remaining.left(usual, run.progress(now))
+    return rest and rest.seconds(run.window)
 
 
 def moments(run):
@@ -100,7 +100,7 @@ def test_a_small_measurement_does_not_make_a_large_batch_slow(before):
     """Ten requests took 1 s, 0.1 s each; 4,000 in a window of 160 take 26 s, not 400."""
     run, measured = case(before=before, requests=4000, kind="short")
     usual = remaining.crowded(measured, 160)
-    assert run.seconds / 2 < remaining.whole(usual, 160, 4000) < 3 * run.seconds
+    assert run.seconds / 2 < Rest(4000, usual).seconds(160) < 3 * run.seconds
     assert off(run, measured)[10:] == [], "and once a window has ended it is right"
 
 
@@ -111,6 +111,14 @@ def test_what_is_longer_than_ever_is_seen_by_those_in_flight():
     assert said == sorted(said) and said[0] < 2 and 30 < said[-1] < 60, "as long again as it is late"
 
 
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_of_a_model_never_measured_it_is_told_by_the_batch_itself(kind):
+    run, _ = case(requests=4000, kind=kind)
+    assert told(run, None, 0.5) is None
+    for now in (0.3 * run.seconds, 0.6 * run.seconds, 0.8 * run.seconds):
+        assert (run.seconds - now) / 2 < told(run, None, now) < 2 * (run.seconds - now)
+
+
 def test_what_is_shorter_than_ever_is_seen_when_half_a_window_has_ended():
     run, _ = case(requests=2000, kind="short")
     _, measured = case(requests=160, kind="long")
@@ -118,24 +126,41 @@ def test_what_is_shorter_than_ever_is_seen_when_half_a_window_has_ended():
     assert off(run, measured, least=3.0) == []
 
 
-def test_after_an_interruption_what_is_left_is_a_batch_of_its_own():
-    run, measured = case(requests=1600, kind="equal")
-    for now in (1.0, 35.0, 61.0):
-        assert told(run, measured, now, one_turn=False) == pytest.approx(run.seconds - now, abs=10)
+def test_after_an_interruption_what_was_spent_counts():
+    """For how long it ran is known, however long it waited in between."""
+    run, measured = case(requests=1600, kind="equal", slower=2.0)
+    usual = remaining.crowded(measured, 160)
+    now = run.progress(100.0)
+    for lasted in (100.0, 10_000.0):
+        again = Progress(now.answered, now.pending, 0, now.spent, 0.0, 5.0, lasted)
+        assert remaining.left(usual, again).seconds(160) == pytest.approx(run.seconds - 100, rel=0.2)
+
+
+def test_without_what_was_spent_it_is_as_usual():
+    """Batches that ran before it was recorded."""
+    rest = remaining.left(Answers(1.0, 4.0, 1.5, 160), Progress(300, 700, 160, 0.0, 1.0, 0.1, 50.0))
+    assert rest.work == 540 * 1.5
 
 
 def test_the_last_takes_what_it_takes():
     usual = Answers(1.0, 4.0, 1.5, 160)
-    assert remaining.left(usual, 160, 1000, 0, 10.0, 0.0) == 0.0
-    assert remaining.left(usual, 160, 999, 1, 20.0, 600.0) >= 500, "it is overdue, and told so"
-    assert 0 < remaining.left(usual, 160, 999, 1, 12.0, 1.0) < 5
+
+    def seconds(*values):
+        return remaining.left(usual, Progress(*values)).seconds(160)
+
+    assert seconds(1000, 0, 0, 1500.0, 0.0, 5.0, 10.0) == 0.0
+    assert seconds(999, 1, 1, 1500.0, 600.0, 600.0, 610.0) >= 500, "it is overdue, and told so"
+    assert 0 < seconds(999, 1, 1, 1500.0, 1.0, 1.0, 12.0) < 5
 
 
 @pytest.mark.parametrize(("requests", "seconds"), [(0, 0.0), (1, 1.0), (99, 4.0), (160, 4.0), (1600, 15 - 1.5 + 4)])
 def test_a_whole_batch(requests, seconds):
-    assert remaining.whole(Answers(1.0, 4.0, 1.5, 160), 160, requests) == pytest.approx(seconds)
+    assert Rest(requests, Answers(1.0, 4.0, 1.5, 160)).seconds(160) == pytest.approx(seconds)
 
 
 def test_the_longer_the_few_long_ones_the_sooner_all_are_sent():
-    assert remaining.sending(Answers(1.0, 50.0, 10.8, 160), 160, 800) == pytest.approx(54 - 23, abs=1)
-    assert remaining.sending(Answers(5.0, 5.0, 5.0, 160), 160, 800) == 20.0
+    many = Rest(800, Answers(1.0, 50.0, 10.8, 160))
+    assert (many.work - many.saved(160)) / 160 == pytest.approx(54 - 23, abs=1)
+    equal = Rest(800, Answers(5.0, 5.0, 5.0, 160))
+    assert (equal.work - equal.saved(160)) / 160 == 20.0
+    assert equal.saved(800) == equal.saved(900) == equal.work, "all of them at once"

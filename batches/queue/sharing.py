@@ -1,0 +1,143 @@
+"""How batches share one engine: who sends how much, and when each has its last answer.
+
+The places that become free in the window go to the batches of the highest priority that have requests left to send, in
+equal parts; when these are all sent, their last answers are waited for while the next priority sends. Requests are
+taken to flow: between two events nothing changes but how much is left. An event is that the last request of a batch is
+sent, or that its last answer comes. Times are seconds from now.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from batches.queue.remaining import Rest, longest
+
+INSTANT = 1e-6  # seconds, or seconds of one place, that are nothing
+
+
+@dataclass(eq=False)
+class Member:
+    """A batch's requests for one model, on the engine. place: the batch's in the queue. requests: how many are not
+    answered. rest: what they take; None when that is not known: then it takes what it may have for ever.
+
+    weight: its part of the window beside a batch of weight 1. work: the seconds of one place until its last request is
+    sent. started, ends: when its first request is sent, and its last is answered, once that is known.
+    """
+
+    place: int
+    priority: int
+    requests: int
+    rest: Rest | None
+    weight: float = 1.0
+    started: float | None = None
+    ends: float | None = None
+    work: float = field(init=False)
+    _rate: float = 0.0
+    _filled: float = 0.0
+    _least: float = 0.0
+    _sent: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.work = math.inf if self.rest is None else self.rest.work
+        self._filled = 0.0 if self.rest is None else self.rest.in_flight
+
+    @property
+    def sends(self) -> bool:
+        return self.ends is None
+
+    @property
+    def left(self) -> Rest | None:
+        """What is left of it, if it has to leave now; what is in flight is answered."""
+        if self.rest is None or not self.rest.usual.mean:
+            return self.rest
+        return Rest(math.ceil(self.work / self.rest.usual.mean - INSTANT), self.rest.usual)
+
+    def _in_flight(self, now: float) -> float:
+        if self.ends is None:
+            return self._filled
+        over = self.ends - self._sent
+        return self._filled * max(0.0, self.ends - now) / over if over > 0 else 0.0
+
+
+class SharedEngine:
+    """An engine from the moment at which it is loaded. window: how many requests it has in flight."""
+
+    def __init__(self, window: float, now: float) -> None:
+        self.window = max(window, 1.0)
+        self.now = now
+        self.members: list[Member] = []
+
+    def add(self, members: Sequence[Member]) -> None:
+        """These begin now. Where nobody sends, they fill what is free of the window at once."""
+        idle = not any(member.sends and member._rate for member in self.members)
+        self.members += members
+        for member in members:
+            member._least = self.now + (member.rest.least if member.rest else 0.0)
+        if idle:
+            self._fill()
+        self._share()
+
+    def advance(self, now: float) -> None:
+        """Let the time go on to the next event, or to before it."""
+        for member in self.members:
+            if member.sends:
+                member.work -= member._rate * (now - self.now)
+        self.now = now
+        self._share()
+
+    def ended(self) -> list[Member]:
+        """Take out those whose last request is answered."""
+        found = [member for member in self.members if member.ends is not None and member.ends <= self.now + INSTANT]
+        self.members = [member for member in self.members if member not in found]
+        return found
+
+    def remove(self, members: Sequence[Member]) -> None:
+        self.members = [member for member in self.members if member not in members]
+        self._share()
+
+    def next_event(self) -> float | None:
+        """When the next batch has sent its last request, or has its last answer; None when that is never."""
+        times = [member.ends for member in self.members if member.ends is not None]
+        times += [self.now + member.work / member._rate for member in self.members if member.sends and member._rate]
+        first = min(times, default=math.inf)
+        return None if first == math.inf else max(first, self.now)
+
+    def _fill(self) -> None:
+        free = self.window - sum(member._in_flight(self.now) for member in self.members)
+        rooms = [member.rest.unsent if member.rest else member.requests for member in self.members]
+        for member, filled in self._parts(free, rooms):
+            if member.rest and filled:
+                member.work -= member.rest.saved(filled)
+                member._filled += filled
+                member.started = self.now if member.started is None else member.started
+
+    def _share(self) -> None:
+        """Divide the window anew among those that send; who has sent all waits for the answers."""
+        for member in self.members:
+            if member.sends and member.work <= INSTANT and member.rest:
+                at_once = max(member._filled, min(member._rate, member.requests))
+                member._filled, member._sent = min(at_once, self.window), self.now
+                tail = longest(member.rest.usual, member._filled) if member.rest.unsent else 0.0
+                member.ends = max(self.now + tail, member._least)
+                member.started = self.now if member.started is None else member.started
+        rooms = [math.inf if member.rest else member.requests for member in self.members]
+        for member, rate in self._parts(self.window, rooms):
+            member._rate = rate
+            if rate and member.started is None:
+                member.started = self.now
+
+    def _parts(self, whole: float, rooms: Sequence[float]) -> list[tuple[Member, float]]:
+        """The part of each that sends: the highest priority first, in equal parts within one, no more than it has room
+        for."""
+        found: list[tuple[Member, float]] = []
+        senders = [(member, room) for member, room in zip(self.members, rooms, strict=True) if member.sends]
+        senders.sort(key=lambda one: -one[0].priority)
+        for _, group in groupby(senders, key=lambda one: one[0].priority):
+            equal = sorted(group, key=lambda one: one[1] / one[0].weight)
+            weights = sum(member.weight for member, _ in equal)
+            for member, room in equal:
+                part = min(room, max(0.0, whole) * member.weight / weights)
+                whole, weights = whole - part, weights - member.weight
+                found.append((member, part))
+        return found
