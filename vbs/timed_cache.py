@@ -28,21 +28,22 @@ class _Entry(Generic[Value]):
 class Kept(Generic[Value]):
     """Values by their keys.
 
-    waits: while a value is renewed, others wait for the new one; otherwise they get the old one, if there is one.
+    late: while a value is renewed, others get the old one if it is at most so many seconds too old; otherwise they wait
+    for the new one.
     """
 
-    def __init__(self, waits: bool = True) -> None:
+    def __init__(self, late: float = 0.0) -> None:
         self._entries: OrderedDict[Hashable, _Entry[Value]] = OrderedDict()
         self._lock = threading.Lock()
-        self._waits = waits
+        self._late = late
 
     def get(self, key: Hashable, seconds: float, make: Callable[[], Value]) -> Value:
-        """The value, worked out at most so many seconds ago. Only one caller works it out at a time. Raises what `make`
-        raises."""
+        """The value, worked out at most so many seconds ago, or while that goes on `late` ones more. Only one caller
+        works it out at a time. Raises what `make` raises."""
         entry = self._entry(key)
         if entry.is_fresh(seconds):
             return entry.value
-        if not entry.making.acquire(blocking=self._waits or entry.made_at == float("-inf")):
+        if not entry.making.acquire(blocking=not entry.is_fresh(seconds + self._late)):
             return entry.value
         try:
             if not entry.is_fresh(seconds):

@@ -292,11 +292,11 @@ def _progress(batch: Batch, requests: int) -> Progress:
     return Progress(answered, requests, in_flight, spent, oldest, latest, since(batch.in_progress_at))
 
 
-_kept: Kept[QueueSnapshot] = Kept()
+_kept: Kept[QueueSnapshot] = Kept(late=FRESH_SECONDS)  # working it out takes longer than a request may wait
 
 
 def current() -> QueueSnapshot:
-    """The snapshot of at most FRESH_SECONDS ago."""
+    """The snapshot of at most FRESH_SECONDS ago; while the next is worked out, the one before it."""
     return _kept.get("of the queue", FRESH_SECONDS, QueueSnapshot)
 
 

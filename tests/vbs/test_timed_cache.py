@@ -49,12 +49,23 @@ def renewing(values):
 
 
 def test_who_comes_meanwhile_is_told_the_one_before():
-    values = Kept(waits=False)
+    values = Kept(late=60)
     thread, over = renewing(values)
     assert values.get("a", 0, lambda: 3) == 1
     over.set()
     thread.join()
     assert values.get("a", 60, lambda: 3) == 2
+
+
+def test_who_comes_meanwhile_waits_if_the_one_before_is_too_old(monkeypatch):
+    values = Kept(late=60)
+    now = [0.0]
+    monkeypatch.setattr(timed_cache.time, "monotonic", lambda: now[0])
+    thread, over = renewing(values)
+    now[0] = 61.0
+    threading.Timer(0.1, over.set).start()
+    assert values.get("a", 1, lambda: 3) == 2
+    thread.join()
 
 
 def test_what_is_forgotten_while_it_is_made_is_made_anew():

@@ -6,6 +6,7 @@ be reached, the last known values apply: a setting never makes something fail.
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 2.0
 
-_kept: Kept[dict[str, Any]] = Kept(waits=False)
+_kept: Kept[dict[str, Any]] = Kept(late=math.inf)
 _known: dict[str, Any] = {}  # while the database is away
 _said = ""
 
