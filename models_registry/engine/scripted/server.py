@@ -204,11 +204,7 @@ class Server:
             raise RequestRefused(400, f"The lora adapter '{name}' has already been loaded.", "lora_name")
         if load and not (Path(path) / "adapter_config.json").exists():
             raise RequestRefused(404, f"Loading lora {name} failed: No adapter found for {path}")
-        if (
-            load
-            and (rank := orjson.loads((Path(path) / "adapter_config.json").read_bytes())["r"])
-            > self.options.max_lora_rank
-        ):
+        if load and (rank := _rank(path)) > self.options.max_lora_rank:
             message = f"LoRA rank {rank} is greater than max_lora_rank {self.options.max_lora_rank}."
             raise RequestRefused(500, message, kind="InternalServerError")
         if not load and name not in self.adapters:
