@@ -80,6 +80,7 @@ def options(given: dict[str, Any], task: str, source: str, size: int | None = No
         size = weights(source) if size is None else size
         if not computes_in_16_bits() and 2 * size < main_memory.total() // 3:
             made["dtype"] = "float32"
+    made["scheduling-policy"] = "priority"  # what people ask directly goes before the lines of batches
     if task in ("embedding", "score"):
         made["runner"] = "pooling"
     else:

@@ -35,7 +35,9 @@ def test_a_gpu_by_its_memory(machine, tmp_path, monkeypatch, gib, seqs, tokens):
     machine(gib)
     monkeypatch.setattr(defaults, "cores", lambda: 2)
     made = defaults.options({}, "embedding", str(tmp_path))
-    assert made == {"max-num-seqs": seqs, "max-num-batched-tokens": tokens, "runner": "pooling"}
+    sizes = {"max-num-seqs": seqs, "max-num-batched-tokens": tokens}
+    assert made == sizes | {"runner": "pooling", "scheduling-policy": "priority"}
+    assert defaults.options({"scheduling-policy": "fcfs"}, "chat", str(tmp_path))["scheduling-policy"] == "fcfs"
 
 
 @pytest.mark.parametrize("cores, servers", [(1, None), (7, None), (8, 2), (15, 3), (16, 4), (64, 4)])
