@@ -3,6 +3,7 @@ ended."""
 
 import fcntl
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,14 @@ from models_registry.engine.machine import leftovers
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.sleeping import SleepingEngines
 from models_registry.engine.spec import Adapter, EngineKind, EngineSpec
+from models_registry.engine.watch import figures
 
 log = logging.getLogger(__name__)
 
 START_ATTEMPTS = 3
+FINISH_SECONDS = 30  # for the answers to what people ask directly, before the engine makes room for another
+LOOK_SECONDS = 2  # for the engine to tell its figures
+POLL_SECONDS = 0.25
 FOR_ADAPTERS = ("enable-lora", "max-lora-rank")
 # Shortages within the engine's own share of the memory, which other engines do not cause.
 OWN_SHARE = (ShortageKind.CONTEXT, ShortageKind.CACHE)
@@ -110,24 +115,41 @@ class Resident:
     def _acquire(self, spec: EngineSpec, on_progress: Progress) -> Engine:
         if self.engine and _serves(self.engine.spec, spec) and self.engine.alive():
             return self.engine
-        self._make_room(spec)
+        self._make_room(spec, on_progress)
         if spec.kind is EngineKind.REMOTE:
             self.engine = server.remote(spec, self.remote_keys, self.remote_window)
         else:
             self.engine = self.sleepers.wake(spec, on_progress) or self._start(spec, on_progress)
         return self.engine
 
-    def _make_room(self, wanted: EngineSpec) -> None:
+    def _make_room(self, wanted: EngineSpec, on_progress: Progress) -> None:
         """Put the loaded engine to sleep if it can sleep, else end it. wanted: the spec that is needed next, whose
         engine may be asleep and then stays."""
         if not self.engine:
             return
+        if self.engine.pid is not None:
+            self._let_finish(self.engine, on_progress)
         if self.sleep and self.engine.can_sleep and self.engine.alive():
             self.keep_adapters(set())  # the fixed prompt cannot check them; they are loaded again when needed
             if self.sleepers.put_to_sleep(self.engine, keep=wanted):
                 self.engine, self.adapters = None, set()
                 return
         self._end()
+
+    def _let_finish(self, engine: Engine, on_progress: Progress) -> None:
+        """Give the engine a while to answer what people have asked it directly. Without engine.json nobody finds it, so
+        nothing new comes."""
+        server.remove_state(self.home, engine)
+        end = time.monotonic() + FINISH_SECONDS
+        try:
+            while engine.alive() and (left := figures.ask(engine.address, LOOK_SECONDS)) and time.monotonic() < end:
+                if not (there := left.running + left.waiting):
+                    return
+                on_progress(f"waiting until {engine.spec.name} has answered {there} more requests")
+                time.sleep(POLL_SECONDS)
+        except BaseException:  # it stays, for it is not to make room any more
+            server.write_state(self.home, engine)
+            raise
 
     def _start(self, spec: EngineSpec, on_progress: Progress) -> Engine:
         """A cold start, with options reduced as little as makes the model fit. The next start of this spec uses the

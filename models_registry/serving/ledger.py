@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 
-from channels.db import database_sync_to_async
 from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -80,13 +79,19 @@ class Ledger:
 
     async def _write_for_a_while(self) -> None:
         """Write as long as there is something to write; the next request begins anew."""
-        write = database_sync_to_async(self.write, thread_sensitive=False)
         while True:
-            await write()
+            await asyncio.to_thread(self.write_and_close)
             await asyncio.sleep(WRITE_SECONDS)
             with self._lock:
                 if not (self._sums or self._asked or +self._running):
                     return
+
+    def write_and_close(self) -> None:
+        """Write in a thread that is not Django's, or at the end of the process."""
+        try:
+            self.write()
+        finally:
+            connection.close()
 
     def write(self) -> None:
         """Write what was counted since the last write. While the database is away, it is kept."""
@@ -108,12 +113,6 @@ class Ledger:
 
 
 ledger = Ledger()
-
-
-def write() -> None:
-    """For the end of the web process."""
-    ledger.write()
-    connection.close()
 
 
 def _add(sums: dict[_Key, _Sums]) -> None:

@@ -1,6 +1,7 @@
 """Our ASGI application with an engine, in this process, and a client of it that can go away."""
 
 import asyncio
+import gc
 import json
 import socket
 
@@ -82,7 +83,10 @@ class Web:
             finally:
                 await links.close()
 
-        return asyncio.run(whole())
+        try:
+            return asyncio.run(whole())
+        finally:
+            gc.collect()  # the connections of threads that have ended
 
     def ask(self, path, body, key="", **headers):
         return self.run(lambda: self.post(path, body, key, **headers))
