@@ -15,6 +15,7 @@ from vbs.leases import Leased, LeasedQuerySet
 from vbs.openai import ids
 
 USUAL_LORA_RANK = 16
+SPARE_ADAPTERS = 2  # that an engine can keep beside those that are there when it is started
 
 
 class Task(models.TextChoices):
@@ -105,28 +106,38 @@ class Model(models.Model):
             source=self.source,
             task=self.task,
             kind=EngineKind(self.kind),
-            args=tuple(sorted((self._lora_args() | self._code_args() | self.engine_args).items())),
+            args=tuple(sorted((self._code_args() | self.engine_args).items())),
             remote_name=self.remote_name,
             pool=tuple(self.pool),
             private=self.private_address or settings.VBS_PRIVATE_URLS,
             media_domains=tuple(settings.VBS_MEDIA_DOMAINS) if self.kind == EngineKind.VLLM else (),
         )
 
-    def _lora_args(self) -> dict[str, Any]:
-        """The options for adapters. They are chosen so that another adapter seldom changes them, because an engine has
-        to be started again for other options."""
+    def lora_options(self, active: int, most: int) -> dict[str, Any]:
+        """The engine's options for so many of its adapters at once; none where it has no adapters that are ready.
+
+        most: adapters that may run at once. The options leave room for one that nobody has asked for yet, and for the
+        ranks of all, because an engine has to be started again for other options.
+        """
         here = self.adapters.filter(state=ModelState.READY)
         ranks = [rank or 0 for rank in here.values_list("lora_rank", flat=True)]
         if not ranks:
             return {}
-        most = max(USUAL_LORA_RANK, *ranks)
-        return {"enable-lora": True, "max-lora-rank": next(rank for rank in LORA_RANKS if rank >= most)}
+        highest = max(USUAL_LORA_RANK, *ranks)
+        together = min(active + 1, most, self.engine_args.get("max-cpu-loras", most))
+        together = self.engine_args.get("max-loras", together)
+        return {
+            "enable-lora": True,
+            "max-lora-rank": next(rank for rank in LORA_RANKS if rank >= highest),
+            "max-loras": together,
+            "max-cpu-loras": max(together, len(ranks) + SPARE_ADAPTERS),
+        }
 
     def _code_args(self) -> dict[str, Any]:
         return {"trust-remote-code": True} if self.trust_remote_code else {}
 
     def adapter(self) -> Adapter | None:
-        return Adapter(self.served_name, self.source) if self.base else None
+        return Adapter(self.served_name, self.source, self.lora_rank or 0) if self.base else None
 
     @property
     def served_name(self) -> str:

@@ -5,7 +5,6 @@ import fcntl
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +22,6 @@ START_ATTEMPTS = 3
 FINISH_SECONDS = 30  # for the answers to what people ask directly, before the engine makes room for another
 LOOK_SECONDS = 2  # for the engine to tell its figures
 POLL_SECONDS = 0.25
-FOR_ADAPTERS = ("enable-lora", "max-lora-rank")
 # Shortages within the engine's own share of the memory, which other engines do not cause.
 OWN_SHARE = (ShortageKind.CONTEXT, ShortageKind.CACHE)
 
@@ -86,11 +84,12 @@ class Resident:
     def acquire(self, spec: EngineSpec, on_progress: Progress, adapter: Adapter | None = None) -> Engine:
         """The engine that serves this spec and the adapter, loaded if it is not.
 
+        spec: with the options for adapters with which it is started if it has to be; one that runs keeps its own.
         A model that does not fit is started with reduced options (`StartResult.reduced`). Raises LoadError.
         """
         attempt = 1
         while True:
-            engine = self._acquire(spec, on_progress)
+            engine = self._acquire(spec, on_progress, adapter)
             try:
                 if adapter and adapter.name not in self.adapters:
                     control.load_adapter(engine.address, adapter)
@@ -102,6 +101,13 @@ class Resident:
                 log.warning("The engine died while it was loading an adapter; starting it again")
                 attempt += 1
 
+    def serves(self, spec: EngineSpec, adapter: Adapter | None = None) -> bool:
+        """Does the loaded engine serve this spec and the adapter beside all that it has loaded, as it runs now?"""
+        engine = self.engine
+        if engine is None or not engine.serves(spec, adapter) or not engine.alive():
+            return False
+        return adapter is None or adapter.name in self.adapters or len(self.adapters) < engine.adapter_places
+
     def keep_adapters(self, names: set[str]) -> None:
         """Unload all other adapters. One that the engine does not unload stays there, but no request can name it."""
         for name in self.adapters - names:
@@ -112,14 +118,14 @@ class Resident:
                 except (LoadError, *control.NO_ANSWER) as error:
                     log.warning("The adapter %s was not unloaded: %s", name, error)
 
-    def _acquire(self, spec: EngineSpec, on_progress: Progress) -> Engine:
-        if self.engine and _serves(self.engine.spec, spec) and self.engine.alive():
+    def _acquire(self, spec: EngineSpec, on_progress: Progress, adapter: Adapter | None) -> Engine:
+        if self.engine and self.engine.serves(spec, adapter) and self.engine.alive():
             return self.engine
         self._make_room(spec, on_progress)
         if spec.kind is EngineKind.REMOTE:
             self.engine = server.remote(spec, self.remote_keys, self.remote_window)
         else:
-            self.engine = self.sleepers.wake(spec, on_progress) or self._start(spec, on_progress)
+            self.engine = self.sleepers.wake(spec, on_progress, adapter) or self._start(spec, on_progress)
         return self.engine
 
     def _make_room(self, wanted: EngineSpec, on_progress: Progress) -> None:
@@ -206,9 +212,3 @@ class Resident:
         engine, self.engine, self.adapters = self.engine, None, set()
         if engine:
             server.stop(engine, self.home)
-
-
-def _serves(running: EngineSpec, asked: EngineSpec) -> bool:
-    """Does the running engine serve the spec that is asked for? One with LoRA options also serves its plain model."""
-    plain = tuple((name, value) for name, value in running.args if name not in FOR_ADAPTERS)
-    return asked in (running, replace(running, args=plain))

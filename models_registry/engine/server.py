@@ -30,7 +30,7 @@ from models_registry.engine.environment import minimal
 from models_registry.engine.log_reasons import LoadError, Shortage, ShortageKind, explain
 from models_registry.engine.machine import leftovers, main_memory
 from models_registry.engine.pool import Pool
-from models_registry.engine.spec import Address, EngineKind, EngineSpec, StartResult
+from models_registry.engine.spec import Adapter, Address, EngineKind, EngineSpec, StartResult
 from models_registry.engine.start_progress import StartProgress
 from vbs.outgoing.client import AddressError, SendError, UnknownHost, origin, send
 from vbs.places import PROGRAM
@@ -49,6 +49,7 @@ REACH_ATTEMPTS, REACH_SECONDS = 4, 10
 NO_MEDIA = "no-domain-is-in.vbs-media-domains.invalid"  # vLLM names it when it refuses a URL
 MOST_LISTED = 16 * 2**20  # bytes of a remote server's list of models
 KEPT_LOGS = 10
+LORA_RANK = 16  # the highest where nothing is said: vLLM 0.32, LoRAConfig.max_lora_rank
 ROOM_FOR_RPC = 65  # bytes; a folder with a longer path has no space for a socket named by a UUID
 
 Progress = Callable[[str], None]
@@ -92,6 +93,21 @@ class Engine:
     @property
     def can_sleep(self) -> bool:
         return self.pid is not None and self.started.options.get("enable-sleep-mode") is True
+
+    def serves(self, spec: EngineSpec, adapter: Adapter | None = None) -> bool:
+        """Does it serve this spec, and can it take this adapter without being started again?"""
+        if replace(self.spec, lora=()) != replace(spec, lora=()):
+            return False
+        if adapter is None:
+            return True
+        options = self.started.options
+        return options.get("enable-lora") is True and adapter.rank <= options.get("max-lora-rank", LORA_RANK)
+
+    @property
+    def adapter_places(self) -> int:
+        """How many adapters it keeps beside each other; a further one takes the place of another."""
+        options = self.started.options
+        return int(options.get("max-cpu-loras") or options.get("max-loras") or 1)
 
     def alive(self) -> bool:
         if self.pid is None:
@@ -295,7 +311,7 @@ def _check_main_memory(spec: EngineSpec, options: dict[str, Any]) -> None:
 
 def effective(spec: EngineSpec, reduced: dict[str, Any], sleeps: bool = False) -> dict[str, Any]:
     """The options that an engine of this spec is started with."""
-    options = dict(spec.args)
+    options = dict(spec.lora) | dict(spec.args)
     if sleeps and (spec.kind is EngineKind.SCRIPTED or defaults.gpu_memory()):
         options = defaults.ASLEEP | options
     if spec.kind is EngineKind.VLLM:
@@ -396,6 +412,7 @@ def read_state(home: Path) -> Engine | None:
         asked = kept["spec"]
         asked |= {"kind": EngineKind(asked["kind"]), "args": tuple(map(tuple, asked["args"]))}
         asked |= {name: tuple(asked.get(name, ())) for name in ("media_domains", "pool")}
+        asked["lora"] = tuple(map(tuple, asked.get("lora", ())))
         found = EngineSpec(**asked)
         address = Address(**kept["address"])
         started = StartResult(**kept.get("started", {}))

@@ -14,7 +14,7 @@ import psutil
 from models_registry.engine import control, defaults, server
 from models_registry.engine.machine import main_memory
 from models_registry.engine.server import Engine, Progress
-from models_registry.engine.spec import EngineSpec
+from models_registry.engine.spec import Adapter, EngineSpec
 
 log = logging.getLogger(__name__)
 
@@ -65,17 +65,18 @@ class SleepingEngines:
 
     def _make_room(self, engine: Engine, keep: EngineSpec | None) -> bool:
         needed = int(defaults.weights(engine.spec.source) * ROOM)
-        others = [other for other in self.engines if other.spec != keep]
+        others = [other for other in self.engines if keep is None or not other.serves(keep)]
         while len(others) >= self.most or main_memory.available() < needed:
             if not others:
                 return False
             self.end(others.pop(0))
         return True
 
-    def wake(self, spec: EngineSpec, on_progress: Progress) -> Engine | None:
-        """Wake the engine of this spec and hand it over; None when there is none, or it is not sound any more."""
+    def wake(self, spec: EngineSpec, on_progress: Progress, adapter: Adapter | None = None) -> Engine | None:
+        """Wake an engine that serves this spec and can take the adapter, and hand it over; None when there is none, or
+        it is not sound any more."""
         self._forget_dead()
-        engine = next((engine for engine in self.engines if engine.spec == spec), None)
+        engine = next((engine for engine in self.engines if engine.serves(spec, adapter)), None)
         if engine is None:
             return None
         on_progress("waking up")

@@ -13,7 +13,7 @@ class EngineKind(StrEnum):
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """A model to serve. Two equal specs mean the same engine, so a loaded one can be kept.
+    """A model to serve. Two specs that differ at most in `lora` mean the same engine, so a loaded one can be kept.
 
     name: the model's name in the registry, and the name the engine serves it under.
     source: absolute path of the model's folder, or the base URL of a remote server (up to and with `/v1`).
@@ -23,6 +23,7 @@ class EngineSpec:
     pool: base URLs of further remote servers that serve the same.
     private: a remote server may have an address that is not public.
     media_domains: hosts that vLLM may fetch images, sounds and films from, which a request names by their URL.
+    lora: options for the adapters that are there when the engine is started; those in `args` win.
     """
 
     name: str
@@ -34,6 +35,7 @@ class EngineSpec:
     pool: tuple[str, ...] = ()
     private: bool = False
     media_domains: tuple[str, ...] = ()
+    lora: tuple[tuple[str, Any], ...] = ()
 
     @property
     def served_name(self) -> str:
@@ -56,10 +58,12 @@ class StartResult:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter for the model of an engine. name: by which calls name it. path: its folder."""
+    """A LoRA adapter for the model of an engine. name: by which calls name it. path: its folder. rank: 0 where it is
+    not known."""
 
     name: str
     path: str
+    rank: int = 0
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ RECENT = 20  # loads of one model that count
 LOG_START = 4 * 2**20  # bytes of an engine's log; the size of its cache is logged before it is ready
 MOST_CONFIG = 2**20  # bytes
 CONNECTIONS = 8  # to the hub at once
+MOST_ADAPTERS = 8  # that run at once: with places for more each step takes longer
+ADAPTERS_SHARE = 0.1  # of the memory, which they may take beside their base
 CACHE_IN_LOG = re.compile(rb"Available KV cache memory: (\d{1,7}(?:\.\d{1,3})?) GiB")  # vLLM 0.32, on a GPU
 
 
@@ -69,6 +71,17 @@ def predicted(model: Model, options: Mapping[str, Any], log: Path | None = None)
     if on_each is None and log and (cache := _cache_in(log)) is not None:
         on_each = found.resident_with(cache)
     return None if on_each is None else on_each * _parallel(options)
+
+
+def adapters_at_once(model: Model) -> int:
+    """How many of the model's adapters may run at once on its engine: at least one, and no more than have room."""
+    try:
+        given = model.lora_options(0, MOST_ADAPTERS) | dict(model.spec().args)
+        found = _judged(model, given | {"max-loras": 1}, 1, _files_of(model), corrected=False)
+    except ModelError:  # not known for this model
+        return MOST_ADAPTERS
+    room = int(found.available.total * ADAPTERS_SHARE) // found.asked.lora if found.asked.lora else MOST_ADAPTERS
+    return max(1, min(MOST_ADAPTERS, room))
 
 
 def _cache_in(log: Path) -> int | None:
@@ -140,7 +153,7 @@ def _files_on_hub(model: Model, planned: downloads.DownloadPlan) -> _Files:
 
 def _given(model: Model, context: int | None) -> dict[str, Any]:
     """Engine options that the model sets, and the context that is asked for."""
-    given = dict(model.spec().args) if model.pk else dict(model.engine_args)
+    given = model.lora_options(1, MOST_ADAPTERS) | dict(model.spec().args) if model.pk else dict(model.engine_args)
     return given | ({"max-model-len": context} if context else {})
 
 

@@ -34,7 +34,7 @@ def _ranks(
 ) -> list[tuple[_Rank, Work]]:
     def rank(work: Work) -> _Rank:
         overdue = now - work.since > patience or is_near(work.deadline, now, patience)
-        at_hand = work.model == loaded and (not overdue or work.since <= loaded_at)
+        at_hand = work.model == loaded and not work.restarts and (not overdue or work.since <= loaded_at)
         return _Rank(-work.priority, not overdue, not at_hand, work.since, work.id)
 
     return [(rank(work), work) for work in waiting]

@@ -1,6 +1,7 @@
 """A GPU and its one worker: what is loaded, and the loop that runs the work that the arbiter chooses."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 
 from django.utils import timezone
@@ -10,7 +11,8 @@ from models_registry.catalog.allowed import not_ready
 from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.server import Engine, Progress
-from models_registry.gpu import health
+from models_registry.engine.spec import EngineSpec
+from models_registry.gpu import adapters, health
 from models_registry.gpu.arbiter import choose, patience
 from models_registry.gpu.lost_engines import LostEngines
 from models_registry.gpu.shared_load import SharedLoad
@@ -44,6 +46,7 @@ class Gpu:
         self.resident = resident
         self.loaded_at = timezone.now()
         self.losses = LostEngines()
+        self.work: Work | None = None  # that runs
 
     def stopping(self) -> bool:
         return bool(outages.stopping.is_set())
@@ -64,7 +67,7 @@ class Gpu:
         before = self.resident.engine
         loading = SharedLoad(self, model, on_progress)
         try:
-            engine = self.resident.acquire(model.spec(), loading.on_progress, model.adapter())
+            engine = self.resident.acquire(self._spec(model), loading.on_progress, model.adapter())
         except LoadError:
             if loading.gone:
                 raise loading.gone from None
@@ -75,6 +78,19 @@ class Gpu:
         if loading.gone:
             raise loading.gone
         return engine
+
+    def _spec(self, model: Model) -> EngineSpec:
+        """The spec of its engine. One that has to be started gets the options for the adapters for which work waits."""
+        spec, base = model.spec(), model.base or model
+        if self.resident.serves(spec, model.adapter()):
+            return spec
+        works = [*self._waiting(base.name), *([self.work] if self.work else [])]
+        asked = {model.name, *(name for work in works if work.model == base.name for name in work.asked)}
+        return replace(spec, lora=tuple(sorted(adapters.options(base, asked).items())))
+
+    def serves(self, model: Model) -> bool:
+        """Does the loaded engine serve this model, which may be an adapter, as it runs now?"""
+        return not not_ready(model) and self.resident.serves(model.spec(), model.adapter())
 
     def unload(self, model: Model) -> bool:
         """Unload the model, or only the adapter if it is one. False when it was not loaded."""
@@ -94,7 +110,8 @@ class Gpu:
 
     def _waiting(self, loaded: str) -> Iterator[Work]:
         mine = (None, self.worker.pk)
-        return (work for work in workloads.waiting(loaded) if work.only_worker in mine)
+        works = (work for work in workloads.waiting(loaded) if work.only_worker in mine)
+        return adapters.restarting(works, self.resident)
 
     def wants(self, engine: str) -> bool:
         """Would the model of this name be needed next, if it were loaded?"""
@@ -112,15 +129,17 @@ class Gpu:
             self.resident.unload(self.loaded)  # processes that it had started may still hold memory
             self.show(WorkerState.IDLE)
         if self.resident.adapters:
-            adapters = Model.objects.filter(base__name=self.loaded)
-            self.resident.keep_adapters({model.served_name for model in adapters.select_related("base")})
+            registered = Model.objects.filter(base__name=self.loaded)
+            self.resident.keep_adapters({model.served_name for model in registered.select_related("base")})
             self.show(WorkerState.IDLE)
         why = ""
         while not self.stopping() and (work := self.next()):
             if why := health.why_wait(health.read(), loaded=bool(self.loaded), waiting=bool(why)):
                 work = self.next(freeing=True)
             if work:
+                self.work = work
                 work.source.run(work, self)
+            self.work = None
             self.show(WorkerState.IDLE, why)
             if not work:
                 outages.stopping.wait(HEALTH_SECONDS)

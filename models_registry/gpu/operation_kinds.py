@@ -35,7 +35,9 @@ class OperationsWorkload(Workload):
     def _work(self, row: Operation) -> Work:
         engine = row.model.base or row.model
         frees = row.kind == OperationKind.UNLOAD
-        return Work(self, row.pk, engine.name, row.priority, row.created_at, frees=frees, only_worker=row.worker)
+        asked = () if frees else (row.model.name,)
+        only = row.worker
+        return Work(self, row.pk, engine.name, row.priority, row.created_at, frees=frees, only_worker=only, asked=asked)
 
     def run(self, work: Work, gpu: Gpu) -> None:
         operation = operations.claim(work.id, gpu.worker.pk)

@@ -11,8 +11,9 @@ from models_registry.api.wire import model_object
 from models_registry.catalog import add as importer
 from models_registry.catalog import aliases, remove
 from models_registry.catalog.folders import ModelError
+from models_registry.gpu.adapters import options
 from tests.adapters import adapter_folder
-from tests.engines import line
+from tests.engines import line, until
 
 
 @pytest.fixture
@@ -125,14 +126,111 @@ def test_what_the_engine_refuses_fails_the_batch_with_its_reason(add_model, adap
     assert "No adapter found" in batch.errors[0]["message"]
 
 
-def test_a_rank_above_the_usual_is_given_to_the_engine(add_model, adapter):
+def given(**options):
+    """The engine's options for adapters, for one that runs, and one that is deployed."""
+    usual = {"enable-lora": True, "max-lora-rank": 16, "max-loras": 2, "max-cpu-loras": 3}
+    return usual | {name.replace("_", "-"): value for name, value in options.items()}
+
+
+def test_the_engine_gets_room_for_those_that_are_asked_for_and_one_more(add_model, adapter):
     base = add_model("base")
-    own = dict(base.spec().args)
-    assert "enable-lora" not in own
-    adapter("small", base, rank=4)
-    assert dict(base.spec().args) == own | {"enable-lora": True, "max-lora-rank": 16}
+    assert options(base, ["base"]) == {}
+    for number in range(3):
+        aliases.point(f"@{number}", adapter(f"small-{number}", base))
+    assert options(base, ["base", "no-such"]) == {}, "none is asked for"
+    assert options(base, ["base", "small-0", "@0"]) == given(max_cpu_loras=5)
+    assert options(base, ["small-0", "@1", "@2"]) == given(max_loras=4, max_cpu_loras=5)
     adapter("large", base, rank=40, inner=64, outer=64)
-    assert dict(base.spec().args) == own | {"enable-lora": True, "max-lora-rank": 64}
+    assert options(base, ["small-0"]) == given(max_lora_rank=64, max_cpu_loras=6), "another may be asked for next"
+
+
+def test_what_the_model_sets_itself_stays(add_model, adapter):
+    base = add_model("base", **{"enable-lora": True, "max-loras": 3, "max-cpu-loras": 4})
+    assert options(base, []) == {}, "vLLM's own, as long as there are no adapters"
+    for number in range(9):
+        adapter(f"a{number}", base)
+    assert options(base, [])["max-loras"] == options(base, [f"a{number}" for number in range(9)])["max-loras"] == 3
+    args = {"enable-lora": True, "max-cpu-loras": 4}
+    assert options(add_to(base, args), [f"a{number}" for number in range(9)])["max-loras"] == 4
+
+
+def add_to(base, args):
+    base.engine_args = args
+    base.save()
+    return base
+
+
+def engine_options(gpu):
+    return {name: value for name, value in gpu.resident.engine.started.options.items() if "lora" in name}
+
+
+def test_adapters_come_and_go_while_it_runs(add_model, adapter, submitted, gpu, close):
+    """Without one waiting the engine starts plain. One that is asked for has it start again, in its order; from then on
+    others need no start, whether somebody waits for them or not."""
+    base, other = add_model("base"), add_model("other")
+    tuned = adapter("tuned", base)
+    close_after(submitted([line("a", model="base")]), gpu, close)
+    plain = gpu.resident.engine.pid
+    assert engine_options(gpu) == {} and not gpu.serves(tuned) and gpu.serves(base)
+    close_after(submitted([line("a", model="base")]), gpu, close)
+    assert gpu.resident.engine.pid == plain
+    close_after(submitted([line("a", "x", model="tuned")]), gpu, close)
+    engine = gpu.resident.engine.pid
+    assert engine != plain and engine_options(gpu) == given()
+    assert gpu.serves(tuned) and gpu.serves(base) and not gpu.serves(other)
+    late = [adapter(f"late{number}", base) for number in range(3)]
+    assert gpu.serves(late[0])
+    for name in ("base", "late0", "late1"):
+        close_after(submitted([line("a", model=name)]), gpu, close)
+    assert not gpu.serves(late[2]), "three are loaded, and it was started for three"
+    assert said(close_after(submitted([line("a", "x", model="late2")]), gpu, close)) == {"x (as late2 says it)"}
+    large = adapter("large", base, rank=40, inner=64, outer=64)
+    assert not gpu.serves(large) and gpu.resident.engine.pid == engine
+    close_after(submitted([line("a", model="large")]), gpu, close)
+    assert engine_options(gpu) == given(max_lora_rank=64, max_cpu_loras=7) and gpu.serves(large)
+    os.kill(gpu.resident.engine.pid, signal.SIGKILL)
+    until(lambda: not gpu.resident.engine.alive())
+    assert not gpu.serves(large) and not gpu.serves(base)
+    close_after(submitted([line("a", model="base")]), gpu, close)
+    assert engine_options(gpu) == {}, "nobody waits for one any more"
+
+
+def test_its_options_are_chosen_by_all_that_waits(add_model, adapter, submitted, gpu, close):
+    base = add_model("base")
+    for number in range(3):
+        aliases.point(f"@{number}", adapter(f"a{number}", base))
+    batches = [submitted([line("a", model=name)]) for name in ("base", "@0", "a0", "@1")]
+    batches.append(submitted([line("a", model="base"), line("b", model="a2")]))
+    gpu.serve()
+    assert all(len(close(batch)[0]) == batch.total for batch in batches)
+    assert engine_options(gpu) == given(max_loras=4, max_cpu_loras=5)
+    assert sum("Loaded" in note for batch in batches for note in notes(batch)) == 1
+
+
+def test_a_start_for_an_adapter_is_a_swap(add_model, adapter, submitted, gpu, close):
+    """So work for another model that waits longer comes first."""
+    base, _ = add_model("base"), add_model("other")
+    close_after(submitted([line("a", model="base")]), gpu, close)
+    adapter("tuned", base)
+    for name in ("other", "tuned", "base"):
+        submitted([line("a", model=name)])
+    order = []
+    run = type(gpu).load
+    gpu.load = lambda model, on_progress: (order.append(model.name), run(gpu, model, on_progress))[1]
+    gpu.serve()
+    assert order == ["base", "other", "tuned"]
+
+
+def test_a_woken_engine_is_one_that_takes_the_adapter(add_model, adapter, gpu):
+    """Of the same model one may sleep with room for adapters, and one without."""
+    base = add_model("base")
+    tuned = adapter("tuned", base)
+    gpu.resident.sleep = True
+    plain = gpu.load(base, lambda words: None)
+    able = gpu.load(tuned, lambda words: None)
+    assert able is not plain and gpu.resident.sleepers.engines == [plain]
+    gpu.load(add_model("other"), lambda words: None)
+    assert gpu.load(tuned, lambda words: None) is able and able.started.woken
 
 
 @pytest.mark.parametrize(

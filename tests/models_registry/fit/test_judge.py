@@ -13,7 +13,7 @@ from models_registry.catalog.folders import ModelError
 from models_registry.engine import defaults
 from models_registry.engine.machine import gpus, identity
 from models_registry.fit import judge
-from models_registry.fit.formula import GIB, PER_WORD, PROCESS, Verdict
+from models_registry.fit.formula import GIB, PER_WORD, PROCESS, AvailableMemory, Verdict
 from models_registry.models import Measurement, Model
 from tests.models_registry.catalog.test_add import model_folder as make_folder
 from tests.models_registry.fit.test_formula import MINILM, SMOLLM2, weights
@@ -80,6 +80,16 @@ def test_adapters_take_room_beside_their_base(model: Model) -> None:
     assert judge.judge(model).need.lora == 0
     Model.objects.create(name="adapter", base=model, source="/nowhere", lora_rank=8)
     assert judge.judge(model).need.lora > 0
+
+
+@pytest.mark.parametrize(("slots", "many"), [(1000, judge.MOST_ADAPTERS), (25, 2), (5, 1)])
+def test_as_many_adapters_run_at_once_as_there_is_room_for(model: Model, monkeypatch, slots: int, many: int) -> None:
+    Model.objects.create(name="adapter", base=model, source="/nowhere", lora_rank=512)
+    memory = AvailableMemory("cpu", slots * judge.judge(model).need.lora // 2, cache=2**20)
+    monkeypatch.setattr(judge, "_available_memory", lambda options: memory)
+    assert judge.adapters_at_once(model) == many
+    model.source = "/no/such/folder"
+    assert judge.adapters_at_once(model) == judge.MOST_ADAPTERS
 
 
 @pytest.mark.parametrize(

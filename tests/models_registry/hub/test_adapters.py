@@ -14,6 +14,7 @@ from django.test import Client
 from models_registry.catalog import add, made_folders, partial_files, remove, rules
 from models_registry.catalog.folders import ModelError, Needed
 from models_registry.fit import judge
+from models_registry.gpu.adapters import options
 from models_registry.hub import download_run, downloads
 from models_registry.hub.scripted import Fault
 from models_registry.models import Download, DownloadState, Model, ModelState
@@ -116,10 +117,9 @@ def test_an_adapter_that_is_not_here_changes_nothing_for_its_base(served):
     on_hub(served)
     base = add.add("base", "scripted:")
     model = downloads.add("a", "org/lora", base=base)
-    before = base.spec()
-    assert "enable-lora" not in dict(before.args)
+    assert options(base, ["a"]) == {}
     fetched(model)
-    assert dict(base.spec().args)["enable-lora"]
+    assert options(base, ["a"])["enable-lora"] is True
 
 
 # Planning
