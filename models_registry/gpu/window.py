@@ -29,6 +29,7 @@ SUITS = 1.25  # times max-num-seqs: the engine's own queue is then short, and ne
 MOST_TIMES = 4  # as many times the window that suits an engine is the most that it may grow to
 LEAST = 4  # requests at once, however often the engine preempts
 
+METRICS = "http://engine/metrics"
 LOOK_SECONDS = 1.0  # between two looks at the engine's figures
 ANSWER_SECONDS = 5.0  # for them to come
 LOST_LOOKS = 10  # without figures in a row, after which the window is again what suits max-num-seqs
@@ -218,7 +219,7 @@ class Window:
 
 async def _figures(link: aiohttp.ClientSession) -> Figures | None:
     try:
-        async with link.get("http://engine/metrics", allow_redirects=False) as response:
+        async with asyncio.timeout(ANSWER_SECONDS), link.get(METRICS, allow_redirects=False) as response:
             content = bytearray()
             async for piece in response.content.iter_any():
                 content += piece
