@@ -243,7 +243,7 @@ class MeasurementAdmin(ReadOnlyAdmin):
 
     @admin.display(description="output tokens/s")
     def output_rate(self, row: Measurement) -> str:
-        return f"{row.output_tokens / row.seconds:,.1f}" if row.seconds else "-"
+        return f"{row.output_tokens / row.engine_seconds:,.1f}" if row.seconds else "-"
 
     @admin.display(description="memory", ordering="memory_bytes")
     def memory(self, row: Measurement) -> str:

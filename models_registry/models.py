@@ -266,7 +266,7 @@ class Operation(Leased):
 class MeasurementKind(models.TextChoices):
     LOAD = "load", "load"  # load_seconds, first_token_seconds, memory_bytes, predicted_bytes
     BENCHMARK = "benchmark", "benchmark"  # all of them
-    BATCH = "batch", "batch"  # one turn of a batch on the engine: requests, tokens, seconds
+    BATCH = "batch", "batch"  # one turn of batches on the engine, of one model and endpoint: requests, tokens, seconds
 
 
 class Measurement(models.Model):
@@ -288,6 +288,10 @@ class Measurement(models.Model):
     unlimited = models.PositiveIntegerField(default=0, help_text="Of the answered, those that had no limit")
     unlimited_tokens = models.BigIntegerField(default=0, help_text="That these wrote")
     seconds = models.FloatField(null=True, help_text="From the first request to the last answer")
+    share = models.FloatField(
+        default=1, db_default=1, help_text="Its part of what was in flight on the engine, in these seconds"
+    )
+    at_once = models.PositiveIntegerField(null=True, help_text="The most that were in flight on the engine at once")
     latency_p50 = models.FloatField(null=True)
     latency_p99 = models.FloatField(null=True)
     latency_mean = models.FloatField(null=True)
@@ -302,6 +306,11 @@ class Measurement(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} of {self.model} at {self.at:%Y-%m-%d %H:%M}"
+
+    @property
+    def engine_seconds(self) -> float:
+        """The seconds that it would have taken with the engine for itself."""
+        return (self.seconds or 0.0) * self.share
 
 
 class InteractiveUsage(models.Model):

@@ -176,6 +176,8 @@ class MeasurementObject(TypedDict):
     unlimited: int
     unlimited_tokens: int
     seconds: float | None
+    share: float
+    at_once: int | None
     latency_p50: float | None
     latency_p99: float | None
     latency_mean: float | None
@@ -431,6 +433,8 @@ def measurement_object(row: Measurement, for_operator: bool) -> MeasurementObjec
         "unlimited": row.unlimited,
         "unlimited_tokens": row.unlimited_tokens,
         "seconds": row.seconds,
+        "share": row.share,
+        "at_once": row.at_once,
         "latency_p50": row.latency_p50,
         "latency_p99": row.latency_p99,
         "latency_mean": row.latency_mean,

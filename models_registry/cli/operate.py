@@ -174,7 +174,8 @@ def _line(one: OperationObject) -> list[str]:
 
 def _row(one: MeasurementObject) -> list[str]:
     def rate(count: int) -> str:
-        return f"{count / one['seconds']:,.1f}" if one["seconds"] else "-"
+        # A server of an earlier version has no shares.
+        return f"{count / one['seconds'] / one.get('share', 1):,.1f}" if one["seconds"] else "-"
 
     def seconds(number: float | None) -> str:
         return f"{number:.2f}" if number is not None else "-"

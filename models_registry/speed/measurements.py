@@ -28,13 +28,37 @@ T = TypeVar("T")
 KEPT = 200  # measurements that are kept of one model and kind
 
 
+class InFlight:
+    """How many requests are in flight, and the seconds for which they are, summed over all of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._seconds, self._at = 0.0, 0.0
+
+    def change(self, by: int, now: float) -> None:
+        self._seconds, self._at = self.seconds(now), now
+        self.count += by
+
+    def seconds(self, now: float) -> float:
+        return self._seconds + self.count * (now - self._at)
+
+
 class Tally:
     """Counts the requests of a run on an engine. It takes the time whenever it is called.
 
+    engine: what is in flight on the engine, where other tallies have requests there at the same time; it is the same
+    for all of them. How long answers take then holds for a tally alone too; how many come in a second is only its share
+    of what the engine does. By Little's law that share is its part of what is in flight.
+
     unlimited, unlimited_tokens: answered requests without a limit to their answers, and the tokens of these answers.
+    at_once: the most that were in flight on the engine when one was sent or answered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, engine: InFlight | None = None) -> None:
+        self._own = InFlight()
+        self._engine = engine or self._own
+        self._before = self._own_seconds = self._engine_seconds = 0.0
+        self.at_once = 0
         self.requests = self.failed = self.input_tokens = self.output_tokens = 0
         self.unlimited = self.unlimited_tokens = 0
         self._sent: dict[Any, float] = {}
@@ -44,17 +68,35 @@ class Tally:
         self._latencies = array("d")
 
     def sent(self, key: Any, is_unlimited: bool = False) -> None:
-        self._sent[key] = time.monotonic()
+        self._sent[key] = now = time.monotonic()
         if is_unlimited:
             self._unlimited.add(key)
         if self._first is None:
-            self._first = self._sent[key]
+            self._first, self._before = now, self._engine.seconds(now)
+        self._change(1, now)
+        self.at_once = max(self.at_once, self._engine.count)
+
+    def _change(self, by: int, now: float) -> None:
+        self._own.change(by, now)
+        if self._engine is not self._own:
+            self._engine.change(by, now)
+
+    def aborted(self, key: Any) -> None:
+        """The request is not in flight any more, and has no answer."""
+        if self._sent.pop(key, None) is not None:
+            self._unlimited.discard(key)
+            self._change(-1, time.monotonic())
 
     def answered(self, key: Any, well: bool, input_tokens: int = 0, output_tokens: int = 0) -> None:
         self._last = time.monotonic()
         self.input_tokens += input_tokens
         self.output_tokens += output_tokens
+        self.at_once = max(self.at_once, self._engine.count)
+        if key in self._sent:
+            self._change(-1, self._last)
         sent = self._sent.pop(key, self._last)
+        self._own_seconds = self._own.seconds(self._last)
+        self._engine_seconds = self._engine.seconds(self._last) - self._before
         if key in self._unlimited:
             self._unlimited.remove(key)
             self.unlimited += well
@@ -69,6 +111,12 @@ class Tally:
     def seconds(self) -> float:
         """Seconds from the first request to the last answer so far."""
         return max(self._last - self._first, LEAST_SECONDS) if self._first is not None and self._last else 0.0
+
+    @property
+    def share(self) -> float:
+        """The part of what was in flight on the engine that was of this tally, from its first request to its last
+        answer; 1 where it was alone."""
+        return min(1.0, self._own_seconds / self._engine_seconds) if self._engine_seconds else 1.0
 
     @property
     def rates(self) -> dict[str, float]:
@@ -92,6 +140,8 @@ class Tally:
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "seconds": self.seconds,
+            "share": self.share,
+            "at_once": self.at_once or None,
             "latency_p50": percentile(ordered, 50),
             "latency_p99": percentile(ordered, 99),
             "latency_mean": statistics.fmean(ordered) if ordered else None,
@@ -111,7 +161,8 @@ def record_load(model: Model, engine: Engine) -> None:
 
 
 def record_turn(model: Model, engine: Engine, tally: Tally, batch_id: str, endpoint: str) -> None:
-    """Record a batch's turn on the engine, if anything was answered."""
+    """Record a turn on the engine, if anything was answered: its requests for one model at one endpoint. batch_id:
+    empty where they were of several batches."""
     if tally.requests:
         about: dict[str, Any] = {"batch_id": batch_id, "endpoint": endpoint, "options": engine.started.options}
         about |= {"unlimited": tally.unlimited, "unlimited_tokens": tally.unlimited_tokens}

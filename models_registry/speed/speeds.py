@@ -26,7 +26,7 @@ SELECT found.* FROM {Model._meta.db_table} model
 CROSS JOIN unnest(%s::text[]) AS kinds (kind)
 CROSS JOIN LATERAL (
     SELECT id, model_id, kind, at, requests, input_tokens, output_tokens, seconds, load_seconds, unlimited,
-        unlimited_tokens, options, latency_p50, latency_p99, latency_mean
+        unlimited_tokens, options, share, at_once, latency_p50, latency_p99, latency_mean
     FROM {Measurement._meta.db_table} WHERE model_id = model.id AND kind = kinds.kind ORDER BY at DESC LIMIT %s
 ) AS found
 WHERE %s::bigint[] IS NULL OR model.id = ANY (%s::bigint[])
@@ -51,7 +51,8 @@ class Answers:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a model is. Rates are all requests, or tokens, over all seconds, so a long turn counts for more.
+    """How fast a model is with the engine for itself. Rates are all requests, or tokens, over all seconds of the
+    engine, so a long turn counts for more.
 
     input_tokens, output_tokens: the mean of a request. load_seconds: the median. measurements: how many turns the rates
     rest on. model: whose measurements these are, because an adapter may have its base's; empty when there are none.
@@ -159,11 +160,11 @@ def _speed(own: tuple[int, str], base: tuple[int | None, str], found: dict[int, 
     load_seconds = statistics.median(loads[:RECENT]) if loads else None
     if not turns:
         return Speed(load_seconds=load_seconds)
-    seconds, requests = sum(one.seconds or 0 for one in turns), sum(one.requests for one in turns)
+    seconds, requests = sum(one.engine_seconds for one in turns), sum(one.requests for one in turns)
     read, written = sum(one.input_tokens for one in turns), sum(one.output_tokens for one in turns)
     unlimited = sum(min(one.unlimited, one.requests) for one in turns)
     rates = per_second(seconds, requests, read, written)
-    longer = sum((one.seconds or 0) * _unlimited_part(one) for one in turns)
+    longer = sum(one.engine_seconds * _unlimited_part(one) for one in turns)
     return Speed(
         requests_per_second=rates[0],
         input_tokens_per_second=rates[1],
@@ -186,10 +187,11 @@ def _window(sequences: int | None) -> int:
 
 
 def _answers(turn: Measurement) -> Answers:
-    """The answers of a turn. A mean that was not recorded is computed from the window and the time, as if the window
-    had been full; median and 99th percentile that were not recorded are that mean."""
-    at_once = min(turn.requests, _window(turn.options.get("max-num-seqs")))
-    mean = (turn.seconds or 0) * at_once / turn.requests
+    """The answers of a turn. What was not recorded is computed: how many were in flight at once from the window, the
+    mean from that and the time, as if so many had been in flight all the time; median and 99th percentile are then that
+    mean."""
+    at_once = turn.at_once or min(turn.requests, _window(turn.options.get("max-num-seqs")))
+    mean = turn.engine_seconds * at_once / turn.requests
     median, most = turn.latency_p50 or mean, turn.latency_p99 or mean
     return Answers(median, most, turn.latency_mean or min(mean, most), at_once, turn.requests)
 

@@ -130,7 +130,7 @@ def measurements(model: Model) -> Part:
 def _plots(rows: list[Measurement], task: str) -> Iterable[plots.Plot | None]:
     kept = "input_tokens" if task in READING else "output_tokens"
     rates = [
-        plots.Point(row.at, getattr(row, kept) / row.seconds, row.kind)
+        plots.Point(row.at, getattr(row, kept) / row.engine_seconds, row.kind)
         for row in rows
         if row.kind != MeasurementKind.LOAD and row.seconds
     ]
@@ -147,7 +147,7 @@ def _plots(rows: list[Measurement], task: str) -> Iterable[plots.Plot | None]:
 
 def _cells(row: Measurement) -> tuple[str, ...]:
     def rate(count: int) -> str:
-        return number(count / row.seconds) if row.seconds and row.requests else ""
+        return number(count / row.engine_seconds) if row.seconds and row.requests else ""
 
     def seconds(value: float | None) -> str:
         return f"{value:.2f} s" if value is not None else ""

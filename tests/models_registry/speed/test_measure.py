@@ -49,6 +49,8 @@ def test_a_tally_counts_from_the_first_request_to_the_last_answer(clock):
         "input_tokens": 30,
         "output_tokens": 12,
         "seconds": 5.0,
+        "share": 1.0,
+        "at_once": 3,
         "latency_p50": 2.0,
         "latency_p99": 5.0,
         "latency_mean": 3.5,
@@ -63,6 +65,40 @@ def test_what_was_sent_and_not_answered_counts_for_nothing(clock):
     tally.answered("a", True)
     clock.seconds += 100
     assert (tally.seconds, tally.requests, tally.failed) == (3.0, 1, 0)
+
+
+def test_what_shares_an_engine_has_its_part_of_it(clock):
+    """Base and adapter at once: 30 and 10 requests in flight, each answer takes 2 s, for 10 s; then the base alone."""
+    engine = measurements.InFlight()
+    base, adapter = measurements.Tally(engine), measurements.Tally(engine)
+    for step in range(10):
+        for tally, count in ((base, 30), (adapter, 10 if step < 5 else 0)):
+            for number in range(count):
+                tally.sent((step, number))
+        clock.seconds += 2
+        for tally, count in ((base, 30), (adapter, 10 if step < 5 else 0)):
+            for number in range(count):
+                tally.answered((step, number), True)
+    found, beside = base.fields(), adapter.fields()
+    assert (found["seconds"], beside["seconds"]) == (20, 10) and found["latency_mean"] == beside["latency_mean"] == 2
+    assert (found["at_once"], beside["at_once"], beside["share"]) == (40, 40, 0.25)
+    assert found["share"] == pytest.approx(600 / 700)
+    rate = base.requests / (base.seconds * base.share)
+    assert rate == pytest.approx(17.5), "20 a second with 40 at once, and 15 with 30"
+    assert adapter.requests / (adapter.seconds * adapter.share) == pytest.approx(20)
+
+
+def test_what_was_aborted_is_not_in_flight_any_more(clock):
+    engine = measurements.InFlight()
+    tally, other = measurements.Tally(engine), measurements.Tally(engine)
+    tally.sent("a")
+    other.sent("b")
+    clock.seconds += 1
+    other.aborted("b")
+    other.aborted("b")
+    clock.seconds += 9
+    tally.answered("a", True)
+    assert engine.count == 0 and tally.share == pytest.approx(10 / 11) and other.requests == 0
 
 
 def test_a_tally_keeps_apart_the_answers_without_a_limit(clock):

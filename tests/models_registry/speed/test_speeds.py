@@ -95,6 +95,15 @@ def test_how_long_answers_take_is_told_by_turns_with_as_many_in_flight():
     assert speed.usual(100, 0.5) is None, "of those without a limit nothing is known"
 
 
+def test_a_turn_beside_others_counts_by_its_share_of_the_engine():
+    one = model("one")
+    times = {"latency_p50": 2.0, "latency_p99": 2.0, "latency_mean": 2.0}
+    turn(one, requests=50, seconds=10.0, output_tokens=500, share=0.25, at_once=40, **times)
+    speed = speeds.of(one)
+    assert (speed.requests_per_second, speed.output_tokens_per_second, speed.limited) == (20.0, 200.0, 0.05)
+    assert speed.usual(160, 0.0) == speeds.Answers(2.0, 2.0, 2.0, 40, 50)
+
+
 def test_what_was_measured_before_the_mean_was_kept_still_tells():
     one = model("one")
     turn(one, requests=1000, seconds=50.0, options={"max-num-seqs": 80}, latency_p50=4.0, latency_p99=20.0)
