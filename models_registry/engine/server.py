@@ -321,6 +321,8 @@ def effective(spec: EngineSpec, reduced: dict[str, Any], sleeps: bool = False) -
 
 def _environment(folder: Path, options: dict[str, Any], sleeps: bool) -> dict[str, str]:
     environment = minimal(**defaults.environment(), **{leftovers.MARK: str(folder)})
+    if options.get("api-server-count", 1) > 1:
+        environment["PROMETHEUS_MULTIPROC_DIR"] = str(_figures_folder(folder))
     if "kv-cache-memory-bytes" in options:
         environment.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would win over the option
     if options.get("enable-lora"):
@@ -331,6 +333,14 @@ def _environment(folder: Path, options: dict[str, Any], sleeps: bool) -> dict[st
     if len(str(folder).encode()) <= ROOM_FOR_RPC:
         environment["VLLM_RPC_BASE_PATH"] = str(folder)  # else vLLM leaves its own sockets behind in /tmp
     return environment
+
+
+def _figures_folder(folder: Path) -> Path:
+    """An empty folder in which several API servers add up their figures. vLLM's own, in /tmp, would outlive a kill."""
+    path = folder / "figures"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700)
+    return path
 
 
 def _prepare(home: Path, folder: Path, spare: Collection[Path]) -> None:
@@ -357,7 +367,7 @@ def _command(spec: EngineSpec, address: Address, options: dict[str, Any]) -> lis
         command += ["--model", spec.source] if spec.kind is EngineKind.VLLM else []
         options = {name: value for name, value in options.items() if name != "api-server-count"}
     if spec.kind is EngineKind.VLLM:
-        command += ["--disable-uvicorn-access-log", "--disable-log-stats"]
+        command += ["--disable-uvicorn-access-log"]
         command += ["--allowed-media-domains", *(spec.media_domains or [NO_MEDIA])]  # without any, vLLM allows all
     return [*command, "--served-model-name", spec.name, "--uds", address.socket, *flags(options)]
 

@@ -3,8 +3,8 @@
 A missing answer proves nothing: a slow engine may take an hour for its first one, and vLLM's `/health` speaks for the
 process that listens, not for the one that computes. But computing takes processor time, on a GPU too, because the
 engine's process launches every step. So an engine counts as dead when one of its processes is stopped, or when it is
-idle with requests in flight. One that computes is left alone as long as it answers `/health` now and then. (vLLM could
-count its tokens too, but that needs its statistics, which are off for speed.)
+idle with requests in flight. One that computes is left alone as long as it answers `/health` now and then, and its own
+figures change: with each step it takes requests in, fills its cache, or writes tokens. One that spins does none of it.
 """
 
 import asyncio
@@ -19,6 +19,8 @@ import psutil
 from models_registry.engine.control import is_healthy
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import EngineKind
+from models_registry.engine.watch import figures
+from models_registry.engine.watch.figures import Figures
 from vbs.run import processes
 
 log = logging.getLogger(__name__)
@@ -27,16 +29,19 @@ LOOK_SECONDS = 10.0  # between looks
 HEALTH_SECONDS = 5.0  # for an answer
 SILENT_SECONDS = 60.0  # without any sign of life, until the engine is ended
 DEAF_SECONDS = 600.0  # the same for an engine that computes but does not answer
+STILL_SECONDS = 1200.0  # in which not even a step of a large model on a CPU ends, until the engine is ended
 IDLE = 0.01  # of a core; an engine that uses less is idle
 
 
 @dataclass(frozen=True)
 class Signs:
-    """stopped: one of its processes is stopped. heard: it answers. seconds: processor time that it has used so far."""
+    """stopped: one of its processes is stopped. heard: it answers. seconds: processor time that it has used so far.
+    figures: None where it tells none."""
 
     stopped: bool
     heard: bool
     seconds: float
+    figures: Figures | None
 
 
 def signs(engine: Engine) -> Signs:
@@ -48,7 +53,8 @@ def signs(engine: Engine) -> Signs:
             stopped |= process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
             taken = process.cpu_times()
             seconds += taken.user + taken.system
-    return Signs(stopped, is_healthy(engine.address, HEALTH_SECONDS), seconds)
+    heard = is_healthy(engine.address, HEALTH_SECONDS)
+    return Signs(stopped, heard, seconds, figures.ask(engine.address, HEALTH_SECONDS) if heard else None)
 
 
 async def until_silent(engine: Engine, in_flight: Callable[[], Iterable[int]]) -> None:
@@ -61,17 +67,19 @@ async def until_silent(engine: Engine, in_flight: Callable[[], Iterable[int]]) -
         await asyncio.Event().wait()
     sent: set[int] = set()
     before: Signs | None = None
-    looked = silent = deaf = time.monotonic()
+    looked = silent = deaf = still = time.monotonic()
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         now = set(in_flight())
         if not sent or not sent <= now:  # something was answered, or nothing had been sent
             sent, before = now, None
-            looked = silent = deaf = time.monotonic()
+            looked = silent = deaf = still = time.monotonic()
             continue
         sent = now
         seen, at = await asyncio.to_thread(signs, engine), time.monotonic()
         idle = before is not None and seen.seconds - before.seconds < IDLE * (at - looked)
+        if before is None or seen.figures is None or seen.figures != before.figures:
+            still = at
         before, looked = seen, at
         if seen.heard:
             deaf = at
@@ -83,6 +91,8 @@ async def until_silent(engine: Engine, in_flight: Callable[[], Iterable[int]]) -
             why = f"it gave no sign of life for {at - silent:.0f} s with {len(now)} requests in flight ({how})"
         elif at - deaf >= DEAF_SECONDS:
             why = f"it answered nothing for {at - deaf:.0f} s, not even /health"
+        elif at - still >= STILL_SECONDS:
+            why = f"it computed without any step forward for {at - still:.0f} s with {len(now)} requests in flight"
         if why:
             log.warning("Ending the engine of %s: %s", engine.spec.name, why)
             engine.verdict = why

@@ -52,6 +52,19 @@ def test_an_engine_and_what_it_starts_have_no_secrets(ours, home):
         server.stop(engine, home)
 
 
+def test_several_api_servers_add_up_their_figures_in_a_folder_that_goes_with_the_engine(ours, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/somebody/elses")
+    assert "PROMETHEUS_MULTIPROC_DIR" not in server._environment(tmp_path, {}, sleeps=False)
+    for _ in range(2):
+        found = server._environment(tmp_path, {"api-server-count": 2}, sleeps=False)
+        folder = Path(found["PROMETHEUS_MULTIPROC_DIR"])
+        assert folder.parent == tmp_path and not list(folder.iterdir())
+        (folder / "counter_7.db").write_text("of an engine before")
+    assert found["VLLM_LOG_STATS_INTERVAL"] == "600"
+    monkeypatch.setenv("VLLM_LOG_STATS_INTERVAL", "10")
+    assert server._environment(tmp_path, {}, sleeps=False)["VLLM_LOG_STATS_INTERVAL"] == "10", "as somebody has set it"
+
+
 def test_neither_has_what_converts_a_file(ours, tmp_path, monkeypatch):
     """The converter is another program here, which tells what it was given."""
     told = tmp_path / "told"

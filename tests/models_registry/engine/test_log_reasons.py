@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from models_registry.engine.log_reasons import LoadError, Shortage, ShortageKind, explain, of_request, shortage
+from models_registry.engine.log_reasons import (
+    LoadError,
+    Shortage,
+    ShortageKind,
+    explain,
+    last_error,
+    of_request,
+    shortage,
+)
+from tests.models_registry.engine.test_stages import STATISTICS
 
 KV_CACHE = """\
 (EngineCore pid=5332) ERROR 11-21 06:22:01 [core.py:1510] EngineCore failed to start.
@@ -252,6 +261,14 @@ def test_the_reason_of_a_request_among_other_processes(log):
     lines = BAD_GRAMMARS.read_text().splitlines(keepends=True)
     other = "(APIServer pid=1) INFO 11-27 11:44:37 [a.py:1] ValueError: of another one\n"
     assert of_request(log(other.join(lines)), "req-1") == "RuntimeError: items must be a boolean or an object"
+
+
+def test_statistics_between_the_lines_change_nothing(log):
+    lines = BAD_GRAMMARS.read_text().splitlines(keepends=True)
+    assert of_request(log(STATISTICS.join(lines)), "req-1") == of_request(BAD_GRAMMARS, "req-1")
+    assert last_error(log(f"ValueError: too little\n{STATISTICS * 3}")) == "ValueError: too little"
+    assert explain(log(f"ValueError: too little\n{STATISTICS}"), "else").reason == "ValueError: too little"
+    assert last_error(log(STATISTICS)) == ""
 
 
 def test_a_reason_that_was_raised_from_another(log):

@@ -79,4 +79,5 @@ def test_several_api_servers_are_started_by_another_command():
     several = server._command(spec, address, {"max-num-seqs": 4, "api-server-count": 2})
     assert one[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "/m"]
     assert several[1:5] == ["-m", "vllm.entrypoints.cli.main", "serve", "/m"]
+    assert "--disable-log-stats" not in one, "its figures are looked at"
     assert "--api-server-count=2" in several and one[5:] == [flag for flag in several[5:] if "count" not in flag]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import cycle
 
 import psutil
 import pytest
@@ -16,13 +17,14 @@ from models_registry.engine import process_end, server
 from models_registry.engine.client import Client, EngineDied, Limits
 from models_registry.engine.spec import EngineKind
 from models_registry.engine.watch import liveness
+from models_registry.engine.watch.figures import Figures
 from tests.models_registry.engine.started import calls, collect, gone, spec, until
 from tests.models_registry.engine.test_server import leave
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    for name, seconds in {"LOOK": 0.2, "HEALTH": 0.2, "SILENT": 1, "DEAF": 3}.items():
+    for name, seconds in {"LOOK": 0.2, "HEALTH": 0.2, "SILENT": 1, "DEAF": 3, "STILL": 4}.items():
         monkeypatch.setattr(liveness, f"{name}_SECONDS", seconds)
 
 
@@ -52,16 +54,21 @@ def test_an_engine_that_is_slow_is_left_alone(start, impatient):
         ({}, "it gave no sign of life for 1 s with 1 requests in flight (it does not compute)"),
         ({"busy": True}, ""),
         ({"busy": True, "heard": False}, "it answered nothing for 3 s, not even /health"),
+        ({"busy": True, "figures": [0]}, "it computed without any step forward for 4 s with 1 requests in flight"),
+        ({"busy": True, "figures": range(1000)}, ""),
     ],
 )
 def test_what_computes_is_left_alone_while_it_answers(start, impatient, monkeypatch, how, verdict):
     """vLLM says that it is well while the process that computes is frozen: what it takes of a processor tells."""
     engine = start()
     engine.spec = replace(engine.spec, kind=EngineKind.VLLM)
-    busy = how.get("busy", False)
-    monkeypatch.setattr(
-        liveness, "signs", lambda _: liveness.Signs(False, how.get("heard", True), busy * time.monotonic())
-    )
+    busy, told = how.get("busy", False), cycle(how.get("figures", []))
+
+    def signs(_):
+        figures = Figures(1, 0, 0.5, 0, next(told)) if "figures" in how else None
+        return liveness.Signs(False, how.get("heard", True), busy * time.monotonic(), figures)
+
+    monkeypatch.setattr(liveness, "signs", signs)
 
     async def run():
         with contextlib.suppress(TimeoutError):

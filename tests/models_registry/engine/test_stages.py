@@ -6,6 +6,12 @@ import pytest
 
 from models_registry.engine.start_progress import StartProgress
 
+# What vLLM writes of an engine that runs, every so often.
+STATISTICS = (
+    "(APIServer pid=1) INFO 11-27 21:41:48 [loggers.py:344] Engine 000: Avg prompt throughput: 123.4 tokens/s, Avg "
+    "generation throughput: 56.7 tokens/s, Running: 128 reqs, Waiting: 32 reqs, Preemptions: 3, GPU KV cache usage: "
+    "97.0%, Prefix cache hit rate: 12.0%\n"
+)
 RECORDED = Path(__file__).parent / "engine_logs"
 
 
@@ -63,6 +69,7 @@ def test_a_start_that_ends_early(tmp_path):
         ("GPU KV cache size: 1\nCapturing CUDA graphs:  50%|## | 1/2\n", "capturing graphs (50 %)"),
         ("CPU KV cache size: 1\nINFO:     Application startup complete.\n", "almost ready"),
         ("INFO:     Application startup complete.\nLoading weights took 2 s\n", "almost ready"),
+        (f"CPU KV cache size: 1\n{STATISTICS}", "warming up"),
     ],
 )
 def test_by_its_lines(tmp_path, lines, words):
