@@ -218,6 +218,7 @@ class OperationKind(models.TextChoices):
     UNLOAD = "unload", "unload"
     TEST = "test", "test"
     BENCHMARK = "benchmark", "benchmark"
+    TUNE = "tune", "tune"
 
 
 class OperationState(models.TextChoices):

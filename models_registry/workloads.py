@@ -1,13 +1,15 @@
 """The work that apps have for the GPU. An app registers one Workload, which the arbiter, the sweep and pages ask."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from models_registry.models import Worker
+from models_registry.models import Model, Worker
 from vbs.pages.viewer import Viewer
+
+Request = tuple[str, bytes]  # the path below /v1, and the body
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,14 @@ class Workload:
         """What needs a model of these names, so that it cannot be removed; each in words."""
         return []
 
+    def has_file(self, file_id: str, projects: Collection[int] | None) -> bool:
+        """Has one of these projects, or any where that is None, a file of requests with this id?"""
+        return False
+
+    def sample(self, file_id: str, model: Model, count: int, seed: int, check: Callable[[], object]) -> list[Request]:
+        """At most `count` requests to this model out of the file. check: raises to end it. Raises ModelError."""
+        return []
+
     def interrupts(self, worker: Worker, viewer: Viewer) -> Iterable[str]:
         """What a restart of the worker would interrupt, in sentences for the viewer."""
         return []
@@ -89,6 +99,16 @@ def release(worker: uuid.UUID) -> None:
 
 def needs(names: Sequence[str]) -> list[str]:
     return [reason for workload in WORKLOADS for reason in workload.needs(names)]
+
+
+def has_file(file_id: str, projects: Collection[int] | None) -> bool:
+    return any(workload.has_file(file_id, projects) for workload in WORKLOADS)
+
+
+def sample(file_id: str, model: Model, count: int, seed: int, check: Callable[[], object]) -> list[Request]:
+    """Requests of the workload that has the file. Raises ModelError."""
+    found = (workload.sample(file_id, model, count, seed, check) for workload in WORKLOADS)
+    return next(filter(None, found), [])
 
 
 def interrupts(worker: Worker, viewer: Viewer) -> list[str]:

@@ -2,12 +2,12 @@
 
 import logging
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from django.db.models import Q
 from django.utils import timezone
 
-from batches.intake import ingest
+from batches.intake import ingest, sampled
 from batches.models import Batch, LeaseLost, RequestState
 from batches.queue import pauses
 from batches.run import claims, commit, temporary_errors
@@ -16,7 +16,7 @@ from models_registry.catalog import aliases
 from models_registry.gpu.arbiter import patience
 from models_registry.gpu.loop import Gpu
 from models_registry.models import Alias, Model, ModelState, Worker
-from models_registry.workloads import Work, Workload
+from models_registry.workloads import Request, Work, Workload
 from vbs.database.outages import DATABASE_ERRORS
 from vbs.logs import bind, one_line
 from vbs.pages.viewer import Viewer
@@ -98,6 +98,12 @@ class BatchesWorkload(Workload):
 
     def needs(self, names: Sequence[str]) -> list[str]:
         return Batch.objects.reasons_to_keep(names)
+
+    def has_file(self, file_id: str, projects: Collection[int] | None) -> bool:
+        return sampled.has_file(file_id, projects)
+
+    def sample(self, file_id: str, model: Model, count: int, seed: int, check: Callable[[], object]) -> list[Request]:
+        return sampled.requests(file_id, model, count, seed, check)
 
     def interrupts(self, worker: Worker, viewer: Viewer) -> Iterator[str]:
         held = Batch.objects.of(worker.pk).held()

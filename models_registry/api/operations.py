@@ -8,6 +8,7 @@ from models_registry.api import registry_wire as wire
 from models_registry.api.registry import CHANGES, RegistryView, find_model, read_flag
 from models_registry.api.serializers import OperationAsk
 from models_registry.gpu import operations
+from models_registry.gpu.tuning.keep import keep
 from models_registry.models import OPEN_OPERATIONS, Operation, OperationKind
 from vbs.accounts.models import ApiKey
 from vbs.accounts.shell import shell_of
@@ -47,6 +48,7 @@ class QueuedOperation(RegistryView):
             priority=given.get("priority", 0),
             now=given["now"],
             asked_by=asked_by(request),
+            projects=None if shell_of(request) else [project_of(request).pk],
         )
         self.record(f"model.{self.kind}", model.name)
         return Response(wire.operation_object(operation, for_operator=True), status=202)
@@ -66,6 +68,10 @@ class ModelTest(QueuedOperation):
 
 class ModelBenchmark(QueuedOperation):
     kind = OperationKind.BENCHMARK
+
+
+class ModelTune(QueuedOperation):
+    kind = OperationKind.TUNE
 
 
 class Operations(RegistryView):
@@ -118,3 +124,13 @@ class OperationCancellation(RegistryView):
             raise Conflict(f"The operation '{operation.pk}' has ended already: it is {operation.state}.", param="id")
         self.record("operation.cancel", operation.pk, str(operation))
         return Response(wire.operation_object(operation, for_operator=True))
+
+
+class OperationKeep(RegistryView):
+    """Gives the model the fastest setting that a tuning has found, when it has ended."""
+
+    @extend_schema(request=None, responses={200: schema_of(wire.OperationObject), **CHANGES})
+    def post(self, request: Request, operation_id: str) -> Response:
+        operation = find_operation(operation_id)
+        found = keep(operation, lambda detail: self.record("model.edit", operation.model.name, detail))
+        return Response(wire.operation_object(found, for_operator=True))

@@ -1,13 +1,16 @@
-"""`manage.py model load|unload|test|benchmark|operations|cancel|measurements`: queues an operation, and follows it."""
+"""`manage.py model load|unload|test|benchmark|tune|keep|operations|cancel|measurements`: queues an operation, and
+follows it."""
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from django.core.management.base import CommandError
 
 from models_registry.api.registry_wire import MeasurementObject, OperationObject
 from models_registry.cli import Console, as_json, iso, moment, positive, size
 from models_registry.cli.remote import Registry, patiently
+from models_registry.gpu.tuning import candidates
+from models_registry.gpu.tuning.candidates import Tuning
 from models_registry.models import OperationKind
 from vbs.cli.remote import RemoteError
 from vbs.cli.terminal import aligned
@@ -17,7 +20,10 @@ from vbs.places import PROGRAM
 POLL_SECONDS = 0.4
 SHOWN = 20  # rows of a table, by default
 NO_WORKER = f"no GPU worker is alive: it waits until one runs (on the server, '{PROGRAM} up')"
-OPTIONS = ("prompt", "max_tokens", "temperature", "requests", "prompt_tokens", "seed", "cold")
+OPTIONS = (
+    *("prompt", "max_tokens", "temperature", "requests", "prompt_tokens", "seed", "cold"),
+    *("file", "minutes", "keep"),
+)
 NOT_MEASURED = ("id", "object", "model", "at")  # fields of a measurement that the table shows in another form
 
 ABOUT = {
@@ -25,6 +31,7 @@ ABOUT = {
     OperationKind.UNLOAD: "free the GPU's memory of a model",
     OperationKind.TEST: "send a model one request, and show the answer",
     OperationKind.BENCHMARK: "measure a model: tokens and requests a second, latency, memory",
+    OperationKind.TUNE: "find the fastest engine options of a model, by trying some of them",
 }
 
 
@@ -37,17 +44,29 @@ def add_to(actions: Any) -> None:
         parser.add_argument("--detach", action="store_true", help="do not wait for its end")
         parser.add_argument("--json", action="store_true", dest="json", help="as JSON")
         parser.set_defaults(run=_operate, kind=kind)
-    test, benchmark = parsers[OperationKind.TEST], parsers[OperationKind.BENCHMARK]
-    for parser in (test, benchmark):
+    measuring = (OperationKind.TEST, OperationKind.BENCHMARK, OperationKind.TUNE)
+    test, benchmark, tune = map(parsers.__getitem__, measuring)
+    for parser in (test, benchmark, tune):
         parser.add_argument("--max-tokens", type=positive, metavar="N", help="of an answer (default: 64)")
     test.add_argument("--prompt", metavar="TEXT")
     test.add_argument("--temperature", type=float, metavar="T", help="0 (the same answer every time) to 2")
     benchmark.add_argument("--requests", type=positive, metavar="N", help="how many (default: 100)")
-    benchmark.add_argument("--prompt-tokens", type=positive, metavar="N", help="of a request, about (default: 64)")
-    benchmark.add_argument("--seed", type=int, metavar="N", help="of the prompts' words")
+    tune.add_argument("--requests", type=positive, metavar="N", help="how many for each setting (default: 200)")
+    for parser in (benchmark, tune):
+        parser.add_argument("--prompt-tokens", type=positive, metavar="N", help="of a request, about (default: 64)")
+        parser.add_argument("--seed", type=int, metavar="N", help="of the prompts' words, or of the choice of lines")
+    tune.add_argument(
+        "--file", metavar="FILE_ID", help="send requests of this file, which was uploaded for batches, not made-up ones"
+    )
+    tune.add_argument("--minutes", type=positive, metavar="N", help="how long it may take (default: 20)")
+    tune.add_argument("--keep", action="store_true", default=None, help="give the model the fastest setting at the end")
     benchmark.add_argument(
         "--cold", action="store_true", default=None, help="unload the model first, to measure its load, too"
     )
+
+    keep = actions.add_parser("keep", help="give a model the fastest setting that 'tune' has found")
+    keep.add_argument("operation", metavar="OP_ID")
+    keep.set_defaults(run=_keep)
 
     listed = actions.add_parser("operations", help="list the operations, the newest first")
     listed.add_argument("name", nargs="?", help="only this model's")
@@ -55,7 +74,7 @@ def add_to(actions: Any) -> None:
     listed.add_argument("--json", action="store_true", dest="json", help="as JSON, all of them")
     listed.set_defaults(run=_operations)
 
-    cancel = actions.add_parser("cancel", help="cancel a load, unload, test or benchmark that waits or runs")
+    cancel = actions.add_parser("cancel", help="cancel an operation that waits or runs")
     cancel.add_argument("operation", metavar="OP_ID")
     cancel.set_defaults(run=_cancel)
 
@@ -120,9 +139,29 @@ def _tell(console: Console, operation: OperationObject) -> None:
         answer = result["answer"]
         console.say(_lines(answer) if answer is not None else as_json(result["response"]))
         return
+    if operation["kind"] == "tune":
+        _tell_tuning(console, operation)
+        return
     for name, value in result.items():
         if value is not None and value not in ({}, []):
             console.say(f"  {name.removesuffix('_bytes').replace('_', ' '):<26}{_value(name, value)}")
+
+
+def _tell_tuning(console: Console, operation: OperationObject) -> None:
+    tuning = cast(Tuning, operation["result"])
+    titles = ["", "setting", "req/s", "tokens/s", "p50 s", "load s", "failed", "what came of it"]
+    console.say(aligned([titles, *map(_words, candidates.table(tuning))], right=frozenset(range(2, 7))))
+    if tuning["best"] and not tuning["kept"]:
+        console.say(f"To keep the fastest: {console.command('keep', operation['id'])}")
+
+
+def _words(row: candidates.Row) -> list[str]:
+    return ["*" if row.is_best else "", row.setting, *row.numbers, one_line(row.remark)[:100]]
+
+
+def _keep(console: Console, registry: Registry, *, operation: str, **_: Any) -> None:
+    done = registry.keep(operation)
+    console.say(f"{done['model']} has the setting: {candidates.words(cast(Tuning, done['result'])['best'])}")
 
 
 def _lines(text: str) -> str:

@@ -117,6 +117,10 @@ class Registry(Remote):
         found: OperationObject = self.ask("GET", _path("operations", operation_id), "registry.operation")
         return found
 
+    def keep(self, operation_id: str) -> OperationObject:
+        found: OperationObject = self.ask("POST", _path("operations", operation_id, "keep"), "registry.operation")
+        return found
+
     def operations(self, chosen: dict[str, str], limit: int = ALL) -> Iterator[OperationObject]:
         """The newest ones first. chosen: model, state and `log`."""
         return self.listed(f"{ROOT}/operations", limit, **chosen)

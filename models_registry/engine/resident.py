@@ -68,7 +68,9 @@ class Resident:
     def recover(self) -> None:
         """Adopt the engine of an earlier worker if it still answers, and end all else that the worker left behind."""
         engine = server.adopt(None, self.home)
-        if engine:
+        if engine and engine.spec.trial:
+            server.stop(engine, self.home)
+        elif engine:
             try:
                 self.adapters = control.adapters(engine.address)
                 self.engine = engine

@@ -22,6 +22,7 @@ class EngineSpec:
     remote_name: what a remote server calls the model, when that differs from `name`.
     pool: base URLs of further remote servers that serve the same.
     private: a remote server may have an address that is not public.
+    trial: only somebody who measures other options than the model's own uses the engine.
     media_domains: hosts that vLLM may fetch images, sounds and films from, which a request names by their URL.
     lora: options for the adapters that are there when the engine is started; those in `args` win.
     """
@@ -34,6 +35,7 @@ class EngineSpec:
     remote_name: str = ""
     pool: tuple[str, ...] = ()
     private: bool = False
+    trial: bool = False
     media_domains: tuple[str, ...] = ()
     lora: tuple[tuple[str, Any], ...] = ()
 

@@ -1,8 +1,10 @@
 """A GPU and its one worker: what is loaded, and the loop that runs the work that the arbiter chooses."""
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from django.utils import timezone
 
@@ -92,6 +94,20 @@ class Gpu:
         """Does the loaded engine serve this model, which may be an adapter, as it runs now?"""
         return not not_ready(model) and self.resident.serves(model.spec(), model.adapter())
 
+    def try_out(self, model: Model, options: dict[str, Any], on_progress: Progress) -> Engine:
+        """A new engine of this model with other options than its own. Only the caller uses it, and unloads it.
+
+        on_progress raises when the caller has to stop. Raises LoadError.
+        """
+        if why := not_ready(model):
+            raise LoadError(why)
+        self.resident.unload(model.name)
+        trial = copy(model)
+        trial.engine_args = options
+        engine = self.resident.acquire(replace(trial.spec(), trial=True), on_progress)
+        self.loaded_at = timezone.now()
+        return engine
+
     def unload(self, model: Model) -> bool:
         """Unload the model, or only the adapter if it is one. False when it was not loaded."""
         if not model.base:
@@ -153,7 +169,7 @@ class Gpu:
             activity=activity[:500],
             work_kind=work.source.kind if work else "",
             work_id=work.id if work else "",
-            model_name=engine.spec.name if engine else "",
+            model_name=engine.spec.name if engine and not engine.spec.trial else "",  # a trial serves nobody else
             engine_pid=engine.pid if engine else None,
             engine_url=(engine.address.socket or engine.address.url) if engine else "",
             adapters=sorted(self.resident.adapters) if engine else [],

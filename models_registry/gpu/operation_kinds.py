@@ -1,4 +1,4 @@
-"""What each kind of operation does in its turn (load, unload, test, benchmark), and operations as a workload."""
+"""What each kind of operation does in its turn (load, unload, test, benchmark, tune), and operations as a workload."""
 
 import time
 import uuid
@@ -9,6 +9,7 @@ from typing import Any
 from models_registry.gpu import benchmark, operations
 from models_registry.gpu.loop import Gpu
 from models_registry.gpu.operation_turn import OperationFailed, OperationTurn
+from models_registry.gpu.tuning.tune import tune
 from models_registry.gpu.window import in_flight, limits, shortfall
 from models_registry.models import Operation, OperationKind, OperationState, Worker
 from models_registry.speed import measurements
@@ -51,7 +52,12 @@ class OperationsWorkload(Workload):
 
     def interrupts(self, worker: Worker, viewer: Viewer) -> list[str]:
         running = Operation.objects.filter(state=OperationState.RUNNING).of(worker.pk).select_related("model")
-        return [f"It runs {row.kind} of {row.model.name}, which begins again afterwards." for row in running]
+        return [
+            f"It runs {row.kind} of {row.model.name}, which "
+            + ("goes on" if row.kind == OperationKind.TUNE else "begins again")
+            + " afterwards."
+            for row in running
+        ]
 
     def sees(self, viewer: Viewer, work_id: str) -> bool:
         return True
@@ -174,4 +180,5 @@ KINDS: dict[OperationKind, Callable[[OperationTurn], dict[str, Any]]] = {
     OperationKind.UNLOAD: _unload,
     OperationKind.TEST: _test,
     OperationKind.BENCHMARK: _benchmark,
+    OperationKind.TUNE: tune,
 }

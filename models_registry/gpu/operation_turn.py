@@ -48,13 +48,18 @@ class OperationFailed(Exception):
 
 
 class OperationTurn:
-    """What an operation has in its turn. makes_room: it stops for more urgent work, and begins again later."""
+    """What an operation has in its turn.
+
+    makes_room: it stops for more urgent work, and begins again later. goes_on: then it goes on where it was. kept: what
+    it has found so far, in this turn or an earlier one.
+    """
 
     def __init__(self, operation: Operation, work: Work, gpu: Gpu) -> None:
         self.operation, self.work, self.gpu = operation, work, gpu
         self.model: Model = operation.model
         self.options: dict[str, Any] = operation.options
-        self.makes_room = False
+        self.makes_room = self.goes_on = False
+        self.kept: dict[str, Any] | None = operation.result
         self._worker = gpu.worker.pk
         self._lines: list[str] = []
         self._doing = ""
@@ -86,13 +91,18 @@ class OperationTurn:
             log.exception("Unforeseen error in an operation")
             error = f"Unforeseen error: {failure!r}"
             self.say(error)
-        ending = (self.operation, self._worker, state, self._text(), result, error)
+        ending = (self.operation, self._worker, state, self._text(), result or self.kept, error)
         insist(lambda: operations.end(*ending), OUTAGE_SECONDS)
 
     def say(self, text: str) -> None:
         """Add a line to the operation's log; it is written within about a second."""
         self._lines.append(f"{timezone.now():%H:%M:%S} {one_line(text)[:MOST_LINE]}\n")
         log.info("%s: %s", self.operation, text)
+
+    def keep(self, found: dict[str, Any]) -> None:
+        """Write what was found so far into the operation's row."""
+        self.kept = found
+        insist(lambda: operations.keep_result(self.operation, self._worker, found), OUTAGE_SECONDS)
 
     def check(self) -> None:
         """Raises OperationStopped when it has to stop. It does not query the database."""
@@ -113,11 +123,8 @@ class OperationTurn:
                 said = doing
                 self.say(f"{doing[:1].upper()}{doing[1:]} …")
 
-        self._doing = f"Loading {self.model.name}"
-        self.check()
-        engine = self.gpu.load(self.model, on_progress)
-        self._doing = ""
-        self.check()
+        with self.loading():
+            engine = self.gpu.load(self.model, on_progress)
         if engine is not before:
             self.say(loaded_words(self.model, engine))
         elif self.model.base and self.model.served_name not in had:
@@ -125,6 +132,15 @@ class OperationTurn:
         else:
             self.say(f"{self.model.name} is loaded already.")
         return engine
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Shows that the model is being loaded. Raises OperationStopped."""
+        self.check()
+        self._doing = f"Loading {self.model.name}"
+        yield
+        self._doing = ""
+        self.check()
 
     def drive(self, work: Coroutine[Any, Any, T], every_second: Callable[[], object] = lambda: None) -> T:
         """Run the coroutine on an event loop until it is done. Raises its exceptions, OperationStopped."""
@@ -183,7 +199,8 @@ class OperationTurn:
                 return
             del self._lines[:count]
             if self.makes_room and self.gpu.outranked(self.work):
-                self._stop = OperationStopped("something more urgent waits; it begins anew after that", again=True)
+                later = "goes on" if self.goes_on else "begins anew"
+                self._stop = OperationStopped(f"something more urgent waits; it {later} after that", again=True)
             state = WorkerState.LOADING if self._doing else WorkerState.RUNNING
             self.gpu.show(state, self._doing or f"Running {self.operation.kind} {self.model}", self.work)
         except DATABASE_ERRORS as error:

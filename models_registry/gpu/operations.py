@@ -5,7 +5,7 @@
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 
@@ -14,8 +14,10 @@ from django.db.models import F, Q, Value
 from django.db.models.functions import Concat, Now, Right
 from django.utils import timezone
 
+from models_registry import workloads
 from models_registry.catalog.allowed import not_ready
 from models_registry.catalog.folders import ModelError
+from models_registry.engine.spec import EngineKind
 from models_registry.models import OPEN_OPERATIONS, READING, Model, Operation, OperationKind, OperationState, Worker
 from vbs.broker import wake
 from vbs.configuration import runtime
@@ -59,6 +61,12 @@ def _prompt(value: Any) -> str:
     return value
 
 
+def _file_id(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 100 or "\0" in value or not _is_unicode(value):
+        raise ValueError("the id of a file, or empty")
+    return value.strip()
+
+
 def _is_unicode(text: str) -> bool:
     try:
         text.encode()
@@ -83,6 +91,15 @@ OPTIONS: dict[str, dict[str, tuple[Any, Check]]] = {
         "seed": (0, _whole(0, 2**31 - 1)),
         "cold": (False, _switch),
     },
+    OperationKind.TUNE: {
+        "file": ("", _file_id),
+        "minutes": (20, _whole(1, 1440)),
+        "requests": (200, _whole(1, 10_000)),
+        "max_tokens": (64, _whole(1, 4096)),
+        "prompt_tokens": (64, _whole(1, 32_768)),
+        "seed": (0, _whole(0, 2**31 - 1)),
+        "keep": (False, _switch),
+    },
 }
 NOT_OF_READING = ("max_tokens", "temperature")
 
@@ -96,17 +113,20 @@ def ask(
     now: bool = False,
     asked_by: str = "",
     worker: uuid.UUID | None = None,
+    projects: Collection[int] | None = (),
 ) -> Operation:
     """Queue an operation. If the same one is queued already, returns that one. Raises ModelError.
 
     priority: as for batches. now: before every batch; a running one makes way. worker: the only worker that may run it;
-    None is any.
+    None is any. projects: those whose files it may read; None is all.
     """
     if kind not in OperationKind.values:
         raise ModelError(f"{kind!r} is not an operation: it must be one of {', '.join(OperationKind.values)}")
     if not isinstance(priority, int) or isinstance(priority, bool) or priority not in PRIORITIES:
         raise ModelError(f"priority is {priority!r}: it must be a whole number from -100 to 100")
     given = _checked(kind, model, options or {})
+    if given.get("file") and not workloads.has_file(given["file"], projects):
+        raise ModelError(f"there is no file {given['file']!r} with the purpose 'batch': upload one, or leave it out")
     priority = AT_ONCE if now else priority
     with transaction.atomic():
         locked = Model.objects.select_for_update(of=("self",), no_key=True).select_related("base")
@@ -144,8 +164,14 @@ def _checked(kind: str, model: Model, options: dict[str, Any]) -> dict[str, Any]
             made[name] = check(options.get(name, default))
         except ValueError as error:
             raise ModelError(f"{name} is {options[name]!r}"[:200] + f": it must be {error}") from None
+    if kind == OperationKind.TUNE and (model.base or model.kind == EngineKind.REMOTE):
+        why = (
+            f"an adapter: tune its base {model.base}" if model.base else "on a remote server, which has its own options"
+        )
+        raise ModelError(f"{model.name} cannot be tuned, for it is {why}")
     asked = made.get("prompt_tokens", 0) + made.get("max_tokens", 0)
-    if kind == OperationKind.BENCHMARK and model.context_length and asked > model.context_length:
+    makes_prompts = kind in (OperationKind.BENCHMARK, OperationKind.TUNE) and not made.get("file")
+    if makes_prompts and model.context_length and asked > model.context_length:
         raise ModelError(
             f"prompt_tokens and max_tokens are {asked:,} together, but {model.name} takes at most "
             f"{model.context_length:,}: lower them"
@@ -185,6 +211,11 @@ def renew(operation: Operation, worker: uuid.UUID, lines: str) -> bool:
     return _ours(operation, worker).renew(**_log(lines))
 
 
+def keep_result(operation: Operation, worker: uuid.UUID, result: Any) -> bool:
+    """Write what was found so far. False when it was cancelled, or the lease is lost."""
+    return bool(_ours(operation, worker).update(result=result))
+
+
 def end(
     operation: Operation, worker: uuid.UUID, state: OperationState, lines: str, result: Any = None, error: str = ""
 ) -> bool:
@@ -197,7 +228,7 @@ def end(
 
 
 def put_back(operation: Operation, worker: uuid.UUID, lines: str) -> None:
-    """Queue an interrupted operation again, without counting the attempt. It will begin from the start."""
+    """Queue an interrupted operation again, without counting the attempt."""
     with transaction.atomic():
         fields = {"state": OperationState.QUEUED, "attempts": F("attempts") - 1} | _log(lines)
         if _ours(operation, worker).release(**fields):

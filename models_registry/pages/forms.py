@@ -1,7 +1,7 @@
 """The forms on the pages of models. A form checks types and sizes; the catalog and the operations check the rest."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from django import forms
@@ -260,10 +260,11 @@ class RunForm(GuardedForm):
             if name in self.fields:
                 self.withhold(name, f"a model for {model.task} writes no tokens")
 
-    def ask(self, asked_by: str) -> Operation:
-        """Raises ModelError."""
+    def ask(self, asked_by: str, projects: Collection[int] | None) -> Operation:
+        """projects: those that the user sees, None for all. Raises ModelError."""
         data = dict(self.cleaned_data)
-        return operations.ask(self.kind, self.model, now=data.pop("now"), asked_by=asked_by, options=data)
+        now = data.pop("now")
+        return operations.ask(self.kind, self.model, now=now, asked_by=asked_by, options=data, projects=projects)
 
 
 class TestForm(RunForm):
@@ -280,6 +281,20 @@ class BenchmarkForm(RunForm):
     max_tokens = forms.IntegerField(label="Tokens out")
     cold = _switch("Load it again first", "Also measures the load")
     field_order = ("requests", "prompt_tokens", "max_tokens", "cold", "now")
+
+
+class TuneForm(RunForm):
+    kind = OperationKind.TUNE
+    file = forms.CharField(
+        label="File", required=False, max_length=100, help_text="The id of an input file: its lines are sent"
+    )
+    minutes = forms.IntegerField(label="Minutes at most")
+    requests = forms.IntegerField(label="Requests for each setting")
+    keep = _switch("Keep the fastest", "Otherwise a button does it afterwards")
+    field_order = ("file", "minutes", "requests", "keep", "now")
+
+
+RUN_FORMS: dict[str, type[RunForm]] = {form.kind.value: form for form in (TestForm, BenchmarkForm, TuneForm)}
 
 
 def may_trust(request: Request) -> bool:

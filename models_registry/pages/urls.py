@@ -22,6 +22,7 @@ urlpatterns = [
     live.path("models/<int:pk>/live", model.PAGE, name="model-live"),
     path("models/<int:pk>/act", model_views.act, name="model-act"),
     path("models/<int:pk>/run", model_views.run, name="model-run"),
+    path("models/<int:pk>/keep", model_views.keep, name="model-keep"),
     path("models/<int:pk>/fit", model_views.fit, name="model-fit"),
     path("models/<int:pk>/edit", model_views.edit, name="model-edit"),
     path("models/<int:pk>/alias", model_views.alias, name="model-alias"),

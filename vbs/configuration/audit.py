@@ -27,6 +27,11 @@ def record_command(action: str, target: str = "", detail: str = "") -> None:
     AuditEntry.objects.create(username=username, action=action, target=target[:200], detail=detail[:10_000])
 
 
+def record_later(asked_by: str, action: str, target: str = "", detail: str = "") -> None:
+    """The same for what a worker does because somebody asked for it before."""
+    AuditEntry.objects.create(username=asked_by[:150], action=action, target=target[:200], detail=detail[:10_000])
+
+
 def record_key(key: ApiKey | None, action: str, target: str = "", detail: str = "") -> None:
     """The same for the API, with the key that the program used. None when the API takes no keys."""
     username = f"key {key.prefix}… ({key.name})" if key else "the API, without a key"

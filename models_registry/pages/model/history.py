@@ -1,12 +1,15 @@
 """A model's operations and measurements, as the parts of its page."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 from django.db.models import QuerySet
 
 from models_registry.api.wire import shown_reason
 from models_registry.fit import formula
+from models_registry.gpu.tuning import candidates
+from models_registry.gpu.tuning.candidates import Tuning
 from models_registry.models import (
     OPEN_OPERATIONS,
     READING,
@@ -26,6 +29,7 @@ RECENT = 10  # operations on the page
 DRAWN = 200  # measurements in the plots
 LISTED = 25  # of them in the table below
 LOG = 20_000  # characters of an operation's log, its end
+TRIED = ("requests/s", "tokens/s", "p50 s", "load s", "failed")
 
 # The values of an operation's result, in the order of the page and with their units; the database keeps no order.
 FACTS = {
@@ -64,12 +68,27 @@ def _ran(row: Operation, newest: bool, for_operator: bool) -> Part:
         "unfold": is_open or newest,
         "seconds": (row.finished_at - row.started_at).total_seconds() if row.finished_at and row.started_at else None,
         "error": shown_reason(row.error, for_operator),
-        "facts": list(_facts(result)),
+        "facts": list(_facts(result)) if row.kind != OperationKind.TUNE else [],
     }
+    if row.kind == OperationKind.TUNE and result:
+        context |= _tuned(row, for_operator, is_open)
     if for_operator:
         question = row.options.get("prompt", "") if row.kind == OperationKind.TEST else ""
         context |= {"asked_by": row.asked_by, "log": row.log[-LOG:], "question": question, "answer": answer}
     return Part(row.pk, "models/_operation.html", context)
+
+
+def _tuned(row: Operation, for_operator: bool, is_open: bool) -> dict[str, Any]:
+    """The settings that were tried. can_keep: a button gives the model the fastest one."""
+    tuning = cast(Tuning, row.result)
+    tried = candidates.table(tuning)
+    can_keep = bool(for_operator and tuning["best"] and not tuning["kept"] and not is_open)
+    return {
+        "tried": tried if for_operator else [replace(one, remark="") for one in tried],
+        "columns": TRIED,
+        "can_keep": can_keep,
+        "kept": tuning["kept"],
+    }
 
 
 def _answer(result: dict[str, Any]) -> str:

@@ -19,9 +19,10 @@ from models_registry.catalog import remove as removal
 from models_registry.catalog.folders import ModelError
 from models_registry.fit import judge
 from models_registry.gpu import operations
+from models_registry.gpu.tuning import keep as keeping
 from models_registry.hub import downloads
 from models_registry.models import OPEN_OPERATIONS, Model, OperationKind
-from models_registry.pages.forms import WRONG, BenchmarkForm, EditForm, FitForm, TestForm, may_trust, taken
+from models_registry.pages.forms import RUN_FORMS, WRONG, EditForm, FitForm, TestForm, may_trust, taken
 from models_registry.pages.model.page import parts
 from models_registry.pages.models import page as models_page
 from models_registry.pages.models.rows import CHANGES
@@ -42,8 +43,7 @@ def _model(request: Request, model: Model, **forms: Any) -> HttpResponse:
     """`forms`: the forms with errors, in place of new ones."""
     usual = {
         "edit_form": EditForm(model=model, may_trust=may_trust(request)),
-        "test_form": TestForm(model=model, prefix="test"),
-        "benchmark_form": BenchmarkForm(model=model, prefix="benchmark"),
+        **{f"{kind}_form": form(model=model, prefix=kind) for kind, form in RUN_FORMS.items()},
         "fit": _judged(request, model),
     }
     context: dict[str, Any] = {"model": model, "adapters": model.adapters.all(), **usual, **forms}
@@ -118,13 +118,29 @@ def act(request: Request, pk: int) -> HttpResponseBase:
 @require_POST
 @page("models_registry.change_model")
 def run(request: Request, pk: int) -> HttpResponseBase:
-    """Queues a test or a benchmark with the options of the form."""
+    """Queues a test, a benchmark or a tuning with the options of its form."""
     model = _find(pk)
-    kind: type[TestForm | BenchmarkForm] = TestForm if "test" in request.POST else BenchmarkForm
+    kind = next((form for name, form in RUN_FORMS.items() if name in request.POST), TestForm)
     form = kind(request.POST, model=model, prefix=kind.kind)
-    if not form.is_valid() or taken(form, lambda: form.ask(request.user.get_username())) is None:
+    user, projects = request.user.get_username(), request.viewer.projects
+    if not form.is_valid() or taken(form, lambda: form.ask(user, projects)) is None:
         return _model(request, model, **{f"{kind.kind}_form": form})
     audit.record(request, f"model.{kind.kind}", model.name)
+    return redirect("model", pk)
+
+
+@require_POST
+@page("models_registry.change_model")
+def keep(request: Request, pk: int) -> HttpResponseBase:
+    """Gives the model the fastest setting that a tuning has found."""
+    model = _find(pk)
+    operation = get_object_or_404(model.operations, pk=request.POST.get("operation", "").replace("\0", ""))
+    try:
+        keeping.keep(operation, lambda detail: audit.record(request, "model.edit", model.name, detail))
+    except ModelError as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, f"{model.name} has this setting from its next load on.")
     return redirect("model", pk)
 
 

@@ -10,7 +10,7 @@ from django.urls import get_resolver
 from models_registry.api import operations, registry, server
 from models_registry.catalog import demo, made_folders
 from models_registry.models import Download, Model, Operation
-from tests.models_registry.api.test_registry import MODELS, Api
+from tests.models_registry.api.test_registry import MODELS, Api, tuned
 from tests.models_registry.cli.test_model_command import run
 from vbs.accounts.models import ApiKey
 from vbs.configuration.models import AuditEntry
@@ -59,12 +59,14 @@ def test_every_change_is_kept(api, settings, monkeypatch, tmp_path):
     call("DELETE", "/v1/registry/aliases/a", None, registry.AliasDetail, "model.unalias", "a")
     for view, verb in (
         (operations.ModelLoad, "load"), (operations.ModelUnload, "unload"),
-        (operations.ModelTest, "test"), (operations.ModelBenchmark, "benchmark"),
+        (operations.ModelTest, "test"), (operations.ModelBenchmark, "benchmark"), (operations.ModelTune, "tune"),
     ):  # fmt: skip
         call("POST", f"{one}/{verb}", {}, view, f"model.{verb}", "m")
     operation = queued()
     path = f"/v1/registry/operations/{operation}/cancel"
     call("POST", path, None, operations.OperationCancellation, "operation.cancel", operation)
+    found = tuned(Model.objects.get(name="m"), own={})
+    call("POST", f"/v1/registry/operations/{found.pk}/keep", None, operations.OperationKeep, "model.edit", "m")
     for view, verb, state in (
         (registry.ModelFetch, "fetch", "failed"), (registry.ModelPause, "pause", "queued"),
         (registry.ModelResume, "resume", "paused"), (registry.ModelRetry, "retry", "failed"),

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from models_registry import workloads
 from models_registry.catalog import remove
+from models_registry.gpu.tuning.candidates import unmeasured
 from models_registry.hub import downloads, tokens
 from models_registry.models import Alias, Download, Measurement, Model, Operation, Worker
 from tests.adapters import adapter_folder
@@ -281,7 +282,7 @@ def test_an_adapter_is_deleted_as_at_openai(api, folders, monkeypatch):
 # What is done with a model
 
 
-@pytest.mark.parametrize("kind", ["load", "unload", "test", "benchmark"])
+@pytest.mark.parametrize("kind", ["load", "unload", "test", "benchmark", "tune"])
 def test_operations_are_asked_for_and_told_of(api, kind):
     api("POST", MODELS, {"name": "o/m", "source": "scripted:"})
     made = api("POST", f"{MODELS}/o/m/{kind}", status=202)
@@ -302,6 +303,28 @@ def test_options_of_an_operation(api):
     for given in ({"options": {"prompt": 5}}, {"options": {"x": 1}}, {"options": []}, {"priority": 101}, {"when": 1}):
         api("POST", f"{MODELS}/m/test", given, 400)
     assert Operation.objects.count() == 1
+
+
+def tuned(model, **changes):
+    """A tuning that has found four places to be twice as fast as two."""
+    slow, fast = (unmeasured(setting, "") | {"requests": 9} for setting in ({}, {"max-num-seqs": 4}))
+    result = {"own": {"max-num-seqs": 2}, "candidates": [slow, fast], "best": {"max-num-seqs": 4}, "gain": 2.0}
+    result |= {"kept": False} | changes
+    return Operation.objects.create(model=model, kind="tune", state="succeeded", result=result)
+
+
+def test_the_fastest_setting_is_kept_when_somebody_says_so(api, plain):
+    model = Model.objects.create(name="m", kind="scripted", engine_args={"max-num-seqs": 2})
+    path = f"/v1/registry/operations/{tuned(model).pk}/keep"
+    plain("POST", path, None, 403)
+    assert api("POST", path)["result"]["kept"] is True
+    assert Model.objects.get().engine_args == {"max-num-seqs": 4}
+    assert api("POST", path)["result"]["kept"] is True, "it is so already"
+    for other, said in ((tuned(model), "were changed since"), (tuned(model, best={}), "found no setting")):
+        assert said in api("POST", f"/v1/registry/operations/{other.pk}/keep", status=400)["message"]
+    assert (
+        "there is no file 'file-x'" in api("POST", f"{MODELS}/m/tune", {"options": {"file": "file-x"}}, 400)["message"]
+    )
 
 
 def test_operations_come_in_pages(api):
@@ -404,8 +427,9 @@ def test_aliases(api):
 CHANGES = [
     ("POST", MODELS), ("PATCH", f"{MODELS}/m"), ("DELETE", f"{MODELS}/m"), ("DELETE", "/v1/models/m"),
     *(("POST", f"{MODELS}/m/{verb}") for verb in ("fetch", "pause", "resume", "cancel", "retry")),
-    *(("POST", f"{MODELS}/m/{verb}") for verb in ("load", "unload", "test", "benchmark")),
-    ("POST", "/v1/registry/operations/op_x/cancel"), ("PUT", "/v1/registry/aliases/a"),
+    *(("POST", f"{MODELS}/m/{verb}") for verb in ("load", "unload", "test", "benchmark", "tune")),
+    ("POST", "/v1/registry/operations/op_x/cancel"), ("POST", "/v1/registry/operations/op_x/keep"),
+    ("PUT", "/v1/registry/aliases/a"),
     ("DELETE", "/v1/registry/aliases/a"), ("POST", "/v1/registry/demo-models/smollm2"),
     ("GET", "/v1/registry/leftovers"), ("DELETE", "/v1/registry/leftovers/models/x"), ("GET", "/v1/registry/fit"),
     ("PUT", "/v1/registry/tokens/t"), ("DELETE", "/v1/registry/tokens/t"),

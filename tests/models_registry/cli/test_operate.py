@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from models_registry.cli.operate import new_lines
-from models_registry.models import Operation
+from models_registry.models import Model, Operation
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -52,6 +52,23 @@ def test_the_command_follows_and_tells(add_model, serving):
     ) == ["load", "benchmark"]
     assert len(json.loads(run("measurements", "scripted", "--json")[0])) == 2
     assert "unloaded" in run("unload", "scripted")[0]
+
+
+def test_the_command_tunes_and_keeps(add_model, serving):
+    add_model(**{"max-num-seqs": 1, "latency-ms": 30})
+    out, err = run("tune", "scripted", "--requests", "12", "--minutes", "5", "--max-tokens", "2")
+    titles, first, *others, last = out.splitlines()
+    assert titles.split()[:3] == ["setting", "req/s", "tokens/s"] and first.split()[:3] == ["as", "it", "is"]
+    assert any(row.startswith("*") and "max-num-seqs 4" in row for row in others)
+    assert "as it is:" in err and "The fastest: max-num-seqs 4" in err
+    operation = Operation.objects.get()
+    assert f"keep {operation.pk}" in last and Model.objects.get().engine_args["max-num-seqs"] == 1
+    assert run("keep", operation.pk)[0] == "scripted has the setting: max-num-seqs 4\n"
+    assert Model.objects.get().engine_args["max-num-seqs"] == 4
+    with pytest.raises(CommandError, match="No operation found"):
+        run("keep", "op_1")
+    with pytest.raises(CommandError, match="there is no file 'file-x'"):
+        run("tune", "scripted", "--file", "file-x")
 
 
 def test_the_command_fails_when_it_failed(add_model, serving):

@@ -21,6 +21,7 @@ from models_registry.models import (
     OperationState,
     Worker,
 )
+from tests.models_registry.api.test_registry import tuned
 from tests.models_registry.catalog.test_add import model_folder
 from tests.models_registry.fit.test_formula import SMOLLM2, weights
 from vbs.configuration.models import AuditEntry
@@ -198,6 +199,34 @@ def test_a_test_shows_question_and_answer_and_a_benchmark_numbers(root, scripted
     for shown in ("Where?", "There.", "Loading …", "tokens/s out", "1,234", "1.0 GiB"):
         assert shown in page
     assert "[]" not in page
+
+
+def test_a_tuning_shows_its_table_and_a_button_keeps_the_fastest(root, scripted):
+    Model.objects.update(engine_args={"max-num-seqs": 2})
+    operation = tuned(scripted)
+    address, keep = f"/models/{scripted.pk}/", f"/models/{scripted.pk}/keep"
+    page = text(root.get(address))
+    assert "as it is" in page and "<strong>max-num-seqs 4</strong> (the fastest)" in page and "Keep the fastest" in page
+    assert root.post(keep, {"operation": "nothing"}).status_code == 404
+    for _ in range(2):
+        assert root.post(keep, {"operation": operation.pk}).url == address
+    assert Model.objects.get().engine_args == {"max-num-seqs": 4}
+    page = text(root.get(address))
+    assert "(the fastest, kept)" in page and "Keep the fastest</button>" not in page
+    assert list(AuditEntry.objects.values_list("action", flat=True)) == ["model.edit"], (
+        "the second time changes nothing"
+    )
+    refused = text(root.post(keep, {"operation": tuned(scripted).pk}, follow=True))
+    assert "were changed since" in refused
+
+
+def test_a_tuning_is_asked_for_with_its_form(root, scripted):
+    form = {"tune": "", "tune-minutes": "5", "tune-requests": "50", "tune-keep": "on"}
+    assert root.post(f"/models/{scripted.pk}/run", form).status_code == 302
+    options = Operation.objects.get().options
+    assert (options["minutes"], options["requests"], options["keep"], options["file"]) == (5, 50, True, "")
+    wrong = root.post(f"/models/{scripted.pk}/run", form | {"tune-file": "file-x"})
+    assert wrong.status_code == 422 and "there is no file" in text(wrong)
 
 
 def test_an_embedding_is_shown_by_its_first_values(root):
@@ -454,7 +483,7 @@ def test_a_test_with_a_question_of_ones_own(root, scripted):
 # Who may
 
 
-CHANGES = ("act", "run", "edit", "alias")
+CHANGES = ("act", "run", "keep", "edit", "alias")
 
 
 def test_strangers_are_sent_to_sign_in(client, scripted):
