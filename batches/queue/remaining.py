@@ -6,6 +6,8 @@ take is told in seconds of one place in the window: a request takes a place for 
 """
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models_registry.speed.speeds import Answers
@@ -52,6 +54,18 @@ class Rest:
         filled = min(self.unsent, max(0.0, window - self.in_flight))
         sending = (self.work - self.saved(filled)) / window
         return max(sending + longest(self.usual, min(window, filled + self.in_flight)), self.least)
+
+
+def together(rests: Sequence[Rest]) -> Rest:
+    """What is left of a batch with several models, whose requests are sent one model after the other."""
+    if len(rests) == 1:
+        return rests[0]
+    weights = [rest.unsent or 1e-9 for rest in rests]
+    median = statistics.fmean((rest.usual.median for rest in rests), weights)
+    mean = statistics.fmean((rest.usual.mean for rest in rests), weights)
+    usual = Answers(median, max(rest.usual.most for rest in rests), mean, max(rest.usual.at_once for rest in rests))
+    in_flight, least = sum(rest.in_flight for rest in rests), max(rest.least for rest in rests)
+    return Rest(sum(rest.unsent for rest in rests), usual, in_flight, least)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """How batches share one engine: who sends how much, and when each has its last answer.
 
-The places that become free in the window go to the batches of the highest priority that have requests left to send, in
-equal parts; when these are all sent, their last answers are waited for while the next priority sends. Requests are
-taken to flow: between two events nothing changes but how much is left. An event is that the last request of a batch is
-sent, or that its last answer comes. Times are seconds from now.
+The places that become free in the window go to the batches of the highest priority that have requests left to send, so
+that each has as many tokens; when these are all sent, their last answers are waited for while the next priority sends.
+Requests are taken to flow: between two events nothing changes but how much is left. An event is that the last request
+of a batch is sent, or that its last answer comes. Times are seconds from now.
 """
 
 import math
@@ -18,18 +18,18 @@ INSTANT = 1e-6  # seconds, or seconds of one place, that are nothing
 
 @dataclass(eq=False)
 class Member:
-    """A batch's requests for one model, on the engine. place: the batch's in the queue. requests: how many are not
-    answered. rest: what they take; None when that is not known: then it takes what it may have for ever.
+    """A batch on the engine. place: its place in the queue. requests: how many are not answered. rest: what they take;
+    None when that is not known: then it takes what it may have for ever. tokens: of a request; 0 when not known.
 
-    weight: its part of the window beside a batch of weight 1. work: the seconds of one place until its last request is
-    sent. started, ends: when its first request is sent, and its last is answered, once that is known.
+    work: the seconds of one place until its last request is sent. started, ends: when its first request is sent, and
+    its last is answered, once that is known.
     """
 
     place: int
     priority: int
     requests: int
     rest: Rest | None
-    weight: float = 1.0
+    tokens: float = 0.0
     started: float | None = None
     ends: float | None = None
     work: float = field(init=False)
@@ -47,11 +47,16 @@ class Member:
         return self.ends is None
 
     @property
-    def left(self) -> Rest | None:
-        """What is left of it, if it has to leave now; what is in flight is answered."""
+    def weight(self) -> float:
+        """The seconds of one place that a token takes; 0 when not known. Who has as many tokens as another, and needs
+        more time for them, has more places."""
+        return self.rest.usual.mean / self.tokens if self.rest and self.tokens else 0.0
+
+    @property
+    def unsent(self) -> float:
         if self.rest is None or not self.rest.usual.mean:
-            return self.rest
-        return Rest(math.ceil(self.work / self.rest.usual.mean - INSTANT), self.rest.usual)
+            return self.requests
+        return max(0.0, self.work / self.rest.usual.mean) if self.sends else 0.0
 
     def _in_flight(self, now: float) -> float:
         if self.ends is None:
@@ -103,6 +108,16 @@ class SharedEngine:
         first = min(times, default=math.inf)
         return None if first == math.inf else max(first, self.now)
 
+    def is_hungry(self, coming: Sequence[Member] = ()) -> bool:
+        """Are too few requests left to send for a window?"""
+        return sum(member.unsent for member in (*self.members, *coming)) < self.window - INSTANT
+
+    def hungry_at(self) -> float | None:
+        """When it will be; None when it is, or not before the next event."""
+        rate = sum(one._rate / one.rest.usual.mean for one in self.members if one.rest and one.sends and one.rest.work)
+        left = sum(member.unsent for member in self.members) - self.window
+        return self.now + (left + 2 * INSTANT) / rate if rate and left >= 0 else None
+
     def _fill(self) -> None:
         free = self.window - sum(member._in_flight(self.now) for member in self.members)
         rooms = [member.rest.unsent if member.rest else member.requests for member in self.members]
@@ -128,16 +143,19 @@ class SharedEngine:
                 member.started = self.now
 
     def _parts(self, whole: float, rooms: Sequence[float]) -> list[tuple[Member, float]]:
-        """The part of each that sends: the highest priority first, in equal parts within one, no more than it has room
+        """The part of each that sends: the highest priority first, within one by weight, no more than it has room
         for."""
         found: list[tuple[Member, float]] = []
         senders = [(member, room) for member, room in zip(self.members, rooms, strict=True) if member.sends]
         senders.sort(key=lambda one: -one[0].priority)
+        known = [member.weight for member, _ in senders if member.weight]
+        usual = sum(known) / len(known) if known else 1.0
         for _, group in groupby(senders, key=lambda one: one[0].priority):
-            equal = sorted(group, key=lambda one: one[1] / one[0].weight)
-            weights = sum(member.weight for member, _ in equal)
-            for member, room in equal:
-                part = min(room, max(0.0, whole) * member.weight / weights)
-                whole, weights = whole - part, weights - member.weight
+            equal = [(member, room, member.weight or usual) for member, room in group]
+            equal.sort(key=lambda one: one[1] / one[2])
+            weights = sum(weight for _, _, weight in equal)
+            for member, room, weight in equal:
+                part = min(room, max(0.0, whole) * weight / max(weights, weight))
+                whole, weights = whole - part, weights - weight
                 found.append((member, part))
         return found

@@ -13,19 +13,19 @@ from models_registry.workloads import Work, Workload
 @dataclass(frozen=True)
 class Segment:
     """A batch's requests for one model. engine: the model whose engine they need. requests: how many have no answer.
-    rest: what they take; None when that is not known, and then `why` says why. weight: its part of the window beside a
-    segment of weight 1."""
+    rest: what they take; None when that is not known, and then `why` says why. tokens: of a request, read and written;
+    0 where that is not known."""
 
     engine: str
     requests: int = 0
     rest: Rest | None = None
     why: str = ""
-    weight: float = 1.0
+    tokens: float = 0.0
 
 
 @dataclass(frozen=True)
 class SimulatedWork:
-    """A batch with work left, in segments. Those for one engine run at once.
+    """A batch with work left, in segments. Those for one engine run in one turn.
 
     uncounted: an operation, whose duration is not known; it counts as long as the load of its model, where that is
     known.
@@ -100,13 +100,13 @@ class SimulatedQueue:
             engine = loaded
         if (place, engine) not in self._works:
             job = self.jobs[place]
-            work = Work(cast(Workload, self), job.id, engine, job.priority, job.since, job.deadline, segment=place)
+            work = Work(cast(Workload, self), job.id, engine, job.priority, job.since, job.deadline)
             self._works[place, engine] = work
         return self._works[place, engine]
 
     def take(self, work: Work, reason: Reason) -> list[Segment]:
         """Take out the segments that the engine serves; the work is away until it is put back."""
-        place = work.segment
+        place = self.places[work.id]
         self.here.discard(place)
         self.changes += 1
         if work.id not in self.turns and place not in self._had:

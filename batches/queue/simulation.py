@@ -7,16 +7,19 @@ since when a model is loaded. Nothing new arrives, and nothing fails.
 """
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from batches.queue import remaining
+from batches.queue.remaining import Rest
 from batches.queue.sharing import Member, SharedEngine
 from batches.queue.simulated_queue import Placement, Segment, SimulatedQueue, SimulatedWork, Times
 from models_registry.gpu.arbiter import Reason, in_order
 from models_registry.workloads import Work
 
-MEMBERS = 64  # segments that run at once on one engine
+MEMBERS = 256  # batches that run at once on one engine
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def simulate(
     When no worker is left, the rest gets no times, but a reason, and the order in which one worker would take it.
     """
     queue = SimulatedQueue(jobs, now, patience)
-    workers = [_Worker(queue, engines, slot.loaded) for slot in slots]
+    slots = list(slots)
+    workers = [_Worker(queue, engines, slot.loaded, alone=len(slots) == 1) for slot in slots]
     held = [[queue.places[one] for one in slot.running if one in queue.places] for slot in slots]
     for places in held:
         queue.hold(places)
@@ -79,16 +83,17 @@ def simulate(
 
 
 class _Worker:
-    """A worker and its engine. clock: seconds from now. blocked: why nothing is known of what comes after what it runs,
-    once it has stopped for that."""
+    """A worker and its engine. alone: there is no other. clock: seconds from now. blocked: why nothing is known of what
+    comes after what it runs, once it has stopped for that."""
 
-    def __init__(self, queue: SimulatedQueue, engines: Engines, loaded: str) -> None:
+    def __init__(self, queue: SimulatedQueue, engines: Engines, loaded: str, alone: bool = True) -> None:
         self.loaded, self.blocked, self.clock = loaded, "", 0.0
+        self._alone = alone
         self._queue, self._engines = queue, engines
         self._loaded_at = queue.now
         self._engine: SharedEngine | None = None
         self._coming: list[Member] = []  # once the engine is loaded
-        self._segments: dict[int, list[tuple[Member, Segment]]] = {}  # by place, those that run
+        self._running: dict[int, list[Segment]] = {}  # by place
         self._ranking: Iterator[tuple[Work, Reason]] = iter(())
         self._first: tuple[Work, Reason] | None = None
         self._ranked: tuple[object, ...] = ()
@@ -131,8 +136,11 @@ class _Worker:
         if not self._engine.members:
             self._engine = None
             return self._begin()
-        if (following := self._engine.next_event()) is None:
-            why = next((part.why for parts in self._segments.values() for _, part in parts if part.why), "")
+        following = self._engine.next_event()
+        if self._queue.serves(self.loaded) and (hungry := self._engine.hungry_at()) is not None:
+            following = hungry if following is None else min(following, hungry)
+        if following is None:
+            why = next((part.why for parts in self._running.values() for part in parts if part.why), "")
             self.blocked = f"What runs before it cannot be estimated. {why}".strip()
         return following
 
@@ -142,7 +150,7 @@ class _Worker:
             return None
         work = chosen[0]
         segments = self._take(chosen)
-        return self.clock if self._load(work.segment, work.model, segments) else None
+        return self.clock if self._load(self._queue.places[work.id], work.model, segments) else None
 
     def _load(self, place: int, engine: str, segments: list[Segment]) -> bool:
         """Load the engine for this work, unless it is loaded. The clock is then at the end of that. False when it is
@@ -163,56 +171,59 @@ class _Worker:
             self._queue.tell(place, self.clock, self.clock)
             self._queue.put(place)
         elif known and not self.blocked:
-            self._coming += self._members(place, segments)
+            self._coming.append(self._member(place, segments))
         return known
 
-    def _members(self, place: int, segments: list[Segment]) -> list[Member]:
-        priority = self._queue.jobs[place].priority
-        members = [Member(place, priority, part.requests, part.rest, part.weight) for part in segments]
-        self._segments.setdefault(place, []).extend(zip(members, segments, strict=True))
-        for part in segments:
-            if part.rest is None:
-                self._queue.tell(place, None, None, part.why)
-        return members
+    def _member(self, place: int, segments: list[Segment]) -> Member:
+        self._running[place] = segments
+        requests = sum(part.requests for part in segments)
+        tokens = sum(part.tokens * part.requests for part in segments) / (requests or 1)
+        rests = [part.rest for part in segments if part.rest]
+        if len(rests) < len(segments):
+            self._queue.tell(place, None, None, next(part.why for part in segments if not part.rest))
+        rest = remaining.together(rests) if len(rests) == len(segments) else None
+        return Member(place, self._queue.jobs[place].priority, requests, rest, tokens)
 
     def _admit(self, engine: SharedEngine) -> None:
-        """Take up what waits for this engine, until other work comes before it."""
+        """Take up what waits for this engine, until other work comes before it.
+
+        All of the highest priority join, to have their share. What has a lower one, and what another worker could run,
+        joins when the others have too few requests to fill the window.
+        """
         coming, self._coming = self._coming, []
         while len(engine.members) + len(coming) < MEMBERS and self._queue.serves(self.loaded):
-            if (found := self._next()) is None:
+            if (found := self._next()) is None or found[0].model != self.loaded:
                 break
-            work = found[0]
-            if work.model != self.loaded or self._queue.jobs[work.segment].uncounted:
+            place = self._queue.places[found[0].id]
+            if self._queue.jobs[place].uncounted:
                 break
-            coming += self._members(work.segment, self._take(found))
+            highest = max((member.priority for member in (*engine.members, *coming)), default=found[0].priority)
+            if not ((self._alone and highest <= found[0].priority) or engine.is_hungry(coming)):
+                break
+            coming.append(self._member(place, self._take(found)))
         if coming:
             engine.add(coming)
 
     def _end(self, member: Member) -> None:
         self._queue.tell(member.place, member.started, member.ends)
-        segments = self._segments[member.place]
-        segments[:] = [one for one in segments if one[0] is not member]
-        if not segments:
-            del self._segments[member.place]
-            self._queue.put(member.place)
+        del self._running[member.place]
+        self._queue.put(member.place)
 
     def _make_way(self) -> None:
         """Put back what has a lower priority than work that waits for another engine."""
         if self._looked == self._queue.changes or self._engine is None:
             return
         self._looked = self._queue.changes
-        urgent = self._queue.urgent(self.loaded)
-        for place in list(self._segments):
-            if urgent is not None and self._queue.jobs[place].priority < urgent:
-                segments = self._segments.pop(place)
-                self._engine.remove([member for member, _ in segments])
-                unsent = []
-                for member, segment in segments:
-                    if member.ends is not None:
-                        self._queue.tell(place, member.started, member.ends)
-                    else:
-                        unsent.append(replace(segment, rest=member.left))
-                self._queue.put(place, unsent)
+        if (urgent := self._queue.urgent(self.loaded)) is None:
+            return
+        leaving = [member for member in self._engine.members if member.priority < urgent]
+        self._engine.remove(leaving)
+        for member in leaving:
+            segments = self._running.pop(member.place)
+            if member.ends is not None:
+                self._queue.tell(member.place, member.started, member.ends)
+                segments = []
+            self._queue.put(member.place, _left(segments, member))
 
     def _next(self) -> tuple[Work, Reason] | None:
         """What the arbiter chooses now. Its order is asked for anew when something has changed that it depends on."""
@@ -241,4 +252,16 @@ class _Worker:
             if self.loaded != loaded:
                 self._loaded_at = self._queue.moment(self.clock)
             self._take(found)
-            self._queue.put(found[0].segment)
+            self._queue.put(self._queue.places[found[0].id])
+
+
+def _left(segments: list[Segment], member: Member) -> list[Segment]:
+    """What is left of a batch that makes way, of each of its segments the same part; what is in flight is answered."""
+    found = []
+    for part in segments:
+        if part.rest is None or not part.rest.unsent:
+            found.append(part)
+        else:
+            unsent = math.ceil(part.rest.unsent * member.unsent / (member.rest or part.rest).unsent - 1e-6)
+            found.append(replace(part, requests=unsent, rest=Rest(unsent, part.rest.usual)))
+    return found

@@ -42,6 +42,7 @@ SOON_DUE = timedelta(hours=1)  # batches whose deadline comes near within this t
 COUNTED = 250_000  # requests of batches with several models that are counted by model
 FRESH_SECONDS = 2.0  # for which what was worked out is told again
 PAUSED = "The queue is paused."
+KNOWN = 10  # answers of a batch, after which its requests are taken to have as many tokens
 NOTHING = Answers(0.0, 0.0, 0.0, 1)
 
 
@@ -275,7 +276,14 @@ class _Models:
             if speed.measurements:
                 why = f"How long {model.name} takes for answers without a limit has never been measured."
             return Segment(engine, requests, None, why)
-        return Segment(engine, requests, rest or Rest(0, NOTHING))
+        return Segment(engine, requests, rest or Rest(0, NOTHING), tokens=_tokens(speed, running))
+
+
+def _tokens(speed: Speed, running: Batch | None) -> float:
+    """The tokens of a request: of the batch's own, once some are answered."""
+    if running and running.completed >= KNOWN:
+        return (running.input_tokens + running.output_tokens) / running.completed
+    return (speed.input_tokens or 0.0) + (speed.output_tokens or 0.0)
 
 
 def _progress(batch: Batch, requests: int) -> Progress:

@@ -72,26 +72,30 @@ def test_the_plan_is_what_the_worker_will_do(seed, queued, worker, settings):
 
     while work := chosen():
         clock += loads[work.model] if work.model != loaded else 0
-        loaded, left, members = work.model, {}, []
+        loaded, left, pace = work.model, {}, {}
         while work and work.model == loaded:
-            batch = claims.claim(work.id, worker.pk)
+            batch, requests = claims.claim(work.id, worker.pk), 0
+            left[batch] = 0.0
             for index, name in enumerate(batch.model_names):
                 rows = batch.requests.filter(model_index=index, state=RequestState.PENDING)
                 if engines.get(name, name) == loaded and (count := rows.update(state=RequestState.COMPLETED)):
-                    left[batch, name] = count * paces.get(name, 0.5)
+                    requests += count
+                    left[batch] += count * paces.get(name, 0.5)
                     Batch.objects.filter(pk=batch.pk).update(completed=F("completed") + count)
-            members.append(batch)
+            pace[batch] = left[batch] / requests  # each request has as many tokens, so who is slower has more time
             work = chosen()
+        members = list(left)
         while left:
-            top = max(batch.priority for batch, _ in left)
-            senders = [one for one in left if one[0].priority == top]
-            step = min(left[one] for one in senders)
-            for batch, name in senders:
-                start.setdefault(batch.pk, clock)
-                left[batch, name] -= step
-                end[batch.pk] = clock + step * len(senders)
-            clock += step * len(senders)
-            left = {one: seconds for one, seconds in left.items() if seconds > 1e-9}
+            top = max(batch.priority for batch in left)
+            senders = [batch for batch in left if batch.priority == top]
+            whole = sum(pace[batch] for batch in senders)
+            step = min(left[batch] * whole / pace[batch] for batch in senders)
+            clock += step
+            for batch in senders:
+                start.setdefault(batch.pk, clock - step)
+                left[batch] -= step * pace[batch] / whole
+                end[batch.pk] = clock
+            left = {batch: seconds for batch, seconds in left.items() if seconds > 1e-9}
         for batch in members:
             batch.refresh_from_db()
             batch.release(worker.pk)

@@ -29,10 +29,11 @@ class Engine:
 
     Whoever has the highest priority sends next; within one priority, whoever has spent the fewest tokens: a request
     counts as the mean when it is sent, and as what it took when it is answered. Who comes begins with the least of the
-    others. One token takes a second.
+    others. tokens: how many a batch has in a second of a place, where it is not one.
     """
 
-    def __init__(self, places, batches):
+    def __init__(self, places, batches, tokens=None):
+        tokens = dict.fromkeys((name for name, *_ in batches), 1.0) | (tokens or {})
         self.spans = {name: [] for name, *_ in batches}  # when each request was sent, and answered
         self.lengths = {name: list(lengths) for name, _, _, lengths in batches}
         self.came = {name: came for name, came, *_ in batches}
@@ -45,7 +46,7 @@ class Engine:
                 clock = max(clock, coming[-1][0])
             elif len(flying) == places or not unsent:
                 clock, name, length = heapq.heappop(flying)
-                spent[name] += length - mean
+                spent[name] += length * tokens[name] - mean
             while coming and coming[-1][0] <= clock:
                 _, name = coming.pop()
                 spent[name] = min((spent[one] for one in unsent), default=0.0)
@@ -164,3 +165,19 @@ def test_before_anything_has_begun_it_is_known_when_each_ends(kind):
             assert len(lengths) < FEW or true / 2 - slack <= said <= 2 * true + slack, (seed, name, said, true)
         last = max((times.end - NOW).total_seconds() for times in found.values())
         assert last == pytest.approx(max(engine.ends.values()), rel=0.15, abs=usual.most), seed
+
+
+def test_who_has_fewer_tokens_in_a_second_has_more_places():
+    """Two adapters, of which one writes half as fast: each has as many tokens, so this one has two thirds."""
+    chance = random.Random(7)
+    lengths = {name: [LENGTHS["short"](chance) for _ in range(4000)] for name in ("slow", "fast")}
+    engine = Engine(60, [(name, 0.0, 0, each) for name, each in lengths.items()], {"slow": 1.0, "fast": 2.0})
+    usual = measured(chance, "short", 60)
+    jobs = [
+        SimulatedWork(name, 0, NOW, None, (Segment("a", 4000, Rest(4000, usual), tokens=tokens),))
+        for name, tokens in (("slow", 1.0), ("fast", 2.0))
+    ]
+    found = simulate(jobs, [SimulatedWorker("a")], Engines({"a": 1.0}, {"a": 60.0}), NOW, FOREVER).times
+    for name in lengths:
+        assert (found[name].end - NOW).total_seconds() == pytest.approx(engine.ends[name], rel=0.05), name
+    assert engine.ends["slow"] < 0.8 * engine.ends["fast"]
