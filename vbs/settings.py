@@ -166,6 +166,9 @@ VBS_INTERACTIVE: str = one_of(
     ["off", "loaded", "swap"],
     changes="Holds for requests that come from now on. Remote models count as loaded.",
 )
+VBS_INTERACTIVE_SWAP_SECONDS: int = whole(
+    "VBS_INTERACTIVE_SWAP_SECONDS", 120, "With `swap`: how long a request waits for its model to be loaded"
+)
 VBS_DEFAULT_MAX_TOKENS: int = whole(
     "VBS_DEFAULT_MAX_TOKENS",
     0,

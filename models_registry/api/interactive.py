@@ -8,7 +8,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from models_registry.serving import body, engines
+from models_registry.serving import body, swap
 from models_registry.serving.forward import Asked, Forwarded
 from vbs.openai import raw_json
 from vbs.openai.authentication import project_of
@@ -54,5 +54,5 @@ class Interactive(APIView):
         members: Any = request.data
         body.check(self.path, members)
         name = body.model_name(members)
-        request_id = getattr(request, "request_id", "")
-        return Forwarded(Asked(project_of(request), self.path, name, members, engines.find(name), request_id))
+        project, request_id = project_of(request), getattr(request, "request_id", "")
+        return Forwarded(Asked(project, self.path, name, members, swap.find_or_load(name, project), request_id))

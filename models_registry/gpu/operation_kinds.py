@@ -79,6 +79,7 @@ def _load(turn: OperationTurn) -> dict[str, Any]:
     before = turn.gpu.resident.engine
     engine = turn.load()
     start, new = engine.started, engine is not before
+    turn.stay(turn.options.get("keep_seconds", 0))
     return {
         "seconds": start.seconds if new else 0.0,
         "memory_bytes": measurements.memory_taken(engine),

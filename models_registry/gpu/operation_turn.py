@@ -142,6 +142,13 @@ class OperationTurn:
         self._doing = ""
         self.check()
 
+    def stay(self, seconds: float) -> None:
+        """Keep the GPU for so long. Raises OperationStopped."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.check()
+            time.sleep(TICK_SECONDS)
+
     def drive(self, work: Coroutine[Any, Any, T], every_second: Callable[[], object] = lambda: None) -> T:
         """Run the coroutine on an event loop until it is done. Raises its exceptions, OperationStopped."""
 

@@ -77,7 +77,7 @@ def _is_unicode(text: str) -> bool:
 
 # By kind, the options: the default of each, and its check.
 OPTIONS: dict[str, dict[str, tuple[Any, Check]]] = {
-    OperationKind.LOAD: {},
+    OperationKind.LOAD: {"keep_seconds": (0, _whole(0, 600))},  # before other work may have it make room
     OperationKind.UNLOAD: {},
     OperationKind.TEST: {
         "prompt": ("What is the capital of France?", _prompt),

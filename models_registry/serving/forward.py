@@ -15,7 +15,7 @@ from models_registry.engine import error_bodies
 from models_registry.engine.client import authorization
 from models_registry.engine.error_bodies import PATIENCE, clean
 from models_registry.engine.spec import Address
-from models_registry.serving import answers, body, links
+from models_registry.serving import answers, body, links, swap
 from models_registry.serving.answers import AnswerTooLong, Events, Usage
 from models_registry.serving.engines import NotLoaded, Served
 from models_registry.serving.ledger import ledger
@@ -39,13 +39,14 @@ in_flight = OpenStreams()  # by project
 
 @dataclass
 class Asked:
-    """A request that was checked. path: below `/v1`. name: the model, as the client names it."""
+    """A request that was checked. path: below `/v1`. name: the model, as the client names it. found: the engine, or the
+    id of the operation that loads the model."""
 
     project: Project
     path: str
     name: str
     members: Members
-    served: Served
+    found: Served | str
     request_id: str
     usage: Usage = field(default_factory=Usage)
     status: int = CLIENT_CLOSED
@@ -73,7 +74,7 @@ class Forwarded(LaterAnswer):
     def __init__(self, asked: Asked) -> None:
         super().__init__(content_type="application/json")
         self.asked = asked
-        self.started = False
+        self.started = self.hides_usage = False
 
     async def answer(self, send: Send) -> None:
         asked, began = self.asked, time.monotonic()
@@ -82,22 +83,23 @@ class Forwarded(LaterAnswer):
             words = f"Your project has {most} requests running, which is the most (VBS_MAX_INTERACTIVE)."
             await self._refuse(TooMany(f"{words} Wait until one of them has ended.", code="rate_limit_exceeded"), send)
             return
-        ledger.began(asked.served.worker)
         try:
             await self._answer(send)
         finally:
             in_flight.end(str(asked.project.pk))
-            failed, usage = not 200 <= asked.status < 300, asked.usage
-            ledger.ended(
-                asked.served.worker, asked.project, asked.served.name, failed, usage.input_tokens, usage.output_tokens
-            )
             _tell(asked, time.monotonic() - began)
 
     async def _answer(self, send: Send) -> None:
         seconds = runtime.value("VBS_REQUEST_SECONDS")
         try:
             async with asyncio.timeout(seconds):
-                await self._forward(send)
+                found = self.asked.found
+                served = found if isinstance(found, Served) else await swap.loaded(self.asked.name, found)
+                ledger.began(served.worker)
+                try:
+                    await self._forward(served, send)
+                finally:
+                    self._count(served)
             return
         except TimeoutError:
             error: ApiError = GatewayTimeout(f"No whole answer within {seconds} s (VBS_REQUEST_SECONDS).")
@@ -110,6 +112,11 @@ class Forwarded(LaterAnswer):
         else:
             await self._refuse(error, send)
 
+    def _count(self, served: Served) -> None:
+        asked, usage = self.asked, self.asked.usage
+        failed = not 200 <= asked.status < 300
+        ledger.ended(served.worker, asked.project, served.name, failed, usage.input_tokens, usage.output_tokens)
+
     async def _refuse(self, error: ApiError, send: Send) -> None:
         await self._whole(error.status_code, orjson.dumps(error.body()), error.headers(), send)
 
@@ -119,17 +126,18 @@ class Forwarded(LaterAnswer):
         await send(self.head(status, fixed | headers))
         await send(_piece(content, more=False))
 
-    async def _forward(self, send: Send) -> None:
+    async def _forward(self, served: Served, send: Send) -> None:
         """Raises ApiError."""
-        asked, served = self.asked, self.asked.served
-        hides_usage = body.streams(asked.members) and body.ask_usage(asked.path, asked.members)
+        asked = self.asked
+        self.hides_usage = body.streams(asked.members) and body.ask_usage(asked.path, asked.members)
         content = body.for_engine(asked.members, served, asked.project)
-        name = f"{asked.request_id}-{secrets.token_hex(4)}"  # a client may send one id twice
+        named = {"X-Request-Id": f"{asked.request_id}-{secrets.token_hex(4)}"}  # a client may send one id twice
         addresses = random.sample(served.addresses, len(served.addresses))
         try:
             for address in addresses:
                 try:
-                    await self._send(address, name, content, hides_usage, address is addresses[-1], send)
+                    is_last = address is addresses[-1]
+                    await self._send(served, address, named, content, is_last, send)
                     return
                 except _Elsewhere:
                     continue
@@ -147,37 +155,33 @@ class Forwarded(LaterAnswer):
             raise _lost(served, self.started) from error
 
     async def _send(
-        self, address: Address, name: str, content: bytes, hides_usage: bool, is_last: bool, send: Send
+        self, served: Served, address: Address, named: dict[str, str], content: bytes, is_last: bool, send: Send
     ) -> None:
         """Send it to this address. Raises _Elsewhere where that is busy and not the last one."""
+        url, headers = address.url + self.asked.path, named | authorization(address)
         async with (
-            links.session(address, self.asked.served.private) as session,
-            session.post(
-                address.url + self.asked.path,
-                data=content,
-                headers={"X-Request-Id": name, **authorization(address)},
-                allow_redirects=False,
-            ) as response,
+            links.session(address, served.private) as session,
+            session.post(url, data=content, headers=headers, allow_redirects=False) as response,
         ):
             try:
                 if response.status in PATIENCE and not is_last:
                     raise _Elsewhere
-                await self._pass_on(response, hides_usage, send)
+                await self._pass_on(response, served, send)
             except BaseException:
                 response.close()  # the engine stops its work on the request when the connection is gone
                 raise
 
-    async def _pass_on(self, response: aiohttp.ClientResponse, hides_usage: bool, send: Send) -> None:
+    async def _pass_on(self, response: aiohttp.ClientResponse, served: Served, send: Send) -> None:
         asked, most = self.asked, settings.VBS_MAX_ANSWER_MB * 2**20
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise BadGateway("The answer of the model's server is compressed, which it was asked not to be.")
         if not 200 <= response.status < 300:
-            raise await _refusal(response, asked)
+            raise await _refusal(response, served, asked.name)
         if response.content_type != "text/event-stream":
-            content, asked.usage = answers.whole(await _read(response, most), asked.served.served_name, asked.name)
+            content, asked.usage = answers.whole(await _read(response, most), served.served_name, asked.name)
             await self._whole(response.status, content, {}, send)
             return
-        events = Events(asked.served.served_name, asked.name, hides_usage, most)
+        events = Events(served.served_name, asked.name, self.hides_usage, most)
         asked.usage = events.usage
         self.started = True
         await send(self.head(response.status, EVENTS))
@@ -203,10 +207,10 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     return bytes(content)
 
 
-async def _refusal(response: aiohttp.ClientResponse, asked: Asked) -> ApiError:
-    """What the engine says, as our error. The client cannot help it that a remote server refuses our key, or leads
-    elsewhere."""
-    status, served = response.status, asked.served
+async def _refusal(response: aiohttp.ClientResponse, served: Served, name: str) -> ApiError:
+    """What the engine says, as our error, with this name of the model. The client cannot help it that a remote server
+    refuses our key, or leads elsewhere."""
+    status = response.status
     if served.is_remote and (status in (401, 403) or status < 400):
         what = "a redirect, which is not followed" if status < 400 else "it wants another key"
         return BadGateway(f"The model's server answers {status}: {what}.")
@@ -219,7 +223,7 @@ async def _refusal(response: aiohttp.ClientResponse, asked: Asked) -> ApiError:
     wait = response.headers.get("Retry-After", "")
     return EngineError(
         status if status >= 400 else 502,
-        message.replace(served.served_name, asked.name) if served.served_name != asked.name else message,
+        message.replace(served.served_name, name),
         code,
         clean(param, 200) if isinstance(param, str) else None,
         wait if wait.isascii() and wait.isdigit() else "",
