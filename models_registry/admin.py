@@ -21,6 +21,7 @@ from models_registry.models import (
     Alias,
     Download,
     HubToken,
+    InteractiveUsage,
     Measurement,
     Model,
     Operation,
@@ -248,6 +249,14 @@ class MeasurementAdmin(ReadOnlyAdmin):
     @admin.display(description="memory", ordering="memory_bytes")
     def memory(self, row: Measurement) -> str:
         return filesizeformat(row.memory_bytes) if row.memory_bytes else "-"
+
+
+@admin.register(InteractiveUsage)
+class InteractiveUsageAdmin(ReadOnlyAdmin):
+    list_display = ["hour", "project", "model", "requests", "failed", "input_tokens", "output_tokens"]
+    list_filter = ["hour"]
+    list_select_related = ["project"]
+    search_fields = ["model", "project__name"]
 
 
 class HubTokenForm(forms.ModelForm):

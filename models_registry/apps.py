@@ -13,6 +13,7 @@ class ModelsRegistryConfig(AppConfig):
         from models_registry.gpu.operation_kinds import OperationsWorkload
         from models_registry.hub import downloads
         from models_registry.pages.models import page as models
+        from models_registry.serving import usage
         from models_registry.serving.ledger import ledger
         from vbs import tasks, upkeep
         from vbs.http import later
@@ -23,6 +24,6 @@ class ModelsRegistryConfig(AppConfig):
         tasks.register("gpu", "models_registry.tasks.work", cluster="gpu")
         tasks.register("fetch", "models_registry.tasks.fetch")
         workloads.register(OperationsWorkload())
-        upkeep.register(operations.sweep, downloads.sweep, worker_process.forget_the_dead)
+        upkeep.register(operations.sweep, downloads.sweep, worker_process.forget_the_dead, usage.purge)
         later.at_end(ledger.write_and_close)
         recipes.MODELS.append(models.names_for_chat)

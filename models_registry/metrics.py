@@ -20,6 +20,7 @@ from models_registry.models import (
     Operation,
     Worker,
 )
+from models_registry.serving import usage
 
 # A field of a reading (models_registry.gpu.health), its gauge, and the divisor that gives Prometheus' unit.
 OF_GPUS = (
@@ -58,6 +59,7 @@ class RegistryCollector(Collector):
         for kind, state, count in waiting.values_list("kind", "state").annotate(Count("pk")):
             operations.add_metric([kind, state], count)
         yield operations
+        yield from _interactive()
 
 
 def _workers(workers: dict[str, Worker]) -> Iterator[GaugeMetricFamily]:
@@ -133,6 +135,21 @@ def _loads() -> Iterator[GaugeMetricFamily]:
         counted.add_metric([name], count)
     yield counted
     yield GaugeMetricFamily("vbs_model_swaps_last_hour", "Loads of another model than a machine's last", value=swaps)
+
+
+def _interactive() -> Iterator[GaugeMetricFamily]:
+    """Of the last 24 hours: older rows are deleted in time, so that a count of all would not grow."""
+    found = usage.of_last_day_by_model()
+    for name, words in (
+        ("requests", "Interactive requests"),
+        ("failed", "Of them, those without a whole answer"),
+        ("input_tokens", "Tokens that they had read"),
+        ("output_tokens", "Tokens that they had written"),
+    ):
+        gauge = GaugeMetricFamily(f"vbs_interactive_{name}_last_day", words, labels=["model"])
+        for model, sums in sorted(found.items()):
+            gauge.add_metric([model], sums[name])
+        yield gauge
 
 
 def _downloads() -> Iterator[GaugeMetricFamily]:

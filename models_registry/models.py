@@ -330,6 +330,7 @@ class InteractiveUsage(models.Model):
 
     class Meta:
         ordering = ["-hour"]
+        verbose_name_plural = "interactive usage"
         constraints = [models.UniqueConstraint(fields=["project", "model", "hour"], name="interactive_usage_of_hour")]
         indexes = [models.Index(fields=["hour"], name="interactive_usage_hour")]
 

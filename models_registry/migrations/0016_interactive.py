@@ -31,6 +31,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['-hour'],
+                'verbose_name_plural': 'interactive usage',
                 'indexes': [models.Index(fields=['hour'], name='interactive_usage_hour')],
                 'constraints': [models.UniqueConstraint(fields=('project', 'model', 'hour'), name='interactive_usage_of_hour')],
             },

@@ -10,12 +10,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from models_registry.gpu import health
 from models_registry.metrics import RegistryCollector
-from models_registry.models import Download, Measurement, Model, Operation, Worker
+from models_registry.models import Download, InteractiveUsage, Measurement, Model, Operation, Worker
 from tests.models_registry.nvml import GIB, FakeGpu, FakeNvml
+from vbs.accounts.models import Project
 
 pytestmark = pytest.mark.django_db
 
-QUERIES = 6
+QUERIES = 7
 
 
 def scrape() -> dict[str, list[tuple[dict[str, str], float]]]:
@@ -47,6 +48,17 @@ def model(name: str, **fields: Any) -> Model:
 def load(model: Model, minutes_ago: float, machine: str = "this one", **fields: Any) -> None:
     at = timezone.now() - timedelta(minutes=minutes_ago)
     Measurement.objects.create(model=model, at=at, **{"kind": "load", "machine": machine, "load_seconds": 9.5} | fields)
+
+
+def test_interactive_requests_of_a_day() -> None:
+    now, projects = timezone.now(), [Project.objects.create(name=name) for name in ("a", "b")]
+    for project, hours in ((projects[0], 1), (projects[1], 2), (projects[1], 30)):
+        at = now - timedelta(hours=hours)
+        InteractiveUsage.objects.create(project=project, model="m", hour=at, requests=2, failed=1, output_tokens=5)
+    assert values("vbs_interactive_requests_last_day", "model") == {"m": 4}
+    assert values("vbs_interactive_failed_last_day", "model") == {"m": 2}
+    assert values("vbs_interactive_output_tokens_last_day", "model") == {"m": 10}
+    assert values("vbs_interactive_input_tokens_last_day", "model") == {"m": 0}
 
 
 def test_the_gpus_of_a_worker() -> None:

@@ -7,6 +7,7 @@ from models_registry.models import Model, Worker
 from models_registry.pages.machines import busy, machines
 from models_registry.pages.model import history
 from models_registry.pages.models.rows import rows
+from models_registry.serving import usage
 from vbs.live.pages import Page, PageGone
 from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.viewer import Viewer
@@ -27,7 +28,7 @@ def parts(model: Model, viewer: Viewer) -> dict[str, Part]:
     (row,) = rows([model], viewer)
     return {
         "machines": machines(workers, viewer),
-        "summary": Part(f"model-{model.pk}", "models/_summary.html", row),
+        "summary": Part(f"model-{model.pk}", "models/_summary.html", row | {"asked": usage.of_last_day(model, viewer)}),
         "history": history.operations(model, viewer),
         "measured": history.measurements(model),
         "pulse": pulse(reverse("model-live", args=[model.pk]), SOON if row["moves"] or busy(workers) else LATER),

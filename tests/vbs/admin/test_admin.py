@@ -24,7 +24,7 @@ from batches.models import (
     UploadPart,
 )
 from models_registry.hub import tokens
-from models_registry.models import Alias, Download, HubToken, Measurement, Model, Operation, Worker
+from models_registry.models import Alias, Download, HubToken, InteractiveUsage, Measurement, Model, Operation, Worker
 from tests.models_registry.catalog.test_add import model_folder
 from tests.people import person, superuser
 from vbs.accounts.models import ApiKey, KeptAnswer, Project
@@ -66,6 +66,7 @@ def rows(project, number):
     Download.objects.create(model=model, state="failed", reason="<b>hello</b>", files=[{"path": "<i>"}])
     Operation.objects.create(model=model, kind="test", state="failed", log="<b>hello</b>", result={"<i>": 1})
     Measurement.objects.create(model=model, kind="batch", requests=1, output_tokens=5, seconds=2, memory_bytes=10)
+    InteractiveUsage.objects.create(project=project, model=HOSTILE, hour=now, requests=2, output_tokens=5)
     tokens.keep(f"token-{number}", f"hf_secret{number}")
     Worker.objects.create(cluster="gpu", hostname=f"host {number}", pid=number)
     file = File.objects.create(
