@@ -17,6 +17,9 @@ BENCHMARKS = (
     "default",
     "models",
     "eta",
+    "many",
+    "adapters",
+    "chat",
     "pipeline",
     "intake",
     "waiting",
@@ -36,8 +39,8 @@ def main() -> int:
         "names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; all but structured and gpu when left out"
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all works; nothing is kept")
-    parser.add_argument("--pairs", type=int, default=3, help="runs of each side in engine and default (%(default)s)")
-    parser.add_argument("--model", type=Path, help="folder of the chat model for these two; else the demo model")
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each side in comparisons (%(default)s)")
+    parser.add_argument("--model", type=Path, help="folder of the chat model; else the demo model")
     given = parser.parse_args()
     if unknown := [name for name in given.names if name not in BENCHMARKS]:
         parser.error(f"there is no benchmark {unknown[0]!r}: choose from {', '.join(BENCHMARKS)}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.adapters import make_adapter
 from benchmarks.rows import BenchmarkError, Options, Row, median, spread
 from benchmarks.system import System, scratch, system, tell
 from benchmarks.versus import demo_model
@@ -17,7 +18,6 @@ from benchmarks.workload import mixed, short
 from models_registry.engine import defaults
 
 SERVERS = {f"{count} API server{'s' * (count > 1)}": {"api-server-count": count} for count in (1, 2, 4)}
-RANK = 16
 
 
 def run(options: Options) -> list[Row]:
@@ -96,7 +96,7 @@ def _swaps(folder: Path, model: Path, options: Options) -> list[Row]:
 def _adapters(folder: Path, model: Path, options: Options) -> list[Row]:
     """The same requests to the base, and to an adapter of random weights that its engine serves."""
     rates: dict[str, list[float]] = {"base": [], "adapter": []}
-    adapter = _adapter(folder / "adapter", model)
+    adapter = make_adapter(folder / "adapter", model)
     with system(folder) as running:
         _add(running, "bench-base", model, {})
         running.manage("model", "add", "bench-adapter", str(adapter), "--base", "bench-base")
@@ -107,29 +107,6 @@ def _adapters(folder: Path, model: Path, options: Options) -> list[Row]:
                 rates[kind].append(batch.output_tokens / batch.seconds("in_progress", "finalizing"))
         _remove(running, ("bench-adapter", "bench-base"))
     return [Row(f"LoRA: {kind}", median(one), "tokens/s", note=spread(one, 0)) for kind, one in rates.items()]
-
-
-def _adapter(folder: Path, model: Path) -> Path:
-    """For the query and value projections, as small as random weights should be."""
-    import torch
-    from safetensors.torch import save_file
-
-    config = json.loads((model / "config.json").read_text())
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    size = config.get("head_dim") or hidden // heads
-    outputs = {"q_proj": heads * size, "v_proj": config.get("num_key_value_heads", heads) * size}
-    weights = {}
-    for layer in range(config["num_hidden_layers"]):
-        for name, width in outputs.items():
-            place = f"base_model.model.model.layers.{layer}.self_attn.{name}"
-            weights[f"{place}.lora_A.weight"] = torch.randn(RANK, hidden) / hidden
-            weights[f"{place}.lora_B.weight"] = torch.randn(width, RANK) / RANK
-    folder.mkdir()
-    save_file(weights, str(folder / "adapter_model.safetensors"))
-    given = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "bias": "none"}
-    given |= {"target_modules": list(outputs), "base_model_name_or_path": str(model)}
-    (folder / "adapter_config.json").write_text(json.dumps(given))
-    return folder
 
 
 def _add(running: System, name: str, model: Path, args: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,12 @@ class Run:
 
     def seconds(self, start: str, end: str) -> float:
         return self.at[end] - self.at[start]
+
+
+def token_rate(runs: Sequence[Run]) -> float:
+    """Output tokens per second, from the first request of the first of them to the last answer of the last."""
+    begin, end = min(run.at["in_progress"] for run in runs), max(run.at["finalizing"] for run in runs)
+    return sum(run.output_tokens for run in runs) / (end - begin)
 
 
 class System:
@@ -93,6 +99,15 @@ class System:
     def run(self, path: Path) -> Run:
         """Upload, create, and wait for the end."""
         return self.wait(self.create(self.upload(path)))
+
+    def run_together(self, paths: Sequence[Path]) -> list[Run]:
+        """A batch of each file. All are validated before the first may begin."""
+        self.manage("queue", "pause")
+        batches = [self.create(self.upload(path)) for path in paths]
+        for batch_id in batches:
+            self.wait(batch_id, "validated")
+        self.manage("queue", "resume")
+        return [self.wait(batch_id) for batch_id in batches]
 
     def look(self, batch_id: str) -> Run:
         statement = (

@@ -26,10 +26,15 @@ def plain(path: Path, count: int, model: str = "scripted") -> Path:
     return _write(path, model, ([_user(f"{number} {texts[number % 64]}")] for number in range(count)))
 
 
-def mixed(path: Path, count: int, model: str, seed: int) -> Path:
-    """Short prompts without a common beginning; 16 to 111 output tokens each."""
+def mixed(path: Path, count: int, model: str, seed: int, turn: int = 0) -> Path:
+    """Short prompts without a common beginning; 16 to 111 output tokens each.
+
+    turn: the same work once more, of which an engine finds nothing in its prefix cache.
+    """
     chance = random.Random(f"mixed {seed}")
-    asked = [[_user(f"{chance.randrange(10**9)} {_words(chance, chance.randint(40, 400))}")] for _ in range(count)]
+    asked = [
+        [_user(f"{chance.randrange(10**9) + turn} {_words(chance, chance.randint(40, 400))}")] for _ in range(count)
+    ]
     return _write(path, model, asked, (chance.randint(16, 111) for _ in range(count)))
 
 
@@ -38,6 +43,23 @@ def short(path: Path, count: int, model: str, seed: int) -> Path:
     chance = random.Random(f"short {seed}")
     asked = [[_user(f"{chance.randrange(10**9)} {_words(chance, 150)}")] for _ in range(count)]
     return _write(path, model, asked, (8 for _ in range(count)))
+
+
+def slow(path: Path, count: int, model: str, seed: int) -> Path:
+    """For the scripted engine: up to 3.5 s more for each answer."""
+    chance = random.Random(f"slow {seed}")
+    asked = [[_user(f"[[delay-ms {chance.randint(0, 3500)}]] {_words(chance, 200)}")] for _ in range(count)]
+    return _write(path, model, asked)
+
+
+def split(path: Path, parts: int) -> list[Path]:
+    """The same lines in so many files, each with as many of them."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    size = -(-len(lines) // parts)
+    made = [path.with_name(f"{path.stem}-{part}.jsonl") for part in range(parts)]
+    for part, one in enumerate(made):
+        one.write_bytes(b"".join(lines[part * size : (part + 1) * size]))
+    return made
 
 
 def prefix(path: Path, count: int, model: str, seed: int) -> Path:
