@@ -13,6 +13,7 @@ from models_registry.gpu.tuning import tune as tuning
 from models_registry.gpu.tuning.keep import keep
 from models_registry.gpu.tuning.search import NGRAM, Facts, changed, search
 from models_registry.models import Measurement, MeasurementKind, Model, Operation, Worker
+from tests.amount import few
 from tests.engines import until
 from vbs.configuration.models import AuditEntry
 
@@ -20,6 +21,14 @@ SLOW = {"max-num-seqs": 2, "latency-ms": 40}
 OWN = SLOW | {"counters": True}  # as `add_model` sets it
 FEW = {"requests": 24, "max_tokens": 2, "prompt_tokens": 5}
 VLLM = {"max-num-seqs": 64, "max-num-batched-tokens": 2048, "dtype": "float32", "max-model-len": 1024}
+
+
+class Killed(BaseException):
+    """Stands for the death of the worker's process."""
+
+
+def dies():
+    raise Killed
 
 
 def fresh(operation):
@@ -220,6 +229,54 @@ class TestRuns:
         tried = [(one["setting"], bool(one["error"])) for one in ended.result["candidates"]]
         assert tried[:2] == [({}, False), ({"max-num-seqs": 4}, True)] and "died while" in ended.log
         assert ended.state == "succeeded" and ended.attempts == 2
+
+    @pytest.mark.parametrize(
+        "write, before", few([(3, True), (1, False), (2, True), (4, False), (5, True), (6, False)], 2)
+    )
+    def test_whenever_the_worker_dies_the_books_balance(self, add_model, make_gpu, monkeypatch, write, before):
+        """It dies before or after one of its writes; the next worker goes on, and what it kept it kept once."""
+        operation = operations.ask("tune", add_model(**SLOW), FEW | {"keep": True}, asked_by="ann")
+        real, writes = operations.keep_result, []
+
+        def dying(*given):
+            writes.append(given)
+            if len(writes) == write and before:
+                raise Killed
+            done = real(*given)
+            if len(writes) == write:
+                raise Killed
+            return done
+
+        monkeypatch.setattr(operations, "keep_result", dying)
+        first = make_gpu()
+        with pytest.raises(Killed):
+            first.serve()
+        assert Model.objects.get().engine_args == OWN and not AuditEntry.objects.exists()
+        operations.release_all(first.worker.pk)
+        make_gpu().serve()
+        ended = fresh(operation)
+        settings = [str(one["setting"]) for one in ended.result["candidates"]]
+        assert ended.state == "succeeded" and ended.result["kept"] and len(set(settings)) == len(settings)
+        assert Model.objects.get().engine_args == OWN | ended.result["best"] and AuditEntry.objects.count() == 1
+
+    def test_a_death_while_it_keeps_leaves_both_or_neither(self, add_model, make_gpu, monkeypatch):
+        operation = operations.ask("tune", add_model(**SLOW), FEW | {"keep": True})
+        monkeypatch.setattr("vbs.configuration.audit.record_later", lambda *given: dies())
+        first = make_gpu()
+        with pytest.raises(Killed):
+            first.serve()
+        assert Model.objects.get().engine_args == OWN and not fresh(operation).result["kept"]
+        monkeypatch.undo()
+        operations.release_all(first.worker.pk)
+        monkeypatch.setattr(operations, "end", lambda *given: dies())
+        second = make_gpu()
+        with pytest.raises(Killed):
+            second.serve()
+        assert Model.objects.get().engine_args["max-num-seqs"] == 8 and fresh(operation).result["kept"]
+        monkeypatch.undo()
+        operations.release_all(second.worker.pk)
+        make_gpu().serve()
+        assert fresh(operation).state == "succeeded" and AuditEntry.objects.count() == 1
 
     def test_options_that_were_changed_meanwhile_are_measured_anew(self, add_model, make_gpu):
         operation = operations.ask("tune", add_model(**SLOW), FEW)
