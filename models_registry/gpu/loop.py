@@ -1,6 +1,6 @@
 """A GPU and its one worker: what is loaded, and the loop that runs the work that the arbiter chooses."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import replace
 from datetime import datetime
@@ -18,6 +18,7 @@ from models_registry.gpu import adapters, health
 from models_registry.gpu.arbiter import choose, patience
 from models_registry.gpu.lost_engines import LostEngines
 from models_registry.gpu.shared_load import SharedLoad
+from models_registry.gpu.window import Window
 from models_registry.models import Model, Worker, WorkerState
 from models_registry.speed import measurements
 from models_registry.workloads import Work
@@ -49,6 +50,7 @@ class Gpu:
         self.loaded_at = timezone.now()
         self.losses = LostEngines()
         self.work: Work | None = None  # that runs
+        self.window: Window | None = None  # of the batches that run
 
     def stopping(self) -> bool:
         return bool(outages.stopping.is_set())
@@ -108,6 +110,11 @@ class Gpu:
         self.loaded_at = timezone.now()
         return engine
 
+    def open_window(self, engine: Engine, in_flight: Callable[[], int]) -> Window:
+        """A window for what runs on this engine. in_flight: how many requests are sent and not answered."""
+        self.window = Window(engine, in_flight, lambda: self.worker.asked_at)
+        return self.window
+
     def unload(self, model: Model) -> bool:
         """Unload the model, or only the adapter if it is one. False when it was not loaded."""
         if not model.base:
@@ -155,7 +162,7 @@ class Gpu:
             if work:
                 self.work = work
                 work.source.run(work, self)
-            self.work = None
+            self.work = self.window = None
             self.show(WorkerState.IDLE, why)
             if not work:
                 outages.stopping.wait(HEALTH_SECONDS)

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import aiohttp
 import psutil
@@ -189,6 +190,10 @@ class Window:
         if self.engine.pool:
             return self.engine.pool.why
         return "places are kept for those who ask it directly" if self.size < self.sizing.size else self.sizing.why
+
+    def reading(self) -> dict[str, Any]:
+        """What a worker's row tells of it: how many requests run at once, how many are usual, and why they differ."""
+        return {"size": self.size, "usual": self.sizing.usual, "why": self.why}
 
     def _asked(self) -> bool:
         at = self._asked_at()

@@ -107,6 +107,7 @@ def _beat(worker: Worker) -> None:
             else:
                 worker.set(health=_reading())
             if GPU:
+                worker.see_asked()
                 look_for_work(GPU)
             if worker.cluster == "io" and time.monotonic() - swept_at >= SWEEP_SECONDS:
                 swept_at = time.monotonic()
@@ -143,7 +144,9 @@ def _reading() -> dict[str, Any]:
     if GPU is None:
         return health.read() | {"asleep": []}
     asleep = {engine.spec.name for engine in list(GPU.resident.sleepers.engines)}
-    return health.read() | {"asleep": sorted(asleep), "losses": GPU.losses.reading()}
+    window = GPU.window  # the run may end meanwhile
+    more = {"losses": GPU.losses.reading(), "window": window.reading() if window else None}
+    return health.read() | {"asleep": sorted(asleep)} | more
 
 
 def _leave() -> None:

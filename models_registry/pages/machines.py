@@ -69,6 +69,9 @@ def readings(health: Mapping[str, Any]) -> Iterator[Reading]:
         yield from _of_device(device, f"GPU {place}" if len(devices) > 1 else "GPU")
     if health and not devices:
         yield from _of_device(health, "Main", "Processors")
+    if window := health.get("window"):
+        size, usual, why = f"{window['size']:,}", f"{window['usual']:,}", window["why"]
+        yield Reading("Requests at once", f"{size}, not {usual}: {why}" if why else size)
 
 
 def _of_device(one: Mapping[str, Any], name: str, busy: str = "") -> Iterator[Reading]:

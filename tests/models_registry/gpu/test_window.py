@@ -10,8 +10,10 @@ from datetime import timedelta
 
 import pytest
 from aiohttp import web
+from django.db.models.functions import Now
 from django.utils import timezone
 
+from models_registry.api.wire import gpu_object
 from models_registry.engine import server
 from models_registry.engine.client import Call, Client, Limits
 from models_registry.engine.pool import START, Pool
@@ -19,8 +21,11 @@ from models_registry.engine.server import Engine
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
 from models_registry.engine.watch import figures
 from models_registry.engine.watch.figures import Figures
-from models_registry.gpu import window
+from models_registry.gpu import window, worker_process
 from models_registry.gpu.window import Sizing, Window
+from models_registry.models import Worker
+from models_registry.pages.machines import machines
+from vbs.pages.viewer import Viewer
 
 PLACES, USUAL = 256, 320
 
@@ -245,6 +250,26 @@ def test_a_remote_engine_has_what_its_addresses_bear() -> None:
     for one in pool.addresses:
         one.busy(time.monotonic(), 429, 60)
     assert (of.size, of.why) == (1, "it answered 429 and asked for patience")
+
+
+def test_a_worker_tells_of_its_window_and_hears_when_somebody_asks(add_model, gpu, monkeypatch) -> None:
+    monkeypatch.setattr(worker_process, "GPU", gpu)
+
+    def beat() -> str:
+        gpu.worker.see_asked()
+        gpu.worker.set(health=worker_process._reading())
+        context = machines(Worker.objects.all(), Viewer(frozenset(), None)).children[0].context
+        return next((reading.text for reading in context["readings"] if reading.name == "Requests at once"), "")
+
+    assert beat() == ""
+    engine = gpu.load(add_model(**{"max-num-seqs": 256}), lambda words: None)
+    of = gpu.open_window(engine, lambda: 0)
+    assert beat() == "320"
+    Worker.objects.update(asked_at=Now())
+    assert beat() == "248, not 320: places are kept for those who ask it directly" and of.size == 248
+    assert gpu_object(gpu.worker)["window"]["size"] == 248
+    Worker.objects.update(asked_at=Now() - window.ASKED)
+    assert beat() == "320"
 
 
 @pytest.mark.parametrize("answer", ["absent", "garbage", "slow", "gone"])
