@@ -97,22 +97,24 @@ COUNTS = ("completed", "failed", "input_tokens", "output_tokens")
 
 
 def adding(source: str) -> str:
-    """SQL that adds the COUNTS in the one row of `source` to the present interval of %(batch)s.
+    """SQL that adds the COUNTS in each row of `source` to the present interval of its `batch`.
 
-    It adds nothing when there is no outcome. The caller has locked the batch's row, so that no two of these deadlock.
+    It adds nothing where there is no outcome. The caller has locked the batches' rows, so that no two of these
+    deadlock.
     """
     names = ", ".join(COUNTS)
     sums = ", ".join(f"{name} = kept.{name} + excluded.{name}" for name in COUNTS)
     seconds = Activity.BUCKET_SECONDS
     return (
         f"INSERT INTO {TABLE} AS kept (batch_id, at, {names}) "  # noqa: S608  (names of columns only)
-        f"SELECT %(batch)s, to_timestamp(floor(extract(epoch FROM now()) / {seconds}) * {seconds}), {names} "
+        f"SELECT batch, to_timestamp(floor(extract(epoch FROM now()) / {seconds}) * {seconds}), {names} "
         f"FROM {source} WHERE completed + failed > 0 ON CONFLICT (batch_id, at) DO UPDATE SET {sums}"
     )
 
 
 def add_failed(batch_id: str, failed: int) -> None:
     """Count requests that ended without an answer, in a transaction that has locked the batch."""
-    ended = "(SELECT 0 AS completed, %(failed)s AS failed, 0 AS input_tokens, 0 AS output_tokens) AS ended"
+    counts = "0 AS completed, %(failed)s AS failed, 0 AS input_tokens, 0 AS output_tokens"
+    ended = f"(SELECT %(batch)s AS batch, {counts}) AS ended"
     with connection.cursor() as cursor:
         cursor.execute(adding(ended), {"batch": batch_id, "failed": failed})

@@ -6,6 +6,7 @@ requests are answered. Where deaths follow each other with nothing answered in b
 """
 
 from dataclasses import dataclass
+from itertools import count
 
 GUILTY = 2  # earlier deaths; a request with so many that is alone at another death has caused it
 IDLE = 3  # deaths in a row with nothing in flight, after which the model is given up
@@ -21,6 +22,11 @@ def together(window: int, deaths: int) -> int:
     request is the cause, and each costs the start of an engine, so the search takes larger steps.
     """
     return max(1, window >> deaths * (deaths + 1) // 2)
+
+
+def alone_from(window: int) -> int:
+    """The number of deaths from which on each request that has seen them runs alone."""
+    return next(seen for seen in count(GUILTY) if together(window, seen) == 1)
 
 
 @dataclass

@@ -36,9 +36,9 @@ class Outcome:
     reasoning_tokens: int = 0
 
 
-def outcome(answer: Answer, model: str) -> Outcome:
-    """model: the name that the request asked for, which the answer gets whatever the engine calls the model."""
-    request: int = answer.key
+def outcome(request: int, answer: Answer, model: str) -> Outcome:
+    """request: the id of its row. model: the name that the request asked for, which the answer gets whatever the engine
+    calls the model."""
     if answer.status is None:
         return failure(
             request, answer.error_code or "engine_error", answer.error_message or "The engine did not answer."

@@ -7,20 +7,17 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from django.db.models import Q
 from django.utils import timezone
 
-from batches.intake import ingest, sampled
-from batches.models import Batch, LeaseLost, RequestState
+from batches.intake import sampled
+from batches.models import Batch, RequestState
 from batches.queue import pauses
-from batches.run import claims, commit, temporary_errors
-from batches.run.runner import Runner
+from batches.run import claims
+from batches.run.turn import Turn
 from models_registry.catalog import aliases
 from models_registry.gpu.arbiter import patience
 from models_registry.gpu.loop import Gpu
 from models_registry.models import Alias, Model, ModelState, Worker
 from models_registry.workloads import Request, Work, Workload
-from vbs.database.outages import DATABASE_ERRORS
-from vbs.logs import bind, one_line
 from vbs.pages.viewer import Viewer
-from vbs.redaction import hide_locations
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +57,8 @@ class BatchesWorkload(Workload):
             assert batch.validated_at is not None
             needed = [engines.get(name, name) for name in batch.pinned_names()]
             index = self._next(batch, needed, loaded)
-            since, until = batch.validated_at, batch.expires_at
-            asked = tuple(batch.pinned_names())
-            found.append(Work(self, batch.pk, needed[index], batch.priority, since, until, segment=index, asked=asked))
+            since, until, asked = batch.validated_at, batch.expires_at, tuple(batch.pinned_names())
+            found.append(Work(self, batch.pk, needed[index], batch.priority, since, until, asked=asked))
         return found
 
     def _next(self, batch: Batch, needed: list[str], loaded: str) -> int:
@@ -74,24 +70,7 @@ class BatchesWorkload(Workload):
         return next((index for index in order if pending.filter(model_index=index).exists()), 0)
 
     def run(self, work: Work, gpu: Gpu) -> None:
-        batch = claims.claim(work.id, gpu.worker.pk)
-        if batch is None:
-            return
-        with bind(batch_id=batch.pk):
-            try:
-                Runner(batch, work, gpu).run()
-            except LeaseLost:
-                claims.note_lost_lease(batch, gpu.worker)
-            except DATABASE_ERRORS:
-                raise
-            except temporary_errors.exceptions() as error:
-                log.exception("The batch cannot be run now")
-                lasted = batch.note_once(temporary_errors.interruption(error, ingest.named(batch)), "warning")
-                least, most = AWAY_SECONDS
-                batch.postpone(gpu.worker.pk, min(max(lasted.total_seconds(), least), most))
-            except Exception as error:
-                log.exception("Unforeseen error while running the batch")
-                _again(batch, gpu.worker.pk, hide_locations(one_line(repr(error)))[:MOST_SAID])
+        Turn(work, gpu).run()
 
     def release(self, worker: uuid.UUID) -> None:
         claims.release_all(worker)
@@ -120,23 +99,3 @@ class BatchesWorkload(Workload):
 
     def held(self, worker: Worker, viewer: Viewer) -> list[str]:
         return list(viewer.all_own(Batch.objects.running().of(worker.pk)).values_list("pk", flat=True)[:HELD])
-
-
-def _again(batch: Batch, worker: uuid.UUID, error: str) -> None:
-    """Try the batch again later after an unforeseen error. After some tries it ends, with the answers that it has.
-
-    Raises LeaseLost.
-    """
-    times = batch.stumble()
-    if times <= len(AGAIN_SECONDS):
-        seconds = AGAIN_SECONDS[times - 1]
-        batch.note(f"Unforeseen error, trying again in {seconds} s: {error}", "error")
-        batch.postpone(worker, seconds)
-        return
-    message = f"Running the batch met an unforeseen error {times} times, the last time {error}"
-    if batch.fail([{"code": "internal_error", "line": None, "message": message, "param": None}], worker):
-        return
-    commit.fail_model(batch.pk, worker, None, "internal_error", message)
-    batch.note(f"Given up. {message}", "error")
-    if not batch.finish(worker):
-        batch.release(worker)

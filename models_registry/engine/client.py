@@ -8,9 +8,10 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -47,8 +48,8 @@ DEATH_SECONDS = 2.0  # after a broken connection, the time in which a dying engi
 class Call:
     """A request on its way to an engine.
 
-    key: identifies the call to the caller. path: below the engine's `/v1`, such as `/chat/completions`. request_id: the
-    id that the engine gets, and writes into its log.
+    key: identifies the call to the caller, and is hashable. path: below the engine's `/v1`, such as
+    `/chat/completions`. request_id: the id that the engine gets, and writes into its log.
     """
 
     key: Any
@@ -128,31 +129,42 @@ class Client:
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self.engine = engine
         self.limits = limits
-        self.in_flight: dict[int, Call] = {}
+        self.in_flight: dict[Any, Call] = {}
+        self._tasks: dict[Any, asyncio.Task[None]] = {}
         self._told = 0
 
     async def answers(self, calls: AsyncIterator[Call], window: int) -> AsyncGenerator[Answer, None]:
-        """Yields the answer of every call. At most `window` calls are in flight, and as many answers wait to be read.
+        """Yields the answer of every call that is not aborted. At most `window` calls are in flight, or answered and
+        not read yet.
 
         Raises EngineDied. Closing the iterator aborts what is in flight.
         """
-        ready: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue(maxsize=window)
+        ready: asyncio.Queue[Answer | BaseException | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._places = asyncio.Semaphore(window)
         if self.engine.pool:
             self.engine.pool.begin()
         async with self._session(window) as session:
-            group = asyncio.create_task(self._lanes(session, calls, window, ready))
+            sender = asyncio.create_task(self._send(session, calls, ready))
             watch = asyncio.create_task(self._watch(session, ready))
             try:
                 while (item := await ready.get()) is not None:
                     if isinstance(item, BaseException):
                         raise item
+                    self._places.release()
                     yield item
                     self._took(item)
             finally:
-                for task in (group, watch):
+                running = [sender, watch, *self._tasks.values()]
+                for task in running:
                     task.cancel()
-                await asyncio.gather(group, watch, return_exceptions=True)
+                await asyncio.gather(*running, return_exceptions=True)
+
+    def abort(self, keys: Iterable[Any]) -> None:
+        """Abort the calls with these keys that are in flight; the engine stops to compute them. They get no answer."""
+        for key in keys:
+            if (task := self._tasks.get(key)) is not None:
+                task.cancel()
 
     @asynccontextmanager
     async def _session(self, window: int) -> AsyncIterator[aiohttp.ClientSession]:
@@ -179,33 +191,36 @@ class Client:
             for task in ends:
                 task.cancel()
 
-    async def _lanes(
-        self, session: aiohttp.ClientSession, calls: AsyncIterator[Call], window: int, ready: asyncio.Queue[Any]
+    async def _send(
+        self, session: aiohttp.ClientSession, calls: AsyncIterator[Call], ready: asyncio.Queue[Any]
     ) -> None:
-        """Runs `window` lanes, each of which sends one call at a time; all take from the same iterator."""
-        turn = asyncio.Lock()
-
-        async def lane() -> None:
-            while True:
-                async with turn:
-                    call = await anext(calls, None)
-                if call is None:
-                    return
-                self.in_flight[id(call)] = call
-                answer = await self._answer(session, call)
-                del self.in_flight[id(call)]
-                await ready.put(answer)
-
-        lanes = [asyncio.create_task(lane()) for _ in range(window)]
+        """Sends each call in a task of its own, and says when all of them have ended."""
         try:
-            await asyncio.gather(*lanes)
-            await ready.put(None)
+            while True:
+                await self._places.acquire()
+                call = await anext(calls, None)
+                if call is None:
+                    break
+                self.in_flight[call.key] = call
+                self._tasks[call.key] = task = asyncio.create_task(self._one(session, call, ready))
+                task.add_done_callback(partial(self._ended, call, ready))
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            ready.put_nowait(None)
         except Exception as error:
-            await ready.put(error)
-        finally:
-            for task in lanes:
-                task.cancel()
-            await asyncio.gather(*lanes, return_exceptions=True)
+            ready.put_nowait(error)
+
+    async def _one(self, session: aiohttp.ClientSession, call: Call, ready: asyncio.Queue[Any]) -> None:
+        answer = await self._answer(session, call)
+        del self.in_flight[call.key]
+        ready.put_nowait(answer)
+
+    def _ended(self, call: Call, ready: asyncio.Queue[Any], task: asyncio.Task[None]) -> None:
+        del self._tasks[call.key]
+        if task.cancelled():
+            self.in_flight.pop(call.key, None)
+            self._places.release()
+        elif error := task.exception():
+            ready.put_nowait(error)
 
     async def _answer(self, session: aiohttp.ClientSession, call: Call) -> Answer:
         """Send the call until there is a final answer."""

@@ -15,7 +15,7 @@ from models_registry.engine.resident import Resident
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.spec import EngineSpec
 from models_registry.gpu import adapters, health
-from models_registry.gpu.arbiter import choose, patience
+from models_registry.gpu.arbiter import choose, in_order, patience
 from models_registry.gpu.lost_engines import LostEngines
 from models_registry.gpu.shared_load import SharedLoad
 from models_registry.gpu.window import Window
@@ -135,6 +135,11 @@ class Gpu:
         mine = (None, self.worker.pk)
         works = (work for work in workloads.waiting(loaded) if work.only_worker in mine)
         return adapters.restarting(works, self.resident)
+
+    def waiting(self) -> list[Work]:
+        """All that waits, in the order in which it would be done now."""
+        now = timezone.now()
+        return [work for work, _ in in_order(self._waiting(self.loaded), self.loaded, self.loaded_at, now, patience())]
 
     def wants(self, engine: str) -> bool:
         """Would the model of this name be needed next, if it were loaded?"""

@@ -10,7 +10,7 @@ from django.db import IntegrityError, connection, transaction
 
 from batches.models import Batch, BatchStatus, Pause
 from batches.queue import pauses
-from batches.run import runner
+from batches.run import engine_run
 from batches.run.workload import BatchesWorkload
 from models_registry.gpu import operations
 from models_registry.models import OperationState
@@ -24,7 +24,7 @@ def serving(gpu):
 
 
 def test_what_runs_stops_and_goes_on_where_it_was(add_model, submitted, gpu, close, home, monkeypatch):
-    monkeypatch.setattr(runner, "OUTRANKED_SECONDS", 0.2)
+    monkeypatch.setattr(engine_run, "LOOK_SECONDS", 0.2)
     add_model(journal=f"{home}/journal", **{"max-num-seqs": 4, "latency-ms": 20})
     batch = submitted([line(f"{n}", f"{n}") for n in range(300)])
     thread = serving(gpu)

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from batches.models import BatchStatus
-from batches.run import engine_deaths, runner
+from batches.run import engine_deaths
+from models_registry.gpu import window
 from tests.engines import line, sent, status_of
 
 
@@ -101,7 +102,7 @@ def test_a_request_that_was_there_twice_is_not_to_blame(
     add_model, submitted, gpu, close, home, monkeypatch, most, times, code
 ):
     """Even where it ran alone, because it was the last, or because no more than one may run."""
-    monkeypatch.setattr(runner, "in_flight", lambda engine: most)
+    monkeypatch.setattr(window, "wanted", lambda engine: most)
     add_model()
     batch = submitted([line("a", f"[[crash-times {times} {home}/crashed]]")])
     gpu.serve()

@@ -11,7 +11,7 @@ from models_registry.engine.client import Answer
 
 def made(status, body, **more):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return outcome(Answer(1, status, data, "req", **more), "asked")
+    return outcome(1, Answer(1, status, data, "req", **more), "asked")
 
 
 def test_an_answer_bears_the_name_that_was_asked_for():

@@ -15,7 +15,7 @@ from django.db import connection
 
 from batches.files import blobs
 from batches.models import BatchStatus
-from batches.run import runner
+from batches.run import engine_run
 from models_registry.catalog import add
 from models_registry.engine.client import Answer, Client
 from models_registry.gpu import window
@@ -164,18 +164,20 @@ def test_the_higher_priority_goes_first_and_overtakes(add_model, submitted, gpu,
     for batch in (slow, low, high):
         close(batch)
         assert batch.status == BatchStatus.COMPLETED
-    assert high.finalizing_at < slow.finalizing_at < low.finalizing_at
-    assert slow.attempts == 2
+    assert high.finalizing_at < low.in_progress_at and high.finalizing_at < slow.finalizing_at
+    assert slow.attempts == 1, "it has stayed on the engine"
+    assert not slow.events.filter(message__startswith="Interrupted").exists()
 
 
 def test_what_is_outranked_in_its_last_window_ends_without_another_turn(add_model, submitted, gpu, close, monkeypatch):
-    monkeypatch.setattr(runner, "OUTRANKED_SECONDS", 0.1)
+    monkeypatch.setattr(engine_run, "LOOK_SECONDS", 0.1)
     add_model(**{"max-num-seqs": 4, "latency-ms": 1500})
+    add_model("other")
     low = submitted([line(f"{n}") for n in range(4)])
     thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
     thread.start()
     until(lambda: fresh(low).status == BatchStatus.IN_PROGRESS)
-    high = submitted([line("high")], priority=1)
+    high = submitted([line("high", model="other")], priority=1)
     thread.join(60)
     assert len(close(low)[0]) == 4 and low.attempts == 1 and len(close(high)[0]) == 1
     assert low.finalizing_at < high.in_progress_at

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from batches.files import blobs
 from batches.models import Batch, BatchStatus
-from batches.run import claims, runner
+from batches.run import claims, engine_run
 from batches.run.workload import BatchesWorkload
 from models_registry.workloads import Work
 from tests.engines import fresh, line, status_of, text_of, until
@@ -30,7 +30,7 @@ def test_an_unforeseen_error_does_not_come_for_ever(add_model, submitted, gpu, m
     """Each line of the batch is accounted for in the end."""
     model = add_model()
     batch = submitted([line("a"), line("b")])
-    monkeypatch.setattr("batches.run.runner.outcome", lambda *_: 1 / 0)
+    monkeypatch.setattr("batches.run.engine_run.outcome", lambda *_: 1 / 0)
     waits = []
     monkeypatch.setattr(Batch, "postpone", lambda self, worker, seconds: waits.append(seconds) or self.release(worker))
     for _ in range(20):
@@ -55,15 +55,15 @@ def test_an_unforeseen_error_before_the_start(add_model, submitted, gpu, monkeyp
 def test_an_answer_that_cannot_be_kept_takes_no_other_with_it(add_model, submitted, gpu, close, monkeypatch):
     add_model()
     batch = submitted([line(f"{n}") for n in range(20)])
-    real = runner.outcome
+    real = engine_run.outcome
 
-    def odd(answer, model):
-        made = real(answer, model)
-        if answer.key % 7 == 0:
-            made.error_message = ["a\0b", "a\ud800b"][answer.key % 2]
+    def odd(request, answer, model):
+        made = real(request, answer, model)
+        if request % 7 == 0:
+            made.error_message = ["a\0b", "a\ud800b"][request % 2]
         return made
 
-    monkeypatch.setattr(runner, "outcome", odd)
+    monkeypatch.setattr(engine_run, "outcome", odd)
     gpu.serve()
     good, bad = close(batch)
     assert len(good) + len(bad) == 20 and 2 <= len(bad) <= 3
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_read_in_mid_run_is_named_with_what_happens_now(ad
     def broken(*_):
         raise OSError(errno.EIO, "Input/output error", "/srv/data/files/x")
 
-    monkeypatch.setattr(runner.os, "pread", broken)
+    monkeypatch.setattr(engine_run.os, "pread", broken)
     gpu.serve()
     assert fresh(batch).status == BatchStatus.IN_PROGRESS and not Batch.objects.waiting().exists()
     assert batch.events.last().message == (

@@ -8,9 +8,9 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 from django_q.models import OrmQ
 
-from batches.models import Batch, BatchStatus, LeaseLost
+from batches.models import Batch, BatchStatus
 from batches.run import claims, commit
-from batches.run.runner import Runner
+from batches.run.turn import Turn
 from batches.run.workload import BatchesWorkload
 from models_registry.catalog import aliases
 from models_registry.engine import server
@@ -50,7 +50,8 @@ def test_three_queues_that_alternate_need_three_loads(add_model, submitted, gpu,
         assert {one["response"]["body"]["model"] for one in good} == {name}
     assert measured(MeasurementKind.LOAD).count() == 3
     assert {load.model for load in measured(MeasurementKind.LOAD)} == set(models.values())
-    assert measured(MeasurementKind.BATCH).count() == 9
+    turns = measured(MeasurementKind.BATCH)
+    assert sum(turn.requests for turn in turns) == 45 and {turn.model for turn in turns} == set(models.values())
 
 
 def test_a_load_is_measured(add_model, submitted, gpu):
@@ -129,7 +130,7 @@ def test_a_load_that_is_not_needed_next_ends(add_model, submitted, gpu):
 def test_a_load_goes_on_while_the_database_is_away(add_model, submitted, gpu, close, monkeypatch):
     add_model(**{"start-seconds": 3})
     batch = submitted(asked("scripted"))
-    whole, away = commit.commit, []
+    whole, away = commit.commit_all, []
 
     def commits(*arguments, **options):
         if len(away) < 2 and gpu.worker.state == "loading":
@@ -137,7 +138,7 @@ def test_a_load_goes_on_while_the_database_is_away(add_model, submitted, gpu, cl
             raise OperationalError("the server closed the connection")
         return whole(*arguments, **options)
 
-    monkeypatch.setattr(commit, "commit", commits)
+    monkeypatch.setattr(commit, "commit_all", commits)
     gpu.serve()
     assert len(away) == 2 and len(close(batch)[0]) == 3 and measured(MeasurementKind.LOAD).count() == 1
 
@@ -162,12 +163,11 @@ def test_an_idle_worker_finds_what_a_frozen_one_has_left(add_model, submitted, m
 def test_who_was_frozen_while_it_loaded_a_model_fails_no_batch_of_another(add_model, submitted, make_gpu):
     model = add_model()
     batch, frozen, other = submitted(asked("scripted")), make_gpu(), make_gpu()
-    mine = claims.claim(batch.pk, frozen.worker.pk)
-    runner = Runner(mine, Work(BatchesWorkload(), batch.pk, model.name, 0, batch.created_at), frozen)
+    turn = Turn(Work(BatchesWorkload(), batch.pk, model.name, 0, batch.created_at), frozen)
+    mine = turn._claim(turn.work)
     Batch.objects.update(leased_until=timezone.now() - timedelta(seconds=1))
     assert claims.claim(batch.pk, other.worker.pk)
-    with pytest.raises(LeaseLost):
-        runner._cannot_load(LoadError("the engine was not ready after 1800 s"))
+    turn._cannot_load(model, LoadError("the engine was not ready after 1800 s"), [mine])
     found = fresh(batch)
     assert (found.status, found.leased_by, found.failed) == (BatchStatus.VALIDATING, other.worker.pk, 0)
 

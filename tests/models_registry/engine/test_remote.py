@@ -83,10 +83,10 @@ def test_the_engine_s_log_says_why(hostile, tmp_path):
     one, other = ask(ours, count=2, attempts=5)
     assert (one.status, one.reason, other.reason) == (500, "ValueError: no items in the array", None)
     assert len(hostile.heard) == 4
-    assert outcome(one, "m").error_message == (
+    assert outcome(1, one, "m").error_message == (
         "Internal server error The engine's log says: ValueError: no items in the array"
     )
-    assert outcome(other, "m").error_message == "Internal server error"
+    assert outcome(1, other, "m").error_message == "Internal server error"
 
 
 def test_a_remote_has_no_cookies_of_ours(hostile):

@@ -74,7 +74,7 @@ def test_only_the_model_is_another(body, space):
 
 @given(obj(VALUES))
 def test_an_answer_keeps_its_digits_and_bears_the_model_that_was_asked_for(body):
-    one = outcome(Answer(1, 200, body.encode(), "req"), "asked")
+    one = outcome(1, Answer(1, 200, body.encode(), "req"), "asked")
     wanted = digits(body)
     assert digits(one.response) == (wanted | {"model": "asked"} if "model" in wanted else wanted)
     assert one.response.isprintable() or len(one.response.splitlines()) == 1
@@ -88,8 +88,8 @@ def test_what_is_no_request_is_told(line):
 
 def test_an_answer_that_is_nested_too_deeply_fails_alone():
     deep = b'{"model":"m","x":' + b"[" * 1000 + b"]" * 1000 + b"}"
-    assert outcome(Answer(1, 200, deep, "req"), "asked").error_code == "invalid_response"
-    assert outcome(Answer(1, 200, deep.replace(b"[" * 800, b"").replace(b"]" * 800, b""), "req"), "asked").response
+    assert outcome(1, Answer(1, 200, deep, "req"), "asked").error_code == "invalid_response"
+    assert outcome(1, Answer(1, 200, deep.replace(b"[" * 800, b"").replace(b"]" * 800, b""), "req"), "asked").response
 
 
 @given(obj(VALUES))

@@ -1,0 +1,194 @@
+"""One batch in a turn: which requests it has left, what is in flight, and which answers are not committed yet."""
+
+import enum
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from batches.models import Batch
+from batches.run.commit import Entry, Pending
+from batches.run.outcomes import Outcome
+from batches.run.pace import Rates
+from models_registry.models import Model
+from models_registry.speed.measurements import Tally
+from vbs.openai import raw_json
+
+PAGE = 500  # pending requests that are read at once
+EXPECTED_TOKENS = 128  # of an answer, before the batch has had one
+BYTES_A_TOKEN = 4  # of a line in the input file
+
+
+class RunEnd(enum.Enum):
+    """Why a batch left a turn, in words for its log."""
+
+    DONE = "no request of this model is left"
+    CLOSED = "the batch was cancelled or has expired"
+    FETCHING = "its model is being fetched"
+    YIELDED = "something more urgent waits"
+    PAUSED = "the queue is paused"
+    STOPPED = "this worker has to stop"
+
+
+# Seconds for which requests in flight may go on when the batch has to leave the engine.
+DRAIN = {RunEnd.YIELDED: 30.0, RunEnd.PAUSED: 30.0, RunEnd.STOPPED: 2.0}
+
+
+class Segment:
+    """The requests of a batch for one of its models. index: which of them. asked: the name that the requests use."""
+
+    def __init__(self, index: int, asked: str, model: Model) -> None:
+        self.index, self.asked, self.model = index, asked, model
+        self.served_name = raw_json.raw(model.served_name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """A request that is in flight, and the key of its call. level: how many deaths of engines it counts as having seen.
+    charge: the tokens that its batch was charged for it."""
+
+    member: "Member"
+    segment: Segment
+    row: Pending
+    level: int
+    charge: float
+    at: float
+    tally: Tally
+
+
+class Member:
+    """A batch in a turn.
+
+    spent: tokens that it was charged for, by which batches of one priority share the engine. end: why it is to leave;
+    then nothing new is sent, and what is in flight may go on until `drained_by`. trouble: an error that concerns this
+    batch alone. waited: the longest time in which it had requests to send and others were served, in seconds.
+    """
+
+    def __init__(self, batch: Batch, priority: int, segments: Sequence[Segment], opened: ExitStack, file: int) -> None:
+        self.batch, self.priority, self.segments = batch, priority, list(segments)
+        self.file = file  # descriptor of the input file
+        self.started = False
+        self.renewed = time.monotonic()
+        self.spent = 0.0
+        self.end: RunEnd | None = None
+        self.drained_by = 0.0
+        self.trouble: Exception | None = None
+        self.late = False  # it seems to be expired
+        self.closed = False  # it was cancelled, or has expired
+        self.in_flight: dict[int, Sent] = {}  # by the ids of the rows, the oldest first
+        self.outcomes: list[Outcome] = []
+        self.rates: Rates | None = None
+        self.waited = 0.0
+        self._served_at = time.monotonic()
+        self._opened = opened
+        self._answers = self._written = self._sent = 0
+        self.rewind()
+
+    def close(self) -> None:
+        """Close the input file."""
+        self._opened.close()
+
+    # The requests that it has left
+
+    def rewind(self) -> None:
+        """Read its pending requests from the first one again."""
+        self.ready: deque[tuple[Segment, Pending]] = deque()  # those that have seen no death
+        self.suspects: dict[int, deque[tuple[Segment, Pending]]] = {}  # the others, by the deaths that they have seen
+        self._unread = deque(self.segments)
+        self._after: Pending | None = None
+        self.reading = False
+        self.in_flight.clear()
+
+    @property
+    def wants_page(self) -> bool:
+        return bool(self._unread) and not self.reading and len(self.ready) < PAGE // 2
+
+    @property
+    def next_page(self) -> tuple[str, int, Pending | None, int]:
+        """The arguments of `commit.pending` for the next page."""
+        return self.batch.pk, self._unread[0].index, self._after, PAGE
+
+    def add_page(self, rows: Sequence[Pending], last: int) -> None:
+        """Take a page in. last: the number of deaths from which on each request runs alone."""
+        segment = self._unread[0]
+        for row in rows:
+            if row.crashes:
+                self.suspects.setdefault(min(row.crashes, last), deque()).append((segment, row))
+            else:
+                self.ready.append((segment, row))
+        self._after = rows[-1] if rows else None
+        if len(rows) < PAGE:
+            self._unread.popleft()
+            self._after = None
+
+    @property
+    def may_send(self) -> bool:
+        return self.end is None and self.trouble is None and not self.late
+
+    def levels(self) -> set[int]:
+        """How many deaths the requests have seen that are not sent yet."""
+        return {*self.suspects, 0} if self.ready or self._unread else set(self.suspects)
+
+    def has(self, level: int) -> bool:
+        """Can a request be sent that has seen so many deaths?"""
+        return bool(self.suspects.get(level) if level else self.ready)
+
+    def pop(self, level: int) -> tuple[Segment, Pending]:
+        if not level:
+            return self.ready.popleft()
+        found = self.suspects[level].popleft()
+        if not self.suspects[level]:
+            del self.suspects[level]
+        return found
+
+    @property
+    def unsent(self) -> int:
+        """How many requests it can send; of those that are not read yet a page counts."""
+        if not self.may_send:
+            return 0
+        return len(self.ready) + sum(map(len, self.suspects.values())) + (PAGE if self._unread else 0)
+
+    @property
+    def is_done(self) -> bool:
+        """Have all requests been sent and answered?"""
+        return not (self.ready or self._unread or self.suspects or self.in_flight)
+
+    # What is in flight, and what came of it
+
+    def send(self, segment: Segment, row: Pending, level: int, tally: Tally) -> Sent:
+        """Charge the batch for a request that is sent now."""
+        expected = self._written / self._answers if self._answers else EXPECTED_TOKENS
+        charge = row.length / BYTES_A_TOKEN + expected
+        self.spent += charge
+        self._served_at = time.monotonic()
+        self._sent += 1
+        sent = self.in_flight[row.id] = Sent(self, segment, row, level, charge, self._served_at, tally)
+        return sent
+
+    def answered(self, sent: Sent, made: Outcome) -> None:
+        """Keep the outcome until it is committed, and correct the charge by the tokens that there were."""
+        self.outcomes.append(made)
+        if tokens := made.input_tokens + made.output_tokens:
+            self.spent += tokens - sent.charge
+            self._answers += 1
+            self._written += made.output_tokens
+        if self.rates:
+            self.rates.add(made)
+
+    def chosen(self) -> None:
+        """It is its turn to send, after others."""
+        self.waited = max(self.waited, time.monotonic() - self._served_at)
+
+    def idle(self) -> None:
+        """It has nothing to send now, so it does not wait."""
+        self._served_at = time.monotonic()
+
+    def take(self) -> Entry:
+        """What is to be committed of it now."""
+        taken, self.outcomes = self.outcomes, []
+        self.renewed = now = time.monotonic()
+        oldest = next(iter(self.in_flight.values()), None)
+        assert self.rates
+        pace = self.rates.read(None if oldest is None else now - oldest.at, self._sent, len(self.in_flight))
+        return Entry(self.batch.pk, taken, pace)

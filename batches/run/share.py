@@ -1,0 +1,74 @@
+"""Which batch of a turn sends the next request.
+
+The highest priority sends first. Batches of one priority share the engine by tokens: the one that was charged for the
+fewest sends next, so that a batch with many long requests does not starve one with a few short ones. A batch sends some
+requests in a row, because its neighbours begin alike, and use the same adapter.
+
+What has seen deaths of engines is run after what has not, and apart from it. But it does not wait for ever while new
+batches come: after some windows of other requests it has its turn.
+"""
+
+from collections.abc import Collection, Iterable
+
+from batches.run.member import Member
+
+IN_A_ROW = 2048  # tokens that a batch is charged before others of its priority are looked at
+SUSPECTS_WAIT = 16  # windows of requests that are answered before those which have seen deaths have their turn
+
+
+class Share:
+    """level: how many deaths the requests have seen that are sent now."""
+
+    def __init__(self, window: int) -> None:
+        self.level = 0
+        self._window = window
+        self._current: Member | None = None
+        self._until = 0.0  # the charge at which others are looked at
+        self._sent = 0  # since those that have seen deaths had their turn
+
+    def newcomer(self, member: Member, others: Iterable[Member]) -> None:
+        """A batch comes in. It is taken to have had as much as the one of its priority that has had least."""
+        spent = [other.spent for other in others if other.priority == member.priority and other is not member]
+        member.spent = max(member.spent, min(spent, default=member.spent))
+        self.look_anew()
+
+    def look_anew(self) -> None:
+        """Something has changed, such as a priority or which batches have requests."""
+        self._current = None
+
+    def next(self, members: Collection[Member], any_in_flight: bool) -> Member | None:
+        """The batch that sends next, a request of this `level`. None when there is nothing to send now, or what is in
+        flight has to end first."""
+        current = self._current
+        if current is None or not current.may_send or not current.has(self.level) or current.spent >= self._until:
+            current = self._choose(members, any_in_flight)
+        self._sent += current is not None
+        return current
+
+    def _choose(self, members: Collection[Member], any_in_flight: bool) -> Member | None:
+        self._current = None
+        able = [member for member in members if member.may_send]
+        level = self._next_level(able)
+        if level is None or (any_in_flight and level != self.level):
+            return None
+        self.level = level
+        ready = [member for member in able if member.has(level)]
+        for member in able:
+            if member not in ready:
+                member.idle()
+        if not ready:
+            return None
+        chosen = min(ready, key=lambda member: (-member.priority, member.spent))
+        chosen.chosen()
+        self._current, self._until = chosen, chosen.spent + IN_A_ROW
+        return chosen
+
+    def _next_level(self, members: Iterable[Member]) -> int | None:
+        levels = {level for member in members for level in member.levels()}
+        suspected = levels - {0}
+        if not suspected:
+            self._sent = 0
+        elif 0 not in levels or self.level or self._sent >= SUSPECTS_WAIT * self._window:
+            self._sent = 0
+            return min(suspected)
+        return min(levels, default=None)
