@@ -202,6 +202,7 @@ class EngineRun:
             endpoint = member.batch.endpoint
             kind = self._kind(segment.model, endpoint)
             kind.batches.add(member.batch.pk)
+            self._share.sent()
             sent = member.send(segment, row, level, kind.tally)
             kind.tally.sent(row.id, parameters.is_unlimited(endpoint, body))
             self._in_flight += 1

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from batches.run.member import Member
 
 IN_A_ROW = 2048  # tokens that a batch is charged before others of its priority are looked at
+MOST_IN_A_ROW = 16  # requests, however short they are
 SUSPECTS_WAIT = 16  # windows of requests that are answered before those which have seen deaths have their turn
 
 
@@ -24,6 +25,7 @@ class Share:
         self._window = window
         self._current: Member | None = None
         self._until = 0.0  # the charge at which others are looked at
+        self._row = 0  # requests that it has sent in a row
         self._sent = 0  # since those that have seen deaths had their turn
 
     def newcomer(self, member: Member, others: Iterable[Member]) -> None:
@@ -40,10 +42,20 @@ class Share:
         """The batch that sends next, a request of this `level`. None when there is nothing to send now, or what is in
         flight has to end first."""
         current = self._current
-        if current is None or not current.may_send or not current.has(self.level) or current.spent >= self._until:
+        if (
+            current is None
+            or not current.may_send
+            or not current.has(self.level)
+            or current.spent >= self._until
+            or self._row >= MOST_IN_A_ROW
+        ):
             current = self._choose(members, any_in_flight)
-        self._sent += current is not None
         return current
+
+    def sent(self) -> None:
+        """The batch that was told has sent its request."""
+        self._row += 1
+        self._sent += 1
 
     def _choose(self, members: Collection[Member], any_in_flight: bool) -> Member | None:
         self._current = None
@@ -52,6 +64,7 @@ class Share:
         if level is None or (any_in_flight and level != self.level):
             return None
         self.level = level
+        self._sent = 0 if level else self._sent
         ready = [member for member in able if member.has(level)]
         for member in able:
             if member not in ready:
@@ -60,7 +73,7 @@ class Share:
             return None
         chosen = min(ready, key=lambda member: (-member.priority, member.spent))
         chosen.chosen()
-        self._current, self._until = chosen, chosen.spent + IN_A_ROW
+        self._current, self._until, self._row = chosen, chosen.spent + IN_A_ROW, 0
         return chosen
 
     def _next_level(self, members: Iterable[Member]) -> int | None:
@@ -69,6 +82,5 @@ class Share:
         if not suspected:
             self._sent = 0
         elif 0 not in levels or self.level or self._sent >= SUSPECTS_WAIT * self._window:
-            self._sent = 0
             return min(suspected)
         return min(levels, default=None)

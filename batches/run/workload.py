@@ -1,6 +1,5 @@
-"""Batches as work for the GPU: which batches wait, and how one of them is run."""
+"""Batches as work for the GPU: which batches wait, and how they are run."""
 
-import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -19,11 +18,6 @@ from models_registry.models import Alias, Model, ModelState, Worker
 from models_registry.workloads import Request, Work, Workload
 from vbs.pages.viewer import Viewer
 
-log = logging.getLogger(__name__)
-
-AGAIN_SECONDS = (30, 60, 120, 240, 480)  # before a batch is tried again after its first, second … unforeseen error
-AWAY_SECONDS = (30, 600)  # at least and at most, before a batch is tried again whose file or disk is out of reach
-MOST_SAID = 500  # characters of an unforeseen error
 INTERRUPTS = 10  # batches that are named one by one, of those that a restart would interrupt
 HELD = 100  # batches of a worker that are named
 
