@@ -40,17 +40,20 @@ def sent(vbs: Live) -> Counter:
     return Counter(json.loads(one)["text"] for one in (vbs.stack.data / "journal").read_text().splitlines())
 
 
-def run_through(vbs: Live, name: str, random: random.Random, victims: list[str], kills: int) -> None:
-    batch = vbs.create([line(f"{name}-{n}", f"{name} {n}") for n in range(REQUESTS)])
+def run_through(vbs: Live, name: str, random: random.Random, victims: list[str], kills: int, batches: int = 1) -> None:
+    """All requests, in so many batches, with kills meanwhile."""
+    names = [[f"{name}-{n}" for n in range(start, REQUESTS, batches)] for start in range(batches)]
+    made = [vbs.create([line(one, one.replace("-", " ")) for one in part]) for part in names]
     for _ in range(kills):
         time.sleep(random.uniform(0.05, 1.5))
         kill(vbs, random.choice(victims))
-    ended = vbs.wait(batch, seconds=240)
-    assert ended.status == "completed", vbs.log(ended)
-    good, bad = vbs.books(ended, [f"{name}-{n}" for n in range(REQUESTS)])
-    assert not bad
-    answers = {one["custom_id"]: one["response"]["body"]["choices"][0]["message"]["content"] for one in good}
-    assert answers == {f"{name}-{n}": f"{name} {n}" for n in range(REQUESTS)}
+    for batch, part in zip(made, names, strict=True):
+        ended = vbs.wait(batch, seconds=240)
+        assert ended.status == "completed", vbs.log(ended)
+        good, bad = vbs.books(ended, part)
+        assert not bad
+        answers = {one["custom_id"]: one["response"]["body"]["choices"][0]["message"]["content"] for one in good}
+        assert answers == {one: one.replace("-", " ") for one in part}
     again = {text: count - 1 for text, count in sent(vbs).items() if text.startswith(f"{name} ") and count > 1}
     print(f"{sum(again.values())} requests were sent again")
     # In flight are at most 20 (1.25 times the engine's 16), and what was answered since the last commit: at 16
@@ -73,6 +76,15 @@ def test_one_part_dies_again_and_again(vbs, victims, seed):
 def test_anything_dies(vbs, seed):
     victims = ["gpu", "gpu-0", "gpu-1", "engine", "io", "io-0", "io-1", "web", "postgres", "postmaster"]
     run_through(vbs, f"any{seed}", random.Random(seed), victims, kills=8)
+
+
+@pytest.mark.parametrize(
+    ("seed", "victims"),
+    few([(0, ["gpu", "gpu-0", "engine"]), (1, ["gpu"]), (2, ["engine"]), (3, ["postmaster", "gpu"])]),
+    ids=str,
+)
+def test_ten_batches_on_one_engine(vbs, seed, victims):
+    run_through(vbs, f"ten{seed}", random.Random(f"ten {seed}"), victims, kills=5, batches=10)
 
 
 @pytest.mark.parametrize("victim", [*few((f"io-{n}" for n in range(5)), first=2), *few(f"gpu-{n}" for n in range(4))])
