@@ -17,9 +17,9 @@ class Work:
     """One thing that waits for the GPU.
 
     source: the workload that runs it. model: whose engine it needs. since: when it began to wait. deadline: when it has
-    to have ended. frees: it only unloads something, so it may run on a GPU that is too hot or too full. only_worker: the one worker that may run it;
-    None is any. asked: the names of models by which it asks for this engine, adapters and aliases among them. restarts:
-    the engine is loaded, and has to be started again for it; the `Gpu` sets it.
+    to have ended. frees: it only unloads something, so it may run on a GPU that is too hot or too full. only_worker:
+    the one worker that may run it; None is any. asked: the names of models by which it asks for this engine, adapters
+    and aliases among them. restarts: the engine is loaded, and has to be started again for it; the `Gpu` sets it.
     """
 
     source: "Workload"
