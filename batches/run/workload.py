@@ -52,7 +52,7 @@ class BatchesWorkload(Workload):
             needed = [engines.get(name, name) for name in batch.pinned_names()]
             index = self._next(batch, needed, loaded)
             since, until, asked = batch.validated_at, batch.expires_at, tuple(batch.pinned_names())
-            found.append(Work(self, batch.pk, needed[index], batch.priority, since, until, asked=asked))
+            found.append(Work(self, batch.pk, needed[index], batch.priority, since, until, segment=index, asked=asked))
         return found
 
     def _next(self, batch: Batch, needed: list[str], loaded: str) -> int:
