@@ -18,8 +18,9 @@ class Work:
 
     source: the workload that runs it. model: whose engine it needs. since: when it began to wait. deadline: when it has
     to have ended. segment: which part of a batch or other thing it is, where that is asked. frees: it only unloads
-    something, so it may run on a GPU that is too hot or too full. only_worker: the one worker that may run it; None is any. asked: the names of models by which it asks for this engine, adapters
-    and aliases among them. restarts: the engine is loaded, and has to be started again for it; the `Gpu` sets it.
+    something, so it may run on a GPU that is too hot or too full. only_worker: the one worker that may run it; None is
+    any. asked: the names of models by which it asks for this engine, adapters and aliases among them. restarts: the
+    engine is loaded, and has to be started again for it; the `Gpu` sets it.
     """
 
     source: "Workload"
