@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -71,7 +72,8 @@ class EngineRun:
         self.members = turn.members
         self.deaths = turn.deaths
         self.answered = 0
-        self.window = Window(engine, lambda: self._in_flight)
+        self._asked_at: datetime | None = None
+        self.window = Window(engine, lambda: self._in_flight, lambda: self._asked_at)
         self.most = self.window.size
         self.client = Client(engine, limits())
         self._last = engine_deaths.alone_from(self.most)
@@ -276,6 +278,7 @@ class EngineRun:
 
     def _heed(self, look: "Look") -> None:
         """Let batches leave for which there is more urgent work, or all in a pause."""
+        self._asked_at = look.asked_at
         for member in self.members.values():
             if look.paused:
                 self._bid_leave(member, RunEnd.PAUSED)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from batches.files import blobs
 from batches.intake import ingest
@@ -49,12 +50,14 @@ class Interrupted(Exception):
 @dataclass(frozen=True)
 class Look:
     """What waits. joining: batches that may join, in the arbiter's order. outranking: the priority of the most urgent
-    work that cannot join. alone: no other worker of this kind is there."""
+    work that cannot join. alone: no other worker of this kind is there. asked_at: when somebody last asked the engine
+    directly."""
 
     joining: list[Work]
     outranking: int | None
     paused: bool
     alone: bool
+    asked_at: datetime | None
 
 
 class Turn:
@@ -137,7 +140,8 @@ class Turn:
                 held = True
                 outranking = work.priority if outranking is None else max(outranking, work.priority)
         others = Worker.objects.alive().filter(cluster="gpu").exclude(pk=self.worker)
-        return Look(joining, outranking, pauses.current() is not None, not others.exists())
+        asked_at = Worker.objects.filter(pk=self.worker).values_list("asked_at", flat=True).first()
+        return Look(joining, outranking, pauses.current() is not None, not others.exists(), asked_at)
 
     def _fits(self, work: Work, models: Mapping[str, Model]) -> bool:
         """Does the engine, as it runs now, serve what the work asks of it? What cannot be loaded at all fails soon."""

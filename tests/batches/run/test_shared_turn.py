@@ -13,7 +13,7 @@ from batches.models import Batch, BatchStatus, RequestState
 from batches.queue import pauses
 from batches.run import commit, engine_run
 from batches.run.turn import Turn
-from models_registry.models import Measurement, MeasurementKind
+from models_registry.models import Measurement, MeasurementKind, Worker
 from tests.engines import fresh, line, sent, until
 
 
@@ -255,3 +255,14 @@ def test_nobody_new_joins_while_other_work_is_due(add_model, submitted, serving,
     assert fresh(first).attempts == 1
     assert fresh(first).finalizing_at < fresh(other).in_progress_at < fresh(late).in_progress_at
     close(first), close(other), close(late)
+
+
+def test_places_are_kept_while_somebody_asks_the_engine_directly(add_model, submitted, serving, gpu, monkeypatch):
+    monkeypatch.setattr(engine_run, "LOOK_SECONDS", 0.1)
+    add_model(**{"max-num-seqs": 20, "latency-ms": 300})
+    batch = submitted(lines("a", 2000))
+    serving()
+    until(lambda: fresh(batch).in_flight and fresh(batch).in_flight >= 25)
+    Worker.objects.filter(pk=gpu.worker.pk).update(asked_at=timezone.now())
+    until(lambda: fresh(batch).in_flight == 18)
+    fresh(batch).request_cancel()
