@@ -73,6 +73,26 @@ def _workers(workers: dict[str, Worker]) -> Iterator[GaugeMetricFamily]:
         loaded.add_metric([name], 1)
     yield age
     yield loaded
+    yield from _lanes(workers)
+
+
+def _lanes(workers: dict[str, Worker]) -> Iterator[GaugeMetricFamily]:
+    """Gauges of the remote models that run now, without their addresses."""
+    labels = ["model"]
+    window = GaugeMetricFamily("vbs_lane_window", "Requests that a remote model gets at once", labels=labels)
+    in_flight = GaugeMetricFamily("vbs_lane_in_flight", "Requests that a remote model has now", labels=labels)
+    rate = GaugeMetricFamily(
+        "vbs_lane_requests_per_second", "That a remote model has answered over the last seconds", labels=labels
+    )
+    is_open = GaugeMetricFamily("vbs_lane_addresses_open", "Addresses that get requests", labels=labels)
+    for worker in workers.values():
+        for lane in worker.lanes if worker.alive else ():
+            name = [lane["model"]]
+            window.add_metric(name, lane["window"])
+            in_flight.add_metric(name, lane["in_flight"])
+            rate.add_metric(name, lane["requests_per_second"])
+            is_open.add_metric(name, sum(one["state"] == "open" for one in lane["addresses"]))
+    yield from (window, in_flight, rate, is_open)
 
 
 def _health(workers: dict[str, Worker]) -> Iterator[GaugeMetricFamily]:

@@ -353,9 +353,10 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         return self.filter(heartbeat_at__gt=Now() - STALE)
 
     def loaded(self) -> set[str]:
-        """What the engines of live workers have loaded: names of models, and the engines' names of adapters."""
-        found = self.alive().exclude(model_name="").values_list("model_name", "adapters")
-        return {name for model, adapters in found for name in (model, *adapters)}
+        """What live workers have: names of models, the engines' names of adapters, and remote models that run."""
+        found = list(self.alive().values_list("model_name", "adapters", "lanes"))
+        names = {name for model, adapters, _ in found if model for name in (model, *adapters)}
+        return names | {lane["model"] for _, _, lanes in found for lane in lanes if lane["addresses"]}
 
     def asleep(self) -> set[str]:
         """Names of models whose engines sleep."""

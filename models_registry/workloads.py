@@ -14,13 +14,14 @@ Request = tuple[str, bytes]  # the path below /v1, and the body
 
 @dataclass(frozen=True)
 class Work:
-    """One thing that waits for the GPU.
+    """One thing that waits for the GPU, or for another lane.
 
     source: the workload that runs it. model: whose engine it needs. since: when it began to wait. deadline: when it has
     to have ended. segment: which part of a batch or other thing it is, where that is asked. frees: it only unloads
     something, so it may run on a GPU that is too hot or too full. only_worker: the one worker that may run it; None is
     any. asked: the names of models by which it asks for this engine, adapters and aliases among them. restarts: the
-    engine is loaded, and has to be started again for it; the `Gpu` sets it.
+    engine is loaded, and has to be started again for it; the `Gpu` sets it. lane: empty for the local GPU, else the
+    name of the remote model, which runs beside it.
     """
 
     source: "Workload"
@@ -34,6 +35,7 @@ class Work:
     only_worker: uuid.UUID | None = None
     asked: tuple[str, ...] = ()
     restarts: bool = False
+    lane: str = ""
 
 
 class Workload:
@@ -44,16 +46,20 @@ class Workload:
 
     kind: str
 
-    def waiting(self, loaded: str) -> list[Work]:
-        """The work that could run now, best first; a bounded number. loaded: name of the loaded model, or empty."""
+    def waiting(self, loaded: str, lane: str = "") -> list[Work]:
+        """The work of this lane that could run now, best first; a bounded number. loaded: name of the model that is
+        loaded there, or empty."""
         return []
 
     def run(self, work: Work, gpu: Any) -> None:
-        """Run the work until it is done, more urgent work waits, or `gpu.stopping()`. gpu: the `Gpu` to run it on."""
+        """Run the work until it is done, more urgent work waits, or `gpu.stopping()`. gpu: the `Lane` to run it on.
+
+        The ids of what it claims are in `gpu.held` before that, and until they are released.
+        """
         raise NotImplementedError
 
-    def release(self, worker: uuid.UUID) -> None:
-        """Release the leases of a worker that is known to be dead, or has met an error."""
+    def release(self, worker: uuid.UUID, ids: Collection[str] | None = None) -> None:
+        """Release the leases of a worker that is known to be dead; with `ids` only of these, after an error."""
 
     def needs(self, names: Sequence[str]) -> list[str]:
         """What needs a model of these names, so that it cannot be removed; each in words."""
@@ -87,14 +93,14 @@ def register(workload: Workload) -> None:
     WORKLOADS.append(workload)
 
 
-def waiting(loaded: str) -> list[Work]:
-    """The work of all apps that could run now."""
-    return [work for workload in WORKLOADS for work in workload.waiting(loaded)]
+def waiting(loaded: str, lane: str = "") -> list[Work]:
+    """The work of all apps that could run now in this lane."""
+    return [work for workload in WORKLOADS for work in workload.waiting(loaded, lane)]
 
 
-def release(worker: uuid.UUID) -> None:
+def release(worker: uuid.UUID, ids: Collection[str] | None = None) -> None:
     for workload in WORKLOADS:
-        workload.release(worker)
+        workload.release(worker, ids)
 
 
 def needs(names: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from django.test import TransactionTestCase
 
 from batches.queue import snapshot
 from tests import tables
-from tests.engines import add_model, close, gpu, home, make_gpu, project, submitted  # noqa: F401
+from tests.engines import add_model, close, gpu, home, lane, make_gpu, project, submitted  # noqa: F401
 from tests.hostile import hostile  # noqa: F401
 from tests.people import root  # noqa: F401
 from tests.shares import ByStartedSystem, in_order

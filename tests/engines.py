@@ -18,6 +18,7 @@ from batches.finish import outputs
 from batches.intake import submit
 from batches.models import Batch, BatchStatus
 from models_registry.engine.resident import Resident
+from models_registry.gpu.lanes import RemoteLane
 from models_registry.gpu.loop import Gpu
 from models_registry.models import Model, Worker
 from vbs.accounts.models import Project
@@ -79,6 +80,17 @@ def make_gpu(home, transactional_db, monkeypatch):
     for gpu in made:
         gpu.resident.release()
     outages.stopping.clear()
+
+
+@pytest.fixture
+def lane(gpu):
+    """The lane of a remote model, in this thread: `lane("far").serve()`."""
+    made = {}
+
+    def of(name, **keys):
+        return made.setdefault(name, RemoteLane(name, gpu.worker, keys.get("keys", {})))
+
+    return of
 
 
 @pytest.fixture

@@ -33,10 +33,38 @@ def wake(task: str, *args: str) -> None:
     async_task(known.function, *args, cluster=known.cluster)
 
 
+class Listener:
+    """Hears when a task is queued for a cluster. It is a connection of its own, and raises psycopg's errors."""
+
+    def __init__(self, cluster: str) -> None:
+        self.cluster = cluster
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def listen(self) -> None:
+        """From now on nothing is missed."""
+        database = connections["default"].get_connection_params()
+        database = {name: value for name, value in database.items() if name not in ("cursor_factory", "context")}
+        self._connection = psycopg.connect(**database, autocommit=True)
+        self._connection.execute(f"LISTEN {CHANNEL}")
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until a task is queued, for so many seconds at most. False when none was. The first call of a new
+        connection returns at once, because something may have been missed before it."""
+        if self._connection is None:
+            self.listen()
+            return True
+        return any(notify.payload == self.cluster for notify in self._connection.notifies(timeout=seconds))
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
 class PostgresBroker(ORM):
     """django-q2's ORM broker, which takes tasks with `DELETE … SKIP LOCKED` and waits for them with LISTEN."""
 
-    _listener: psycopg.Connection[Any] | None = None
+    _listener: "Listener | None" = None
 
     def enqueue(self, task: str) -> int:
         """Queue a task. Returns its number, or the number of the same task when that waits already.
@@ -62,10 +90,11 @@ class PostgresBroker(ORM):
     def dequeue(self) -> list[tuple[int, str]] | None:
         try:
             if self._listener is None:
-                self._listen()
+                self._listener = Listener(self.list_key)
+                self._listener.listen()
             if taken := self._take():
                 return taken
-            self._sleep()
+            self._listener.wait(IDLE_SECONDS)
         except (*DATABASE_ERRORS, psycopg.OperationalError) as error:
             log.warning("The database with the task queue cannot be reached: %s", first_line(error))
             self._drop()
@@ -82,19 +111,6 @@ class PostgresBroker(ORM):
                 [self.list_key],
             )
             return cursor.fetchall()
-
-    def _listen(self) -> None:
-        database = connections["default"].get_connection_params()
-        database = {name: value for name, value in database.items() if name not in ("cursor_factory", "context")}
-        self._listener = psycopg.connect(**database, autocommit=True)
-        self._listener.execute(f"LISTEN {CHANNEL}")
-
-    def _sleep(self) -> None:
-        """Wait until a task is queued for this cluster, for IDLE_SECONDS at most."""
-        assert self._listener is not None
-        for notify in self._listener.notifies(timeout=IDLE_SECONDS):
-            if notify.payload == self.list_key:
-                return
 
     def _drop(self) -> None:
         connections["default"].close()

@@ -11,6 +11,7 @@ from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
 from django.db import models, transaction
 from django.db.models import F, Func, Q, Value
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -57,6 +58,26 @@ METADATA_WORDS = Func(
     template="%(function)s(%(expressions)s)",
     output_field=SearchVectorField(),
 )
+
+
+# Whether a batch has a model that is one of the names, or is none of them, with requests left. A single one has some.
+_FOR_THESE = f"""
+EXISTS (
+    SELECT FROM jsonb_array_elements_text(batches_batch.model_names) WITH ORDINALITY AS part (name, place)
+    WHERE coalesce(
+        (SELECT one ->> 'model' FROM jsonb_array_elements(batches_batch.resolved) one
+         WHERE one ->> 'asked' = part.name LIMIT 1),
+        part.name
+    ) = ANY(%s) AND (
+        jsonb_array_length(batches_batch.model_names) = 1
+        OR EXISTS (
+            SELECT FROM batches_batchrequest request
+            WHERE request.batch_id = batches_batch.id AND request.model_index = part.place - 1
+            AND request.state = {RequestState.PENDING.value}
+        )
+    )
+)"""  # noqa: S608  (a number only)
+_FOR_OTHERS = _FOR_THESE.replace("= ANY(%s)", "<> ALL(%s)")
 
 
 class LeaseLost(Exception):
@@ -122,6 +143,19 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
         for name in names:
             needs |= Q(resolved__contains=[{"model": name}])
         return self.exclude(needs)
+
+    def with_requests_for(self, names: Collection[str]) -> "BatchQuerySet":
+        """Those that have requests left for a model of one of these names. A batch that has started with a model needs
+        that one, whatever its names stand for by now."""
+        there = Q(model_names__has_any_keys=list(names)) | Q(status=BatchStatus.IN_PROGRESS)
+        return self.filter(there, RawSQL(_FOR_THESE, [list(names)], models.BooleanField()))  # noqa: S611  (a constant)
+
+    def with_requests_for_others(self, names: Collection[str]) -> "BatchQuerySet":
+        """Those that have requests left for a model of none of these names."""
+        if not names:
+            return self
+        there = ~Q(model_names__contained_by=list(names)) | Q(status=BatchStatus.IN_PROGRESS)
+        return self.filter(there, RawSQL(_FOR_OTHERS, [list(names)], models.BooleanField()))  # noqa: S611  (a constant)
 
     def running(self) -> "BatchQuerySet":
         """Batches that workers have, in the order of the queue. A worker may have many at once, on one engine."""

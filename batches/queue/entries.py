@@ -11,6 +11,7 @@ from batches.models import Batch, BatchStatus
 from batches.queue import forecast, order
 from batches.queue.simulated_queue import Placement
 from batches.queue.snapshot import Forecast
+from models_registry.catalog import aliases
 from models_registry.gpu import operations
 from models_registry.gpu.arbiter import Reason
 from models_registry.models import OPEN_OPERATIONS, Operation, OperationState
@@ -104,13 +105,17 @@ def entries(most: int) -> Entries:
 
 
 def shares(running: Iterable[Batch]) -> dict[str, float]:
-    """By batch, the part of what its worker has in flight that is the batch's. The batches of a worker run together on
-    one engine. running: all batches that run; one whose worker has nothing in flight is left out."""
+    """By batch, the part of what its engine has in flight that is the batch's. The batches of a worker run together on
+    one engine, but for those of remote models. running: all batches that run; one whose engine has nothing in flight is
+    left out."""
     rows = [batch for batch in running if batch.in_flight is not None]
-    whole = Counter[object]()
+    if not rows:
+        return {}
+    lanes, whole = aliases.lanes(), Counter[object]()
+    engine = {batch.pk: (batch.leased_by, lanes.get(next(iter(batch.pinned_names()), ""), "")) for batch in rows}
     for batch in rows:
-        whole[batch.leased_by] += batch.in_flight or 0
-    return {batch.pk: (batch.in_flight or 0) / whole[batch.leased_by] for batch in rows if whole[batch.leased_by]}
+        whole[engine[batch.pk]] += batch.in_flight or 0
+    return {batch.pk: (batch.in_flight or 0) / whole[engine[batch.pk]] for batch in rows if whole[engine[batch.pk]]}
 
 
 def _placed(

@@ -5,6 +5,7 @@ it is back and finds its lease lost.
 """
 
 import uuid
+from collections.abc import Collection
 from datetime import timedelta
 
 from django.conf import settings
@@ -26,12 +27,14 @@ def claim(batch_id: str, worker: uuid.UUID) -> Batch | None:
     return Batch.objects.get(pk=batch_id)
 
 
-def release_all(worker: uuid.UUID) -> int:
-    """Release every batch of a worker that is known to be dead. Returns how many there were."""
+def release_all(worker: uuid.UUID, ids: Collection[str] | None = None) -> int:
+    """Release every batch of a worker that is known to be dead, or only these. Returns how many there were."""
+    held = Batch.objects.of(worker)
+    held = held if ids is None else held.filter(pk__in=ids)
     with transaction.atomic():
-        for batch in Batch.objects.filter(status__in=RUNNABLE).of(worker).select_for_update(no_key=True):
+        for batch in held.filter(status__in=RUNNABLE).select_for_update(no_key=True):
             _tell(batch, f"{_name(worker)} has ended, or met an error, while it ran this batch. {_again(batch)}")
-        freed = Batch.objects.of(worker).release()
+        freed = held.release()
     Batch.objects.finish_all_answered()
     return freed
 

@@ -186,7 +186,9 @@ class EngineRun:
         while True:
             member = self._share.next(self.members.values(), self._in_flight > 0)
             level = self._share.level
-            places = min(self.window.size, self.deaths.size(self.most, level))
+            places = self.window.size
+            if level or self.deaths.narrow:
+                places = min(places, self.deaths.size(self.most, level))
             if member is None or self._in_flight >= places:
                 return None
             segment, row = member.pop(level)

@@ -30,7 +30,8 @@ from models_registry.catalog.allowed import not_ready
 from models_registry.engine.client import EngineDied
 from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.server import Engine, Progress
-from models_registry.gpu.loop import Gpu, loaded_words
+from models_registry.gpu.lane import Lane
+from models_registry.gpu.loop import loaded_words
 from models_registry.gpu.window import shortfall
 from models_registry.models import Model, ModelState, Worker, WorkerState
 from models_registry.workloads import Work
@@ -63,7 +64,7 @@ class Look:
 class Turn:
     """members: the batches that take part, by their ids."""
 
-    def __init__(self, work: Work, gpu: Gpu) -> None:
+    def __init__(self, work: Work, gpu: Lane) -> None:
         self.work, self.gpu = work, gpu
         self.worker = gpu.worker.pk
         self.members: dict[str, Member] = {}
@@ -102,7 +103,7 @@ class Turn:
                 self._start(member)
             run = EngineRun(self, engine)
             for member in self.members.values():
-                self._warn(member, engine, run.most)
+                self._warn(member, engine, run.window.most)
             if self.members:
                 self.show_running()
             try:
@@ -139,9 +140,8 @@ class Turn:
             else:
                 held = True
                 outranking = work.priority if outranking is None else max(outranking, work.priority)
-        others = Worker.objects.alive().filter(cluster="gpu").exclude(pk=self.worker)
         asked_at = Worker.objects.filter(pk=self.worker).values_list("asked_at", flat=True).first()
-        return Look(joining, outranking, pauses.current() is not None, not others.exists(), asked_at)
+        return Look(joining, outranking, pauses.current() is not None, self.gpu.alone(), asked_at)
 
     def _fits(self, work: Work, models: Mapping[str, Model]) -> bool:
         """Does the engine, as it runs now, serve what the work asks of it? What cannot be loaded at all fails soon."""
@@ -169,8 +169,10 @@ class Turn:
 
     def _claim(self, work: Work) -> Member | None:
         """A member for this batch, with its lease and its input file."""
+        self.gpu.held.add(work.id)
         batch = claims.claim(work.id, self.worker)
         if batch is None:
+            self.gpu.held.discard(work.id)
             return None
         with containment.contained(batch, self.gpu.worker):
             if not (segments := self._segments(batch, work.model)):
@@ -242,7 +244,7 @@ class Turn:
 
         Raises what on_progress raises.
         """
-        before, engine = self.gpu.resident.engine, None
+        before, engine = self.gpu.engine, None
         everybody = {*members, *self.members.values()}
         self.gpu.work = replace(self.work, asked=tuple({one.model.name for each in everybody for one in each.segments}))
         for model in {one.model.pk: one.model for member in members for one in member.segments}.values():
@@ -360,6 +362,7 @@ class Turn:
             batch.release(self.worker)
             if end in DRAIN:
                 batch.note(f"Interrupted: {end.value}.")
+        self.gpu.held.discard(batch.pk)
         log.info("%s leaves the turn: %s", batch.pk, end.value)
 
     def _has_pending(self, batch: Batch, index: int) -> bool:

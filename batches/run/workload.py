@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 from django.db.models import Q
 from django.utils import timezone
@@ -13,7 +14,7 @@ from batches.run import claims
 from batches.run.turn import Turn
 from models_registry.catalog import aliases
 from models_registry.gpu.arbiter import patience
-from models_registry.gpu.loop import Gpu
+from models_registry.gpu.lane import Lane
 from models_registry.models import Alias, Model, ModelState, Worker
 from models_registry.workloads import Request, Work, Workload
 from vbs.pages.viewer import Viewer
@@ -34,40 +35,48 @@ class BatchesWorkload(Workload):
 
     kind = "batch"
 
-    def waiting(self, loaded: str) -> list[Work]:
+    def waiting(self, loaded: str, lane: str = "") -> list[Work]:
         found: list[Work] = []
         if pauses.current():
             return found
         engines = aliases.engines()
-        fetching = being_fetched()
+        lanes = aliases.lanes()
+        fetching = set() if lane else being_fetched()
         fields = ("model_names", "resolved", "priority", "validated_at", "expires_at")
         served = {name for name, engine in engines.items() if engine == loaded}
         near = timezone.now() + patience()
-        for batch in Batch.objects.not_needing(fetching).only(*fields).candidates(served, near):
+        names = {name for name, of in lanes.items() if not lane or of == lane}
+        rows = Batch.objects.not_needing(fetching)
+        rows = rows.with_requests_for(names) if lane else rows.with_requests_for_others(names)
+        for batch in rows.only(*fields).candidates(served, near):
             if fetching.intersection(batch.pinned_names()):
                 continue
             if found and batch.priority < found[0].priority:
                 break
             assert batch.validated_at is not None
             needed = [engines.get(name, name) for name in batch.pinned_names()]
-            index = self._next(batch, needed, loaded)
-            since, until, asked = batch.validated_at, batch.expires_at, tuple(batch.pinned_names())
-            found.append(Work(self, batch.pk, needed[index], batch.priority, since, until, segment=index, asked=asked))
+            here = [place for place, engine in enumerate(needed) if lanes.get(engine, "") == lane]
+            if (index := self._next(batch, here, needed, loaded)) is None:
+                continue
+            about: dict[str, Any] = {"segment": index, "asked": tuple(batch.pinned_names()), "lane": lane}
+            since, until = batch.validated_at, batch.expires_at
+            found.append(Work(self, batch.pk, needed[index], batch.priority, since, until, **about))
         return found
 
-    def _next(self, batch: Batch, needed: list[str], loaded: str) -> int:
-        """The index of its next model: one whose engine is loaded if it has requests left, else the first that has."""
+    def _next(self, batch: Batch, here: list[int], needed: list[str], loaded: str) -> int | None:
+        """The index of its next model in a lane: one whose engine is loaded if it has requests left, else the first
+        that has. here: the indexes of its models that run in this lane."""
         if len(needed) == 1:
-            return 0
-        order = sorted(range(len(needed)), key=lambda index: needed[index] != loaded)
+            return next(iter(here), None)
+        order = sorted(here, key=lambda index: needed[index] != loaded)
         pending = batch.requests.filter(state=RequestState.PENDING)
-        return next((index for index in order if pending.filter(model_index=index).exists()), 0)
+        return next((index for index in order if pending.filter(model_index=index).exists()), None)
 
-    def run(self, work: Work, gpu: Gpu) -> None:
+    def run(self, work: Work, gpu: Lane) -> None:
         Turn(work, gpu).run()
 
-    def release(self, worker: uuid.UUID) -> None:
-        claims.release_all(worker)
+    def release(self, worker: uuid.UUID, ids: Collection[str] | None = None) -> None:
+        claims.release_all(worker, ids)
 
     def needs(self, names: Sequence[str]) -> list[str]:
         return Batch.objects.reasons_to_keep(names)
@@ -92,4 +101,6 @@ class BatchesWorkload(Workload):
         return viewer.all_own(Batch.objects.filter(pk=work_id)).exists()
 
     def held(self, worker: Worker, viewer: Viewer) -> list[str]:
-        return list(viewer.all_own(Batch.objects.running().of(worker.pk)).values_list("pk", flat=True)[:HELD])
+        ours = Batch.objects.running().of(worker.pk)
+        here = ours.exclude(model_names__contained_by=list(aliases.lanes()))  # those of remote models run beside
+        return list(viewer.all_own(here).values_list("pk", flat=True)[:HELD])

@@ -8,7 +8,7 @@ from models_registry.models import Model, Worker, WorkerState
 from models_registry.serving.engines import Availability
 from models_registry.speed import speeds
 from models_registry.speed.speeds import Speed
-from vbs.openai.schema import ModelObject, WorkerObject, unix
+from vbs.openai.schema import LaneAddress, LaneObject, ModelObject, WorkerObject, unix
 from vbs.pages.viewer import Viewer
 
 
@@ -75,7 +75,27 @@ def worker_object(worker: Worker, viewer: Viewer, for_operator: bool = False) ->
         "model": worker.model_name or None,
         "engine_pid": worker.engine_pid,
         "engine_url": address,
+        "lanes": [lane_object(lane, for_operator) for lane in worker.lanes],
     }
+
+
+def lane_object(lane: dict[str, Any], for_operator: bool) -> LaneObject:
+    """A lane of a worker's row (models_registry.gpu.lanes)."""
+    return {
+        "model": lane["model"],
+        "state": lane["state"],
+        "why": lane["why"] or None,
+        "activity": lane["activity"],
+        "window": lane["window"],
+        "in_flight": lane["in_flight"],
+        "requests_per_second": lane["requests_per_second"],
+        "addresses": [_address(one) for one in lane["addresses"]] if for_operator else [],
+    }
+
+
+def _address(one: dict[str, Any]) -> LaneAddress:
+    until = None if one["until"] is None else int(one["until"])
+    return {**{name: one[name] for name in ("url", "state", "why", "limit", "in_flight")}, "until": until}  # type: ignore[typeddict-item]
 
 
 def gpu_object(worker: Worker) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from django.db.models.functions import Now
 from models_registry import workloads
 from models_registry.catalog import allowed
 from models_registry.catalog.folders import ModelError, Needed, Taken
+from models_registry.engine.spec import EngineKind
 from models_registry.models import Alias, Model
 from vbs.places import PROGRAM
 
@@ -43,6 +44,14 @@ def engines() -> dict[str, str]:
         found[alias] = base or name
     for name, base in Model.objects.values_list("name", "base__name"):
         found[name] = base or name
+    return found
+
+
+def lanes() -> dict[str, str]:
+    """For every name of a remote model, the model's own, which is that of its lane. All others run on the GPU."""
+    found: dict[str, str] = {}
+    for model, alias in Model.objects.filter(kind=EngineKind.REMOTE).values_list("name", "aliases__name"):
+        found |= {model: model} | ({alias: model} if alias else {})
     return found
 
 

@@ -4,7 +4,6 @@ ended."""
 import fcntl
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,7 +12,7 @@ from models_registry.engine.log_reasons import LoadError, ShortageKind
 from models_registry.engine.machine import leftovers
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.sleeping import SleepingEngines
-from models_registry.engine.spec import Adapter, EngineKind, EngineSpec
+from models_registry.engine.spec import Adapter, EngineSpec
 from models_registry.engine.watch import figures
 
 log = logging.getLogger(__name__)
@@ -29,8 +28,7 @@ OWN_SHARE = (ShortageKind.CONTEXT, ShortageKind.CACHE)
 class Resident:
     """The loaded engine of one worker.
 
-    home: a folder that one worker at a time may use, the one that holds its lock. remote_keys: keys for remote servers,
-    by their origin. remote_window: how many requests a remote server gets at once. sleep: on a GPU, put the loaded
+    home: a folder that one worker at a time may use, the one that holds its lock. sleep: on a GPU, put the loaded
     engine to sleep instead of ending it, so that it is back within seconds.
     """
 
@@ -38,14 +36,10 @@ class Resident:
         self,
         home: Path,
         start_seconds: float,
-        remote_keys: Mapping[str, str] | None = None,
-        remote_window: int = 256,
         sleep: bool = False,
     ) -> None:
         self.home = home
         self.start_seconds = start_seconds
-        self.remote_keys = remote_keys or {}
-        self.remote_window = remote_window
         self.sleep = sleep
         self.engine: Engine | None = None
         self.adapters: set[str] = set()  # those that the engine has loaded
@@ -124,10 +118,7 @@ class Resident:
         if self.engine and self.engine.serves(spec, adapter) and self.engine.alive():
             return self.engine
         self._make_room(spec, on_progress)
-        if spec.kind is EngineKind.REMOTE:
-            self.engine = server.remote(spec, self.remote_keys, self.remote_window)
-        else:
-            self.engine = self.sleepers.wake(spec, on_progress, adapter) or self._start(spec, on_progress)
+        self.engine = self.sleepers.wake(spec, on_progress, adapter) or self._start(spec, on_progress)
         return self.engine
 
     def _make_room(self, wanted: EngineSpec, on_progress: Progress) -> None:

@@ -3,19 +3,17 @@
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from django.utils import timezone
 
-from models_registry import workloads
 from models_registry.catalog.allowed import not_ready
 from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.spec import EngineSpec
 from models_registry.gpu import adapters, health
-from models_registry.gpu.arbiter import choose, in_order, patience
+from models_registry.gpu.lane import Lane
 from models_registry.gpu.lost_engines import LostEngines
 from models_registry.gpu.shared_load import SharedLoad
 from models_registry.gpu.window import Window
@@ -41,24 +39,21 @@ def loaded_words(model: Model, engine: Engine) -> str:
     return f"{said}, with {changed}, because {given or 'more'} does not fit."
 
 
-class Gpu:
-    """The GPU of one worker: the worker's row, its engine, and the loop that runs work."""
+class Gpu(Lane):
+    """The GPU of one worker: the worker's row, its engine, and the loop that runs local work."""
 
     def __init__(self, worker: Worker, resident: Resident) -> None:
-        self.worker = worker
+        super().__init__(worker)
         self.resident = resident
-        self.loaded_at = timezone.now()
         self.losses = LostEngines()
-        self.work: Work | None = None  # that runs
-        self.window: Window | None = None  # of the batches that run
-
-    def stopping(self) -> bool:
-        return bool(outages.stopping.is_set())
 
     @property
-    def loaded(self) -> str:
-        engine = self.resident.engine
-        return engine.spec.name if engine else ""
+    def engine(self) -> Engine | None:
+        return self.resident.engine
+
+    @property
+    def adapters(self) -> set[str]:
+        return self.resident.adapters
 
     def load(self, model: Model, on_progress: Progress) -> Engine:
         """The engine that serves this model, which may be an adapter; loaded if it is not.
@@ -123,36 +118,16 @@ class Gpu:
         self.resident.keep_adapters(self.resident.adapters - {model.served_name})
         return loaded
 
-    def next(self, freeing: bool = False) -> Work | None:
-        """The work to do now; with `freeing` only work that unloads something."""
-        return self._next(self.loaded, self.loaded_at, freeing)
-
-    def _next(self, loaded: str, loaded_at: datetime, freeing: bool = False) -> Work | None:
-        waiting = [work for work in self._waiting(loaded) if work.frees or not freeing]
-        return choose(waiting, loaded, loaded_at, timezone.now(), patience())
-
     def _waiting(self, loaded: str) -> Iterator[Work]:
-        mine = (None, self.worker.pk)
-        works = (work for work in workloads.waiting(loaded) if work.only_worker in mine)
-        return adapters.restarting(works, self.resident)
+        return adapters.restarting(super()._waiting(loaded), self.resident)
 
-    def waiting(self) -> list[Work]:
-        """All that waits, in the order in which it would be done now."""
-        now = timezone.now()
-        return [work for work, _ in in_order(self._waiting(self.loaded), self.loaded, self.loaded_at, now, patience())]
-
-    def wants(self, engine: str) -> bool:
-        """Would the model of this name be needed next, if it were loaded?"""
-        work = self._next(engine, timezone.now())
-        return work is not None and work.model == engine and not work.frees
-
-    def outranked(self, work: Work) -> bool:
-        """Does work with a higher priority wait?"""
-        return any(other.priority > work.priority for other in self._waiting(self.loaded))
+    def alone(self) -> bool:
+        others = Worker.objects.alive().filter(cluster="gpu").exclude(pk=self.worker.pk)
+        return not others.exists()
 
     def serve(self) -> None:
         """Run the work that waits, one after the other, until there is none."""
-        workloads.release(self.worker.pk)  # leases that an error may have left to this worker
+        self.release_held()
         if self.losses.look(self.resident):
             self.resident.unload(self.loaded)  # processes that it had started may still hold memory
             self.show(WorkerState.IDLE)
@@ -165,16 +140,12 @@ class Gpu:
             if why := health.why_wait(health.read(), loaded=bool(self.loaded), waiting=bool(why)):
                 work = self.next(freeing=True)
             if work:
-                self.work = work
-                work.source.run(work, self)
-            self.work = self.window = None
+                self.run(work)
             self.show(WorkerState.IDLE, why)
             if not work:
                 outages.stopping.wait(HEALTH_SECONDS)
 
     def show(self, state: WorkerState, activity: str = "", work: Work | None = None) -> None:
-        """Write what the worker does into its row, for `status` and the pages. The activity has no id of the work,
-        because not everybody may know it."""
         engine = self.resident.engine
         self.worker.set(
             state=state,

@@ -2,12 +2,12 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
 from models_registry.gpu import benchmark, operations
-from models_registry.gpu.loop import Gpu
+from models_registry.gpu.lane import Lane
 from models_registry.gpu.operation_turn import OperationFailed, OperationTurn
 from models_registry.gpu.tuning.tune import tune
 from models_registry.gpu.window import in_flight, limits, shortfall
@@ -27,28 +27,31 @@ class OperationsWorkload(Workload):
 
     kind = "operation"
 
-    def waiting(self, loaded: str) -> list[Work]:
-        rows = list(operations.runnable().select_related("model__base").defer("log", "result")[: operations.MOST_OPEN])
-        elsewhere = _loaded_elsewhere(loaded) if any(row.kind == OperationKind.UNLOAD for row in rows) else set()
-        works = map(self._work, rows)
+    def waiting(self, loaded: str, lane: str = "") -> list[Work]:
+        found = operations.runnable_in(lane).select_related("model__base").defer("log", "result")
+        rows = list(found[: operations.MOST_OPEN])
+        unloads = not lane and any(row.kind == OperationKind.UNLOAD for row in rows)
+        elsewhere = _loaded_elsewhere(loaded) if unloads else set()
+        works = [self._work(row, lane) for row in rows]
         return [work for work in works if work.model not in elsewhere or not work.frees or work.only_worker]
 
-    def _work(self, row: Operation) -> Work:
+    def _work(self, row: Operation, lane: str) -> Work:
         engine = row.model.base or row.model
         frees = row.kind == OperationKind.UNLOAD
-        asked = () if frees else (row.model.name,)
-        only = row.worker
-        return Work(self, row.pk, engine.name, row.priority, row.created_at, frees=frees, only_worker=only, asked=asked)
+        about: dict[str, Any] = {"frees": frees, "only_worker": row.worker, "lane": lane}
+        about["asked"] = () if frees else (row.model.name,)
+        return Work(self, row.pk, engine.name, row.priority, row.created_at, **about)
 
-    def run(self, work: Work, gpu: Gpu) -> None:
+    def run(self, work: Work, gpu: Lane) -> None:
+        gpu.held.add(work.id)
         operation = operations.claim(work.id, gpu.worker.pk)
         if operation is None:
             return
         with bind(operation_id=operation.pk):
             OperationTurn(operation, work, gpu).run(KINDS[OperationKind(operation.kind)])
 
-    def release(self, worker: uuid.UUID) -> None:
-        operations.release_all(worker)
+    def release(self, worker: uuid.UUID, ids: Collection[str] | None = None) -> None:
+        operations.release_all(worker, ids)
 
     def interrupts(self, worker: Worker, viewer: Viewer) -> list[str]:
         running = Operation.objects.filter(state=OperationState.RUNNING).of(worker.pk).select_related("model")
@@ -76,7 +79,7 @@ def _loaded_elsewhere(loaded: str) -> set[str]:
 
 
 def _load(turn: OperationTurn) -> dict[str, Any]:
-    before = turn.gpu.resident.engine
+    before = turn.gpu.engine
     engine = turn.load()
     start, new = engine.started, engine is not before
     turn.stay(turn.options.get("keep_seconds", 0))
@@ -120,7 +123,7 @@ def _benchmark(turn: OperationTurn) -> dict[str, Any]:
     began = time.monotonic()
     if options["cold"] and gpu.unload(model.base or model):
         turn.say(f"Unloaded {(model.base or model).name}, to load it cold.")
-    before = gpu.resident.engine
+    before = gpu.engine
     engine = turn.load()
     # An answer of one token comes with its first token, so nothing has to be streamed to measure that.
     path, given = benchmark.body(model, "Hello")

@@ -19,7 +19,8 @@ from models_registry.engine.client import EngineDied
 from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.gpu import operations
-from models_registry.gpu.loop import Gpu, loaded_words
+from models_registry.gpu.lane import Lane
+from models_registry.gpu.loop import loaded_words
 from models_registry.models import Model, Operation, OperationState, WorkerState
 from models_registry.workloads import Work
 from vbs.database.outages import DATABASE_ERRORS, first_line, insist
@@ -54,7 +55,7 @@ class OperationTurn:
     it has found so far, in this turn or an earlier one.
     """
 
-    def __init__(self, operation: Operation, work: Work, gpu: Gpu) -> None:
+    def __init__(self, operation: Operation, work: Work, gpu: Lane) -> None:
         self.operation, self.work, self.gpu = operation, work, gpu
         self.model: Model = operation.model
         self.options: dict[str, Any] = operation.options
@@ -113,7 +114,7 @@ class OperationTurn:
 
     def load(self) -> Engine:
         """Load the operation's model. Raises LoadError, OperationStopped."""
-        before, had = self.gpu.resident.engine, set(self.gpu.resident.adapters)
+        before, had = self.gpu.engine, set(self.gpu.adapters)
         said = ""
 
         def on_progress(doing: str) -> None:

@@ -198,6 +198,11 @@ def runnable() -> LeasedQuerySet[Operation]:
     return open_ones.order_by("-priority", "created_at", "pk")
 
 
+def runnable_in(lane: str) -> LeasedQuerySet[Operation]:
+    """Those of a remote model, or where `lane` is empty those of all models that run here."""
+    return runnable().filter(model__name=lane) if lane else runnable().exclude(model__kind=EngineKind.REMOTE)
+
+
 def claim(operation_id: str, worker: uuid.UUID) -> Operation | None:
     """Claim an operation for this worker. None when another worker has it, or it has ended."""
     ours = runnable().filter(Q(worker=None) | Q(worker=worker), pk=operation_id)
@@ -235,9 +240,13 @@ def put_back(operation: Operation, worker: uuid.UUID, lines: str) -> None:
             wake("gpu")
 
 
-def release_all(worker: uuid.UUID) -> None:
-    """Release the operations of a worker that is known to be dead: they are queued again, up to ATTEMPTS times."""
+def release_all(worker: uuid.UUID, ids: Collection[str] | None = None) -> None:
+    """Release the operations of a worker that is known to be dead: they are queued again, up to ATTEMPTS times.
+
+    ids: only these.
+    """
     held = Operation.objects.of(worker)
+    held = held if ids is None else held.filter(pk__in=ids)
     _give_up(held)
     held.filter(state=OperationState.RUNNING).release(state=OperationState.QUEUED)
     held.release()

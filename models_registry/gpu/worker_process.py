@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 from models_registry import workloads
 from models_registry.engine.resident import Resident
 from models_registry.gpu import health
+from models_registry.gpu.lanes import Lanes
 from models_registry.gpu.loop import Gpu
 from models_registry.models import HEARTBEAT_SECONDS, Worker, WorkerState
 from vbs import __version__
@@ -35,6 +36,7 @@ SWEEP_SECONDS = 60
 FORGOTTEN = timedelta(hours=1)
 
 GPU: Gpu | None = None
+LANES: Lanes | None = None
 
 
 def connect() -> None:
@@ -45,14 +47,13 @@ def connect() -> None:
 
 def _begin(**signal: Any) -> None:
     """Runs when a cluster's worker process starts: enrols the worker, and looks for work that was left undone."""
-    global GPU
+    global GPU, LANES
     if is_worker_of("gpu"):
         # vLLM's compiled code stays in the data folder, so that the next version or container can use it.
         os.environ.setdefault("VLLM_CACHE_ROOT", str(Path(settings.VBS_DATA_DIR) / "cache" / "vllm"))
         resident = Resident(
             settings.RUN_DIR / settings.VBS_WORKER_NAME,
             settings.VBS_ENGINE_START_SECONDS,
-            {origin(server): settings.VBS_REMOTE_KEY for server in settings.VBS_REMOTE_ORIGINS},
             sleep=settings.VBS_SLEEP_MODE,
         )
         waited = False
@@ -66,6 +67,10 @@ def _begin(**signal: Any) -> None:
         worker = insist(lambda: _enrol("gpu"))
         gpu = GPU = Gpu(worker, resident)
         insist(lambda: gpu.show(WorkerState.IDLE))
+        keys = {origin(server): settings.VBS_REMOTE_KEY for server in settings.VBS_REMOTE_ORIGINS}
+        LANES = Lanes(worker, keys)
+        gpu.ended = LANES.soon.set
+        LANES.start()
         # When this process ends, before it waits for its children.
         multiprocessing.util.Finalize(None, _leave, exitpriority=100)
         insist(lambda: wake("gpu"))
@@ -150,6 +155,8 @@ def _reading() -> dict[str, Any]:
 
 
 def _leave() -> None:
+    if LANES:
+        LANES.end()
     if GPU:
         GPU.resident.release_all()
         _forget(GPU.worker)

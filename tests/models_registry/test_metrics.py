@@ -112,6 +112,18 @@ def test_loaded_models() -> None:
     assert values("vbs_engine_loaded", "model") == {"a": 1, "b": 1}
 
 
+def test_remote_models_that_run() -> None:
+    lane = {"model": "far", "window": 24, "in_flight": 20, "requests_per_second": 2.5}
+    addresses = [{"url": "http://far.lan/v1", "state": state} for state in ("open", "lost")]
+    worker(lanes=[lane | {"addresses": addresses}])
+    worker(600, pid=8, lanes=[lane | {"model": "gone", "addresses": []}])
+    names = ("window", "in_flight", "requests_per_second", "addresses_open")
+    assert [values(f"vbs_lane_{name}", "model") for name in names] == [
+        {"far": 24}, {"far": 20}, {"far": 2.5}, {"far": 1},
+    ]  # fmt: skip
+    assert "far.lan" not in str(scrape())
+
+
 def test_models_by_state() -> None:
     for number, state in enumerate(("ready", "ready", "failed", "draft")):
         model(str(number), state=state)

@@ -15,6 +15,7 @@ import pytest
 
 from tests.amount import few
 from tests.live import Live, line, live
+from tests.models_registry.engine.started import scripted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 REQUESTS = 1500
@@ -85,6 +86,37 @@ def test_anything_dies(vbs, seed):
 )
 def test_ten_batches_on_one_engine(vbs, seed, victims):
     run_through(vbs, f"ten{seed}", random.Random(f"ten {seed}"), victims, kills=5, batches=10)
+
+
+@pytest.mark.parametrize("seed", few(range(3)))
+def test_remote_lanes_beside_the_local_engine(vbs, seed):
+    """The worker dies with three lanes running, and servers of one of them die and hang."""
+    generator = random.Random(f"lanes {seed}")
+    slow = ("--latency-ms", "40", "--max-num-seqs", "8")
+    far, pool, names = f"far{seed}", f"pool{seed}", [f"lanes{seed}-{n}" for n in range(900)]
+    with (
+        scripted(*slow, name=far) as (_, one),
+        scripted(*slow, name=pool) as (first, a),
+        scripted(*slow, name=pool) as (second, b),
+        scripted(*slow, name=pool) as (_, c),
+    ):
+        vbs.manage("model", "add", far, one)
+        vbs.manage("model", "add", pool, a, "--pool", b, "--pool", c)
+        models = [far, pool, "scripted"]
+        made = [vbs.create([line(one, one.replace("-", " "), model) for one in names]) for model in models]
+        mixed = vbs.create([line(one, one, models[n % 3]) for n, one in enumerate(names)])
+        for kills in range(4):
+            time.sleep(generator.uniform(0.2, 2))
+            kill(vbs, "gpu")
+            if kills == 1:
+                first.kill()
+            if kills == 2:
+                second.send_signal(signal.SIGSTOP)
+        for batch in (*made, mixed):
+            ended = vbs.wait(batch, seconds=240)
+            assert ended.status == "completed", vbs.log(ended)
+            good, bad = vbs.books(ended, names)
+            assert not bad and len(good) == len(names)
 
 
 @pytest.mark.parametrize("victim", [*few((f"io-{n}" for n in range(5)), first=2), *few(f"gpu-{n}" for n in range(4))])

@@ -206,6 +206,32 @@ class ModelList(TypedDict):
     data: list[ModelObject]
 
 
+class LaneAddress(TypedDict):
+    """One address of a remote model. state: open, held (it asked for patience, or is busy), lost, or trial (it gets one
+    request, to see). until: when it is tried again, where it gets none now."""
+
+    url: str
+    state: str
+    why: str
+    limit: int
+    in_flight: int
+    until: int | None
+
+
+class LaneObject(TypedDict):
+    """A remote model that a worker runs beside its engine. state: running, loading, waiting (`why` says for what) or
+    idle. window: how many requests it gets at once. addresses: for operators only."""
+
+    model: str
+    state: str
+    why: str | None
+    activity: str
+    window: int
+    in_flight: int
+    requests_per_second: float
+    addresses: list[LaneAddress]
+
+
 class WorkerObject(TypedDict):
     cluster: str
     hostname: str | None
@@ -220,6 +246,7 @@ class WorkerObject(TypedDict):
     model: str | None
     engine_pid: int | None
     engine_url: str | None
+    lanes: list[LaneObject]
 
 
 class QueueItem(TypedDict):

@@ -123,6 +123,7 @@ def _worker(worker: Any) -> Found:
         "heartbeat_seconds": round(worker.silence.total_seconds(), 1),
         "alive": worker.silence < STALE,
         "health": worker.health,
+        "lanes": worker.lanes,
     }
 
 
@@ -203,6 +204,8 @@ def rows(found: Found) -> Iterator[list[str]]:
         yield ["worker", f"{worker['name']}: {life}{doing} (heartbeat {duration(worker['heartbeat_seconds'])} ago)"]
         if last := (worker["health"].get("losses") or {}).get("last"):
             yield ["  lost", f"the idle engine of {last['model']}: {last['how']}"]
+        for lane in worker["lanes"] if worker["alive"] else ():
+            yield _lane(lane)
     for engine in found["engines"]:
         state = {True: "alive", False: "ENDED", None: "not of this machine"}[engine["alive"]]
         pid = f"pid {engine['pid']}, " if engine["pid"] else ""
@@ -215,6 +218,14 @@ def rows(found: Found) -> Iterator[list[str]]:
         yield ["queue", f"{queue['running_total']:,} running, {queue['waiting_total']:,} waiting{held}"]
         for batch in queue["running"] + queue["waiting"]:
             yield _queued(batch)
+
+
+def _lane(lane: Found) -> list[str]:
+    """A remote model, and which of its addresses get no requests."""
+    away = [one for one in lane["addresses"] if one["state"] != "open"]
+    shut = "; ".join(f"{one['url']} {one['state']}: {one['why']}" for one in away)
+    did = f"{lane['in_flight']:,} of {lane['window']:,} in flight, {lane['requests_per_second']:,g} requests/s"
+    return ["  lane", f"{lane['model']}: {lane['why'] or lane['state']}, {did}" + (f" ({shut})" if shut else "")]
 
 
 def _queued(batch: Found) -> list[str]:

@@ -10,6 +10,8 @@ from batches.pages.share import share_words
 from batches.queue import pauses
 from batches.queue.entries import Entry, entries
 from batches.run import pace
+from models_registry.models import Worker
+from models_registry.pages.lanes import lanes
 from vbs.live.pages import Page
 from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.viewer import Viewer
@@ -26,6 +28,7 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
     return {
         "hold": Part("hold", "batches/queue/_hold.html", {"pause": pauses.current()}),
         "running": Part("running", "batches/queue/_running.html", {}, runs),
+        "lanes": lanes(Worker.objects.alive().filter(cluster="gpu").exclude(lanes=[])[:MOST], viewer),
         "waiting": Part("waiting", "batches/queue/_waiting.html", waiting, rows),
         "pulse": pulse(reverse("queue-live"), SOON if runs else LATER),
     }

@@ -46,7 +46,7 @@ def tune(turn: OperationTurn) -> dict[str, Any]:
     try:
         return cast(dict[str, Any], _Run(turn).run())
     finally:
-        turn.gpu.resident.unload(turn.model.name)  # nobody but this operation wants these engines
+        turn.gpu.unload(turn.model)  # nobody but this operation wants these engines
 
 
 class _Run:

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from models_registry.gpu import control
 from models_registry.models import STALE, Worker
+from models_registry.pages.lanes import lanes
 from models_registry.pages.machines import readings
 from models_registry.readiness import OK, STORAGE
 from vbs.live.pages import Page
@@ -40,6 +41,7 @@ def build(viewer: Viewer, query: Any) -> dict[str, Part]:
     cards = [_card(worker, viewer) for worker in shown]
     return {
         "health": Part("health", "system/_health.html", {"checks": _checks(rows, viewer.may(OPERATES))}),
+        "lanes": lanes(shown, viewer),
         "workers": Part("workers", "system/_workers.html", {"more": len(rows) > len(shown)}, cards),
         "pulse": pulse(reverse("system-live")),
     }

@@ -6,7 +6,7 @@ from datetime import timedelta
 from django.utils import timezone
 
 from batches.models import Batch, BatchStatus
-from models_registry.models import Worker, WorkerState
+from models_registry.models import Model, Worker, WorkerState
 from vbs.accounts.models import ApiKey, Project
 from vbs.openai.schema import unix
 
@@ -40,6 +40,31 @@ def test_all_that_run_on_one_engine_are_told_with_their_shares(db, client):
     [shown] = client.get("/v1/queue", headers={"Authorization": f"Bearer {secret}"}).json()["workers"]
     assert (shown["work_id"], shown["work_ids"]) == (None, [rows[1].pk, rows[0].pk])
     assert rows[2].pk not in str(queue) and "secret-model" not in str(queue)
+
+
+def test_remote_models_are_told_beside_the_engine(db, client):
+    mine = Project.objects.create(name="mine")
+    Model.objects.create(name="far", kind="remote", source="http://far.lan/v1")
+    here, far = running(mine, "small"), running(mine, "far")
+    address = {"url": "http://far.lan/v1", "limit": 16, "in_flight": 30, "state": "held", "why": "it is busy",
+               "until": 1e9 + 0.5}  # fmt: skip
+    lane = {"model": "far", "state": "waiting", "why": "it is busy", "activity": "Running a batch on far"}
+    lane |= {"window": 16, "in_flight": 30, "requests_per_second": 1.5}
+    worker = Worker.objects.create(
+        cluster="gpu", hostname="here", pid=1, state=WorkerState.RUNNING, activity="Running a batch on small",
+        work_kind="batch", work_id=here.pk, lanes=[lane | {"addresses": [address]}],
+    )  # fmt: skip
+    Batch.objects.update(leased_by=worker.pk, in_flight=30)
+
+    def queue(operator):
+        _, secret = ApiKey.objects.issue(mine, f"test {operator}", operator=operator)
+        return client.get("/v1/queue", headers={"Authorization": f"Bearer {secret}"}).json()
+
+    [shown] = queue(False)["workers"]
+    assert shown["lanes"] == [lane | {"addresses": []}] and shown["work_ids"] == [here.pk]
+    found = queue(True)
+    assert found["workers"][0]["lanes"][0]["addresses"] == [address | {"until": 10**9}]
+    assert {one["id"]: one["share_percent"] for one in found["running"]} == {here.pk: 100.0, far.pk: 100.0}
 
 
 def test_what_a_worker_does_is_told_without_the_batches_of_others(db, client):

@@ -38,12 +38,12 @@ def far(transactional_db, hostile, monkeypatch, settings):
     return add.add("far", hostile.url)
 
 
-def test_who_made_a_batch_is_not_told_where_its_model_is(transactional_db, submitted, gpu, close, monkeypatch, caplog):
+def test_who_made_a_batch_is_not_told_where_its_model_is(transactional_db, submitted, lane, close, monkeypatch, caplog):
     """Nor by its log. The worker's log, which is its operators', says it."""
     monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
     add.add("far", "http://localhost:9/v1")
     batch = submitted([line("a", model="far")])
-    gpu.serve()
+    lane("far").serve()
     batch.refresh_from_db()
     told = f"{batch.errors} {[str(event) for event in batch.events.all()]}"
     assert batch.status == "failed" and "the model's server cannot be reached (it does not answer)" in told
@@ -51,11 +51,11 @@ def test_who_made_a_batch_is_not_told_where_its_model_is(transactional_db, submi
     assert "http://localhost:9/v1 cannot be reached" in caplog.text
 
 
-def run(hostile, odd, submitted, gpu, close, neighbours=6):
+def run(hostile, odd, submitted, lane, close, neighbours=6):
     """The error line of the odd one; its neighbours are answered."""
     answering(hostile, odd)
     batch = submitted([line(f"{n}", "good", "far") for n in range(neighbours)] + [line("odd", "odd", "far")])
-    gpu.serve()
+    lane("far").serve()
     good, bad = close(batch)
     assert [one["custom_id"] for one in bad] == ["odd"]
     assert sorted(one["custom_id"] for one in good) == [f"{n}" for n in range(neighbours)]
@@ -106,7 +106,7 @@ ODD = [
 ]  # fmt: skip
 
 
-def test_an_odd_answer_fails_its_line(far, hostile, submitted, gpu, close):
+def test_an_odd_answer_fails_its_line(far, hostile, submitted, lane, close):
     """All of them in one batch, so that each has the others for neighbours."""
 
     def answer(body):
@@ -116,7 +116,7 @@ def test_an_odd_answer_fails_its_line(far, hostile, submitted, gpu, close):
     hostile.of_body = answer
     odd = [line(f"odd-{number}", f"{number}", "far") for number in range(len(ODD))]
     batch = submitted([*odd, *(line(f"{number}", "good", "far") for number in range(len(ODD)))])
-    gpu.serve()
+    lane("far").serve()
     good, bad = close(batch)
     assert (len(good), len(bad)) == (len(ODD), len(ODD))
     assert not batch.events.filter(message__contains="Unforeseen").exists()
@@ -130,49 +130,49 @@ def test_an_odd_answer_fails_its_line(far, hostile, submitted, gpu, close):
 
 
 @pytest.mark.parametrize("first, piece", [(b"", b""), (b"HTTP/1.1 200 OK\r\nX: ", b"x"), (HEAD + b"\r\n", b" ")])
-def test_a_slow_answer(far, hostile, submitted, gpu, close, settings, first, piece):
+def test_a_slow_answer(far, hostile, submitted, lane, close, settings, first, piece):
     settings.VBS_REQUEST_SECONDS = 2
-    error = run(hostile, hostile.drip(first, piece), submitted, gpu, close)["error"]
+    error = run(hostile, hostile.drip(first, piece), submitted, lane, close)["error"]
     assert error["code"] == "request_timeout"
 
 
-def test_answers_without_an_end(far, hostile, submitted, gpu, close):
+def test_answers_without_an_end(far, hostile, submitted, lane, close):
     """More of them than may be large at once."""
     hostile.of_body = lambda body: hostile.flood(HEAD + b"\r\n") if b'"odd"' in body else GOOD
     batch = submitted([line(f"{n}", "odd" if n < 12 else "good", "far") for n in range(16)])
-    gpu.serve()
+    lane("far").serve()
     good, bad = close(batch)
     assert {one["error"]["code"] for one in bad} == {"response_too_large"}
     assert (len(good), len(bad)) == (4, 12)
 
 
-def test_large_answers_wait_for_each_other(far, hostile, submitted, gpu, close):
+def test_large_answers_wait_for_each_other(far, hostile, submitted, lane, close):
     large = b'{"model": "m", "a": "%s"}' % (b"x" * 300_000)
     chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(large), large)
     hostile.of_body = lambda body: chunked
     batch = submitted([line(f"{n}", "good", "far") for n in range(20)])
-    gpu.serve()
+    lane("far").serve()
     assert len(close(batch)[0]) == 20
 
 
-def test_a_body_of_bytes_that_are_none_of_json_is_shown_in_part(far, hostile, submitted, gpu, close):
-    one = run(hostile, http(b"\xff" * 500_000, kind="audio/wav"), submitted, gpu, close)
+def test_a_body_of_bytes_that_are_none_of_json_is_shown_in_part(far, hostile, submitted, lane, close):
+    one = run(hostile, http(b"\xff" * 500_000, kind="audio/wav"), submitted, lane, close)
     assert one["response"]["status_code"] == 200 and len(one["response"]["body"]) < 70_000
 
 
-def test_the_same_failure_twice_is_not_tried_again(far, hostile, submitted, gpu, close, settings):
+def test_the_same_failure_twice_is_not_tried_again(far, hostile, submitted, lane, close, settings):
     settings.VBS_REQUEST_ATTEMPTS = 9
-    run(hostile, http(b'{"error": "the schema is no schema"}', status="500 Error"), submitted, gpu, close)
+    run(hostile, http(b'{"error": "the schema is no schema"}', status="500 Error"), submitted, lane, close)
     assert sum('"odd"' in one for one in hostile.bodies) == 2
 
 
-def test_a_busy_server_is_tried_as_often_as_is_set(far, hostile, submitted, gpu, close):
-    run(hostile, http(b"", status="503 Busy"), submitted, gpu, close)
+def test_a_busy_server_is_tried_as_often_as_is_set(far, hostile, submitted, lane, close):
+    run(hostile, http(b"", status="503 Busy"), submitted, lane, close)
     assert sum('"odd"' in one for one in hostile.bodies) == 3
 
 
-def test_a_request_has_one_id_everywhere(far, hostile, submitted, gpu, close, caplog):
-    bad = run(hostile, http(b"{}", "X-Request-Id: theirs", status="500 Error"), submitted, gpu, close)
+def test_a_request_has_one_id_everywhere(far, hostile, submitted, lane, close, caplog):
+    bad = run(hostile, http(b"{}", "X-Request-Id: theirs", status="500 Error"), submitted, lane, close)
     ids = [text.partition("X-Request-Id: ")[2].split("\r\n")[0] for text in hostile.heard if text.startswith("POST")]
     assert len(set(ids)) == 7 and bad["response"]["request_id"] in ids
     assert set(BatchRequest.objects.values_list("request_id", flat=True)) == set(ids), "of good answers too"
@@ -191,17 +191,17 @@ def test_a_request_has_one_id_everywhere(far, hostile, submitted, gpu, close, ca
         (http(b'{"error": {"message": "a\\u0000b"}}', status="400 Bad"), "a"),
     ],
 )
-def test_operations(far, hostile, gpu, kind, odd, said):
+def test_operations(far, hostile, lane, kind, odd, said):
     hostile.of_body = lambda body: odd
     options = {"requests": 2} if kind == OperationKind.BENCHMARK else {}
     operation = operations.ask(kind, far, options)
-    gpu.serve()
+    lane("far").serve()
     operation.refresh_from_db()
     assert operation.state == "failed" and said in operation.error, operation.error
     json.dumps(operation.log)
 
 
-def test_false_usage_spoils_neither_the_sums_nor_the_speed(far, hostile, submitted, gpu, close):
+def test_false_usage_spoils_neither_the_sums_nor_the_speed(far, hostile, submitted, lane, close):
     """A number that cannot be is not counted: in the batch, in its requests, in the speed of its model."""
     claims = [10**9, -5, "many", None]
     true = {"prompt_tokens": 7, "completion_tokens": 3}
@@ -217,7 +217,7 @@ def test_false_usage_spoils_neither_the_sums_nor_the_speed(far, hostile, submitt
     batch = submitted(
         [line("good", "good", "far")] + [line(f"{number}", f"{number}", "far") for number in range(len(claims))]
     )
-    gpu.serve()
+    lane("far").serve()
     good, bad = close(batch)
     assert (len(good), bad) == (1 + len(claims), [])
     assert (batch.input_tokens, batch.output_tokens) == (7, 3)

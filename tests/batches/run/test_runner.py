@@ -214,7 +214,7 @@ def test_the_engine_too_must_be_able_to_have_the_connections(add_model, gpu, lea
     assert "not 1,280" in window.shortfall(engine, 1)
 
 
-def test_a_model_on_a_remote_server(project, submitted, gpu, close):
+def test_a_model_on_a_remote_server(project, submitted, gpu, lane, close):
     """Any OpenAI-compatible URL, with its key and its own name for the model; nothing is started or stopped here."""
     port = free_port()
     command = [sys.executable, "-m", "models_registry.engine.scripted.server", "--port", str(port)]
@@ -223,12 +223,12 @@ def test_a_model_on_a_remote_server(project, submitted, gpu, close):
         try:
             until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
             add.add("ours", f"http://127.0.0.1:{port}/v1", remote_name="theirs")
-            gpu.resident.remote_keys = {f"http://127.0.0.1:{port}": "its-key"}
             batch = submitted([line(f"{n}", f"text {n}", model="ours") for n in range(50)])
             gpu.serve()
+            assert close(batch) == ([], []), "it is not for the GPU"
+            lane("ours", keys={f"http://127.0.0.1:{port}": "its-key"}).serve()
             good, bad = close(batch)
             assert not bad and {one["response"]["body"]["model"] for one in good} == {"ours"}
-            gpu.resident.release()
             assert server.poll() is None
         finally:
             server.kill()

@@ -3,8 +3,12 @@
 import asyncio
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -35,6 +39,20 @@ def start(home):
         return server.start(one or spec(), home, timeout, on_progress)
 
     return begin
+
+
+@contextmanager
+def scripted(*options, name="far"):
+    """A scripted engine on a port, as a remote server: its process and its URL."""
+    command = [sys.executable, "-m", "models_registry.engine.scripted.server", "--port", "0", *options]
+    with subprocess.Popen([*command, "--served-model-name", name], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            said = next(line for line in process.stdout if line.startswith("Listening"))
+            port = said.rpartition(", ")[2].strip().rstrip(")")
+            yield process, f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
 
 
 def gone(pid):

@@ -8,10 +8,7 @@ import email.utils
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 
 import httpx2
 import pytest
@@ -22,6 +19,7 @@ from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.pool import AddressState, Pool, PoolAddress, retry_after
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
 from tests.hostile import http, serving
+from tests.models_registry.engine.started import scripted
 
 
 @pytest.fixture(autouse=True)
@@ -31,20 +29,6 @@ def in_a_hurry(monkeypatch):
     monkeypatch.setattr(pool, "HOLD_SECONDS", 0.02)
     monkeypatch.setattr(pool, "HOLD_MOST", 0.1)
     monkeypatch.setattr(pool, "LOOK_SECONDS", 0.02)
-
-
-@contextmanager
-def scripted(*options):
-    """A scripted engine on a port: its process and its URL."""
-    command = [sys.executable, "-m", "models_registry.engine.scripted.server", "--port", "0", *options]
-    with subprocess.Popen([*command, "--served-model-name", "far"], stdout=subprocess.PIPE, text=True) as process:
-        try:
-            said = next(line for line in process.stdout if line.startswith("Listening"))
-            port = said.rpartition(", ")[2].strip().rstrip(")")
-            yield process, f"http://127.0.0.1:{port}/v1"
-        finally:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
 
 
 def stats(url):

@@ -294,19 +294,16 @@ def far(url, **more):
     return EngineSpec("r", url, kind=EngineKind.REMOTE, **{"private": True} | more)
 
 
-def test_a_remote_engine_is_neither_watched_nor_stopped(home, elsewhere):
+def test_a_remote_engine_is_neither_watched_nor_stopped(elsewhere):
     keys = {origin(elsewhere.url): "k", "https://127.0.0.1:443": "not for it"}
-    resident = Resident(home, 30, remote_keys=keys, remote_window=9)
-    engine = resident.acquire(far(f"{elsewhere.url}/"), print)
+    engine = server.remote(far(f"{elsewhere.url}/"), keys, 9)
     assert (engine.address.url, engine.address.key, engine.max_num_seqs) == (elsewhere.url, "k", 9)
     assert engine.alive() and engine.pid is None
     assert elsewhere.heard == [("/v1/models", "Bearer k")]
-    resident.release()
 
 
-def test_a_remote_server_that_is_not_there_is_named(home, elsewhere, monkeypatch):
+def test_a_remote_server_that_is_not_there_is_named(elsewhere, monkeypatch):
     monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
-    resident = Resident(home, 30)
     for statuses, message in (
         (["401"], "It got no key: add http://127.0.0.1"),
         (["302"], "302, a redirect. Redirects are not followed"),
@@ -314,8 +311,8 @@ def test_a_remote_server_that_is_not_there_is_named(home, elsewhere, monkeypatch
     ):
         elsewhere.statuses = [int(status) for status in statuses]
         with pytest.raises(LoadError, match=message):
-            resident.acquire(far(elsewhere.url), print)
+            server.remote(far(elsewhere.url), {}, 9)
     elsewhere.statuses = [503, 503, 404]  # it comes back, and does not list its models
-    assert resident.acquire(far(elsewhere.url), print)
+    assert server.remote(far(elsewhere.url), {}, 9)
     with pytest.raises(LoadError, match=r"http://127.0.0.1:9/v1 cannot be reached .*refused"):
-        resident.acquire(far("http://127.0.0.1:9/v1"), print)
+        server.remote(far("http://127.0.0.1:9/v1"), {}, 9)

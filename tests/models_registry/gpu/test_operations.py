@@ -466,12 +466,12 @@ def test_unloading_needs_no_cool_gpu(add_model, gpu, monkeypatch):
     thread.join(10)
 
 
-def test_a_remote_server_that_is_not_there(gpu, monkeypatch):
+def test_a_remote_server_that_is_not_there(lane, monkeypatch):
     model = Model.objects.create(
         name="far", kind=EngineKind.REMOTE, source="http://127.0.0.1:9/v1", private_address=True
     )
     monkeypatch.setattr("models_registry.engine.server.REACH_ATTEMPTS", 1)
-    operation = done(gpu, "load", model)
+    operation = done(lane("far"), "load", model)
     assert operation.state == "failed" and "cannot be reached" in operation.error
 
 

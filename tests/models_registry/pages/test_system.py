@@ -81,6 +81,30 @@ def seen(response):
 # Workers
 
 
+def test_the_remote_models_that_run(operator, viewer):
+    addresses = [
+        {"url": "http://far.lan/v1", "limit": 16, "in_flight": 7, "state": "open", "why": "", "until": None},
+        {
+            "url": "http://far.lan:8/v1",
+            "limit": 4,
+            "in_flight": 0,
+            "state": "held",
+            "why": "it answered 429",
+            "until": 1,
+        },
+    ]
+    lane = {"model": BAD, "state": "running", "why": "", "activity": "Running a batch", "window": 20, "in_flight": 7}
+    lanes = [lane | {"requests_per_second": 1.5, "addresses": addresses}]
+    Worker.objects.create(cluster="gpu", hostname="box", pid=1, lanes=lanes)
+    for page in ("/system/", "/queue/"):
+        whole, main = (client.get(page).content.decode() for client in (operator, viewer))
+        assert BAD not in whole and "Remote models" in whole and "7 of 20" in whole
+        assert "http://far.lan:8/v1" in whole and "held: it answered 429, 0 of 4" in whole
+        assert "far.lan" not in main and "1 of 2 open" in main and "7 of 20" in main
+    Worker.objects.update(heartbeat_at=timezone.now() - timedelta(hours=1))
+    assert "Remote models" not in operator.get("/queue/").content.decode()
+
+
 def test_workers_and_health(viewer):
     device = {"memory_used": 3 * 2**30, "memory_total": 4 * 2**30, "utilization": 7, "temperature": 55}
     worker(model_name="tiny", engine_pid=4711, state="running", activity=f"Running {BAD}", health={"devices": [device]})
@@ -138,7 +162,7 @@ def test_a_fixed_number_of_queries_and_small_news(operator, django_assert_num_qu
         worker(cluster="io", pid=pid)
     with django_assert_num_queries(6):
         page = operator.get("/system/live")
-    assert len(seen(page)) == 2 + 31 * 2 + 1
+    assert len(seen(page)) == 3 + 31 * 2 + 1
     marks = seen(operator.get("/system/live"))
     Worker.objects.filter(pk=first.pk).update(state="running", activity="Running one")
     changed = text(operator.get("/system/live", {"seen": marks}))

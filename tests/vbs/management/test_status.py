@@ -92,6 +92,17 @@ def test_what_workers_measure_and_have_lost(web, database):
     assert ["  lost", "the idle engine of m: the system killed it"] in list(status.rows(found))
 
 
+def test_the_remote_models_that_run(web, database):
+    lane = {"model": "far", "state": "running", "why": "", "window": 24, "in_flight": 20, "requests_per_second": 2.5}
+    addresses = [
+        {"url": "http://a/v1", "state": "open", "why": ""},
+        {"url": "http://b/v1", "state": "held", "why": "it answered 429"},
+    ]
+    worker("gpu", lanes=[lane | {"addresses": addresses}])
+    said = "far: running, 20 of 24 in flight, 2.5 requests/s (http://b/v1 held: it answered 429)"
+    assert ["  lane", said] in list(status.rows(status.look()))
+
+
 def test_all_is_well(web, database, capsys):
     worker("io")
     worker("gpu", model_name="m\x1b[31m", engine_pid=os.getpid(), engine_url="/run/engine.sock", activity="x\x9b2J")

@@ -51,12 +51,24 @@ def world(db, settings, monkeypatch):
         asked_by="somebody else", error=f"no {FOLDER}", log=FOLDER, options={"prompt": "the prompt of another"},
         result={"answer": "the prompt of another"},
     )  # fmt: skip
-    Worker.objects.update(engine_url="http://10.9.8.7/v1", heartbeat_at=timezone.now(), home=FOLDER)
+    Worker.objects.update(engine_url="http://10.9.8.7/v1", heartbeat_at=timezone.now(), home=FOLDER, lanes=LANES)
     names = {
         "file_id": File.objects.get().pk, "upload_id": Upload.objects.get().pk, "batch_id": batch.pk,
         "operation_id": operation.pk, "name": model.name,
     }  # fmt: skip
     return project, names
+
+
+LANES = [
+    {
+        "model": "remote", "state": "running", "why": "", "activity": "Running a batch on remote", "window": 16,
+        "in_flight": 3, "requests_per_second": 1.5, "addresses": [
+            {"url": "http://10.9.8.7/v1", "state": "open", "why": "", "limit": 16, "in_flight": 3, "until": None},
+            {"url": "http://10.9.8.7:8/v1", "state": "held", "why": "it answered 429", "limit": 8, "in_flight": 0,
+             "until": 1.5},
+        ],
+    }
+]  # fmt: skip
 
 
 def key(project, operator=False):
