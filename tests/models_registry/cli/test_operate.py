@@ -55,7 +55,7 @@ def test_the_command_follows_and_tells(add_model, serving):
 
 
 def test_the_command_tunes_and_keeps(add_model, serving):
-    add_model(**{"max-num-seqs": 1, "latency-ms": 80})
+    add_model(**{"max-num-seqs": 1, "latency-ms": 200})
     out, err = run("tune", "scripted", "--requests", "12", "--minutes", "5", "--max-tokens", "2")
     titles, first, *others, last = out.splitlines()
     assert titles.split()[:3] == ["setting", "req/s", "tokens/s"] and first.split()[:3] == ["as", "it", "is"]
