@@ -412,10 +412,6 @@ class Worker(models.Model):
         """Have its process end and start again, within a heartbeat. False when it gives no sign of life."""
         return bool(Worker.objects.alive().filter(pk=self.pk).update(restart_asked_at=Now()))
 
-    def see_asked(self) -> None:
-        """Read when its engine got an interactive request last, which the web process writes."""
-        self.asked_at = Worker.objects.filter(pk=self.pk).values_list("asked_at", flat=True).first()
-
     def restart_asked(self) -> bool:
         """Has somebody asked for a restart since it started?"""
         return Worker.objects.filter(pk=self.pk, restart_asked_at__gte=models.F("started_at")).exists()

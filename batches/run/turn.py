@@ -102,6 +102,7 @@ class Turn:
             for member in list(self.members.values()):
                 self._start(member)
             run = EngineRun(self, engine)
+            self.gpu.window = run.window
             for member in self.members.values():
                 self._warn(member, engine, run.window.most)
             if self.members:

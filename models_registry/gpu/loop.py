@@ -1,6 +1,6 @@
 """A GPU and its one worker: what is loaded, and the loop that runs the work that the arbiter chooses."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,6 @@ from models_registry.gpu import adapters, health
 from models_registry.gpu.lane import Lane
 from models_registry.gpu.lost_engines import LostEngines
 from models_registry.gpu.shared_load import SharedLoad
-from models_registry.gpu.window import Window
 from models_registry.models import Model, Worker, WorkerState
 from models_registry.speed import measurements
 from models_registry.workloads import Work
@@ -104,11 +103,6 @@ class Gpu(Lane):
         engine = self.resident.acquire(replace(trial.spec(), trial=True), on_progress)
         self.loaded_at = timezone.now()
         return engine
-
-    def open_window(self, engine: Engine, in_flight: Callable[[], int]) -> Window:
-        """A window for what runs on this engine. in_flight: how many requests are sent and not answered."""
-        self.window = Window(engine, in_flight, lambda: self.worker.asked_at)
-        return self.window
 
     def unload(self, model: Model) -> bool:
         """Unload the model, or only the adapter if it is one. False when it was not loaded."""

@@ -112,7 +112,6 @@ def _beat(worker: Worker) -> None:
             else:
                 worker.set(health=_reading())
             if GPU:
-                worker.see_asked()
                 look_for_work(GPU)
             if worker.cluster == "io" and time.monotonic() - swept_at >= SWEEP_SECONDS:
                 swept_at = time.monotonic()

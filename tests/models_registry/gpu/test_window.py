@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import pytest
 from aiohttp import web
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from models_registry.api.wire import gpu_object
@@ -25,6 +24,7 @@ from models_registry.gpu import window, worker_process
 from models_registry.gpu.window import Sizing, Window
 from models_registry.models import Worker
 from models_registry.pages.machines import machines
+from tests.engines import line
 from vbs.pages.viewer import Viewer
 
 PLACES, USUAL = 256, 320
@@ -252,24 +252,44 @@ def test_a_remote_engine_has_what_its_addresses_bear() -> None:
     assert (of.size, of.why) == (1, "it answered 429 and asked for patience")
 
 
-def test_a_worker_tells_of_its_window_and_hears_when_somebody_asks(add_model, gpu, monkeypatch) -> None:
+def test_a_worker_tells_of_its_window(add_model, gpu, monkeypatch) -> None:
+    asked = None
     monkeypatch.setattr(worker_process, "GPU", gpu)
 
     def beat() -> str:
-        gpu.worker.see_asked()
         gpu.worker.set(health=worker_process._reading())
         context = machines(Worker.objects.all(), Viewer(frozenset(), None)).children[0].context
         return next((reading.text for reading in context["readings"] if reading.name == "Requests at once"), "")
 
     assert beat() == ""
     engine = gpu.load(add_model(**{"max-num-seqs": 256}), lambda words: None)
-    of = gpu.open_window(engine, lambda: 0)
+    gpu.window = Window(engine, asked_at=lambda: asked)
     assert beat() == "320"
-    Worker.objects.update(asked_at=Now())
-    assert beat() == "248, not 320: places are kept for those who ask it directly" and of.size == 248
+    asked = timezone.now()
+    assert beat() == "248, not 320: places are kept for those who ask it directly"
     assert gpu_object(gpu.worker)["window"]["size"] == 248
-    Worker.objects.update(asked_at=Now() - window.ASKED)
-    assert beat() == "320"
+
+
+def test_a_turn_tells_of_its_window_while_it_lasts(add_model, submitted, gpu, close, monkeypatch) -> None:
+    """The batch has more lines than an engine takes at once, whose cache holds few of them."""
+    monkeypatch.setattr(window, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(worker_process, "GPU", gpu)
+    readings = []
+    take = Sizing.take
+
+    def taken(*arguments) -> None:
+        take(*arguments)
+        readings.append(worker_process._reading()["window"])
+
+    monkeypatch.setattr(Sizing, "take", taken)
+    add_model(**{"max-num-seqs": 64, "kv-tokens": 1000, "token-ms": 2, "read-ms": 0.1})
+    batch = submitted([line(f"{number}", "[[words 100]]") for number in range(150)])
+    gpu.serve()
+    assert len(close(batch)[0]) == 150
+    assert readings[0] == {"size": 80, "usual": 80, "why": ""}
+    assert min(reading["size"] for reading in readings) < 40
+    assert any("its cache was too small" in reading["why"] for reading in readings)
+    assert worker_process._reading()["window"] is None
 
 
 @pytest.mark.parametrize("answer", ["absent", "garbage", "slow", "gone"])
