@@ -29,6 +29,7 @@ from models_registry.engine.client import Call, Client
 from models_registry.engine.server import Engine
 from models_registry.gpu.window import Window, limits
 from models_registry.models import Model
+from models_registry.serving.body import own
 from models_registry.speed import measurements
 from models_registry.workloads import Work
 from vbs.configuration import runtime
@@ -214,8 +215,8 @@ class EngineRun:
             return Call(sent, endpoint.removeprefix("/v1"), raw_json.text_of(body), named)
 
     def _body(self, member: Member, segment: Segment, row: commit.Pending) -> raw_json.Members:
-        """The body as it is in the file, with the engine's name of the model, and with a limit of the answer where it
-        has none. Raises DamagedLine, InputUnreadable."""
+        """The body as it is in the file, with the engine's name of the model, without what only we may set, and with a
+        limit of the answer where it has none. Raises DamagedLine, InputUnreadable."""
         try:
             custom_id, body = raw_json.request_of(os.pread(member.file, row.length, row.offset))
         except OSError as error:
@@ -224,6 +225,7 @@ class EngineRun:
             custom_id, body = "", {}
         if custom_id != row.custom_id:
             raise DamagedLine(f"Line {row.line} of the input file has changed since it was validated.")
+        own(body, self.engine.spec.kind, member.batch.project_id)
         body["model"] = segment.served_name
         if self._most_tokens is not None:
             parameters.limit(member.batch.endpoint, body, self._most_tokens)

@@ -1,16 +1,18 @@
-"""The body of an interactive request, as its engine gets it: what the client sent, number by number, but for a few
-members that are ours."""
+"""The body of a request as its engine gets it: what the client sent, number by number, but for a few members that are
+ours."""
 
 import hashlib
 import hmac
+from functools import lru_cache
 
 from django.conf import settings
 
+from models_registry.engine.spec import EngineKind
 from models_registry.serving.engines import Served
 from vbs.accounts.models import Project
 from vbs.openai import raw_json
 from vbs.openai.errors import InvalidRequest
-from vbs.openai.raw_json import Members, NotAnObject
+from vbs.openai.raw_json import Members, NotAnObject, Raw
 
 # What only we may set: who goes first, whose cached prefixes are used, and under which id the engine knows a request.
 OURS = ("priority", "cache_salt", "request_id")
@@ -48,20 +50,28 @@ def check(path: str, body: Members) -> None:
 
 
 def for_engine(body: Members, served: Served, project: Project) -> bytes:
-    made = {name: value for name, value in body.items() if name not in OURS}
+    made = dict(body)
+    own(made, served.kind, project.pk)
     made["model"] = raw_json.raw(served.served_name)
-    if not served.is_remote:
-        made["cache_salt"] = raw_json.raw(salt(project))
     if served.prioritized:
         made["priority"] = raw_json.raw(AHEAD)
     return raw_json.text_of(made)
 
 
-def salt(project: Project) -> str:
+def own(body: Members, kind: EngineKind, project: int) -> None:
+    """Drop what only we may set, and say whose cached prefixes are used. Of a line of a batch, too."""
+    for name in OURS:
+        body.pop(name, None)
+    if kind is EngineKind.VLLM:
+        body["cache_salt"] = _salt(project)
+
+
+@lru_cache(maxsize=1024)
+def _salt(project: int) -> Raw:
     """Requests of one project share cached prefixes of prompts; with those of others they would tell of each other by
     how long they take."""
-    words = f"vbs: cached prefixes of project {project.pk}"
-    return hmac.new(settings.SECRET_KEY.encode(), words.encode(), hashlib.sha256).hexdigest()[:32]
+    words = f"vbs: cached prefixes of project {project}"
+    return raw_json.raw(hmac.new(settings.SECRET_KEY.encode(), words.encode(), hashlib.sha256).hexdigest()[:32])
 
 
 def ask_usage(path: str, body: Members) -> bool:

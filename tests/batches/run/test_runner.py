@@ -38,6 +38,21 @@ def test_every_request_gets_its_own_answer(add_model, submitted, gpu, close):
     assert stamps == sorted(stamps)
 
 
+def test_what_only_the_server_may_set_does_not_reach_the_engine(add_model, submitted, gpu, close, monkeypatch):
+    add_model()
+    batch = submitted([line("a", priority=-9, cache_salt="mine", request_id="r", seed=1)])
+    arrived = []
+
+    async def answer(client, session, call):
+        arrived.append(json.loads(call.body))
+        return Answer(call.key, 200, b"{}")
+
+    monkeypatch.setattr(Client, "_answer", answer)
+    gpu.serve()
+    assert [one.keys() for one in arrived] == [{"model", "messages", "seed"}]
+    close(batch)
+
+
 def test_numbers_arrive_as_they_were_sent_and_come_as_they_were_answered(add_model, submitted, gpu, close, monkeypatch):
     add_model()
     bodies = [

@@ -8,10 +8,13 @@ import signal
 
 import pytest
 
+from models_registry.engine.spec import EngineKind
 from models_registry.models import Alias, InteractiveUsage, Model
 from models_registry.serving import engines, forward
 from tests.engines import until
 from tests.models_registry.serving.conftest import chat, stats
+from vbs.accounts.models import Project
+from vbs.openai import raw_json
 
 CHAT = "/chat/completions"
 FAILS = {"message", "type", "param", "code"}
@@ -130,20 +133,21 @@ def test_bodies_that_are_refused(web, body, code, param):
     assert error_of(web.ask(CHAT, body), 400, code)["param"] == param
 
 
-def test_what_only_we_may_set(web, served, monkeypatch, project, other_key):
-    served()
-    seen = []
-    of_engine = forward.body.for_engine
-    monkeypatch.setattr(forward.body, "for_engine", lambda *given: seen.append(of_engine(*given)) or seen[-1])
-    body = (
-        b'{"model": "scripted", "messages": [{"role": "user", "content": "x"}], "priority": -9, "cache_salt": "mine",'
-    )
-    body += b'"request_id": "r", "seed": 18446744073709551616, "top_p": 0.10, "priority": -8}'
-    assert web.ask(CHAT, body).status == web.ask(CHAT, body, key=other_key).status == 200
-    mine, others = (json.loads(one) for one in seen)
-    assert "priority" not in mine and "request_id" not in mine, "the scripted engine takes no priorities"
-    assert mine["cache_salt"] != "mine" and len({mine["cache_salt"], others["cache_salt"]}) == 2
-    assert b'"seed":18446744073709551616,"top_p":0.10' in seen[0].replace(b'": ', b'":')
+def test_what_only_we_may_set(project, other_key):
+    sent = b'{"model": "x", "priority": -9, "cache_salt": "mine", "request_id": "r", "priority": -8, '
+    sent += b'"seed": 18446744073709551616, "top_p": 0.10}'
+    other = Project.objects.exclude(pk=project.pk).get()
+
+    def made(kind, whose=project, prioritized=False):
+        served = engines.Served("x", "served", (), kind, prioritized=prioritized)
+        return forward.body.for_engine(raw_json.members(sent), served, whose)
+
+    kept = b'{"model":"served","seed":18446744073709551616,"top_p":0.10'
+    assert made(EngineKind.REMOTE) == made(EngineKind.SCRIPTED) == kept + b"}"
+    mine, others = json.loads(made(EngineKind.VLLM)), json.loads(made(EngineKind.VLLM, other))
+    assert made(EngineKind.VLLM).startswith(kept) and mine.keys() == {"model", "seed", "top_p", "cache_salt"}
+    assert mine["cache_salt"] != others["cache_salt"] and "mine" not in mine.values()
+    assert json.loads(made(EngineKind.VLLM, prioritized=True))["priority"] == -1
 
 
 def test_responses_in_the_background_are_refused(web, served):
