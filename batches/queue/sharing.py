@@ -11,9 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from batches.files import blobs
 from batches.queue.remaining import Rest, longest
 
+MOST = 256  # batches that run at once on one engine; each has an open file
+MOST_COPIES = 16  # the same where each has a copy of its input file on this machine's disk
 INSTANT = 1e-6  # seconds, or seconds of one place, that are nothing
+
+
+def most() -> int:
+    """How many batches run at once on one engine, at most."""
+    return MOST if blobs.folder() is not None else MOST_COPIES
 
 
 @dataclass(eq=False)

@@ -9,17 +9,15 @@ since when a model is loaded. Nothing new arrives, and nothing fails.
 import heapq
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from batches.queue import remaining
+from batches.queue import remaining, sharing
 from batches.queue.remaining import Rest
 from batches.queue.sharing import Member, SharedEngine
 from batches.queue.simulated_queue import Placement, Segment, SimulatedQueue, SimulatedWork, Times
 from models_registry.gpu.arbiter import Reason, in_order
 from models_registry.workloads import Work
-
-MEMBERS = 256  # batches that run at once on one engine
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,12 @@ class SimulatedWorker:
 
 @dataclass(frozen=True)
 class Engines:
-    """loads: seconds to load each engine, or None. windows: how many requests each has in flight."""
+    """loads: seconds to load each engine, or None. windows: how many requests each has in flight. most: how many
+    batches run at once on one."""
 
     loads: Mapping[str, float | None]
     windows: Mapping[str, float]
+    most: int = field(default_factory=sharing.most)
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class _Worker:
         joins when the others have too few requests to fill the window.
         """
         coming, self._coming = self._coming, []
-        while len(engine.members) + len(coming) < MEMBERS and self._queue.serves(self.loaded):
+        while len(engine.members) + len(coming) < self._engines.most and self._queue.serves(self.loaded):
             if (found := self._next()) is None or found[0].model != self.loaded:
                 break
             place = self._queue.places[found[0].id]

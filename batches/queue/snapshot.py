@@ -68,11 +68,13 @@ class QueueSnapshot:
     def __init__(self) -> None:
         self._now = timezone.now()
         self._models = _Models()
-        running = list(Batch.objects.running()[:MOST])
         workers = list(Worker.objects.alive().filter(cluster="gpu"))
         served = self._models.served_by({worker.model_name for worker in workers})
         due = self._now + patience() + SOON_DUE
-        batches = running + Batch.objects.candidates(served, due, max(MOST - len(running), 1))
+        candidates = Batch.objects.candidates(served, due, MOST)
+        running = list(Batch.objects.running()[:MOST])  # read last: what is claimed meanwhile is in both, not in none
+        taken = {batch.pk for batch in running}
+        batches = running + [batch for batch in candidates if batch.pk not in taken]
         self._full = len(batches) >= MOST
         self._paused = pauses.current() is not None
         asked = list(

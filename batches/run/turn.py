@@ -20,7 +20,7 @@ from batches.files import blobs
 from batches.intake import ingest
 from batches.intake.validate import LineError
 from batches.models import Batch, RequestState
-from batches.queue import pauses
+from batches.queue import pauses, sharing
 from batches.run import claims, commit, containment, engine_deaths, temporary_errors, unloadable
 from batches.run.engine_run import EngineRun
 from batches.run.member import DRAIN, Member, RunEnd, Segment, Sent
@@ -39,8 +39,6 @@ from vbs.database.outages import DATABASE_ERRORS
 
 log = logging.getLogger(__name__)
 
-MOST = 256  # batches in a turn; each has an open file
-MOST_COPIES = 16  # the same where each has a copy of its input file on this machine's disk
 PROGRESS_SECONDS = 1.0  # between two renewals of the leases during a load
 
 
@@ -69,7 +67,7 @@ class Turn:
         self.worker = gpu.worker.pk
         self.members: dict[str, Member] = {}
         self.deaths = engine_deaths.Deaths()
-        self.most = MOST if blobs.folder() is not None else MOST_COPIES
+        self.most = sharing.most()
         self._looked = 0.0
         self._loading = ""  # the name of the model
         self._said: set[str] = set()

@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 
 from batches.models import CANDIDATES, OF_A_KIND
-from batches.queue import simulation
+from batches.queue import sharing
 from batches.queue.remaining import Rest
 from batches.queue.simulated_queue import Segment, SimulatedWork
 from batches.queue.simulation import Engines, SimulatedWorker, simulate
@@ -189,7 +189,7 @@ def test_a_small_batch_leaves_the_rest_of_the_window_to_others():
 
 
 def test_only_so_many_run_at_once_and_the_others_follow(monkeypatch):
-    monkeypatch.setattr(simulation, "MEMBERS", 2)
+    monkeypatch.setattr(sharing, "MOST", 2)
     jobs = [job(name, "a", 9 if name in "xz" else 5, waited=9 - number) for number, name in enumerate("wxyz")]
     found = played(jobs, [SimulatedWorker("a")], LOADS)
     assert [turn.id for turn in found.order] == list("wxyz")
