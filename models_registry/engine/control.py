@@ -91,9 +91,9 @@ def fixed_answer(address: Address, spec: EngineSpec) -> str | list[float]:
             answer = _wanted(address, "POST", "/v1/embeddings", body, SAY_SECONDS)
             return [float(number) for number in answer["data"][0]["embedding"]]
         if spec.task == "score":
-            body = {"model": spec.name, "queries": PROMPT, "documents": PROMPT}
+            body = {"model": spec.name, "queries": PROMPT, "documents": [PROMPT, *PROMPT.split()]}
             answer = _wanted(address, "POST", "/v1/score", body, SAY_SECONDS)
-            return [float(answer["data"][0]["score"])]
+            return [float(one["score"]) for one in answer["data"]]
         body = {"model": spec.name, "prompt": PROMPT, "max_tokens": 16, "temperature": 0}
         body |= {"ignore_eos": True, "skip_special_tokens": False}  # so that the answer is not empty
         return str(_wanted(address, "POST", "/v1/completions", body, SAY_SECONDS)["choices"][0]["text"])

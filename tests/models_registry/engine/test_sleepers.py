@@ -91,8 +91,9 @@ def test_it_sleeps_while_another_is_loaded_and_wakes(resident, home):
     assert not left(home) and not (home / "engine.json").exists() and asleep(resident) == []
 
 
-def test_an_embedding_model_is_known_again_by_its_vector(resident):
-    wanted = spec("vectors", task="embedding")
+@pytest.mark.parametrize("task", ["embedding", "score"])
+def test_a_model_that_writes_nothing_is_known_again_by_its_numbers(resident, task):
+    wanted = spec("numbers", task=task)
     first = load(resident, wanted)
     assert len(first.fixed_answer) == 8
     load(resident, TWO)

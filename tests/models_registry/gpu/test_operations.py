@@ -89,13 +89,17 @@ def test_a_load_that_fails_says_why(add_model, gpu):
     assert "the weights are odd" in operation.log
 
 
-@pytest.mark.parametrize("task", ["chat", "completion", "embedding"])
+@pytest.mark.parametrize("task", ["chat", "completion", "embedding", "score"])
 def test_a_test_shows_request_and_answer(gpu, task):
     model = Model.objects.create(name="m", kind="scripted", task=task, engine_args={"task": task})
     operation = done(gpu, "test", model, prompt="one two\tthree é")
     assert operation.state == "succeeded", operation.error
     result = operation.result
     assert result["request"]["model"] == result["response"]["model"] == "m" and result["seconds"] > 0
+    if task == "score":
+        assert result["request"]["queries"] + result["request"]["documents"] == "one two\tthree é"
+        assert [one["object"] for one in result["response"]["data"]] == ["score"] and result["answer"] is None
+        return
     assert "one two\tthree é" in json.dumps(result["request"], ensure_ascii=False).replace("\\t", "\t")
     if task == "embedding":
         (one,) = result["response"]["data"]

@@ -229,6 +229,13 @@ def test_a_tuning_is_asked_for_with_its_form(root, scripted):
     assert wrong.status_code == 422 and "there is no file" in text(wrong)
 
 
+def test_a_score_is_shown(root):
+    model = Model.objects.create(name="m", kind="scripted", task="score")
+    result = {"request": {}, "response": {"data": [{"score": 0.25}]}, "seconds": 1.0, "answer": None}
+    Operation.objects.create(kind="test", model=model, state="succeeded", result=result)
+    assert "A score of 0.25" in text(root.get(f"/models/{model.pk}/"))
+
+
 def test_an_embedding_is_shown_by_its_first_values(root):
     model = Model.objects.create(name="m", kind="scripted", task="embedding")
     response = {"data": [{"embedding": [0.5, -0.25], "dimensions": 384}]}
