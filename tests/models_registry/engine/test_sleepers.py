@@ -15,7 +15,7 @@ from models_registry.engine import control, defaults, server, sleeping
 from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.machine import leftovers
 from models_registry.engine.resident import Resident
-from models_registry.engine.spec import Adapter, Address, EngineKind, EngineSpec
+from models_registry.engine.spec import Adapter, EngineKind, EngineSpec
 
 
 def spec(name, task="chat", **args):
@@ -246,13 +246,6 @@ def test_unload_ends_one_model_awake_or_asleep(resident, home):
     assert resident.unload("one") and gone(first.pid) and not gone(second.pid)
     assert resident.unload("two") and gone(second.pid) and resident.engine is None
     assert not resident.unload("one") and not left(home) and not (home / "engine.json").exists()
-
-
-def test_a_remote_model_lets_the_loaded_one_sleep(resident, monkeypatch):
-    first = load(resident, ONE)
-    monkeypatch.setattr(server, "remote", lambda one, key, window: server.Engine(one, Address(one.source), window))
-    load(resident, EngineSpec("r", "http://elsewhere/v1", kind=EngineKind.REMOTE))
-    assert sleeps(first) and load(resident, ONE) is first and asleep(resident) == []
 
 
 # Who does not sleep.
