@@ -3,7 +3,7 @@
 Each address has a limit of its own, found as TCP finds its window: it doubles with each round trip until something was
 too much, then grows by one a round trip; it halves, once a round trip at most, when the server there is busy or lost,
 and shrinks a little when answers take far longer than its own best. A server that asks for patience is left alone for
-so long. One that was lost is asked for its models first, and then gets a single call before it gets more.
+so long. One that was lost is asked for its models first, then gets a single call, and soon as many as it had before.
 
 It does not know what a call is, and nothing of HTTP but statuses.
 """
@@ -68,7 +68,7 @@ class PoolAddress:
         self.until = 0.0  # while it is held or lost
         self.heard_at = 0.0
         self._asked = False  # it is held because the server asked for it
-        self._doubles = True
+        self._doubles_to = float(most)  # the limit up to which it doubles with each round trip
         self._cut_at = float("-inf")
         self._failures = 0  # in a row
         self._timers: dict[asyncio.Timeout, float] = {}  # of the calls in flight, with when they were sent
@@ -114,13 +114,14 @@ class PoolAddress:
             self.state = AddressState.OPEN
         if well:
             if self.in_flight >= int(self.limit):
-                self.limit = min(self.most, self.limit + (1 if self._doubles else 1 / self.limit))
+                self.limit = min(self.most, self.limit + (1 if self.limit < self._doubles_to else 1 / self.limit))
             self._follow_latency(now - sent_at)
 
     def busy(self, sent_at: float, status: int, asked: float | None) -> None:
         """It wants fewer requests. asked: for so many seconds it wants none."""
         self.heard_at = time.monotonic()
         self._cut(sent_at)
+        self._doubles_to = 0.0
         why = f"it answered {status}"
         if asked is not None:
             self._hold(AddressState.HELD, min(asked, MOST_ASKED), f"{why} and asked for patience", asked=True)
@@ -130,8 +131,10 @@ class PoolAddress:
             self._hold(AddressState.HELD, self._pause(), why)
 
     def lose(self, sent_at: float, why: str) -> None:
-        """It has not answered."""
-        self._cut(sent_at)
+        """It has not answered. What it has borne before is found again soon."""
+        before = self.limit
+        if self._cut(sent_at):
+            self._doubles_to = max(self._doubles_to, before) if self._doubles_to < self.most else before
         self._hold(AddressState.LOST, self._pause(), self.why if self.state is AddressState.LOST else why)
 
     # What a look at its models showed
@@ -155,14 +158,14 @@ class PoolAddress:
             if sent_at < before and timer.when() is None:
                 timer.reschedule(now)
 
-    def _cut(self, sent_at: float) -> None:
+    def _cut(self, sent_at: float) -> bool:
         """Halve the limit, if this call was sent after it was halved last."""
         if sent_at < self._cut_at:
-            return
+            return False
         self._cut_at = time.monotonic()
         self._failures += 1
-        self._doubles = False
         self.limit = max(1.0, self.limit / 2)
+        return True
 
     def _hold(self, state: AddressState, seconds: float, why: str, asked: bool = False) -> None:
         until = time.monotonic() + seconds
@@ -193,7 +196,7 @@ class PoolAddress:
         if self._shrinks > SHRINKS and mean > SHRINK * self._shrunk_at:
             self._best, self._shrinks = mean / 2, 0
         else:
-            self.limit, self._doubles = max(float(START), self.limit * SHRINK), False
+            self.limit, self._doubles_to = max(float(START), self.limit * SHRINK), 0.0
 
 
 class Pool:

@@ -236,6 +236,20 @@ def test_the_limit_is_halved_once_a_round_trip():
     assert one.limit == 1
 
 
+def test_what_an_address_has_borne_before_it_was_lost_is_found_again_soon():
+    one = PoolAddress(Address("u"), most=100)
+    at_full(one, 44)
+    assert one.limit == 60
+    for _ in range(3):  # it is lost, and its trials fail
+        one.lose(time.monotonic(), "the connection was lost")
+        one.heard()
+    assert one.limit == 7.5
+    at_full(one, 53)
+    assert one.limit == 60.5, "one more with each answer"
+    at_full(one, 60)
+    assert 61 < one.limit < 62, "and one with each round trip from there"
+
+
 def test_a_lost_address_gets_one_call_before_it_gets_more():
     one = PoolAddress(Address("u"))
     one.lose(time.monotonic(), "the connection was lost")
