@@ -13,13 +13,14 @@ class ModelsRegistryConfig(AppConfig):
         from models_registry.gpu.operation_kinds import OperationsWorkload
         from models_registry.hub import downloads
         from models_registry.pages.models import page as models
-        from models_registry.serving import usage
+        from models_registry.serving import forwarder, usage
         from models_registry.serving.ledger import ledger
         from vbs import tasks, upkeep
         from vbs.http import later
         from vbs.pages import recipes
 
         worker_process.connect()
+        worker_process.AT_START.append(forwarder.start)
         metrics.register()
         tasks.register("gpu", "models_registry.tasks.work", cluster="gpu")
         tasks.register("fetch", "models_registry.tasks.fetch")

@@ -372,6 +372,7 @@ class Worker(models.Model):
     pid = models.IntegerField()
     version = models.CharField(max_length=40, blank=True, help_text="Of vbs, that it runs")
     home = models.CharField(max_length=1000, blank=True, help_text="Folder of its engine")
+    url = models.CharField(max_length=500, blank=True, help_text="Where other hosts reach its engine")
     started_at = models.DateTimeField(db_default=Now())
     heartbeat_at = models.DateTimeField(db_default=Now())
     state = models.CharField(max_length=16, choices=WorkerState.choices, default=WorkerState.IDLE)

@@ -181,6 +181,13 @@ VBS_DEFAULT_MAX_TOKENS: int = whole(
 VBS_WORKER_NAME: str = text(
     "VBS_WORKER_NAME", "gpu", "Tells GPU workers on one machine apart", validate.Regexp(r"^[a-z0-9-]{1,20}$")
 )
+VBS_WORKER_URL: str = text(
+    "VBS_WORKER_URL",
+    "",
+    "Where web processes on other hosts reach this GPU worker's engine, e.g. `http://10.0.0.7:4090`; it listens on "
+    "that port, and wants a key that is derived from the secret key",
+    lambda url: url == "" or validate.URL(schemes={"http"}, require_tld=False)(url),
+)
 VBS_REMOTE_KEY: str = text(
     "VBS_REMOTE_KEY", "", "Bearer key for remote engines, sent to those of `VBS_REMOTE_ORIGINS` alone", secret=True
 )

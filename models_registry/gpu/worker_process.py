@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ SWEEP_SECONDS = 60
 FORGOTTEN = timedelta(hours=1)
 
 GPU: Gpu | None = None
+AT_START: list[Callable[[Path], None]] = []  # called in a GPU worker with the folder of its engine
 LANES: Lanes | None = None
 
 
@@ -65,6 +67,8 @@ def _begin(**signal: Any) -> None:
                 return
         resident.recover()
         worker = insist(lambda: _enrol("gpu"))
+        for step in AT_START:
+            step(resident.home)
         gpu = GPU = Gpu(worker, resident)
         insist(lambda: gpu.show(WorkerState.IDLE))
         keys = {origin(server): settings.VBS_REMOTE_KEY for server in settings.VBS_REMOTE_ORIGINS}
@@ -98,6 +102,7 @@ def _enrol(cluster: str) -> Worker:
         pid=os.getpid(),
         version=__version__,
         home=str(settings.RUN_DIR / settings.VBS_WORKER_NAME) if cluster == "gpu" else "",
+        url=settings.VBS_WORKER_URL if cluster == "gpu" else "",
     )
 
 

@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from django.conf import settings
+from django.db.models import Q
 
 from models_registry.catalog import aliases
 from models_registry.catalog.allowed import not_ready
 from models_registry.engine import server
 from models_registry.engine.spec import Address, EngineKind
 from models_registry.models import Model, Worker
+from models_registry.serving import forwarder
 from vbs.configuration import runtime
 from vbs.openai import ids
 from vbs.openai.errors import ApiError, NotFound, Unavailable
@@ -22,6 +24,7 @@ from vbs.outgoing.addresses import origin
 from vbs.timed_cache import Kept
 
 FRESH_SECONDS = 1.0  # for which an engine that was found is not looked for again
+PRIORITY = "priority"  # vLLM's scheduling policy
 OFF, LOADED, SWAP = "off", "loaded", "swap"
 
 
@@ -114,18 +117,27 @@ def has(worker: Worker, model: Model) -> bool:
 
 
 def _local(worker: Worker, model: Model) -> Served | None:
-    """The engine as its worker describes it in the folder `home`; None when it is another by now."""
-    engine = server.read_state(Path(worker.home)) if worker.home else None
-    if engine is None or engine.spec.name != worker.model_name or engine.pid != worker.engine_pid:
+    """The engine as its worker describes it in the folder `home`; None when it is another by now. On another host it is
+    reached through its worker."""
+    if worker.hostname != socket.gethostname():
+        engine = model.base or model
+        kind = EngineKind(engine.kind)
+        prioritized = kind is EngineKind.VLLM and engine.engine_args.get("scheduling-policy", PRIORITY) == PRIORITY
+        address = forwarder.address(worker.url)
+        return Served(model.name, model.served_name, (address,), kind, True, prioritized, worker.pk)
+    here = server.read_state(Path(worker.home)) if worker.home else None
+    if here is None or here.spec.name != worker.model_name or here.pid != worker.engine_pid:
         return None
-    prioritized = engine.started.options.get("scheduling-policy") == "priority"
+    prioritized = here.started.options.get("scheduling-policy") == PRIORITY
     return Served(
-        model.name, model.served_name, (engine.address,), engine.spec.kind, prioritized=prioritized, worker=worker.pk
+        model.name, model.served_name, (here.address,), here.spec.kind, prioritized=prioritized, worker=worker.pk
     )
 
 
 def _workers() -> list[Worker]:
-    return list(Worker.objects.alive().filter(cluster="gpu", hostname=socket.gethostname()))
+    """Those whose engines can be asked from here."""
+    reached = Q(hostname=socket.gethostname()) | ~Q(url="")
+    return list(Worker.objects.alive().filter(reached, cluster="gpu"))
 
 
 def _loaded_words(workers: Iterable[Worker]) -> str:
