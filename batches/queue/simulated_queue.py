@@ -1,6 +1,6 @@
 """The queue as the simulation empties it: what is left of each work, and the order in which workers take it up."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import cast
@@ -14,13 +14,14 @@ from models_registry.workloads import Work, Workload
 class Segment:
     """A batch's requests for one model. engine: the model whose engine they need. requests: how many have no answer.
     rest: what they take; None when that is not known, and then `why` says why. tokens: of a request, read and written;
-    0 where that is not known."""
+    0 where that is not known. lane: as of `Work`: empty for a local GPU."""
 
     engine: str
     requests: int = 0
     rest: Rest | None = None
     why: str = ""
     tokens: float = 0.0
+    lane: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Placement:
 class SimulatedQueue:
     """The work in the order in which the queue is read, and what is left of each. A place is an index into it.
 
-    here: the places of work that no worker has. changes: how often that changed. turns: what has been taken up, in its
-    order. Times are seconds from `now`.
+    here: the places of work that no worker has. changes: how often that changed. put_back: how often work came back.
+    turns: what has been taken up, in its order. Times are seconds from `now`.
     """
 
     def __init__(self, jobs: Iterable[SimulatedWork], now: datetime, patience: timedelta) -> None:
@@ -71,7 +72,7 @@ class SimulatedQueue:
         self.places = {job.id: place for place, job in enumerate(self.jobs)}
         self.left = [list(job.parts) for job in self.jobs]
         self.here = set(range(len(self.jobs)))
-        self.changes = 0
+        self.changes = self.put_back = 0
         self.turns: dict[str, Placement] = {}
         self._works: dict[tuple[int, str], Work] = {}
         self._times: dict[int, tuple[float | None, float | None, str]] = {}
@@ -89,12 +90,17 @@ class SimulatedQueue:
             self._latest[self.jobs[place].priority] = self.jobs[place].since
             self._had.add(place)
 
-    def waiting(self, loaded: str) -> list[Work]:
-        """What no worker has, with the engine that each needs next: the loaded one if a segment of it is left."""
-        return [self._work(place, loaded) for place in self.here if self.left[place]]
+    def waiting(self, loaded: str, lane: str | None) -> list[Work]:
+        """What no worker has, in this lane or in all, with the engine that each needs next: the loaded one if a segment
+        of it is left."""
+        found = ((place, self._parts(place, lane)) for place in self.here)
+        return [self._work(place, parts, loaded) for place, parts in found if parts]
 
-    def _work(self, place: int, loaded: str) -> Work:
+    def _parts(self, place: int, lane: str | None) -> list[Segment]:
         parts = self.left[place]
+        return parts if lane is None else [part for part in parts if part.lane == lane]
+
+    def _work(self, place: int, parts: list[Segment], loaded: str) -> Work:
         engine = parts[0].engine
         if len(parts) > 1 and any(part.engine == loaded for part in parts):
             engine = loaded
@@ -125,14 +131,17 @@ class SimulatedQueue:
         if self.left[place]:
             self.here.add(place)
             self.changes += 1
+            self.put_back += 1
 
-    def urgent(self, loaded: str) -> int | None:
-        """The highest priority of the work that waits for other engines than this one, and of operations."""
+    def urgent(self, loaded: str, lane: str) -> int | None:
+        """The highest priority of the work that waits in this lane for other engines than this one, and of
+        operations."""
+        found = ((place, self._parts(place, lane)) for place in self.here)
         return max(
             (
                 self.jobs[place].priority
-                for place in self.here
-                if self.jobs[place].uncounted or all(part.engine != loaded for part in self.left[place])
+                for place, parts in found
+                if parts and (self.jobs[place].uncounted or all(part.engine != loaded for part in parts))
             ),
             default=None,
         )
@@ -153,13 +162,14 @@ class SimulatedQueue:
         last = end if last is None or end is None else max(last, end)
         self._times[place] = (start if first is None else first, last, reason or why)
 
-    def times(self, blocked: str) -> dict[str, Times]:
-        """What was told of each. blocked: why nothing is known of the others."""
+    def times(self, blocked: Mapping[str, str]) -> dict[str, Times]:
+        """What was told of each. blocked: why nothing is known of the others, by their lane."""
         found = {}
         for place, job in enumerate(self.jobs):
             start, end, why = self._times.get(place, (None, None, ""))
             if not why and (end is None or self.left[place]):
-                why = next((part.why for part in self.left[place] if part.why), blocked)
+                parts = self.left[place] or job.parts
+                why = next((part.why for part in self.left[place] if part.why), blocked.get(parts[0].lane, blocked[""]))
             ends = None if why or end is None else self.moment(end)
             found[job.id] = Times(None if start is None else self.moment(start), ends, why)
         return found

@@ -22,10 +22,12 @@ from models_registry.workloads import Work
 
 @dataclass(frozen=True)
 class SimulatedWorker:
-    """A worker. loaded: the model whose engine it has, or empty. running: the ids of all that it runs at once."""
+    """A worker, or a lane of one: as of `Work`, empty for its GPU. loaded: the model whose engine it has, or empty.
+    running: the ids of all that it runs at once."""
 
     loaded: str = ""
     running: tuple[str, ...] = ()
+    lane: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,32 +65,45 @@ def simulate(
     """
     queue = SimulatedQueue(jobs, now, patience)
     slots = list(slots)
-    workers = [_Worker(queue, engines, slot.loaded, alone=len(slots) == 1) for slot in slots]
+    alone = sum(not slot.lane for slot in slots) == 1
+    workers = [_Worker(queue, engines, slot.loaded, slot.lane, alone or bool(slot.lane)) for slot in slots]
     held = [[queue.places[one] for one in slot.running if one in queue.places] for slot in slots]
     for places in held:
         queue.hold(places)
     for worker, places in zip(workers, held, strict=True):
         worker.begin_with(sorted(places))
     events = [(0.0, number) for number in range(len(workers))]
-    last = _Worker(queue, engines, loaded)
+    idle: list[int] = []
+    reasons = {"": blocked}
+    last = _Worker(queue, engines, loaded, None)
     while events:
         clock, number = heapq.heappop(events)
-        last = workers[number]
-        if (following := last.go_on(clock)) is not None:
+        worker, before = workers[number], queue.put_back
+        if (following := worker.go_on(clock)) is not None:
             heapq.heappush(events, (following, number))
-        blocked = last.blocked or blocked
-    times = queue.times(blocked)
+        elif not worker.blocked:
+            idle.append(number)
+        if queue.put_back != before:  # another may have what it needs now
+            for number in idle:
+                heapq.heappush(events, (clock, number))
+            idle = []
+        if worker.blocked:
+            reasons[worker.lane or ""] = worker.blocked
+        last = last if worker.lane else worker
+    times = queue.times(reasons)
     last.take_rest()
     return Schedule(times, tuple(queue.turns.values()))
 
 
 class _Worker:
-    """A worker and its engine. alone: there is no other. clock: seconds from now. blocked: why nothing is known of what
-    comes after what it runs, once it has stopped for that."""
+    """A worker or a lane, and its engine. lane: None is all of them. alone: there is no other. clock: seconds from now.
+    blocked: why nothing is known of what comes after what it runs, once it has stopped for that."""
 
-    def __init__(self, queue: SimulatedQueue, engines: Engines, loaded: str, alone: bool = True) -> None:
+    def __init__(
+        self, queue: SimulatedQueue, engines: Engines, loaded: str, lane: str | None, alone: bool = True
+    ) -> None:
         self.loaded, self.blocked, self.clock = loaded, "", 0.0
-        self._alone = alone
+        self.lane, self._alone = lane, alone
         self._queue, self._engines = queue, engines
         self._loaded_at = queue.now
         self._engine: SharedEngine | None = None
@@ -107,7 +122,7 @@ class _Worker:
         if not parts:
             return
         engine = next((part.engine for part in parts if part.engine == self.loaded), parts[0].engine)
-        urgent = self._queue.urgent(engine)
+        urgent = self._queue.urgent(engine, self.lane or "")
         for place in places:
             segments = self._queue.cut(place, engine)
             if not segments or (urgent is not None and self._queue.jobs[place].priority < urgent):
@@ -214,7 +229,7 @@ class _Worker:
         if self._looked == self._queue.changes or self._engine is None:
             return
         self._looked = self._queue.changes
-        if (urgent := self._queue.urgent(self.loaded)) is None:
+        if (urgent := self._queue.urgent(self.loaded, self.lane or "")) is None:
             return
         leaving = [member for member in self._engine.members if member.priority < urgent]
         self._engine.remove(leaving)
@@ -230,7 +245,7 @@ class _Worker:
         queue, now = self._queue, self._queue.moment(self.clock)
         state = (queue.changes, self.loaded, self._loaded_at)
         if state != self._ranked or (self._ranked_until and now > self._ranked_until):
-            works = queue.waiting(self.loaded)
+            works = queue.waiting(self.loaded, self.lane)
             ends = [work.since + queue.patience for work in works]
             ends += [work.deadline - queue.patience for work in works if work.deadline]
             self._ranked_until = min((one for one in ends if one >= now), default=None)
@@ -246,7 +261,8 @@ class _Worker:
         return segments
 
     def take_rest(self) -> None:
-        """Give all that is left its turn, as if turns took no time: for the order."""
+        """Give all that is left in any lane its turn, as if turns took no time: for the order."""
+        self.lane, self._ranked = None, ()
         while found := self._next():
             self.loaded, loaded = found[0].model, self.loaded
             if self.loaded != loaded:

@@ -107,13 +107,30 @@ class QueueSnapshot:
         held = defaultdict[Any, list[str]](list)
         for row in (*asked, *running):
             held[row.leased_by].append(row.pk)
+        # Of what runs, the remote model whose lane runs it; what has others too is taken to be on the GPU.
+        self._lanes: dict[str, str] = {}
+        for batch in running:
+            engines = {self._models.engine(name) for name in batch.pinned_names()}
+            if engines <= self._models.remote and len(engines) == 1:
+                self._lanes[batch.pk] = engines.pop()
         self._slots: list[SimulatedWorker] = []
         self._blocked, self._loaded = "No GPU worker is running.", ""
         for worker in workers:
             if worker.state == WorkerState.IDLE and worker.activity:  # it says why it is idle
                 self._blocked, self._loaded = f"The GPU takes nothing up now: {worker.activity}", worker.model_name
             else:
-                self._slots.append(SimulatedWorker(worker.model_name, tuple(held[worker.pk])))
+                here = tuple(pk for pk in held[worker.pk] if self._lanes.get(pk) is None)
+                self._slots.append(SimulatedWorker(worker.model_name, here))
+            if window := worker.health.get("window"):
+                self._models.windows[worker.model_name] = window["size"]
+            for lane in worker.lanes:
+                if lane["window"]:
+                    self._models.windows[lane["model"]] = lane["window"]
+        if workers:  # one of them has the lanes
+            of_lane = defaultdict[str, list[str]](list)
+            for pk, lane in self._lanes.items():
+                of_lane[lane].append(pk)
+            self._slots += [SimulatedWorker(name, tuple(of_lane[name]), name) for name in sorted(self._models.remote)]
 
     def _operation(self, row: Operation) -> SimulatedWork | None:
         engine = self._models.engine_of(row.model_id)
@@ -131,7 +148,8 @@ class QueueSnapshot:
         why = next(iter([*fetched, *hindered.values()]), "")
         if counts is None:
             unknown = f"Its requests for each of its models are not counted: with others' they are over {COUNTED:,}."
-            parts, measured = [Segment(self._models.engine(names[0]), batch.pending, why=unknown)], 0
+            engine = self._models.engine(names[0])
+            parts, measured = [Segment(engine, batch.pending, why=unknown, lane=self._models.lane(engine))], 0
         else:
             runs = {index: names[index] for index in counts if index not in hindered}
             unlimited = _part_of(batch.unlimited, batch.total)
@@ -174,7 +192,9 @@ class QueueSnapshot:
 
     def _simulated(self, jobs: list[SimulatedWork]) -> Schedule:
         engines = Engines(self._models.loads, self._models.windows)
-        return simulate(jobs, self._slots, engines, self._now, patience(), self._blocked, self._loaded)
+        needed = {part.lane for job in jobs for part in job.parts} | {""}
+        slots = [slot for slot in self._slots if slot.lane in needed]
+        return simulate(jobs, slots, engines, self._now, patience(), self._blocked, self._loaded)
 
     def _timed(self, forecast: Forecast, times: Times) -> Forecast:
         if self._paused:
@@ -227,6 +247,7 @@ class _Models:
             model.name: 0.0 if model.kind == EngineKind.REMOTE else self._speeds[model.name].load_seconds
             for model in models.values()
         }
+        self.remote = {model.name for model in models.values() if model.kind == EngineKind.REMOTE}
         self.windows: dict[str, float] = dict.fromkeys(self._engines.values(), UNKNOWN.window)
         for model in sorted(models.values(), key=lambda model: model.base is None):
             if (speed := self._speeds[model.name]).sequences:
@@ -245,6 +266,9 @@ class _Models:
         """Are its files, or its base's files, being fetched?"""
         model = self._by_name.get(name)
         return model is not None and ModelState.DOWNLOADING in (model.state, model.base and model.base.state)
+
+    def lane(self, engine: str) -> str:
+        return engine if engine in self.remote else ""
 
     def engine(self, name: str) -> str:
         """The model whose engine serves this name."""
@@ -267,6 +291,7 @@ class _Models:
         """So many requests for this name as a segment. at_once: how many its engine has in flight then, those of others
         included. unlimited: the share without a limit. running: the batch, when it runs this segment now."""
         model, speed, engine = self._by_name[name], self.speed(name), self.engine(name)
+        lane = self.lane(engine)
         if usual := speed.usual(max(1, round(at_once)), unlimited):
             usual = remaining.crowded(usual, max(at_once, 1))
         if running and running.status == BatchStatus.IN_PROGRESS and running.in_progress_at:
@@ -277,8 +302,8 @@ class _Models:
             why = f"{model.name} has never been measured."
             if speed.measurements:
                 why = f"How long {model.name} takes for answers without a limit has never been measured."
-            return Segment(engine, requests, None, why)
-        return Segment(engine, requests, rest or Rest(0, NOTHING), tokens=_tokens(speed, running))
+            return Segment(engine, requests, None, why, lane=lane)
+        return Segment(engine, requests, rest or Rest(0, NOTHING), tokens=_tokens(speed, running), lane=lane)
 
 
 def _tokens(speed: Speed, running: Batch | None) -> float:

@@ -403,3 +403,30 @@ def test_many_threads_work_it_out_once(queued, worker, monkeypatch):
     [one.start() for one in threads]
     [one.join() for one in threads]
     assert len(found) == 8 and len(made) == 1
+
+
+def test_a_remote_model_runs_beside_the_gpu_also_while_that_is_too_hot(queued, worker):
+    model("known", 1.0, 10.0)
+    far = model("far", 0.5)
+    type(far).objects.filter(pk=far.pk).update(kind="remote", source="https://far.example/v1")
+    worker.set(model_name="known")
+    here, there, urgent = queued(("known", 30), waited=9), queued(("far", 20), waited=5), queued(("far", 4), priority=1)
+    found = forecast.plan()
+    assert found[here.pk].start_at == found[urgent.pk].start_at, "neither waits for the other"
+    assert since(found[here.pk].start_at, found[here.pk])[1] == pytest.approx(30)
+    assert since(found[here.pk].start_at, found[urgent.pk])[1] == pytest.approx(2)
+    assert since(found[here.pk].start_at, found[there.pk])[1] == pytest.approx(12, abs=0.5)
+    worker.set(activity="The GPU has 95 °C", lanes=[{"model": "far", "window": 10}])
+    leased(there, worker, in_progress_at=None)
+    snapshot.forget()
+    found = forecast.plan()
+    assert "95 °C" in found[here.pk].why and found[here.pk].start_at is None
+    assert found[urgent.pk].completion_at and found[there.pk].completion_at
+    assert since(found[there.pk].start_at, found[there.pk])[1] < 5, "ten at once, as its lane has now"
+
+
+def test_the_window_is_the_one_that_the_worker_has_now(queued, worker):
+    model("known", 1.0, 10.0)
+    worker.set(model_name="known", health={"window": {"size": 4, "usual": 1, "why": "its queue ran dry with less"}})
+    batch = queued(("known", 400))
+    assert forecast.of(batch).seconds < 200, "of 400 where one runs at a time"

@@ -213,6 +213,28 @@ def test_with_two_workers_the_second_takes_what_the_first_does_not():
     assert seconds_of(found) == {"w": (0, 11), "x": (0, 11), "y": (8, 20), "z": (8, 20)}
 
 
+def test_lanes_run_beside_the_gpu_and_beside_each_other():
+    def remote(name, seconds):
+        return replace(segment(name, seconds), lane=name)
+
+    slots = [SimulatedWorker("a"), SimulatedWorker("r", (), "r"), SimulatedWorker("s", ("there",), "s")]
+    jobs = [
+        job("local", "a", 20, priority=-5),
+        job("far", parts=[remote("r", 30)], priority=9),
+        job("behind", parts=[remote("r", 5)], priority=1),
+        job("there", parts=[remote("s", 7)]),
+        job("both", parts=[segment("a", 10), remote("s", 4)], priority=1),
+        job("new", parts=[replace(segment("t", None, "t has never been measured."), lane="t")]),
+    ]
+    found = seconds_of(played(jobs, [*slots, SimulatedWorker("t", (), "t")], {**LOADS, "r": 0.0, "s": 0.0}).times)
+    assert found.pop("new") == (0, None)
+    assert found.pop("behind") == (29, 35), "it sends as soon as the other has sent all"
+    assert found == {"far": (0, 30), "there": (0, 7), "both": (0, 14), "local": (9, 30)}
+    found = played(jobs[1:], slots[1:], {"r": 0.0, "s": 0.0, "t": 0.0}, blocked="The GPU is hot.")
+    times = seconds_of(found.times)
+    assert times["far"] == (0, 30) and times["both"][1] is None and found.times["both"].why == "The GPU is hot."
+
+
 def test_two_workers_share_the_queue():
     """A batch joins where the last request of the other is sent soon: the other worker could run it, too."""
     jobs = [job(name, "a", waited=9 - number) for number, name in enumerate("wxyz")]
