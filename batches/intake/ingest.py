@@ -13,7 +13,6 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from batches.files import blobs
-from batches.intake import parameters
 from batches.intake.parameters import Serving
 from batches.intake.validate import GoodLine, LineError, Report, Rules, read
 from batches.models import Batch, BatchRequest, BatchStatus, Purpose, RequestState
@@ -23,6 +22,7 @@ from models_registry.engine.spec import EngineKind
 from models_registry.models import Model, Task
 from vbs.configuration import runtime
 from vbs.database import advisory, timeouts
+from vbs.openai import lengths
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def remarks(report: Report, endpoint: str) -> Iterator[str]:
             f"'{name}': {found.words}. They fail alone."
         )
     if unlimited := report.unlimited:
-        names = parameters.LENGTHS[endpoint][0]
+        names = lengths.LENGTHS[endpoint][0]
         most = runtime.value("VBS_DEFAULT_MAX_TOKENS")
         say = f"{unlimited.count:,} requests, the first on line {unlimited.line:,}, have no {' or '.join(names)}: "
         if most:

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vbs.openai.raw_json import Members, Raw
-
 _GENERATING = """
     cache_salt ec_transfer_params frequency_penalty ignore_eos include_stop_str_in_output kv_transfer_params
     logit_bias min_p mm_payload model presence_penalty priority repetition_penalty request_id return_mm_kwargs seed
@@ -71,14 +69,6 @@ _GIVEN_UP = {
 # text, whatever the tool choice is.
 _CALLING = ("/v1/chat/completions", "/v1/responses")
 
-# The parameters that limit an answer, first the one that we set; and whether an answer without a limit may run to the
-# end of the context.
-LENGTHS: dict[str, tuple[tuple[str, ...], bool]] = {
-    "/v1/chat/completions": (("max_tokens", "max_completion_tokens"), True),
-    "/v1/completions": (("max_tokens",), False),  # to 16 tokens, unless it is null
-    "/v1/responses": (("max_output_tokens",), True),
-}
-
 
 @dataclass(frozen=True)
 class Serving:
@@ -110,22 +100,3 @@ def refusal(endpoint: str, body: Mapping[str, Any], serving: Serving) -> tuple[s
 def unknown(endpoint: str, body: Mapping[str, Any]) -> list[str]:
     """The names in the body that vLLM ignores."""
     return sorted(body.keys() - KNOWN[endpoint])
-
-
-def is_unlimited(endpoint: str, body: Mapping[str, Any]) -> bool:
-    """May the answer run to the end of the context? The members of the body may be raw JSON."""
-    if endpoint not in LENGTHS:
-        return False
-    names, without = LENGTHS[endpoint]
-    given = [name for name in names if name in body]
-    return without if not given else all(_is_null(body[name]) for name in given)
-
-
-def _is_null(value: Any) -> bool:
-    return value is None or (isinstance(value, Raw) and bytes(value) == b"null")
-
-
-def limit(endpoint: str, body: Members, most: Raw) -> None:
-    """Set this limit in a body that has none."""
-    if is_unlimited(endpoint, body):
-        body[LENGTHS[endpoint][0][0]] = most

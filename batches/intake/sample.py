@@ -9,8 +9,8 @@ from django.conf import settings
 
 from batches.files import blobs
 from batches.files.kinds import BOM
-from batches.intake.parameters import is_unlimited
 from batches.models import File, Purpose
+from vbs.openai.lengths import is_unlimited
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ import orjson
 from django.conf import settings
 
 from batches.files import blobs
-from batches.intake import ingest, parameters
+from batches.intake import ingest
 from batches.intake.validate import REQUIRED, lines
 from batches.models import File, FileStatus, Purpose
 from models_registry.catalog.folders import ModelError
 from models_registry.models import Model
 from vbs.configuration import runtime
-from vbs.openai import raw_json
+from vbs.openai import lengths, raw_json
 
 LOOK = 1000  # lines between two looks whether the caller wants to stop
 MOST_BYTES = 64 * 2**20  # of a sample
@@ -90,7 +90,7 @@ def _read(path: Path, places: list[int], model: Model) -> list[tuple[str, bytes]
                 continue
             body["model"] = raw_json.raw(model.served_name)
             if most:
-                parameters.limit(endpoint, body, raw_json.raw(most))
+                lengths.limit(endpoint, body, raw_json.raw(most))
             made = raw_json.text_of(body)
             size += len(made)
             if size > MOST_BYTES and found:

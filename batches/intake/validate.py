@@ -16,7 +16,7 @@ from batches.files.kinds import BOM, not_utf8
 from batches.intake import parameters, values
 from batches.intake.constraints import Constraints
 from batches.intake.parameters import Serving
-from vbs.openai import raw_json
+from vbs.openai import lengths, raw_json
 from vbs.openai.raw_json import NotAnObject
 
 MAX_ERRORS = 1000
@@ -169,7 +169,7 @@ def _read(file: IO[bytes], rules: Rules, report: Report, constraints: Constraint
             serving = models[model]
             assert isinstance(serving, Serving)
             refused = None if serving.is_remote else values.wrong(endpoint, body)
-            report.remark(number, parameters.unknown(endpoint, body), parameters.is_unlimited(endpoint, body), refused)
+            report.remark(number, parameters.unknown(endpoint, body), lengths.is_unlimited(endpoint, body), refused)
             yield GoodLine(number, offset, len(text), custom_id, model, prefix)
     if not count:
         report.add("empty_file", None, "The input file has no requests: every line is blank.")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from django.db import connection
 
-from batches.intake import ingest, parameters
+from batches.intake import ingest
 from batches.models import RequestState, request_id
 from batches.run import claims, commit, containment, engine_deaths, temporary_errors
 from batches.run.member import DRAIN, Member, RunEnd, Segment, Sent
@@ -34,7 +34,7 @@ from models_registry.speed import measurements
 from models_registry.workloads import Work
 from vbs.configuration import runtime
 from vbs.database.outages import DATABASE_ERRORS, first_line, insist
-from vbs.openai import raw_json
+from vbs.openai import lengths, raw_json
 
 if TYPE_CHECKING:
     from batches.run.turn import Look, Turn
@@ -209,7 +209,7 @@ class EngineRun:
             kind.batches.add(member.batch.pk)
             self._share.sent()
             sent = member.send(segment, row, level, kind.tally)
-            kind.tally.sent(row.id, parameters.is_unlimited(endpoint, body))
+            kind.tally.sent(row.id, lengths.is_unlimited(endpoint, body))
             self._in_flight += 1
             named = request_id(member.batch.pk, row.line)
             return Call(sent, endpoint.removeprefix("/v1"), raw_json.text_of(body), named)
@@ -228,7 +228,7 @@ class EngineRun:
         own(body, self.engine.spec.kind, member.batch.project_id)
         body["model"] = segment.served_name
         if self._most_tokens is not None:
-            parameters.limit(member.batch.endpoint, body, self._most_tokens)
+            lengths.limit(member.batch.endpoint, body, self._most_tokens)
         return body
 
     def _read_ahead(self, member: Member) -> None:

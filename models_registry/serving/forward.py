@@ -23,6 +23,7 @@ from vbs.accounts.models import Project
 from vbs.configuration import runtime
 from vbs.http.later import LaterAnswer, Send
 from vbs.http.streams import OpenStreams
+from vbs.openai import lengths, raw_json
 from vbs.openai.errors import TYPES, ApiError, BadGateway, GatewayTimeout, TooMany, Unavailable
 from vbs.openai.raw_json import Members
 from vbs.outgoing.client import AddressError
@@ -129,6 +130,8 @@ class Forwarded(LaterAnswer):
     async def _forward(self, served: Served, send: Send) -> None:
         """Raises ApiError."""
         asked = self.asked
+        if most := runtime.value("VBS_DEFAULT_MAX_TOKENS"):
+            lengths.limit(f"/v1{asked.path}", asked.members, raw_json.raw(most))
         self.hides_usage = body.streams(asked.members) and body.ask_usage(asked.path, asked.members)
         content = body.for_engine(asked.members, served, asked.project)
         named = {"X-Request-Id": f"{asked.request_id}-{secrets.token_hex(4)}"}  # a client may send one id twice

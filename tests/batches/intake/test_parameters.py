@@ -15,7 +15,7 @@ from batches.models import BatchStatus
 from models_registry.catalog import tool_calls
 from models_registry.models import Model
 from tests.engines import CHAT, line, lines_of
-from vbs.openai import raw_json
+from vbs.openai import lengths, raw_json
 
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 RESPONSES, COMPLETIONS, EMBEDDINGS = "/v1/responses", "/v1/completions", "/v1/embeddings"
@@ -120,10 +120,10 @@ def test_names_are_few_however_many_there_are():
     ],
 )
 def test_a_limit_for_those_that_have_none(endpoint, body, unlimited, becomes):
-    assert parameters.is_unlimited(endpoint, body) == unlimited
+    assert lengths.is_unlimited(endpoint, body) == unlimited
     members = raw_json.members(json.dumps(body).encode())
-    assert parameters.is_unlimited(endpoint, members) == unlimited
-    parameters.limit(endpoint, members, raw_json.raw(9))
+    assert lengths.is_unlimited(endpoint, members) == unlimited
+    lengths.limit(endpoint, members, raw_json.raw(9))
     assert json.loads(raw_json.text_of(members)) == body | becomes
 
 

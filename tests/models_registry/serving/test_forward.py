@@ -150,6 +150,14 @@ def test_what_only_we_may_set(project, other_key):
     assert json.loads(made(EngineKind.VLLM, prioritized=True))["priority"] == -1
 
 
+def test_a_request_without_a_limit_gets_the_servers(web, served, settings):
+    served()
+    settings.VBS_DEFAULT_MAX_TOKENS = 2
+    assert web.ask(CHAT, chat()).json()["choices"][0]["message"]["content"] == "one two"
+    assert web.ask(CHAT, chat(max_tokens=3)).json()["choices"][0]["message"]["content"] == "one two three"
+    assert web.ask("/embeddings", {"model": "scripted", "input": "a"}).status == 200
+
+
 def test_responses_in_the_background_are_refused(web, served):
     served()
     answer = web.ask("/responses", {"model": "scripted", "input": "a", "background": True})
