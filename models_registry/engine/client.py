@@ -35,7 +35,6 @@ BACKOFF_POOL = 2.0  # at most, where the pool holds back an address that fails
 LOST = {
     "connection_lost": "the connection was lost",
     "request_timeout": "it answered nothing in time",
-    "address_refused": "its address is not public",
 }
 ELSEWHERE = {401, 403, 404}  # statuses that another address of the model may not give
 LARGE = 4 * 2**20  # bytes; an answer with more is large
@@ -228,7 +227,7 @@ class Client:
             answer, attempts = await self._answer_of_pool(session, call, self.engine.pool)
         else:
             answer, attempts = await self._answer_of_engine(session, call)
-        if not self._may_pass(answer):
+        if not _may_pass(answer):
             return answer
         if self.engine.log and answer.status and call.request_id:
             answer.reason = await asyncio.to_thread(of_request, self.engine.log, call.request_id)
@@ -246,7 +245,7 @@ class Client:
         while True:
             attempt += 1
             answer, wait = await self._attempt(session, call, self.engine.address)
-            if not self._may_pass(answer) or attempt == self.limits.attempts:
+            if not _may_pass(answer) or attempt == self.limits.attempts:
                 return answer, attempt
             if any(_same(before, answer) for before in failures) and await self._healthy():
                 return answer, attempt
@@ -260,18 +259,23 @@ class Client:
         A server that asks for patience gets it: 429, and 503 with Retry-After, do not count as attempts.
         """
         failures: list[Answer] = []
+        refused: list[PoolAddress] = []  # those that did not take the call, which others may
         attempts = refusals = 0
         last: Answer | None = None
         place: PoolAddress | None = None
         until = time.monotonic() + self.limits.patience
         while True:
-            place = await pool.take(place, until - time.monotonic())
+            place = await pool.take([*refused, *([place] if place else [])], until - time.monotonic())
             if place is None:
                 message = f"The model's server is away: {pool.why or 'it has no free place'}."
                 away = Answer(call.key, None, b"", call.request_id, "connection_lost", message)
                 return last or away, attempts + refusals
             answer, wait = await self._attempt_at(place, session, call, last=attempts + 1 >= self.limits.attempts)
-            if not self._may_pass(answer) and not (answer.status in ELSEWHERE and pool.others(place)):
+            if not _may_pass(answer):
+                refused.append(place)
+                if _of_address(answer) and pool.others(*refused):
+                    self._took(answer)
+                    continue
                 return answer, attempts + refusals + 1
             last = answer
             if _asks_for_patience(answer, wait):
@@ -305,7 +309,7 @@ class Client:
             answer = Answer(call.key, None, b"", call.request_id, "connection_lost", message)
         finally:
             pool.give_back(place)
-        if answer.status is None and answer.error_code in LOST and self._may_pass(answer):
+        if answer.status is None and answer.error_code in LOST:
             place.lose(sent_at, LOST[answer.error_code])
         elif answer.status in PATIENCE:
             place.busy(sent_at, answer.status, wait)
@@ -402,13 +406,6 @@ class Client:
         """Is the engine healthy, so that the request itself fails?"""
         return await asyncio.to_thread(is_healthy, self.engine.address)
 
-    def _may_pass(self, answer: Answer) -> bool:
-        if answer.error_code == "address_refused":
-            return self.engine.pool is not None and len(self.engine.pool.addresses) > 1
-        if answer.status is None:
-            return answer.error_code in ("request_timeout", "connection_lost")
-        return answer.status >= 500 or answer.status in PATIENCE
-
     def _tell(self, answer: Answer, attempts: int) -> None:
         self._told += 1
         if self._told <= MOST_TOLD:
@@ -441,6 +438,17 @@ def _backoff(attempt: int) -> float:
 
 def _asks_for_patience(answer: Answer, wait: float | None) -> bool:
     return answer.status == 429 or (answer.status in PATIENCE and wait is not None)
+
+
+def _may_pass(answer: Answer) -> bool:
+    if answer.status is None:
+        return answer.error_code in ("request_timeout", "connection_lost")
+    return answer.status >= 500 or answer.status in PATIENCE
+
+
+def _of_address(answer: Answer) -> bool:
+    """Is this a failure that another address of the model may not have, because it is set up otherwise?"""
+    return answer.status in ELSEWHERE or answer.error_code == "address_refused"
 
 
 def _same(before: Answer, now: Answer) -> bool:

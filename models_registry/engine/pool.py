@@ -230,16 +230,16 @@ class Pool:
         shut = [one for one in self.addresses if one.shut(now)]
         return min(shut, key=lambda one: one.until).why if len(shut) == len(self.addresses) else ""
 
-    def others(self, than: PoolAddress | None) -> bool:
+    def others(self, *than: PoolAddress) -> bool:
         """Is there another address that gets calls?"""
         now = time.monotonic()
-        return any(one is not than and not one.shut(now) for one in self.addresses)
+        return any(one not in than and not one.shut(now) for one in self.addresses)
 
-    async def take(self, avoid: PoolAddress | None = None, seconds: float = float("inf")) -> PoolAddress | None:
+    async def take(self, avoid: Sequence[PoolAddress] = (), seconds: float = float("inf")) -> PoolAddress | None:
         """The address for a call: of those that get calls the one with the most free places. None after so many
         seconds without one.
 
-        avoid: where the call has just failed; it is taken only when no other gets calls.
+        avoid: where the call has failed; they are taken only when no other gets calls.
         """
         began = time.monotonic()
         while (found := self._best(avoid)) is None:
@@ -313,9 +313,9 @@ class Pool:
     def _quiet(self) -> float:
         return max(QUIET_SECONDS, 2 * self._mean)
 
-    def _best(self, avoid: PoolAddress | None) -> PoolAddress | None:
+    def _best(self, avoid: Sequence[PoolAddress]) -> PoolAddress | None:
         now = time.monotonic()
-        elsewhere = [one for one in self.addresses if one is not avoid and not one.shut(now)]
+        elsewhere = [one for one in self.addresses if one not in avoid and not one.shut(now)]
         free = [one for one in elsewhere or self.addresses if one.free(now) > 0]
         return max(free, key=lambda one: one.free(now), default=None)
 

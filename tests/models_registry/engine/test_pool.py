@@ -172,7 +172,7 @@ def test_retry_after_holds_one_address_and_not_the_others():
 def test_a_wrong_key_at_one_address_fails_no_call():
     with serving() as hostile, scripted() as (_, other):
         hostile.of_body = lambda body: http(b"{}", status="401 Unauthorized")
-        answers = ask(engine(hostile.url, other), [f"{n}" for n in range(50)])
+        answers = ask(engine(hostile.url, other), [f"{n}" for n in range(50)], attempts=1)
         assert {answer.status for answer in answers} == {200}
 
 
@@ -193,6 +193,18 @@ def test_each_address_gets_the_key_of_its_origin():
         ask(remote, [f"{n}" for n in range(8)])
         assert set(one.keys()) == {"Bearer for-one"} and other.keys() == [] and other.bodies
         assert "for-one" not in repr(remote.pool.reading())
+
+
+def test_no_address_is_asked_that_is_not_allowed(monkeypatch):
+    """Neither when the model is loaded, nor when a name stands for another address later."""
+    with serving() as one, serving() as other:
+        spec = EngineSpec("far", one.url, kind=EngineKind.REMOTE, pool=(other.url,))
+        with pytest.raises(LoadError, match="not a public address"):
+            server.remote(spec, {}, 4)
+        monkeypatch.setattr(server, "_not_reached", lambda url, keys, private: (None, False))
+        answers = ask(server.remote(spec, {}, 4), ["a"], attempts=3)
+        assert [answer.error_code for answer in answers] == ["address_refused"]
+        assert one.heard == other.heard == []
 
 
 # The limit of one address, without a server.
@@ -289,10 +301,10 @@ def test_no_call_goes_to_the_same_address_twice_in_a_row():
     async def run():
         both = Pool([Address("a"), Address("b")])
         first = await both.take()
-        second = await both.take(first)
+        second = await both.take([first])
         assert second is not first
         both.addresses[1].lose(time.monotonic(), "")
-        assert await both.take(both.addresses[0]) is both.addresses[0], "unless no other gets calls"
+        assert await both.take([both.addresses[0]]) is both.addresses[0], "unless no other gets calls"
         both.addresses[0].lose(time.monotonic(), "")
         assert await both.take(seconds=0.01) is None
 
