@@ -116,7 +116,8 @@ def test_one_that_runs_has_its_pace_and_what_is_left(operator, add_model, submit
     batch = submitted([line(f"{n}") for n in range(10)])
     worker = Worker.objects.create(cluster="gpu", hostname="here", pid=1, model_name=model.name)
     claims.claim(batch.pk, worker.pk).start(worker.pk, "scripted", model)
-    Batch.objects.filter(pk=batch.pk).update(completed=4, failed=1, requests_per_second=2.5, tokens_per_second=700)
+    rates = {"requests_per_second": 2.5, "tokens_per_second": 700, "in_flight": 5, "in_flight_seconds": 60.0}
+    Batch.objects.filter(pk=batch.pk).update(completed=4, failed=1, **rates)
     page = text(operator.get(at(batch)))
     for shown in ("50 % of 10", "2.50/s", "700/s", "Time left", "in progress", "Output so far", "Errors so far"):
         assert shown in page

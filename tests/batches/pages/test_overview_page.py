@@ -216,7 +216,7 @@ def test_when_it_starts(root, mine):
     model.measurements.create(kind="batch", requests=1000, seconds=100)
     model.measurements.create(kind="load", load_seconds=1)
     running(mine, gpu, total=6000)
-    batch(mine)
+    batch(mine, priority=-1)
     page = text(root)
     assert re.search(r"starts <time[^>]+>in about 10 min", section(page, "waiting"))
     assert re.search(r"done <time[^>]+>in about 10 min", section(page, "running"))
