@@ -13,6 +13,7 @@ import pytest
 
 from tests.adapters import adapter_folder
 from tests.amount import few
+from tests.engines import until
 from tests.live import CHAT, line, live
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -135,6 +136,34 @@ def test_a_context_that_does_not_fit_is_made_shorter(vbs):
         vbs.wait(vbs.create([line("a", FRANCE, model="tight", max_tokens=16, temperature=0)]), seconds=400), ["a"]
     )
     assert "Paris" in good[0]["response"]["body"]["choices"][0]["message"]["content"]
+
+
+@pytest.mark.many
+def test_a_tuning_measures_settings_and_changes_nothing_when_it_is_cancelled(vbs):
+    """Two settings on the real engine, with lines of a file; how many it would try depends on the machine."""
+    lines = [ask(f"r{n}", max_tokens=4) for n in range(20)]
+    file = vbs.upload(lines).id
+    before = json.loads(vbs.manage("model", "show", SMOL))
+    given = ("--file", file, "--requests=8", "--minutes=30", "--detach")
+    operation = vbs.manage("model", "tune", SMOL, *given).split()[-1]
+    until(lambda: len((told(vbs, operation)["result"] or {}).get("candidates", [])) >= 2, 1200)
+    vbs.manage("model", "cancel", operation)
+    until(lambda: "engine" not in vbs.pids(), 60)
+    ended = told(vbs, operation)
+    first, second = ended["result"]["candidates"][:2]
+    assert ended["state"] == "cancelled" and ended["result"]["sample"] == f"8 requests of {file}"
+    assert first["setting"] == {} and first["requests"] == 8 and first["tokens_per_second"] > 0 < first["load_seconds"]
+    assert len(second["setting"]) == 1 and (second["requests"] == 8 or second["error"])
+    after = json.loads(vbs.manage("model", "show", SMOL))
+    assert after["engine_args"] == before["engine_args"]
+    good, _ = vbs.books(vbs.wait(vbs.create([ask("a")]), seconds=400), ["a"])
+    assert "Paris" in good[0]["response"]["body"]["choices"][0]["message"]["content"]
+
+
+def told(vbs, operation):
+    """The operation, as a command on the server sees it."""
+    found = json.loads(vbs.manage("model", "operations", SMOL, "--json"))
+    return next(one for one in found if one["id"] == operation)
 
 
 def measured(vbs, model):
