@@ -64,6 +64,8 @@ def _beside_a_batch(running: System, folder: Path, options: Options) -> list[Row
         rates = beside if turn % 4 in (1, 2) else alone
         rates.append(token_rate([running.wait(batch_id)]))
         tell(f"batch {'beside requests' if rates is beside else 'alone'}: {rates[-1]:,.1f} tokens/s")
+    if not busy:
+        raise BenchmarkError("The batches ended before a request was sent beside them.")
     times = percentile(busy, 95) / percentile(idle, 95)
     losses = [100 * (1 - with_them / without) for with_them, without in zip(beside, alone, strict=True)]
     note = f"p95 {1000 * percentile(busy, 95):,.0f} ms, median {1000 * median(busy):,.0f} ms, {len(busy)} requests"
