@@ -92,7 +92,10 @@ class Model(models.Model):
 
     class Meta:
         ordering = ["name"]
-        permissions = [("trust_model", "Can have code run that comes with a model")]
+        permissions = [
+            ("trust_model", "Can have code run that comes with a model"),
+            ("use_playground", "Can ask models in the playground"),
+        ]
 
     def __str__(self) -> str:
         return self.name

@@ -1,4 +1,4 @@
-"""The addresses of the pages of models and of the system."""
+"""The addresses of the pages of models, of the playground and of the system."""
 
 from django.urls import path
 
@@ -8,6 +8,7 @@ from models_registry.pages.model import page as model
 from models_registry.pages.model import views as model_views
 from models_registry.pages.models import page as models
 from models_registry.pages.models import views as models_views
+from models_registry.pages.playground import views as playground_views
 from models_registry.pages.system import page as system
 from models_registry.pages.system import views as system_views
 from vbs.live import pages as live
@@ -27,6 +28,10 @@ urlpatterns = [
     path("models/<int:pk>/edit", model_views.edit, name="model-edit"),
     path("models/<int:pk>/alias", model_views.alias, name="model-alias"),
     path("models/<int:pk>/remove", model_views.remove, name="model-remove"),
+    path("playground/", playground_views.index, name="playground"),
+    path("playground/models", playground_views.choose, name="playground-models"),
+    path("playground/ask/<path:route>", playground_views.ask, name="playground-ask"),
+    path("playground/code/<path:route>", playground_views.code, name="playground-code"),
     path("system/", system_views.index, name="system"),
     live.path("system/live", system.PAGE, name="system-live"),
     path("system/log", logs_views.log, name="system-log"),

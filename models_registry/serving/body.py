@@ -4,6 +4,7 @@ ours."""
 import hashlib
 import hmac
 from functools import lru_cache
+from typing import Protocol
 
 from django.conf import settings
 
@@ -11,8 +12,9 @@ from models_registry.engine.spec import EngineKind
 from models_registry.serving.engines import Served
 from vbs.accounts.models import Project
 from vbs.openai import raw_json
-from vbs.openai.errors import InvalidRequest
+from vbs.openai.errors import InvalidRequest, TooLarge
 from vbs.openai.raw_json import Members, NotAnObject, Raw
+from vbs.web.limits import MB
 
 # What only we may set: who goes first, whose cached prefixes are used, and under which id the engine knows a request.
 OURS = ("priority", "cache_salt", "request_id")
@@ -20,6 +22,22 @@ AHEAD = -1  # lines of batches have 0, and a lower number is sooner
 LONGEST_NAME = 200
 # Endpoints whose streams tell the usage only when that is asked for.
 SAY_USAGE = ("/chat/completions", "/completions")
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def read(stream: Readable) -> Members:
+    """The body of a request, its members as they were sent. Raises ApiError."""
+    most = settings.VBS_MAX_LINE_MB * MB
+    text = stream.read(most + 1)
+    if len(text) > most:
+        raise TooLarge(f"The request body has more than {most} bytes (VBS_MAX_LINE_MB).")
+    try:
+        return raw_json.members(text)
+    except NotAnObject as error:
+        raise InvalidRequest(f"The body must be a JSON object: {error}", code="invalid_body") from error
 
 
 def model_name(body: Members) -> str:

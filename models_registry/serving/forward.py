@@ -196,6 +196,13 @@ class Forwarded(LaterAnswer):
         await send(_piece(events.rest(), more=False))
 
 
+def forwarded(project: Project, path: str, members: Members, request_id: str) -> Forwarded:
+    """The answer to this body, for whoever may ask for the project. path: below `/v1`. Raises ApiError."""
+    body.check(path, members)
+    name = body.model_name(members)
+    return Forwarded(Asked(project, path, name, members, swap.find_or_load(name, project), request_id))
+
+
 def _piece(content: bytes, more: bool = True) -> dict[str, object]:
     return {"type": "http.response.body", "body": content, "more_body": more}
 

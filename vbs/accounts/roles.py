@@ -16,7 +16,7 @@ _OPERATOR = (
     *_VIEWER,
     "batches.add_batch", "batches.change_batch", "batches.change_pause",
     "models_registry.add_model", "models_registry.change_model", "models_registry.delete_model",
-    "models_registry.change_worker",
+    "models_registry.change_worker", "models_registry.use_playground",
     "accounts.view_apikey", "accounts.add_apikey", "accounts.change_apikey",
 )  # fmt: skip
 ADMINS_APPS = ("accounts", "auth", "batches", "configuration", "models_registry", "curation", "finetuning")

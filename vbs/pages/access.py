@@ -87,9 +87,11 @@ def page(permission: str = "") -> Callable[[View], View]:
     return decorator
 
 
+# Addresses with their names, and the permission that each takes
 NAVIGATION = (
-    ("/", "Overview"), ("/queue/", "Queue"), ("/batches/", "Batches"), ("/models/", "Models"), ("/system/", "System"),
-    ("/help/", "Help"),
+    ("/", "Overview", ""), ("/queue/", "Queue", ""), ("/batches/", "Batches", ""), ("/models/", "Models", ""),
+    ("/playground/", "Playground", "models_registry.use_playground"), ("/system/", "System", ""),
+    ("/help/", "Help", ""),
 )  # fmt: skip
 
 
@@ -124,12 +126,12 @@ def shell(request: HttpRequest) -> dict[str, Any]:
     viewer = getattr(request, "viewer", None)
     if viewer is None:
         return {}
-    here = next((address for address, _ in NAVIGATION[1:] if request.path.startswith(address)), request.path)
+    here = next((address for address, *_ in NAVIGATION[1:] if request.path.startswith(address)), request.path)
     return {
         "viewer": viewer,
         "perms": viewer.perms,
         "choosable": lambda: choices(viewer),
-        "pages": NAVIGATION,
+        "pages": [(address, name) for address, name, right in NAVIGATION if not right or viewer.may(right)],
         "here": here,
     }
 

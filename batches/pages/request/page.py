@@ -98,6 +98,20 @@ def prompt(batch: Batch, row: BatchRequest) -> Shown:
     return _shown("prompt", side, _indented(line, request), row.length)
 
 
+class Unreadable(Exception):
+    """The request cannot be read; the message says why."""
+
+
+def body(batch: Batch, row: BatchRequest) -> Members:
+    """The members of the request's body, as they were sent. Raises Unreadable."""
+    shown = prompt(batch, row)
+    if shown.why:
+        raise Unreadable(shown.why if not shown.there else f"It has {size(row.length)}; at most {size(MOST)} are read.")
+    if (found := _sent(shown.raw.encode())) is None:
+        raise Unreadable("Its line has no body that is a JSON object.")
+    return found
+
+
 def _sent(line: bytes) -> Members | None:
     try:
         return raw_json.request_of(line)[1]

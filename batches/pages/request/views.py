@@ -1,8 +1,9 @@
-"""The views of a batch's requests: the table, one request, and its call or answer as a file."""
+"""The views of a batch's requests: the table, one request, its call or answer as a file, and it in the playground."""
 
 from collections.abc import AsyncIterator
 from typing import Any
 
+from django.contrib import messages
 from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
@@ -13,7 +14,10 @@ from batches.finish.outputs import output_line, wrong
 from batches.models import Batch, BatchRequest
 from batches.pages.request import page as one
 from batches.pages.request import table as many
+from models_registry.pages.playground.draft import draft
+from models_registry.pages.playground.views import MAY, show
 from vbs.live.pages import PageGone
+from vbs.openai import raw_json
 from vbs.pages.access import Request, page
 
 SIDES = {"prompt": one.prompt, "answer": one.answer}
@@ -37,17 +41,33 @@ def request(request: Request, pk: str, line: int) -> HttpResponseBase:
     batch, row = _found(request, pk, line)
     if row is None:
         return redirect("batch-requests", pk)  # its page says that the requests are no longer kept
-    names = batch.model_names
     context: dict[str, Any] = {
         "batch": batch,
         "row": row,
         "state": row.get_state_display().lower(),
-        "model": names[row.model_index] if row.model_index < len(names) else "",
+        "model": _model(batch, row),
         "wrong": wrong(row),
         "sides": [show(batch, row) for show in SIDES.values()],
         "beside": one.neighbours(batch, line),
     }
     return render(request, "batches/requests/request.html", context)
+
+
+@require_GET
+@page(MAY)
+def playground(request: Request, pk: str, line: int) -> HttpResponseBase:
+    """The request in the playground, to change it and send it again."""
+    batch, row = _found(request, pk, line)
+    if row is None:
+        return redirect("batch-requests", pk)
+    try:
+        body = one.body(batch, row)
+    except one.Unreadable as error:
+        messages.error(request, f"It cannot be opened in the playground. {error}")
+        return redirect("batch-request", pk, line)
+    if "model" not in body:  # the batch named it
+        body["model"] = raw_json.raw(_model(batch, row))
+    return show(request, draft(batch.endpoint, body), batch.project_id, batch=batch, line=line)
 
 
 @require_GET
@@ -75,6 +95,11 @@ def _found(request: Request, pk: str, line: int) -> tuple[Batch, BatchRequest | 
         return batch, None if batch.purged_at else one.find(batch, line)
     except PageGone as gone:
         raise Http404 from gone
+
+
+def _model(batch: Batch, row: BatchRequest) -> str:
+    names = batch.model_names
+    return names[row.model_index] if row.model_index < len(names) else ""
 
 
 def _text(batch: Batch, row: BatchRequest, side: str, place: str) -> bytes:

@@ -16,7 +16,9 @@ from batches.models import Batch, BatchStatus, File, RequestState
 from batches.pages.new.beginning import beginning
 from batches.pages.request import page as one
 from batches.pages.request.exchange import answered, asked
+from models_registry.models import Model
 from tests.batches.pages.shown import HOSTILE, HTMX, answer, chat, made, member, other, request, text
+from tests.people import person
 from vbs.accounts.models import Project
 from vbs.openai import raw_json
 
@@ -372,3 +374,48 @@ def test_where_none_failed_none_is_looked_for(batch, django_assert_num_queries):
 
 def test_with_htmx_it_is_a_page_all_the_same(looker, batch):
     assert "<h1" in text(looker.get(url(batch, 1), headers=HTMX))
+
+
+# In the playground
+
+
+def test_a_request_is_opened_in_the_playground(project, batch):
+    asker = person("operator", project)
+    assert f'href="{url(batch, 1, "/playground")}"' in text(asker.get(url(batch, 1)))
+    page = text(asker.get(url(batch, 1, "/playground")))
+    assert '<textarea id="message"' in page and ">\nquestion of id-1</textarea>" in page
+    assert 'id="temperature" name="temperature" step="any" value="0.5"' in page
+    assert "which would not answer now" in page and f'<option value="{project.pk}" selected>' in page
+    assert f'href="{url(batch, 1)}">Line 1 of {batch.pk}' in page
+
+
+def test_what_others_wrote_stays_text_in_the_playground(project):
+    lines = [request("a", messages=[{"role": "user", "content": f"</textarea>{HOSTILE}"}], **{HOSTILE: HOSTILE})]
+    page = text(person("operator", project).get(url(made(project, lines), 1, "/playground")))
+    assert "<script>alert" not in page and "</textarea><script" not in page and "&lt;/textarea&gt;" in page
+
+
+def test_a_request_without_a_model_has_that_of_its_batch(project):
+    line = request("a")
+    del line["body"]["model"]
+    Model.objects.create(name="m", kind="remote", source="http://127.0.0.1:1/v1")
+    page = text(person("operator", project).get(url(made(project, [line]), 1, "/playground")))
+    assert 'value="m" checked' in page
+
+
+def test_what_cannot_be_opened_says_why(project, monkeypatch):
+    asker = person("operator", project)
+    broken = made(project, [request("a"), b"no json"])
+    assert "no body that is a JSON object" in text(asker.get(url(broken, 2, "/playground"), follow=True))
+    large = made(project, [request("a", user="x" * one.MOST)])
+    assert "at most 1 MiB are read" in text(asker.get(url(large, 1, "/playground"), follow=True))
+    File.objects.update(status="deleted", deleted_at=timezone.now())
+    page = text(asker.get(url(large, 1, "/playground"), follow=True))
+    assert "It cannot be opened in the playground. The input file was deleted." in page
+    assert "Open in the playground" not in page
+
+
+def test_in_the_playground_only_for_those_who_may(project, batch):
+    assert person("viewer", project).get(url(batch, 1, "/playground")).status_code == 403
+    assert "playground" not in text(person("viewer", project).get(url(batch, 1)))
+    assert person("operator", other()).get(url(batch, 1, "/playground")).status_code == 404

@@ -23,8 +23,9 @@ class Exchange:
     def __init__(self, path, body, headers):
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {"host": "localhost", "content-type": "application/json", "content-length": str(len(content))} | headers
+        path, _, query = path.partition("?")
         self.scope = {
-            "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
+            "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": query.encode(),
             "headers": [(name.lower().encode(), value.encode()) for name, value in named.items()],
         }  # fmt: skip
         self._incoming: asyncio.Queue = asyncio.Queue()

@@ -18,12 +18,15 @@ OPERATOR = VIEWER | {
     "models_registry.change_model",
     "models_registry.delete_model",
     "models_registry.change_worker",
+    "models_registry.use_playground",
     "accounts.view_apikey",
     "accounts.add_apikey",
     "accounts.change_apikey",
 }
 PAGES = {  # and who may look
     "/models/": ("viewer", "operator", "admin"),
+    "/playground/": ("operator", "admin"),
+    "/playground/models": ("operator", "admin"),
     "/system/keys": ("operator", "admin"),
     "/system/keys/live": ("operator", "admin"),
     "/system/people": ("admin",),
