@@ -200,7 +200,7 @@
       const found = [];
       if (this.streamed && this.first) found.push(`first token after ${((this.first - this.began) / 1000).toFixed(2)} s`);
       if (this.streamed && written) {
-        const [tokens, since] = written > 1 && this.last > this.first ? [written - 1, this.first] : [written, this.began];
+        const [tokens, since] = written > 1 && this.last - this.first > 50 ? [written - 1, this.first] : [written, this.began];
         found.push(`${((1000 * tokens) / Math.max(1, this.last - since)).toFixed(1)} tokens/s`);
       }
       if (read !== undefined) found.push(`${read} tokens in${written === undefined ? "" : `, ${written} out`}`);
@@ -401,7 +401,7 @@
   form.addEventListener("input", writeSoon);
   form.addEventListener("change", writeSoon);
 
-  form.querySelectorAll("[data-scripted]").forEach((one) => (one.hidden = false));
+  document.querySelectorAll("[data-scripted], [data-unscripted]").forEach((one) => (one.hidden = !one.hidden));
   choose();
   fit();
   buttons();

@@ -19,6 +19,7 @@ def said(vbs):
     """A batch that has run on the engine, which stays loaded; it goes by two names."""
     vbs.add_scripted("said", **{"token-ms": 40})
     vbs.manage("model", "alias", "@said", "said")
+    vbs.add_scripted("elsewhere")
     lines = [line("first", "the first question", "said", temperature=0.25, user="x"), line("other", MARKUP, "said")]
     return vbs.run(lines)
 
@@ -59,7 +60,7 @@ def test_two_models_side_by_side(playground):
         expect(shown.locator("pre")).to_have_text(f"one two three four {MARKUP}")
         facts = r"first token after \d+\.\d\d s · \d+\.\d tokens/s · \d+ tokens in, \d+ out · .* ended by stop"
         expect(shown.locator(".facts")).to_have_text(re.compile(facts))
-    left, right = (reply(page, name).bounding_box() for name in ("said", "@said"))
+    left, right = (reply(page, name).bounding_box() for name in ("@said", "said"))
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
     expect(page.locator(".turn img, .turn b")).to_have_count(0)
     assert barriers(page) == []
@@ -132,6 +133,7 @@ def test_a_request_of_a_batch(vbs, said, playground):
 def test_other_endpoints_and_models(playground):
     page = playground
     page.locator("#playground-models summary").click()
+    expect(page.locator("#playground-models li", has_text="elsewhere")).to_contain_text("It is not loaded now.")
     choose(page, "said")
     page.get_by_role("button", name="Look again").click()
     expect(page.locator("[name=model][value=said]")).to_be_checked()

@@ -82,9 +82,10 @@ def _python(server: str, endpoint: str, body: dict[str, Any]) -> str:
 
 
 def _argument(name: str, value: Any) -> str:
-    return indent(f"{name}={_literal(value)},\n", "    ")
+    given = _literal(value).replace("\n", "\n" + " " * len(f"{name}="))
+    return indent(f"{name}={given},\n", "    ")
 
 
 def _literal(value: Any) -> str:
-    """Python writes what cannot be seen as escapes, so no text has a line's end."""
+    """Python writes what cannot be seen as escapes, so a line never ends within a text."""
     return pprint.pformat(value, width=WIDTH, sort_dicts=False)
