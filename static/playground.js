@@ -7,7 +7,7 @@
   const NUMBERS = ["max_tokens", "temperature", "top_p", "seed"];
   const STREAMS = ["messages", "prompt"]; // where the texts of requests stand whose answers are streamed
 
-  const turns = []; // each: what was asked, its section, and the reply of each model
+  const turns = []; // each: what was asked and where, its section, and the reply of each model
   let running = null; // what stops the turn that is being answered
 
   class Wrong extends Error {
@@ -89,7 +89,7 @@
     const system = field("system").value;
     const said = history.flatMap((turn) => {
       const answer = turn.replies.get(model)?.text;
-      if (!answer) return []; // it was not asked, or gave no answer
+      if (!answer || turn.where !== "messages") return []; // it was not asked, gave no answer, or not in a conversation
       return [...(turn.text ? [{ role: "user", content: turn.text }] : []), { role: "assistant", content: answer }];
     });
     body.messages = [
@@ -197,14 +197,16 @@
 
     facts() {
       const { prompt_tokens: read, completion_tokens: written } = this.usage ?? {};
+      const seconds = (till) => ((till - this.began) / 1000).toFixed(2);
       const found = [];
-      if (this.streamed && this.first) found.push(`first token after ${((this.first - this.began) / 1000).toFixed(2)} s`);
+      if (this.streamed && this.first) found.push(`first token after ${seconds(this.first)} s`);
       if (this.streamed && written) {
-        const [tokens, since] = written > 1 && this.last - this.first > 50 ? [written - 1, this.first] : [written, this.began];
+        const long = written > 1 && this.last - this.first > 50; // else the first token's time would be left out
+        const [tokens, since] = long ? [written - 1, this.first] : [written, this.began];
         found.push(`${((1000 * tokens) / Math.max(1, this.last - since)).toFixed(1)} tokens/s`);
       }
       if (read !== undefined) found.push(`${read} tokens in${written === undefined ? "" : `, ${written} out`}`);
-      if (this.ended) found.push(`${((this.ended - this.began) / 1000).toFixed(2)} s in all`);
+      if (this.ended) found.push(`${seconds(this.ended)} s in all`);
       if (this.ends.length) found.push(`ended by ${[...new Set(this.ends)].join(", ")}`);
       this.node.querySelector(".facts").textContent = found.join(" · ");
     }
@@ -299,7 +301,7 @@
     node.querySelector(".replies").append(...[...replies.values()].map((reply) => reply.node));
     byId("turns").append(node);
     running = new AbortController();
-    const turn = { text, node, replies };
+    const turn = { text, where: place(), node, replies };
     const asked = chosen.map((model, at) => replies.get(model).ask(bodies[at], running.signal));
     turns.push(turn);
     field("message").value = "";

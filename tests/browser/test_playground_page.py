@@ -147,6 +147,11 @@ def test_other_endpoints_and_models(playground):
     page.get_by_role("button", name="Send").click()
     expect(reply(page, "said").locator("pre")).to_have_text("a prompt")
     expect(reply(page, "said").locator(".facts")).to_contain_text("first token after")
+    page.get_by_label("Endpoint").select_option("/v1/chat/completions")
+    page.get_by_label("Message", exact=True).fill("a question")
+    page.locator("#code summary").click()
+    expect(page.locator("#code-line")).to_contain_text("a question")
+    expect(page.locator("#code-line")).not_to_contain_text("a prompt")
 
 
 def test_without_scripts_it_says_what_it_needs(said, sign_in):

@@ -11,6 +11,7 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from batches.api.serializers import ENDPOINTS
 from batches.files import blobs
 from batches.models import Batch, BatchStatus, File, RequestState
 from batches.pages.new.beginning import beginning
@@ -393,6 +394,13 @@ def test_what_others_wrote_stays_text_in_the_playground(project):
     lines = [request("a", messages=[{"role": "user", "content": f"</textarea>{HOSTILE}"}], **{HOSTILE: HOSTILE})]
     page = text(person("operator", project).get(url(made(project, lines), 1, "/playground")))
     assert "<script>alert" not in page and "</textarea><script" not in page and "&lt;/textarea&gt;" in page
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_of_every_endpoint(project, endpoint):
+    batch = made(project, [request("a")], endpoint=endpoint)
+    page = text(person("operator", project).get(url(batch, 1, "/playground")))
+    assert f'<option value="{endpoint}" data-text=' in page and page.count(" selected>/v1/") == 1
 
 
 def test_a_request_without_a_model_has_that_of_its_batch(project):

@@ -9,10 +9,10 @@ import pytest
 
 from models_registry.models import Alias, Model
 from models_registry.pages.playground.code import codes
-from models_registry.pages.playground.draft import AS_JSON, CHAT, Message, draft
+from models_registry.pages.playground.draft import AS_JSON, CHAT, TEXTS, Message, draft
 from tests.people import person, text
 from vbs.accounts.models import Project
-from vbs.openai import raw_json
+from vbs.openai import raw_json, routes
 from vbs.openai.errors import InvalidRequest
 
 SERVER = "http://localhost:8000"
@@ -27,13 +27,15 @@ def members(body):
 
 
 def test_models_that_would_answer_and_others_with_the_reason(db):
-    Model.objects.create(name="far", kind="remote", source="http://127.0.0.1:1/v1")
+    far = Model.objects.create(name="far", kind="remote", source="http://127.0.0.1:1/v1")
+    Model.objects.create(name="tuned", kind="remote", base=far)
     Model.objects.create(name="here", kind="scripted")
     Model.objects.create(name="draft", kind="scripted", state="draft")
-    Alias.objects.create(name="@best", model=Model.objects.get(name="far"))
+    Alias.objects.create(name="@best", model=far)
     page = text(person("operator", Project.objects.create(name="one")).get("/playground/models?model=far"))
     ready, _, others = page.partition("<details")
     assert 'value="far" checked' in ready and 'value="@best"' in ready and "is far" in ready
+    assert 'value="tuned"' in ready and "adapter of far" in ready
     assert "3 would" not in others and "2 would not answer now" in others
     assert "It is not loaded now." in others and "The model is not ready." in others
 
@@ -95,6 +97,7 @@ def test_what_fits_no_field_stays_as_it_is(body):
 
 
 def test_other_endpoints():
+    assert {CHAT, *TEXTS} == set(routes.INTERACTIVE)
     found = draft("/v1/completions", members({"prompt": "p", "max_tokens": 3}))
     assert (found.message, found.numbers, found.more) == ("p", {"max_tokens": "3"}, "")
     assert json.loads(draft("/v1/completions", members({"prompt": [1, 2]})).more) == {"prompt": [1, 2]}
