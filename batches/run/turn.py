@@ -39,6 +39,9 @@ from vbs.database.outages import DATABASE_ERRORS
 
 log = logging.getLogger(__name__)
 
+MOST = 256  # batches in a turn; each has an open file
+MOST_COPIES = 16  # the same where each has a copy of its input file on this machine's disk
+LONG_WAIT_SECONDS = 1.0  # between two requests of a batch while others were served, from which on it is logged
 PROGRESS_SECONDS = 1.0  # between two renewals of the leases during a load
 
 
@@ -350,6 +353,8 @@ class Turn:
         """End the part of a batch in this turn."""
         self._forget(member)
         self._end(member.batch, end)
+        if member.waited > LONG_WAIT_SECONDS:
+            log.info("%s has waited up to %.1f s between two of its requests", member.batch.pk, member.waited)
 
     def _forget(self, member: Member) -> None:
         self.members.pop(member.batch.pk, None)

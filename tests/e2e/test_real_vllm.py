@@ -232,6 +232,10 @@ def test_requests_reach_the_engine_whole(vbs):
     assert len(choices["logprobs"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2
 
 
+def asking(number, model):
+    return line(f"{model} {number}", FRANCE, model=model, max_tokens=32, temperature=0, ignore_eos=True)
+
+
 @pytest.mark.many
 def test_an_adapter_answers_differently_on_the_running_engine(vbs, tmp_path):
     """Weights without sense, and large: what it says has nothing to do with what its base says."""
@@ -251,6 +255,20 @@ def test_an_adapter_answers_differently_on_the_running_engine(vbs, tmp_path):
             said[one["custom_id"]] = body["choices"][0]["message"]["content"]
     assert "Paris" in said[SMOL]
     assert said["one"] == said["two"] != said[SMOL]
+    shared = {name: vbs.create([asking(n, name) for n in range(80)]) for name in (SMOL, "one", "two")}
+    vbs.wait(shared["two"], until={"in_progress"}, seconds=400, done=1)
+    asked = {"messages": [{"role": "user", "content": FRANCE}], "max_tokens": 8, "temperature": 0}
+    words = [
+        "".join(one.choices[0].delta.content or "" for one in chunks)
+        for chunks in (vbs.client.chat.completions.create(model=name, stream=True, **asked) for name in ("one", SMOL))
+    ]
+    assert said["one"].startswith(words[0]) and said[SMOL].startswith(words[1]), "people ask the adapters meanwhile too"
+    ended = {name: vbs.wait(batch, seconds=900) for name, batch in shared.items()}
+    for name, batch in ended.items():
+        good, bad = vbs.books(batch, [f"{name} {n}" for n in range(80)])
+        assert not bad and {one["response"]["body"]["model"] for one in good} == {name}
+    assert max(one.in_progress_at for one in ended.values()) <= min(one.finalizing_at for one in ended.values())
+    assert vbs.pids()["engine"] == engine, "one engine has run all three at the same time"
     listed = {model.id: model.model_extra for model in vbs.client.models.list()}
     assert all(listed[name]["parent"] == SMOL and listed[name]["loaded"] for name in ("one", "two"))
     log = max((vbs.stack.data / "run" / "gpu").glob("engine-*.log"), key=os.path.getmtime)
