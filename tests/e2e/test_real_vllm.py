@@ -242,7 +242,8 @@ def test_an_adapter_answers_differently_on_the_running_engine(vbs, tmp_path):
     modules = tuple(f"model.layers.{layer}.self_attn.{part}_proj" for layer in range(4) for part in ("q", "o"))
     folders = [adapter_folder(tmp_path / name, modules, 576, 576, rank=8, scale=0.3) for name in ("one", "two")]
     vbs.manage("model", "add", "one", str(folders[0]), "--base", SMOL)
-    first = vbs.run([line(name, FRANCE, model=name, max_tokens=16, temperature=0) for name in (SMOL, "one")])
+    asking_both = [line(name, FRANCE, model=name, max_tokens=16, temperature=0) for name in (SMOL, "one")]
+    first = vbs.wait(vbs.create(asking_both), seconds=400)
     engine = vbs.pids()["engine"]
     vbs.manage("model", "add", "two", str(folders[1]), "--base", SMOL)
     second = vbs.run([line("two", FRANCE, model="two", max_tokens=16, temperature=0)])
