@@ -8,9 +8,12 @@ import os
 import signal
 import time
 
+import openai
 import psutil
 import pytest
 
+from models_registry.engine.spec import Address
+from models_registry.engine.watch import figures
 from tests.adapters import adapter_folder
 from tests.amount import few
 from tests.engines import until
@@ -232,6 +235,43 @@ def test_requests_reach_the_engine_whole(vbs):
     assert len(choices["logprobs"][0]["logprobs"]["content"][0]["top_logprobs"]) == 2
 
 
+def test_people_are_answered_while_batches_fill_the_engine(vbs):
+    """The official client streams meanwhile, ahead of the lines; and a stream that nobody reads frees its place."""
+    batches = [vbs.create([ask(f"r{n}", max_tokens=48, ignore_eos=True) for n in range(150)]) for _ in range(2)]
+    vbs.wait(batches[0], until={"in_progress"}, seconds=400, done=1)
+    asked = {"model": SMOL, "messages": [{"role": "user", "content": FRANCE}], "max_tokens": 16, "temperature": 0}
+    chunks = list(vbs.client.chat.completions.create(**asked, stream=True))
+    said = "".join(one.choices[0].delta.content or "" for one in chunks)
+    assert "Paris" in said and {one.model for one in chunks} == {SMOL}, said
+    *_, last = vbs.client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    assert 0 < last.usage.completion_tokens <= 16 and last.choices == []
+    assert vbs.retrieve(batches[1].id).status == "in_progress", "the batches are still under way"
+    steps = list(vbs.client.responses.create(model=SMOL, input=FRANCE, max_output_tokens=8, stream=True))
+    assert steps[-1].type in ("response.completed", "response.incomplete") and steps[-1].response.model == SMOL
+    own = {"priority": 7, "cache_salt": "mine"}
+    answer = vbs.client.completions.create(model=SMOL, prompt="1, 2, 3,", max_tokens=4, extra_body=own)
+    assert answer.usage.completion_tokens == 4
+    with pytest.raises(openai.BadRequestError, match="max_tokens"):
+        vbs.client.chat.completions.create(**asked | {"max_tokens": 100_000})
+    for batch in batches:
+        _, bad = vbs.books(vbs.wait(batch, seconds=900), [f"r{n}" for n in range(150)])
+        assert not bad
+    state = json.loads((vbs.stack.data / "run" / "gpu" / "engine.json").read_text())
+    assert state["started"]["options"]["scheduling-policy"] == "priority"
+    address = Address(**state["address"])
+
+    def running():
+        return figures.ask(address, 10).running
+
+    stream = vbs.client.chat.completions.create(
+        **asked | {"max_tokens": 1900}, extra_body={"ignore_eos": True}, stream=True
+    )
+    next(iter(stream))
+    assert running() == 1
+    stream.close()
+    until(lambda: running() == 0)
+
+
 def asking(number, model):
     return line(f"{model} {number}", FRANCE, model=model, max_tokens=32, temperature=0, ignore_eos=True)
 
@@ -277,9 +317,9 @@ def test_an_adapter_answers_differently_on_the_running_engine(vbs, tmp_path):
     assert log.read_text().count(GONE) == 1
     key = vbs.manage("create_api_key", "--project", "one", "--name", "operator", "--operator").split()[-1]
     assert vbs.open(key).models.delete("two").deleted
-    until = time.monotonic() + 30
+    end = time.monotonic() + 30
     while log.read_text().count(GONE) < 2:
-        assert time.monotonic() < until, "it was not unloaded"
+        assert time.monotonic() < end, "it was not unloaded"
         time.sleep(0.2)
     listed = {model.id: model.model_extra for model in vbs.client.models.list()}
     assert "two" not in listed and not listed["one"]["loaded"] and listed[SMOL]["loaded"]
