@@ -1,20 +1,7 @@
 """Files, uploads, batches and their requests."""
 
-from batches.models.batches import (
-    AT_ONCE,
-    CANDIDATES,
-    CLOSING,
-    METADATA_WORDS,
-    OF_A_KIND,
-    PRIORITIES,
-    RUNNABLE,
-    TERMINAL,
-    Batch,
-    BatchEvent,
-    BatchQuerySet,
-    BatchStatus,
-    LeaseLost,
-)
+from batches.models.batch_rows import AT_ONCE, CANDIDATES, OF_A_KIND, BatchQuerySet
+from batches.models.batches import METADATA_WORDS, Batch, BatchEvent, LeaseLost
 from batches.models.files import (
     PENDING_FOR,
     UPLOAD_PURPOSES,
@@ -38,6 +25,7 @@ from batches.models.requests import (
     adding,
     request_id,
 )
+from batches.models.statuses import CLOSING, PRIORITIES, RUNNABLE, TERMINAL, BatchStatus
 
 __all__ = [
     "AT_ONCE",

@@ -4,7 +4,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from models_registry.api import registry_wire as wire
+from models_registry.api import operations_wire as wire
 from models_registry.api.registry import CHANGES, RegistryView, find_model, read_flag
 from models_registry.api.serializers import OperationAsk
 from models_registry.gpu import operations

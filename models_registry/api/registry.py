@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from models_registry.api import operations_wire
 from models_registry.api import registry_wire as wire
 from models_registry.api.serializers import AliasPut, ModelChange, ModelCreate, PasteRead
 from models_registry.catalog import add, aliases, allowed, paste, remove, rules
@@ -305,7 +306,7 @@ class ModelFit(RegistryView):
 
 
 class ModelMeasurements(RegistryView):
-    @extend_schema(parameters=PAGING, responses={200: schema_of(wire.MeasurementList), **ERRORS})
+    @extend_schema(parameters=PAGING, responses={200: schema_of(operations_wire.MeasurementList), **ERRORS})
     def get(self, request: Request, name: str) -> Response:
         after = request.query_params.get("after", "")
         if after and not (after.isascii() and after.isdigit() and len(after) < 19):
@@ -318,7 +319,7 @@ class ModelMeasurements(RegistryView):
             page(
                 rows,
                 request.query_params,
-                lambda row: wire.measurement_object(row, trusted),
+                lambda row: operations_wire.measurement_object(row, trusted),
                 default=20,
                 high=100,
             )

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from django.core.management.base import CommandError
 
-from models_registry.api.registry_wire import MeasurementObject, OperationObject
+from models_registry.api.operations_wire import MeasurementObject, OperationObject
 from models_registry.cli import Console, as_json, iso, moment, positive, size
 from models_registry.cli.remote import Registry, patiently
 from models_registry.gpu.tuning import candidates

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import httpx2
 
+from models_registry.api.operations_wire import MeasurementObject, OperationObject
 from models_registry.api.registry_wire import (
     AddedDemo,
     AliasObject,
@@ -15,8 +16,6 @@ from models_registry.api.registry_wire import (
     DownloadObject,
     FitObject,
     LeftoverObject,
-    MeasurementObject,
-    OperationObject,
     PlanObject,
     RegistryModel,
     RemovalObject,
