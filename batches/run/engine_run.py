@@ -66,7 +66,8 @@ class Kind:
 
 
 class EngineRun:
-    """answered: how many requests were answered. window: how many are in flight at most."""
+    """answered: how many requests were answered. window: how many may be in flight. most: how many these were at the
+    beginning; windows that are narrower after a death are parts of it."""
 
     def __init__(self, turn: "Turn", engine: Engine) -> None:
         self.turn, self.engine = turn, engine

@@ -67,7 +67,7 @@ class Share:
         self._sent = 0 if level else self._sent
         ready = [member for member in able if member.has(level)]
         for member in able:
-            if member not in ready:
+            if not member.has(level):
                 member.idle()
         if not ready:
             return None

@@ -39,8 +39,6 @@ from vbs.database.outages import DATABASE_ERRORS
 
 log = logging.getLogger(__name__)
 
-MOST = 256  # batches in a turn; each has an open file
-MOST_COPIES = 16  # the same where each has a copy of its input file on this machine's disk
 LONG_WAIT_SECONDS = 1.0  # between two requests of a batch while others were served, from which on it is logged
 PROGRESS_SECONDS = 1.0  # between two renewals of the leases during a load
 
@@ -131,11 +129,12 @@ class Turn:
     def look(self) -> Look:
         """What waits now, and may join."""
         loaded = self.gpu.loaded
-        models = aliases.models()
+        waiting = self.gpu.waiting()
+        models = aliases.models() if waiting else {}
         joining: list[Work] = []
         outranking: int | None = None
         held = False
-        for work in self.gpu.waiting():
+        for work in waiting:
             if work.source is self.work.source and work.model == loaded and self._fits(work, models):
                 if not held:
                     joining.append(work)
