@@ -103,7 +103,7 @@
     return body;
   };
 
-  const address = (base) => base + field("endpoint").value.replace(/^\/v1/, "");
+  const address = (base) => `${base}?${new URLSearchParams({ endpoint: field("endpoint").value, project: field("project").value })}`;
   const post = async (url, body, signal) => {
     const sent = {
       method: "POST",
@@ -215,8 +215,7 @@
       this.streamed = STREAMS.includes(place());
       const sent = this.streamed ? { ...body, stream: true, stream_options: { include_usage: true } } : body;
       try {
-        const url = `${address(form.dataset.asks)}?project=${encodeURIComponent(field("project").value)}`;
-        const response = await post(url, sent, signal);
+        const response = await post(address(form.dataset.asks), sent, signal);
         if (!response.ok) throw new Error(await refusal(response));
         if (response.headers.get("Content-Type").startsWith("text/event-stream")) await this.follow(response.body);
         else this.whole(await response.json());

@@ -42,14 +42,15 @@ def choose(request: Request) -> HttpResponse:
 
 
 def api(view: Callable[..., HttpResponseBase]) -> View:
-    """Words an error as the API does."""
+    """Gives the view the endpoint that is asked for, and words an error as the API does."""
 
     @wraps(view)
-    def answered(request: Request, route: str) -> HttpResponseBase:
+    def answered(request: Request) -> HttpResponseBase:
+        route = request.GET.get("endpoint", "")
         try:
-            if f"/{route}" not in routes.INTERACTIVE:
-                raise NotFound(f"The playground asks nothing at /{route}.", code="unknown_route")
-            return view(request, f"/{route}")
+            if route not in routes.INTERACTIVE:
+                raise NotFound(f"The playground asks nothing at {route[:100]!r}.", code="unknown_route")
+            return view(request, route)
         except ApiError as error:
             return JsonResponse(error.body(), status=error.status_code, headers=error.headers())
 

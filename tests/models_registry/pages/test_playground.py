@@ -159,7 +159,9 @@ def test_numbers_stay_as_they_were_written():
 
 def test_the_address_for_copies(db):
     client = person("operator")
-    answer = client.post("/playground/code/v1/chat/completions", {"model": "m"}, content_type="application/json")
+    answer = client.post(
+        "/playground/code?endpoint=/v1/chat/completions", {"model": "m"}, content_type="application/json"
+    )
     assert answer.status_code == 200 and "http://testserver/v1/chat/completions" in answer.json()["curl"]
-    answer = client.post("/playground/code/v1/chat/completions", "[]", content_type="application/json")
+    answer = client.post("/playground/code?endpoint=/v1/chat/completions", "[]", content_type="application/json")
     assert answer.status_code == 400 and answer.json()["error"]["code"] == "invalid_body"

@@ -25,7 +25,9 @@ class Browser:
     def begin(self, body, route="/chat/completions", project=None, token=TOKEN):
         project = self.project if project is None else project
         headers = {"cookie": self.cookies, "x-csrftoken": token}
-        return Exchange(f"/playground/ask/v1{route}?project={getattr(project, 'pk', project)}", body, headers).start()
+        return Exchange(
+            f"/playground/ask?endpoint=/v1{route}&project={getattr(project, 'pk', project)}", body, headers
+        ).start()
 
     def ask(self, *given, **named):
         async def whole():
