@@ -88,9 +88,21 @@ def options(given: dict[str, Any], task: str, source: str, size: int | None = No
         made["structured-outputs-config"] = {"backend": structured_outputs(source)} | asked
         given = {name: value for name, value in given.items() if name != "structured-outputs-config"}
     made |= given
+    if not memory and made.get("enable-lora") is True:
+        made |= with_spare_place(made)
     if any(made.get(name) is True for name in ONE_SERVER):
         made.pop("api-server-count", None)
     return made
+
+
+def with_spare_place(options: dict[str, Any]) -> dict[str, Any]:
+    """One place more for adapters, which stays empty, on a CPU.
+
+    There vLLM 0.32 computes a request for the model itself, when it runs beside one for an adapter, with the adapter in
+    the last place (index -1 in vllm/lora/ops/torch_ops/lora_ops.py). While that place is empty, this does no harm.
+    """
+    places = int(options.get("max-loras") or 1) + 1
+    return {"max-loras": places, "max-cpu-loras": max(places, int(options.get("max-cpu-loras") or 0))}
 
 
 def cores() -> int:

@@ -88,6 +88,8 @@ class Resident:
             engine = self._acquire(spec, on_progress, adapter)
             try:
                 if adapter and adapter.name not in self.adapters:
+                    if len(self.adapters) >= engine.adapter_places:
+                        self.keep_adapters(set())  # they are loaded again when they are needed
                     control.load_adapter(engine.address, adapter)
                     self.adapters.add(adapter.name)
                 return engine

@@ -107,6 +107,8 @@ class Engine:
     def adapter_places(self) -> int:
         """How many adapters it keeps beside each other; a further one takes the place of another."""
         options = self.started.options
+        if self.spec.kind is EngineKind.VLLM and not defaults.gpu_memory():
+            return int(options.get("max-loras") or 1) - 1  # `defaults.with_spare_place` says why
         return int(options.get("max-cpu-loras") or options.get("max-loras") or 1)
 
     def alive(self) -> bool:

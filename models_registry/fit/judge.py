@@ -80,8 +80,11 @@ def adapters_at_once(model: Model) -> int:
         found = _judged(model, given | {"max-loras": 1}, 1, _files_of(model), corrected=False)
     except ModelError:  # not known for this model
         return MOST_ADAPTERS
-    room = int(found.available.total * ADAPTERS_SHARE) // found.asked.lora if found.asked.lora else MOST_ADAPTERS
-    return max(1, min(MOST_ADAPTERS, room))
+    if not found.asked.lora:
+        return MOST_ADAPTERS
+    spare = 0 if defaults.gpu_memory() else 1  # place that stays empty (`defaults.with_spare_place`)
+    places = int(found.available.total * ADAPTERS_SHARE) * (1 + spare) // found.asked.lora
+    return max(1, min(MOST_ADAPTERS, places - spare))
 
 
 def _cache_in(log: Path) -> int | None:

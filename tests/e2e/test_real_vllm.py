@@ -308,6 +308,8 @@ def test_an_adapter_answers_differently_on_the_running_engine(vbs, tmp_path):
     for name, batch in ended.items():
         good, bad = vbs.books(batch, [f"{name} {n}" for n in range(80)])
         assert not bad and {one["response"]["body"]["model"] for one in good} == {name}
+        texts = {one["response"]["body"]["choices"][0]["message"]["content"] for one in good}
+        assert all(text.startswith(said[name][:8]) for text in texts), "by its own weights, beside the others"
     assert max(one.in_progress_at for one in ended.values()) <= min(one.finalizing_at for one in ended.values())
     assert vbs.pids()["engine"] == engine, "one engine has run all three at the same time"
     listed = {model.id: model.model_extra for model in vbs.client.models.list()}

@@ -5,6 +5,8 @@ import pytest
 
 from models_registry.engine import defaults
 from models_registry.engine.machine import gpus
+from models_registry.engine.server import Engine
+from models_registry.engine.spec import Address, EngineSpec, StartResult
 from tests.models_registry.nvml import FakeGpu, FakeNvml
 
 PROBES = (defaults.gpu_memory, defaults.computes_in_16_bits)
@@ -135,3 +137,17 @@ def test_the_first_gpu_counts(monkeypatch, nvml, found):
     monkeypatch.setattr(gpus, "library", lambda: nvml)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert defaults.gpu_memory() == found
+
+
+def test_on_a_cpu_one_place_for_adapters_stays_empty(monkeypatch, tmp_path):
+    """There the last place would be used for requests that ask for no adapter."""
+    monkeypatch.setattr(defaults, "gpu_memory", lambda: 0)
+    made = defaults.options({"enable-lora": True, "max-loras": 2, "max-cpu-loras": 2}, "chat", str(tmp_path))
+    assert (made["max-loras"], made["max-cpu-loras"]) == (3, 3)
+    spec = EngineSpec("m", str(tmp_path))
+    assert Engine(spec, Address("http://engine/v1"), 1, started=StartResult(options=made)).adapter_places == 2
+    assert "max-loras" not in defaults.options({}, "chat", str(tmp_path))
+    monkeypatch.setattr(defaults, "gpu_memory", lambda: 80 * defaults.GIB)
+    made = defaults.options({"enable-lora": True, "max-loras": 2, "max-cpu-loras": 5}, "chat", str(tmp_path))
+    assert (made["max-loras"], made["max-cpu-loras"]) == (2, 5)
+    assert Engine(spec, Address("http://engine/v1"), 1, started=StartResult(options=made)).adapter_places == 5
