@@ -362,9 +362,9 @@ class Turn:
     def _end(self, batch: Batch, end: RunEnd) -> None:
         """Finish a batch if its last request has ended meanwhile, else release it."""
         if not batch.finish(self.worker):
-            batch.release(self.worker)
-            if end in DRAIN:
+            if end in DRAIN:  # said first: whoever sees the batch released finds the reason
                 batch.note(f"Interrupted: {end.value}.")
+            batch.release(self.worker)
         self.gpu.held.discard(batch.pk)
         log.info("%s leaves the turn: %s", batch.pk, end.value)
 
