@@ -6,11 +6,13 @@ Fixtures for every test; those with a name of their own in a test's module are m
 import json
 import shutil
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from django.db import connection
 
 from batches import tasks
 from batches.files import blobs, store
@@ -144,6 +146,13 @@ def sent(journal):
 
 def fresh(batch):
     return Batch.objects.get(pk=batch.pk)
+
+
+def in_thread(gpu):
+    """Has the GPU serve in a thread, which is returned."""
+    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
+    thread.start()
+    return thread
 
 
 def until(true, seconds=20):

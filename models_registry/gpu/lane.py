@@ -60,11 +60,6 @@ class Lane(ABC):
     def serves(self, model: Model) -> bool:
         """Does the loaded engine serve this model, which may be an adapter, without another start?"""
 
-    def open_window(self, engine: Engine, in_flight: Callable[[], int]) -> Window:
-        """A window for what runs on this engine. in_flight: how many requests are sent and not answered."""
-        self.window = Window(engine, in_flight, lambda: self.worker.asked_at)
-        return self.window
-
     @abstractmethod
     def alone(self) -> bool:
         """Is there no other worker that could run what waits here?"""

@@ -21,7 +21,7 @@ from models_registry.gpu.worker_process import _enrol
 from models_registry.models import Measurement, MeasurementKind, Model, Operation, OperationState, Worker
 from models_registry.workloads import Work
 from tests.adapters import adapter_folder
-from tests.engines import line, until
+from tests.engines import in_thread, line, until
 from vbs import __version__, upkeep
 from vbs.database import outages
 
@@ -30,12 +30,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def fresh(operation):
     return Operation.objects.get(pk=operation.pk)
-
-
-def in_thread(gpu):
-    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
-    thread.start()
-    return thread
 
 
 def done(gpu, kind, model, **options):

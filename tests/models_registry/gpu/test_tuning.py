@@ -1,10 +1,8 @@
 """Tuning: which settings are tried, what is measured of each, what an interruption leaves, and what is kept."""
 
-import threading
 import time
 
 import pytest
-from django.db import connection
 
 from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
@@ -14,7 +12,7 @@ from models_registry.gpu.tuning.keep import keep
 from models_registry.gpu.tuning.search import NGRAM, Facts, changed, search
 from models_registry.models import Measurement, MeasurementKind, Model, Operation, Worker
 from tests.amount import few
-from tests.engines import until
+from tests.engines import in_thread, until
 from vbs.configuration.models import AuditEntry
 
 SLOW = {"max-num-seqs": 2, "latency-ms": 120}
@@ -33,12 +31,6 @@ def dies():
 
 def fresh(operation):
     return Operation.objects.get(pk=operation.pk)
-
-
-def in_thread(gpu):
-    thread = threading.Thread(target=lambda: (gpu.serve(), connection.close()))
-    thread.start()
-    return thread
 
 
 def walked(options, better=lambda setting: False, **facts):
