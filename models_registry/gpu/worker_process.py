@@ -34,6 +34,7 @@ from vbs.run import processes
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 60
+HEED_SECONDS = 1  # time for a worker to follow a wake-up
 FORGOTTEN = timedelta(hours=1)
 
 GPU: Gpu | None = None
@@ -131,10 +132,16 @@ def _beat(worker: Worker) -> None:
 
 
 def look_for_work(gpu: Gpu) -> None:
-    """A lease that runs out wakes nobody. So an idle worker looks for the batches of frozen workers and lost
-    machines."""
-    if gpu.worker.state == WorkerState.IDLE and gpu.next():
+    """A lease that runs out wakes nobody. So an idle worker looks for the batches of frozen workers and lost machines.
+
+    A cluster whose worker is frozen takes two wake-ups more (one waits in its queue, and one for a place there), to
+    which nobody answers. So this asks up to three times.
+    """
+    for _ in range(3):
+        if gpu.worker.state != WorkerState.IDLE or not gpu.next():
+            return
         wake("gpu")
+        outages.stopping.wait(HEED_SECONDS)
 
 
 def sweep_again(worker: Worker) -> None:

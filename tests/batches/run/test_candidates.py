@@ -8,8 +8,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from batches import models
-from batches.models import Batch
+from batches.models import Batch, batch_rows
 from batches.queue import forecast
 from batches.run.workload import BatchesWorkload
 from models_registry.gpu.arbiter import choose, patience
@@ -82,7 +81,7 @@ def test_as_if_all_were_read(queue, monkeypatch, seed):
         )
     loaded, minutes = dice.choice(("a", "b", "")), dice.choice((1, 40))
     whole = chosen(loaded, minutes)
-    monkeypatch.setattr(models.batches, "OF_A_KIND", 3)
+    monkeypatch.setattr(batch_rows, "OF_A_KIND", 3)
     monkeypatch.setattr(Batch.objects.get_queryset().__class__.candidates, "__defaults__", (3,))
     assert len(BatchesWorkload().waiting(loaded)) < 16
     assert chosen(loaded, minutes) == whole
