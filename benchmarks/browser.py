@@ -11,7 +11,7 @@ from benchmarks.system import System
 USER, PASSWORD = "benchmark", "of the benchmarks"
 ENCODINGS = "gzip, br"
 SEEN = re.compile(r'name="seen" value="([^"]+)"')
-NEEDED = re.compile(r'<(?:link rel="stylesheet" href|script src)="([^"]+)"')
+NEEDED = re.compile(r'<(?:link rel="(?:stylesheet|icon)" href|script src)="([^"]+)"')
 
 
 class Browser:

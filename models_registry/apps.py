@@ -12,12 +12,13 @@ class ModelsRegistryConfig(AppConfig):
         from models_registry.gpu import operations, worker_process
         from models_registry.gpu.operation_kinds import OperationsWorkload
         from models_registry.hub import downloads
+        from models_registry.pages.jump import models as models_to_jump_to
         from models_registry.pages.models import page as models
         from models_registry.serving import forwarder, usage
         from models_registry.serving.ledger import ledger
         from vbs import tasks, upkeep
         from vbs.http import later
-        from vbs.pages import recipes
+        from vbs.pages import jump, recipes
 
         worker_process.connect()
         worker_process.AT_START.append(forwarder.start)
@@ -28,3 +29,4 @@ class ModelsRegistryConfig(AppConfig):
         upkeep.register(operations.sweep, downloads.sweep, worker_process.forget_the_dead, usage.purge)
         later.at_end(ledger.write_and_close)
         recipes.MODELS.append(models.names_for_chat)
+        jump.register(models_to_jump_to)

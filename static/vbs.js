@@ -3,13 +3,42 @@
 (() => {
   const byId = (id) => document.getElementById(id);
 
-  // What is said for a moment
+  // What is said for a moment: until it is read, and while somebody points at it or is in it. What went wrong stays until
+  // it is closed.
+
+  const SHOWN = 5000; // ms, and more for each character
+  const EACH = 50;
+
+  const arm = (toast) => {
+    if (toast.querySelector("[data-ends]")) return;
+    const lasts = SHOWN + EACH * toast.textContent.length;
+    const close = document.createElement("button");
+    close.type = "button";
+    close.className = "plain";
+    close.dataset.ends = "";
+    close.textContent = "×";
+    close.ariaLabel = "Close this message";
+    close.addEventListener("click", () => toast.remove());
+    toast.append(close);
+    if (toast.matches(".error, .warning")) return;
+    let timer;
+    const end = () => {
+      clearTimeout(timer);
+      if (!toast.matches(":hover, :focus-within")) timer = setTimeout(() => toast.remove(), lasts);
+    };
+    for (const name of ["pointerenter", "focusin"]) toast.addEventListener(name, () => clearTimeout(timer));
+    for (const name of ["pointerleave", "focusout"]) toast.addEventListener(name, () => setTimeout(end));
+    end();
+  };
+  const armAll = () => document.querySelectorAll("#messages > .message").forEach(arm);
+  document.addEventListener("htmx:load", armAll);
 
   const say = (text) => {
     const message = document.createElement("p");
     message.className = "message error";
     message.textContent = text;
     byId("messages")?.replaceChildren(message);
+    armAll();
   };
 
   document.addEventListener("htmx:responseError", (event) => {
@@ -148,6 +177,7 @@
   });
 
   document.addEventListener("DOMContentLoaded", () => {
+    armAll();
     show();
     connect();
   });

@@ -86,6 +86,7 @@ urlpatterns = [
     path("v1/registry/leftovers/<path:name>", server.LeftoverDetail.as_view()),
     path("v1/registry/fit", server.FolderFit.as_view()),
     path("v1/registry/paste", registry.Paste.as_view()),
+    path("", include("vbs.pages.urls")),
     path("", include("vbs.help.urls")),
     path("", include("vbs.accounts.pages.urls")),
     path("", include("models_registry.pages.urls")),

@@ -8,7 +8,7 @@ pytestmark = pytest.mark.browser
 
 def test_the_admin_works_under_the_policy(vbs, sign_in):
     """What a policy refuses is an error in the console, which fails the test."""
-    page = sign_in("root", at="/admin/", allow=("404",))  # Django's pages name no icon, and it is looked for
+    page = sign_in("root", at="/admin/")
     for path in ("auth/user/", "auth/group/1/change/", "models_registry/model/", "batches/batch/?status__exact=failed"):
         page.goto(f"/admin/{path}")
         expect(page.locator("#content")).to_be_visible()

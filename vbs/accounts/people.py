@@ -11,11 +11,13 @@ from django.contrib.auth.models import Group, User
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 
 from vbs.accounts import roles
 from vbs.accounts.models import Project
 
 GENERATED_BYTES = 15  # 20 characters
+MOST_ADMINS = 5  # that a page names
 
 
 class AccountRefused(Exception):
@@ -113,6 +115,12 @@ def grantable(actor: User) -> list[str]:
         if all(f"{one.content_type.app_label}.{one.codename}" in mine for one in group.permissions.all())
     }
     return [role for role in roles.ROLES if role in within]
+
+
+def admins() -> list[str]:
+    """Names of some who can add people to projects."""
+    may = User.objects.filter(Q(groups__name=roles.ADMIN) | Q(is_superuser=True), is_active=True)
+    return list(may.distinct().order_by("username").values_list("username", flat=True)[:MOST_ADMINS])
 
 
 def _rights(user: User) -> set[str]:

@@ -110,6 +110,8 @@ def _value(obj: Model, name: str) -> str:
 
 
 class Site(admin.AdminSite):
+    site_header = index_title = "Database admin"
+    site_title = "vbs"
     final_catch_all_view = False  # an unknown address gets the same page as everywhere: vbs/http/redirects.py
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:

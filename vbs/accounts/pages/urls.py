@@ -6,14 +6,12 @@ from django.urls import path
 from vbs.accounts.pages import key_page, key_views, people_views
 from vbs.accounts.pages.sign_in import SignIn, admin_sign_in
 from vbs.live import pages as live
-from vbs.pages import views
 from vbs.pages.access import strict
 
 urlpatterns = [
     path("login", strict(SignIn.as_view()), name="login"),
     path("admin/login/", strict(admin_sign_in)),
     path("logout", strict(LogoutView.as_view(next_page="login")), name="logout"),
-    path("project", views.choose_project, name="project"),
     path("system/keys", key_views.keys, name="keys"),
     live.path("system/keys/live", key_page.PAGE, name="keys-live"),
     path("system/keys/<int:pk>/edit", key_views.edit, name="key-edit"),

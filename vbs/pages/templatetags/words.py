@@ -1,6 +1,6 @@
 """Values as the pages say them."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from django import template
 from django.utils import timezone
@@ -44,13 +44,27 @@ def until(at: datetime) -> SafeString:
     """How long it is till then. So rounded that it does not change with every look."""
     seconds = (at - timezone.now()).total_seconds()
     text = "in less than a minute" if seconds < 60 else f"in about {words.duration(seconds)}"
-    minute = at.replace(second=0, microsecond=0)
-    return format_html('<time datetime="{}">{}</time>', minute.isoformat(), text)
+    return _time(at.replace(second=0, microsecond=0), "kept", text)
 
 
 @register.filter
 def when(at: datetime | None) -> SafeString:
-    """A moment, in UTC."""
+    """How long ago that was or in how long it will be, with the moment itself as its tooltip."""
+    return _moment(at, "ago")
+
+
+@register.filter
+def exact(at: datetime | None) -> SafeString:
+    """The moment itself, to the second."""
+    return _moment(at, "exact")
+
+
+def _moment(at: datetime | None, form: str) -> SafeString:
+    """In UTC; times.js writes it in the reader's time."""
     if at is None:
         return mark_safe('<span class="quiet">–</span>')
-    return format_html('<time datetime="{}">{}</time>', at.isoformat(), at.strftime("%Y-%m-%d %H:%M:%S"))
+    return _time(at, form, at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"))
+
+
+def _time(at: datetime, form: str, text: str) -> SafeString:
+    return format_html('<time datetime="{}" data-form="{}">{}</time>', at.isoformat(), form, text)
