@@ -15,11 +15,12 @@ from batches.models import PRIORITIES, UPLOAD_PURPOSES
 from vbs.configuration import runtime
 from vbs.openai import ids
 from vbs.openai.errors import InvalidRequest
-from vbs.openai.fields import PlainText
+from vbs.openai.fields import PlainObject, PlainText
 
 ENDPOINTS = tuple(REQUIRED)
 MAX_UPLOAD = 8 * 2**30
 MAX_PART = 64 * 2**20
+MAX_TEMPLATE = 100_000  # characters
 WHOLE = re.compile(r"[+-]?[0-9]{1,3}")
 
 
@@ -147,12 +148,16 @@ class BatchChange(serializers.Serializer[Any]):
 
 
 class BatchSubmit(BatchOptions):
-    """Upload and create in one call."""
+    """Upload and create in one call. `prompt`, `system`, `id_column` and `parameters` are for tables."""
 
     file = serializers.FileField(allow_empty_file=True, use_url=False)
-    endpoint = ChoiceText(ENDPOINTS, required=False, default=ENDPOINTS[0])
+    endpoint = ChoiceText(ENDPOINTS, required=False)
     completion_window = ChoiceText(lambda: runtime.value("VBS_COMPLETION_WINDOWS"), required=False)
     model = PlainText(required=False, allow_blank=True, max_length=200)
+    prompt = PlainText(required=False, allow_blank=True, max_length=MAX_TEMPLATE)
+    system = PlainText(required=False, allow_blank=True, max_length=MAX_TEMPLATE)
+    id_column = PlainText(required=False, allow_blank=True, max_length=500)
+    parameters = PlainObject(required=False, allow_null=True)
 
 
 def expiry(options: dict[str, Any] | None, default: timedelta | None = None) -> Any:

@@ -15,6 +15,7 @@ from rest_framework.views import APIView
 
 from batches.api import wire
 from batches.api.serializers import (
+    ENDPOINTS,
     MAX_PART,
     BatchChange,
     BatchCreate,
@@ -28,11 +29,13 @@ from batches.api.serializers import (
 )
 from batches.files import store
 from batches.finish import downloads
-from batches.intake import repair, submit
+from batches.intake import from_table, repair, submit
+from batches.intake.tables.requests import Making
 from batches.models import Batch, BatchEvent, BatchStatus, File, Purpose, Upload
 from batches.queue import entries, forecast, order, pauses, snapshot
 from models_registry.api.wire import gpu_object, worker_object
 from models_registry.models import Worker
+from vbs.accounts.models import Project
 from vbs.configuration import runtime
 from vbs.database.written import Given, Written
 from vbs.openai import idempotency, schema
@@ -201,6 +204,22 @@ class UploadCancellation(APIView):
         return Response(wire.upload_object(store.cancel(find_upload(request, upload_id))))
 
 
+def _taken_in(project: Project, path: Path, name: str, given: dict[str, Any]) -> tuple[File, str]:
+    """The input file and its endpoint, of a file of requests or of a table. Takes what is for tables out of `given`."""
+    texts = {key: given.pop(key, "") for key in ("prompt", "system", "id_column")}
+    parameters, endpoint = given.pop("parameters", None) or {}, given.pop("endpoint", "")
+    if from_table.is_one(path, name, has_prompt=bool(texts["prompt"])):
+        making = Making(
+            endpoint, given["default_model"], texts["prompt"], texts["system"], texts["id_column"], parameters
+        )
+        return from_table.take_in(project, path, name, making)
+    if wrong := next((key for key, one in [*texts.items(), ("parameters", parameters)] if one), None):
+        raise InvalidRequest(
+            f"'{wrong}' is for tables, and the lines of this file are requests: leave it out.", param=wrong
+        )
+    return store.take_in(project, path, name, Purpose.BATCH), endpoint or ENDPOINTS[0]
+
+
 class Batches(APIView):
     parser_classes = [StrictJSONParser, MultiPartParser]
 
@@ -219,13 +238,16 @@ class Batches(APIView):
 
     def _submit(self, request: Request, creation: IdempotentCreation) -> Response:
         """Upload and create in one call."""
-        given = checked(BatchSubmit(data=nested(nested(request.data, "metadata"), "output_expires_after")))
+        form = request.data
+        for name in ("metadata", "output_expires_after", "parameters"):
+            form = nested(form, name)
+        given = checked(BatchSubmit(data=form))
         data = given.pop("file")
         window = given.pop("completion_window", None) or runtime.value("VBS_COMPLETION_WINDOWS")[0]
         given["default_model"] = given.pop("model", "")
         project = project_of(request)
-        file = store.take_in(project, uploaded(data), data.name, Purpose.BATCH)
-        batch = submit.draft(project, file.pk, completion_window=window, **given)
+        file, endpoint = _taken_in(project, uploaded(data), data.name, given)
+        batch = submit.draft(project, file.pk, endpoint, window, **given)
         batch.input_file = file
         return self._made(batch, creation, file)
 

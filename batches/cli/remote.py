@@ -1,5 +1,6 @@
 """A server's batches, by its HTTP API. Files are sent and received in pieces."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,9 +29,16 @@ class Batches(Remote):
         endpoint: str = "",
         priority: int | None = None,
         metadata: Mapping[str, str] | None = None,
+        prompt: str = "",
+        system: str = "",
+        id_column: str = "",
+        parameters: Mapping[str, Any] | None = None,
     ) -> BatchObject:
-        """Uploads a file and makes a batch of it in one call: afterwards both are there, or neither."""
+        """Uploads a file and makes a batch of it in one call: afterwards both are there, or neither. prompt, system,
+        id_column and parameters are for tables."""
         fields = {"model": model, "endpoint": endpoint, "priority": "" if priority is None else str(priority)}
+        fields |= {"prompt": prompt, "system": system, "id_column": id_column}
+        fields["parameters"] = json.dumps(parameters) if parameters else ""
         fields = {name: value for name, value in fields.items() if value}
         for name, value in (metadata or {}).items():
             if _UNFIT_FOR_FORM.search(name):

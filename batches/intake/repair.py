@@ -1,7 +1,7 @@
 """Checks an input file before there is a batch, by the same rules, and repairs it.
 
-An uploaded file (JSONL or CSV) is kept as it is, pending, and is not changed: a repair makes a new file. Every pass
-streams; memory holds one line, and a small entry for each request.
+An uploaded file (requests in JSONL, or a table) is kept as it is, pending, and is not changed: a repair makes a new
+file. Every pass streams; memory holds one line, and a small entry for each request.
 """
 
 import dataclasses
@@ -18,10 +18,13 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from batches.files import blobs, store
-from batches.files.kinds import BOM, HEAD, not_utf8, unreadable
-from batches.intake import csv_file, ingest
-from batches.intake.csv_file import CsvError
+from batches.files.kinds import BOM, HEAD, not_utf8
+from batches.intake import ingest
 from batches.intake.records import one_line
+from batches.intake.tables.cells import Limits, TableError
+from batches.intake.tables.reading import ROWS, Reading, format_of, guess
+from batches.intake.tables.requests import Making, endpoint_by_columns, make
+from batches.intake.tables.rows import headings, rows
 from batches.intake.validate import REQUIRED, LineError, Report, lines, read
 from batches.models import File, FileFormat, Purpose
 from models_registry.catalog import aliases
@@ -74,7 +77,7 @@ class Problem:
 @dataclass(frozen=True)
 class Checked:
     """The result of a check. fatal: an error of the whole file, before any line counts. ready: the file that a batch
-    can use, when there is no error."""
+    can use, when there is no error. reading: how the file was read, if it is a table."""
 
     file: File
     endpoint: str
@@ -86,6 +89,7 @@ class Checked:
     good: frozenset[int] = frozenset()
     fatal: str = ""
     ready: File | None = None
+    reading: Reading | None = None
 
     @property
     def more(self) -> int:
@@ -107,43 +111,55 @@ def keep(project: Project, path: Path, filename: str, by: User) -> File:
     most = settings.VBS_MAX_BATCH_MB
     if size > most * 2**20:
         raise FileTooLarge(f"The file has {size:,} bytes; at most {most} MB are allowed in one batch. Split it.")
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-    if kind := unreadable(head):
-        raise UnusableFile(f"This is {kind}. Export it as JSONL (one request a line) or as CSV in UTF-8.")
-    if head.removeprefix(BOM).lstrip().startswith(b"["):
-        raise UnusableFile(
-            "This is one JSON list. JSONL has one object a line, without commas between them: convert it."
-        )
-    found = store.format_of(head, filename)
-    if found == FileFormat.OTHER:  # text: read as a table, it is said which columns it lacks
-        found = FileFormat.CSV
+    try:
+        with path.open("rb") as file:
+            found = FileFormat(format_of(file, filename))
+    except TableError as error:
+        raise UnusableFile(str(error)) from None
     return _kept(project, path, store.label(filename), found, by)
 
 
-def _kept(project: Project, path: Path, name: str, format: FileFormat, by: User) -> File:
+def _kept(project: Project, path: Path, name: str, format: FileFormat, by: User | None) -> File:
+    return store.keep(project, path, named(name, format), Purpose.BATCH, format, by)
+
+
+def named(name: str, format: FileFormat) -> str:
+    """The name of a file of this format that is made of one with that name."""
     stem, dot, last = name.rpartition(".")
-    named = (stem if stem and dot and len(last) <= 6 else name)[:480] + f".{format}"
-    return store.keep(project, path, named, Purpose.BATCH, format, by)
+    ending = FileFormat.JSONL if format == FileFormat.ROWS else format
+    return (stem if stem and dot and len(last) <= 6 else name)[:480] + f".{ending}"
 
 
 def is_table(file: File) -> bool:
-    return file.format == FileFormat.CSV
+    return file.format in (FileFormat.CSV, FileFormat.XLSX, FileFormat.ROWS)
 
 
-def guess_endpoint(file: File, model: str) -> str:
+def reading_of(file: File) -> Reading:
+    """How the table is best read. Raises TableError, FileNotFoundError."""
+    with blobs.local(file.blob) as path, path.open("rb") as content:
+        return guess(content, file.filename, limits())
+
+
+def guess_endpoint(file: File, model: str, reading: Reading | None = None, template: str = "") -> str:
     """The endpoint that the file's first line names; else the one that suits the table's columns, or the model."""
+    if is_table(file):
+        with blobs.local(file.blob) as path, path.open("rb") as content:
+            try:
+                reading = reading or guess(content, file.filename, limits())
+                names = headings(content, reading, limits())
+            except TableError:  # the check says what is wrong
+                names = []
+        return endpoint_of_table(names, model, template)
+    with blobs.open_blob(file.blob) as content:
+        head = content.read(HEAD)
+    return _endpoint_named(head) or endpoint_of(aliases.tasks().get(model, ""))
+
+
+def endpoint_of_table(names: Sequence[str], model: str, template: str) -> str:
+    """The endpoint for a table with these columns, of which a template may make the prompts."""
     task = aliases.tasks().get(model, "")
     usual = endpoint_of(task)
-    with blobs.open_blob(file.blob) as content:
-        if is_table(file):
-            try:
-                names = csv_file.header(content, _line_bytes())
-            except CsvError:
-                return usual
-            return csv_file.endpoint_of(names, usual, task)
-        head = content.read(HEAD)
-    return _endpoint_named(head) or usual
+    return usual if template else endpoint_by_columns(names, usual, task)
 
 
 def _endpoint_named(head: bytes) -> str:
@@ -170,15 +186,20 @@ def _line_bytes() -> int:
     return settings.VBS_MAX_LINE_MB * 2**20
 
 
+def limits() -> Limits:
+    """What a table, and the requests made of it, may have at most."""
+    return Limits(_line_bytes(), settings.VBS_MAX_BATCH_MB * 2**20, runtime.value("VBS_MAX_BATCH_REQUESTS"))
+
+
 # Check
 
 
 class BadLines(InvalidRequest):
     """A batch of this file would fail because of these lines. The body of the answer has the errors, as a batch has."""
 
-    def __init__(self, errors: list[LineError]) -> None:
+    def __init__(self, errors: list[LineError], unit: str = "line") -> None:
         first = errors[0]
-        where = f" (line {first['line']})" if first["line"] else ""
+        where = f" ({unit} {first['line']})" if first["line"] else ""
         more = f" This is the first of {len(errors):,} errors." if len(errors) > 1 else ""
         super().__init__(f"{first['message']}{where}{more} Nothing was kept.", param="file", code=first["code"])
         self.errors = errors
@@ -205,22 +226,37 @@ def check_lines(path: Path) -> None:
         raise BadLines(report.all())
 
 
-def check(file: File, endpoint: str, model: str, by: User, kind: type[Report] = Report) -> Checked:
+def check(
+    file: File,
+    endpoint: str,
+    model: str,
+    by: User,
+    kind: type[Report] = Report,
+    *,
+    making: Making | None = None,
+    reading: Reading | None = None,
+) -> Checked:
     """Check the whole file. A table without errors is stored as JSONL too; that file is `ready`.
 
-    Raises FileNotFoundError when it has been cleaned up.
+    making: how the rows of a table become requests, but for endpoint and model. reading: how a table is read, if not
+    as it is guessed. Raises FileNotFoundError when the file has been cleaned up.
     """
     in_rows, in_lines = kind(), kind()
     with ExitStack() as stack:
         path = stack.enter_context(blobs.local(file.blob))
         source = stack.enter_context(path.open("rb"))
         requests: IO[bytes] = source
-        if table := is_table(file):
+        if is_table(file):
             requests = stack.enter_context(blobs.scratch())
+            making = dataclasses.replace(making or Making(endpoint), endpoint=endpoint, model=model)
             try:
-                _convert(source, requests, endpoint, model, in_rows)
-            except CsvError as error:
-                return Checked(file, endpoint, fatal=str(error))
+                reading = reading or guess(source, file.filename, limits())
+                making.check(headings(source, reading, limits()))
+                make(rows(source, reading, limits()), making, requests, in_rows, limits())
+            except TableError as error:
+                return Checked(file, endpoint, fatal=str(error), reading=reading)
+        else:
+            reading = None
         models: Counter[str] = Counter()
         good = set()
         requests.seek(0)
@@ -240,23 +276,11 @@ def check(file: File, endpoint: str, model: str, by: User, kind: type[Report] = 
             errors=errors,
             good=frozenset(good),
             fatal=next((one["message"] for one in errors if one["code"] in FATAL), ""),
+            reading=reading,
         )
         if bad:
-            return dataclasses.replace(found, problems=() if found.fatal else _problems(path, table, errors[:SHOWN]))
-        return dataclasses.replace(found, ready=_as_jsonl(file, requests, by) if table else file)
-
-
-def _convert(source: IO[bytes], target: IO[bytes], endpoint: str, model: str, report: Report) -> None:
-    csv_file.convert(
-        source,
-        target,
-        endpoint=endpoint,
-        default_model=model,
-        row_bytes=_line_bytes(),
-        most_bytes=settings.VBS_MAX_BATCH_MB * 2**20,
-        most_rows=runtime.value("VBS_MAX_BATCH_REQUESTS"),
-        report=report,
-    )
+            return dataclasses.replace(found, problems=() if found.fatal else _problems(path, reading, errors[:SHOWN]))
+        return dataclasses.replace(found, ready=_as_jsonl(file, requests, by) if reading else file)
 
 
 def _as_jsonl(file: File, requests: IO[bytes], by: User) -> File:
@@ -264,11 +288,11 @@ def _as_jsonl(file: File, requests: IO[bytes], by: User) -> File:
     return _kept(file.project, Path(requests.name), file.filename, FileFormat.JSONL, by)
 
 
-def _problems(path: Path, table: bool, errors: list[LineError]) -> tuple[Problem, ...]:
+def _problems(path: Path, reading: Reading | None, errors: list[LineError]) -> tuple[Problem, ...]:
     typed = {one["line"] for one in errors[:MENDED]}
     texts: dict[int | None, tuple[str, str | None]] = {}
     wanted = {one["line"] for one in errors}
-    for number, raw, is_whole in _pieces(path, table):
+    for number, raw, is_whole in _pieces(path, reading):
         if number in wanted:
             text = raw.decode(errors="replace").rstrip("\r\n")
             can_be_typed = is_whole and number in typed and len(text) <= MEND_CHARACTERS and not not_utf8(raw)
@@ -288,12 +312,13 @@ def remedy(error: LineError) -> str:
     return REMEDIES.get(error["code"], "")
 
 
-def _pieces(path: Path, table: bool) -> Iterator[tuple[int, bytes, bool]]:
-    """Yields number and bytes of each line or row, and True; for a line that is too long its beginning, and False."""
+def _pieces(path: Path, reading: Reading | None) -> Iterator[tuple[int, bytes, bool]]:
+    """Yields number and text of each line or row, and True; for a line that is too long its beginning, and False. The
+    rows of a table are in UTF-8, whatever the file is in."""
     with path.open("rb") as file, path.open("rb") as again:
-        if table:
-            for row in csv_file.rows(file, _line_bytes()):
-                yield row.number, row.raw.removeprefix(BOM) if row.number == 1 else row.raw, True
+        if reading:
+            for piece in reading.pieces(file, _line_bytes()):
+                yield piece.number, piece.raw.encode(), True
             return
         for number, offset, text in lines(file, _line_bytes()):
             if text is None:
@@ -307,45 +332,52 @@ def _pieces(path: Path, table: bool) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def leave_out(checked: Checked, by: User) -> File:
-    """A new file without the bad lines. Raises FileNotFoundError, OSError."""
-    keeps = checked.good | {1} if is_table(checked.file) else checked.good
-    return _rewritten(checked.file, lambda number, raw: raw if number in keeps else b"", by)
+    """A new file without the bad lines; a table is read by `reading.rewritten()`. Raises FileNotFoundError, OSError."""
+    reading = checked.reading
+    headed = reading.header_row if reading and reading.format != ROWS else 0  # the headings, and titles above
+
+    def kept(number: int, raw: bytes) -> bytes:
+        return raw if number <= headed or number in checked.good else b""
+
+    return _rewritten(checked.file, reading, kept, by)
 
 
-def replace(file: File, typed: Mapping[int, str], by: User) -> File:
-    """A new file with these lines corrected; a line without text is left out. Raises UnusableFile for a text that is
-    not one row, FileNotFoundError, OSError."""
-    table, new = is_table(file), {}
-    if table:
-        with blobs.open_blob(file.blob) as content:
-            delimiter = csv_file.delimiter_of(content, _line_bytes())
+def replace(file: File, typed: Mapping[int, str], by: User, reading: Reading | None = None) -> File:
+    """A new file with these lines corrected; a line without text is left out. A table is read by
+    `reading.rewritten()`. Raises UnusableFile for a text that is not one row, FileNotFoundError, OSError."""
+    reading = (reading or reading_of(file)) if is_table(file) else None
+    is_line = reading is None or reading.format == ROWS
+    new = {}
     for number, text in itertools.islice(typed.items(), MENDED):
-        text = text.replace("\r\n", "\n").strip("\n" if table else None)
-        if not table:
+        text = text.replace("\r\n", "\n").strip(None if is_line else "\n")
+        if is_line:
             text = text.replace("\n", " ")
         try:
             raw = text.encode()
-            one = not table or not text or csv_file.is_one_row(raw, _line_bytes(), delimiter)
-        except (CsvError, UnicodeEncodeError) as error:
+            one = reading is None or not text or reading.rewritten().is_one_row(text, _line_bytes())
+        except (TableError, UnicodeEncodeError) as error:
             raise UnusableFile(f"Row {number}: {error}") from None
         if not one:
             raise UnusableFile(f"Row {number} is not one row as it is typed: look at its double quotes.")
         new[number] = raw + b"\n" if raw else b""
-    return _rewritten(file, lambda number, raw: new.get(number, raw), by)
+    return _rewritten(file, reading, lambda number, raw: new.get(number, raw), by)
 
 
-def _rewritten(file: File, change: Callable[[int, bytes], bytes], by: User) -> File:
+def _rewritten(file: File, reading: Reading | None, change: Callable[[int, bytes], bytes], by: User) -> File:
+    most = settings.VBS_MAX_BATCH_MB * 2**20
     with blobs.scratch() as target:
         with blobs.local(file.blob) as path:
-            whole_lines, table = True, is_table(file)
-            for number, raw, whole in _pieces(path, table):
+            whole_lines = True
+            for number, raw, whole in _pieces(path, reading):
                 changed = change(number, raw)
                 if changed and not whole and changed is raw:
                     whole_lines = False
                     break
-                if changed and not table:
+                if changed and not reading:
                     changed = one_line(changed.rstrip(b"\r\n"))
                 target.write(changed if not changed or changed.endswith(b"\n") else changed + b"\n")
+                if target.tell() > most:  # a workbook unpacks to more than it has
+                    break
         if not whole_lines:
             limit = settings.VBS_MAX_LINE_MB
             raise UnusableFile(
@@ -355,6 +387,7 @@ def _rewritten(file: File, change: Callable[[int, bytes], bytes], by: User) -> F
         size = target.tell()
         if size == 0:
             raise UnusableFile("Nothing would be left of the file: choose another.")
-        if size > settings.VBS_MAX_BATCH_MB * 2**20:
-            raise UnusableFile(f"It would have {size:,} bytes; at most {settings.VBS_MAX_BATCH_MB} MB are allowed.")
-        return _kept(file.project, Path(target.name), file.filename, FileFormat(file.format), by)
+        if size > most:
+            raise UnusableFile(f"It would have more than {settings.VBS_MAX_BATCH_MB} MB, the limit of one batch.")
+        format = reading.rewritten().format if reading else file.format
+        return _kept(file.project, Path(target.name), file.filename, FileFormat(format), by)

@@ -30,7 +30,9 @@ class FileStatus(models.TextChoices):
 
 class FileFormat(models.TextChoices):
     JSONL = "jsonl"  # JSON, one object a line
-    CSV = "csv"  # a table, separated by whatever its first row says
+    CSV = "csv"  # a table, separated by whatever its first rows say
+    XLSX = "xlsx"  # a table: a workbook of Excel
+    ROWS = "rows"  # a table: a JSON object a line, which are no requests
     OTHER = "other"  # whatever the server does not read itself
 
 

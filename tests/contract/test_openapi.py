@@ -209,6 +209,7 @@ values = st.recursive(scalars, lambda one: st.lists(one, max_size=3) | st.dictio
 FIELDS = [
     "input_file_id", "endpoint", "completion_window", "metadata", "priority", "output_expires_after", "expires_after",
     "filename", "purpose", "bytes", "mime_type", "part_ids", "md5", "anchor", "seconds", "after", "limit", "order",
+    "prompt", "system", "id_column", "parameters", "model",
 ]  # fmt: skip
 GOOD = st.sampled_from(["24h", CHAT, "batch", "x", 1, ["part_x"], {"anchor": "created_at", "seconds": 3600}])
 bodies = st.dictionaries(st.sampled_from(FIELDS), values | GOOD, max_size=8) | values

@@ -42,9 +42,16 @@ class Command(BaseCommand):
             made.add_argument("--project", help=f"whose batches, on this server ({DEFAULT_PROJECT})")
             return made
 
-        submit = action("submit", "upload a JSONL file and run it", batch=False)
-        submit.add_argument("file", type=Path, metavar="FILE")
+        submit = action("submit", "upload a file of requests, or a table, and run it", batch=False)
+        submit.add_argument(
+            "file", type=Path, metavar="FILE", help="JSONL of requests; a table as CSV, TSV, XLSX or JSONL"
+        )
         submit.add_argument("--model", default="", help="the model of lines that name none")
+        submit.add_argument("--prompt", default="", help="of a table: 'Summarise: {text}' puts in the column text")
+        submit.add_argument("--system", default="", help="of a table: the system prompt; it may name columns, too")
+        submit.add_argument("--id-column", default="", metavar="COL", help="of a table: the column with the custom_ids")
+        submit.add_argument("--max-tokens", type=int, metavar="N", help="of a table: the most tokens of an answer")
+        submit.add_argument("--temperature", type=float, metavar="N", help="of a table")
         submit.add_argument("--endpoint", default="", help="default: the url of the file's first line")
         submit.add_argument("--priority", type=int, help="-100 to 100; a higher one runs first (default: 0)")
         submit.add_argument("--metadata", nargs="+", action="extend", default=[], metavar="K=V")
@@ -98,14 +105,25 @@ class Command(BaseCommand):
         priority: int | None,
         metadata: list[str],
         wait: bool,
-        **_: Any,
+        max_tokens: int | None,
+        temperature: float | None,
+        **options: Any,
     ) -> None:
         if not file.is_file():
             raise CommandError(f"There is no file {str(file)!r}.")
         pairs = dict(map(pair, metadata))
+        parameters = {"max_tokens": max_tokens, "temperature": temperature}
+        of_table = {name: options[name] for name in ("prompt", "system", "id_column")} | {
+            "parameters": {name: value for name, value in parameters.items() if value is not None}
+        }
         try:
             batch = remote.submit(
-                file, model=model, endpoint=endpoint or first_url(file), priority=priority, metadata=pairs
+                file,
+                model=model,
+                endpoint=endpoint or ("" if options["prompt"] else first_url(file)),
+                priority=priority,
+                metadata=pairs,
+                **of_table,
             )
         except KeyboardInterrupt:
             self._tell(f"Interrupted; whether the server has taken it in, {self._command('list')} shows.")

@@ -3,41 +3,34 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+import orjson
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from batches.cli import rows, synthetic
-from batches.cli.rows import RowError
-from batches.cli.template import Template, TemplateError, value
-from batches.intake.records import record
+from batches.cli import synthetic
+from batches.intake.repair import limits
+from batches.intake.tables.cells import TableError
+from batches.intake.tables.reading import REQUESTS, format_of, guess
+from batches.intake.tables.requests import CHAT, EMBEDDINGS, QUESTIONS, SYSTEMS, BadRow, Making, line_of
+from batches.intake.tables.rows import Row, headings, rows
 from batches.intake.validate import MAX_CUSTOM_ID, REQUIRED
 from vbs.cli.terminal import JsonLines, reader_may_leave
 from vbs.cli.whole_file import NotAFile, whole_file
 from vbs.configuration import runtime
 from vbs.logs import one_line
 
-CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, SCORE, RERANK = REQUIRED
 SYNTHETIC_DOCUMENTS = 4  # of each synthetic score
 STANDARD_OUTPUT = "-"
 
 
 class TooMuch(Exception):
     """There are more requests than one batch may have."""
-
-
-class Prompt(NamedTuple):
-    """line: in the table, or the number of a synthetic prompt."""
-
-    line: int
-    custom_id: str
-    text: str
-    system: str
-    documents: list[str]
 
 
 class Sink(Protocol):
@@ -51,19 +44,22 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--out", required=True, metavar="FILE", help="- is standard output")
         source = parser.add_mutually_exclusive_group(required=True)
-        source.add_argument("--from", dest="table", type=Path, metavar="ROWS", help="a .csv or .jsonl file")
+        source.add_argument("--from", dest="table", type=Path, metavar="TABLE", help="CSV, TSV, XLSX, or JSONL of rows")
         source.add_argument("--count", type=int, metavar="N", help="N synthetic prompts of varying lengths")
-        parser.add_argument("--prompt", help="'Summarise: {text}' puts in the column text; {{ and }} are braces")
+        parser.add_argument(
+            "--prompt",
+            help="'Summarise: {text}' puts in the column text; {{ and }} are braces (without it: the column prompt)",
+        )
         parser.add_argument(
             "--document",
             action="append",
             default=[],
             metavar="TEMPLATE",
-            help=f"for {SCORE} and {RERANK}: a text that the prompt is compared with; may be given several times",
+            help=f"for {' and '.join(QUESTIONS)}: a text that the prompt is compared with; may be given several times",
         )
         parser.add_argument("--system", help="the system prompt; it may name columns, too")
         parser.add_argument(
-            "--id-column", metavar="COL", help="the column with each row's custom_id (default: request-1, request-2 …)"
+            "--id-column", metavar="COL", help="the column with each row's custom_id (default: row-2, row-3 …)"
         )
         parser.add_argument(
             "--seed", type=int, default=0, metavar="N", help="another seed gives other synthetic prompts (default: 0)"
@@ -90,7 +86,7 @@ class Command(BaseCommand):
                 raise CommandError(one_line(why))
         try:
             count = self._write(given)
-        except (RowError, TemplateError, TooMuch, NotAFile, OSError) as error:
+        except (TableError, TooMuch, NotAFile, OSError) as error:
             raise CommandError(one_line(str(error))) from error
         self.stderr.write(f"{count:,} requests" + ("" if given.model else "; they name no model"), style_func=str)
 
@@ -105,7 +101,6 @@ class Command(BaseCommand):
 def complaints(given: SimpleNamespace) -> Iterator[tuple[bool, str]]:
     """Options that do not go together or are out of range."""
     if given.count is None:
-        yield given.prompt is None, "--from needs a --prompt."
         yield given.shared_prefix != 0, "--shared-prefix is for synthetic prompts; leave it out with --from."
     else:
         yield given.prompt is not None, "--prompt is for rows; leave it out with --count."
@@ -115,18 +110,15 @@ def complaints(given: SimpleNamespace) -> Iterator[tuple[bool, str]]:
         too_many = given.count > runtime.value("VBS_MAX_BATCH_REQUESTS") and not given.split
         yield too_many, f"--count is {given.count:,}: {_most_requests()}"
         yield bool(given.document), "--document is for rows; leave it out with --count."
-    scores = given.endpoint in (SCORE, RERANK)
+    scores = given.endpoint in QUESTIONS
     yield bool(given.document) and not scores, f"--document does not go with {given.endpoint}."
-    without = given.count is None and scores and not given.document
-    yield without, f"{given.endpoint} needs a --document to compare the prompt with."
     tokens, heat = given.max_tokens, given.temperature
     yield tokens is not None and tokens < 1, f"--max-tokens is {tokens}; it must be at least 1."
     yield not (heat is None or 0 <= heat <= 2), f"--temperature is {heat}; it must be from 0 to 2."
     yield given.model == "", "--model is empty; leave it out, or name one."
-    system_fits = given.endpoint in (CHAT, RESPONSES)
-    yield given.system is not None and not system_fits, f"--system does not go with {given.endpoint}."
+    yield given.system is not None and given.endpoint not in SYSTEMS, f"--system does not go with {given.endpoint}."
     sampled = tokens is not None or heat is not None
-    reads = given.endpoint in (EMBEDDINGS, SCORE, RERANK)
+    reads = given.endpoint in (EMBEDDINGS, *QUESTIONS)
     yield reads and sampled, f"--max-tokens and --temperature do not go with {given.endpoint}."
     yield given.split and given.out == STANDARD_OUTPUT, "Standard output cannot be split: give --out a file."
     for name, text in (("--model", given.model), ("--id-column", given.id_column)):
@@ -146,79 +138,71 @@ def _most_requests() -> str:
 
 
 def requests(given: SimpleNamespace) -> Iterator[tuple[int, bytes]]:
-    """Each request as a line of JSON, with the number of the row's line. Raises RowError, TemplateError, OSError."""
-    tokens = "max_output_tokens" if given.endpoint == RESPONSES else "max_tokens"
-    options = {"model": given.model, tokens: given.max_tokens, "temperature": given.temperature}
-    options = {name: option for name, option in options.items() if option is not None}
-    body = BODIES[given.endpoint]
-    for prompt in _synthetic(given) if given.table is None else _from_rows(given):
-        request = {
-            "custom_id": prompt.custom_id,
-            "method": "POST",
-            "url": given.endpoint,
-            "body": options | body(prompt),
-        }
-        yield prompt.line, record(request)
+    """Each request as a line of JSON, with the number of its row. Raises TableError, OSError."""
+    parameters = {"max_tokens": given.max_tokens, "temperature": given.temperature}
+    making = Making(
+        given.endpoint,
+        model=given.model or "",
+        template=given.prompt or "",
+        system=given.system or "",
+        id_column=given.id_column or "",
+        parameters={name: value for name, value in parameters.items() if value is not None},
+        documents=tuple(given.document),
+        needs_model=False,
+    )
+    return _from_table(given.table, making) if given.table else _synthetic(given, making)
 
 
-def _chat(prompt: Prompt) -> dict[str, Any]:
-    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    return {"messages": [*system, {"role": "user", "content": prompt.text}]}
-
-
-def _response(prompt: Prompt) -> dict[str, Any]:
-    return ({"instructions": prompt.system} if prompt.system else {}) | {"input": prompt.text}
-
-
-BODIES: dict[str, Callable[[Prompt], dict[str, Any]]] = {
-    CHAT: _chat,
-    COMPLETIONS: lambda prompt: {"prompt": prompt.text},
-    EMBEDDINGS: lambda prompt: {"input": prompt.text},
-    RESPONSES: _response,
-    SCORE: lambda prompt: {"queries": prompt.text, "documents": prompt.documents},
-    RERANK: lambda prompt: {"query": prompt.text, "documents": prompt.documents},
-}
-
-
-def _synthetic(given: SimpleNamespace) -> Iterator[Prompt]:
-    system = Template(given.system or "").fill({})
+def _synthetic(given: SimpleNamespace, making: Making) -> Iterator[tuple[int, bytes]]:
+    making = replace(making, template="{prompt}", id_column="id")
     documents = synthetic.texts(given.seed)
     for number, text in enumerate(synthetic.prompts(given.count, given.seed, given.shared_prefix), 1):
-        beside = list(islice(documents, SYNTHETIC_DOCUMENTS)) if given.endpoint in (SCORE, RERANK) else []
-        yield Prompt(number, f"request-{number}", text, system, beside)
-
-
-def _from_rows(given: SimpleNamespace) -> Iterator[Prompt]:
-    """Memory does not grow with the rows, except for a small entry per id."""
-    prompt, system = Template(given.prompt), Template(given.system or "")
-    documents = [Template(text) for text in given.document]
-    seen: dict[bytes, int] = {}
-    number = 0
-    for number, row in enumerate(rows.read(given.table, settings.VBS_MAX_LINE_MB * 2**20), 1):
+        columns = {"id": f"request-{number}", "prompt": text}
+        if given.endpoint in QUESTIONS:
+            columns["documents"] = orjson.dumps(list(islice(documents, SYNTHETIC_DOCUMENTS))).decode()
         try:
-            custom_id = f"request-{number}" if given.id_column is None else value(row.columns, given.id_column)
-            beside = [document.fill(row.columns) for document in documents]
-            made = Prompt(row.line, custom_id, prompt.fill(row.columns), system.fill(row.columns), beside)
-        except TemplateError as error:
-            raise TemplateError(f"Line {row.line} of {given.table}: {error}") from None
-        if given.id_column is not None:
-            _check_id(made, seen)
-        yield made
-    if not number:
-        raise RowError(f"{given.table} has no rows.")
+            yield number, line_of(making.request_of(Row(number, columns)))
+        except BadRow as error:
+            raise TableError(str(error)) from None
 
 
-def _check_id(prompt: Prompt, seen: dict[bytes, int]) -> None:
-    custom_id = prompt.custom_id
+def _from_table(path: Path, making: Making) -> Iterator[tuple[int, bytes]]:
+    """Memory does not grow with the rows, except for a small entry per id."""
+    most, seen = limits(), dict[bytes, int]()
+    is_empty = True
+    with path.open("rb") as file:
+        if format_of(file, path.name) == REQUESTS:
+            raise TableError(f"{path} is no table: its first line is a request already, or no JSON object.")
+        reading = guess(file, path.name, most)
+        names = headings(file, reading, most)
+        making.check(names)
+        has_ids = bool(making.id_column) or (not making.template and "custom_id" in map(str.lower, names))
+        for row in rows(file, reading, most):
+            if row.is_blank:
+                continue
+            try:
+                request = making.request_of(row)
+                line = line_of(request)
+            except BadRow as error:
+                raise TableError(f"Row {row.number} of {path}: {error}") from None
+            if has_ids:
+                _check_id(row.number, request["custom_id"], seen)
+            is_empty = False
+            yield row.number, line
+    if is_empty:
+        raise TableError(f"{path} has no rows below its headings.")
+
+
+def _check_id(number: int, custom_id: str, seen: dict[bytes, int]) -> None:
     if not 0 < len(custom_id) <= MAX_CUSTOM_ID or "\0" in custom_id:
-        raise RowError(
-            f"Line {prompt.line}: {custom_id[:60]!r} cannot be an id; it must have 1 to {MAX_CUSTOM_ID} characters, "
+        raise TableError(
+            f"Row {number}: {custom_id[:60]!r} cannot be an id; it must have 1 to {MAX_CUSTOM_ID} characters, "
             "and none of them NUL."
         )
     key = hashlib.blake2b(custom_id.encode(), digest_size=16).digest()
     if earlier := seen.get(key):
-        raise RowError(f"Lines {earlier} and {prompt.line} have the same id {custom_id[:60]!r}.")
-    seen[key] = prompt.line
+        raise TableError(f"Rows {earlier} and {number} have the same id {custom_id[:60]!r}.")
+    seen[key] = number
 
 
 # Files
@@ -253,12 +237,12 @@ def distribute(lines: Iterator[tuple[int, bytes]], next_file: Callable[[], Sink]
     total = count = size = 0
     for number, line in lines:
         if len(line) - 1 > line_bytes:
-            raise TooMuch(f"The request of line {number} has {len(line):,} bytes; at most {line_bytes:,} go.")
+            raise TooMuch(f"The request of row {number} has {len(line):,} bytes; at most {line_bytes:,} go.")
         full = count == most_requests
         if full or size + len(line) > most_bytes:
             if not split:
                 largest = f"a batch has at most {most_bytes:,} bytes (VBS_MAX_BATCH_MB); use --split."
-                raise TooMuch(f"Line {number} is too much: {_most_requests() if full else largest}")
+                raise TooMuch(f"Row {number} is too much: {_most_requests() if full else largest}")
             file = next_file()
             count = size = 0
         file.write(line)

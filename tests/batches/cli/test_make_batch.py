@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from batches.cli import synthetic
-from batches.cli.template import Template, TemplateError
+from batches.intake.tables.template import Template, TemplateError
 from batches.intake.validate import Report, Rules, read
 
 CHAT = "/v1/chat/completions"
@@ -92,6 +92,7 @@ def test_csv(tmp_path):
                 {"role": "user", "content": 'He said "hi",\nand left!'},
             ],
         },
+        "row": {"id": "a", "text": 'He said "hi",\nand left'},
     }
     assert found[1]["body"]["messages"][1]["content"] == "\u2028{id}!"
 
@@ -101,7 +102,7 @@ def test_jsonl(tmp_path):
     path = table(tmp_path, "\n\n".join(map(json.dumps, rows)), "rows.jsonl")
     found = make("--from", path, "--prompt", "{text}|{n}", "--max-tokens", 9, "--temperature", 0)
     assert [one["body"]["messages"][0]["content"] for one in found] == ["a|1.5", '|[1,"x"]']
-    assert [one["custom_id"] for one in found] == ["request-1", "request-2"]
+    assert [one["custom_id"] for one in found] == ["row-1", "row-3"]
     assert {name: found[0]["body"][name] for name in ("max_tokens", "temperature")} == {
         "max_tokens": 9,
         "temperature": 0,
@@ -129,22 +130,22 @@ def test_every_endpoint_has_its_body(tmp_path, endpoint, body):
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
-        ("id,text\na,x\nb,y\na,z\n", "rows.csv", "Lines 2 and 4 have the same id 'a'"),
-        ('id,text\na,"x\ny"\na,z\n', "rows.csv", "Lines 2 and 4 have the same id 'a'"),
-        ("id,text\n,x\n", "rows.csv", "Line 2: '' cannot be an id"),
+        ("id,text\na,x\nb,y\na,z\n", "rows.csv", "Rows 2 and 4 have the same id 'a'"),
+        ('id,text\na,"x\ny"\na,z\n', "rows.csv", "Rows 2 and 3 have the same id 'a'"),
+        ("id,text\n,x\n", "rows.csv", "Row 2 of .*gives no id"),
         ("id,text\n" + "i" * 513 + ",x\n", "rows.csv", "512 characters"),
-        ("id,text\na\n", "rows.csv", "Line 2 has 1 fields, and the first line names 2"),
-        ('id,text\na,"x\n', "rows.csv", "Line 2 is not CSV"),
-        ("id,id\n", "rows.csv", "Two columns are called 'id'"),
+        ("id,text\na,b,c\n", "rows.csv", "Row 2 of .*has 3 cells, and the headings are 2"),
+        ('id,text\na,"x\n', "rows.csv", "Row 2 of .*cannot be read"),
         ("id,text\n", "rows.csv", "has no rows"),
-        ("", "rows.csv", "empty"),
-        (b"id,text\na,\xff\n", "rows.csv", "Line 2 is not UTF-8"),
-        ("id,other\na,x\n", "rows.csv", "Line 2 of .*no column 'text'; there is 'id', 'other'"),
-        ("[1]\n", "rows.jsonl", "Line 1 is not a JSON object"),
-        ('{"id": "a"\n', "rows.jsonl", "Line 1 is not JSON"),
+        ("", "rows.csv", "first row must name the columns"),
+        (b"id,text\na,\xc3\xa9\nb,\xc3\xa9\nc,\xff\n", "rows.csv", "Line 4 is not UTF-8"),
+        ("id,other\na,x\n", "rows.csv", "no column 'text'; there is 'id', 'other'"),
+        ("[1]\n", "rows.jsonl", "one JSON list"),
+        ('{"id": "a", "text": "x"}\n[1]\n', "rows.jsonl", "Row 2 of .*not a JSON object"),
+        ('{"id": "a"\n', "rows.jsonl", "no table: its first line is a request already, or no JSON object"),
         ('{"id": "a", "text": ' + "[" * 300 + "]" * 300 + "}", "rows.jsonl", "nested too deeply"),
-        ('{"text": "x"}\n', "rows.jsonl", "Line 1 of .*no column 'id'"),
-        ("x", "rows.txt", "neither .csv nor .jsonl"),
+        ('{"text": "x"}\n', "rows.jsonl", "no column 'id'"),
+        (b"%PDF", "rows.csv", "This is a PDF document"),
     ],
 )
 def test_bad_rows_are_named_and_leave_no_file(tmp_path, content, name, message):
@@ -165,7 +166,6 @@ def test_no_such_table(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--from", "x.csv"], "needs a --prompt"),
         (["--count", 2, "--prompt", "x"], "--prompt is for rows"),
         (["--count", 2, "--id-column", "x"], "--id-column is for rows"),
         (["--count", 0], "--count is 0"),
@@ -178,11 +178,10 @@ def test_no_such_table(tmp_path):
         (["--count", 1, "--max-tokens", 1, "--endpoint", "/v1/score"], "do not go with /v1/score"),
         (["--count", 1, "--document", "x"], "--document is for rows"),
         (["--from", "x.csv", "--prompt", "x", "--document", "x"], "--document does not go with /v1/chat/completions"),
-        (["--from", "x.csv", "--prompt", "x", "--endpoint", "/v1/rerank"], "/v1/rerank needs a --document"),
         (["--count", 1, "--split"], "cannot be split"),
         (["--count", 1, "--model", ""], "--model is empty"),
         (["--count", 1, "--model", "\udcff"], "not text in UTF-8"),
-        (["--count", 1, "--system", "{x}"], "there are none"),
+        (["--count", 1, "--system", "{x}"], "no column 'x'"),
         (["--count", 1, "--from", "x.csv"], "not allowed with"),
         ([], "required"),
     ],
@@ -203,14 +202,14 @@ def test_a_device_or_a_folder_is_not_replaced(tmp_path):
 def test_too_much_is_refused_or_split(tmp_path, settings):
     settings.VBS_MAX_BATCH_REQUESTS = 4
     path = table(tmp_path, "t\n" + "x\n" * 10)
-    refused("Line 6 is too much: a batch has at most 4 requests", "--from", path, "--prompt", "{t}", out=tmp_path / "o")
+    refused("Row 6 is too much: a batch has at most 4 requests", "--from", path, "--prompt", "{t}", out=tmp_path / "o")
     stdout, out = StringIO(), tmp_path / "out.jsonl"
     words = ["--from", str(path), "--prompt", "{t}", "--split", "--out", str(out)]
     call_command("make_batch", *words, stdout=stdout, stderr=StringIO())
     files = sorted(tmp_path.glob("out*"))
     assert [one.name for one in files] == ["out-001.jsonl", "out-002.jsonl", "out-003.jsonl"]
     ids = [json.loads(line)["custom_id"] for one in files for line in one.read_text().splitlines()]
-    assert ids == [f"request-{number}" for number in range(1, 11)]
+    assert ids == [f"row-{number}" for number in range(2, 12)]
 
     settings.VBS_MAX_BATCH_REQUESTS = 5
     before = files[0].read_text()
@@ -222,10 +221,10 @@ def test_too_much_is_refused_or_split(tmp_path, settings):
 def test_bytes_are_limited_too(tmp_path, settings):
     settings.VBS_MAX_BATCH_MB = settings.VBS_MAX_LINE_MB = 1
     wide = table(tmp_path, "t\n" + "x" * (2**20 - 100) + "\n")
-    refused("The request of line 2 has 1,048,", "--from", wide, "--prompt", "{t}")
-    refused("Line 1 has more than 1,048,576 bytes", "--from", table(tmp_path, "x" * 2**21), "--prompt", "{t}")
-    three = table(tmp_path, "t\n" + ("x" * 400_000 + "\n") * 3)
-    refused("Line 4 is too much: a batch has at most 1,048,576 bytes", "--from", three, "--prompt", "{t}")
+    refused("The request of row 2 has ", "--from", wide, "--prompt", "{t}")
+    refused("begins on line 1 has more than 1 MB", "--from", table(tmp_path, "x" * 2**21), "--prompt", "{t}")
+    three = table(tmp_path, "t\n" + ("x" * 200_000 + "\n") * 3)
+    refused("Row 4 is too much: a batch has at most 1,048,576 bytes", "--from", three, "--prompt", "{t}")
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path):

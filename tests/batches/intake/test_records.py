@@ -6,8 +6,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batches.finish.outputs import output_line
-from batches.intake.csv_file import convert
 from batches.intake.records import one_line, record
+from batches.intake.tables.cells import Limits
+from batches.intake.tables.reading import Reading
+from batches.intake.tables.requests import Making, make
+from batches.intake.tables.rows import rows
 from batches.intake.validate import Report
 from batches.models import BatchRequest, RequestState
 
@@ -56,8 +59,9 @@ def test_lines_of_output_and_error_files():
 def test_lines_made_of_a_table(tmp_path):
     source, target = tmp_path / "in.csv", tmp_path / "out.jsonl"
     source.write_text('prompt\n"one\u2028two\x85three"\n', newline="")
-    limits = {"row_bytes": 2**20, "most_bytes": 2**20, "most_rows": 9}
-    with source.open("rb") as rows, target.open("wb") as lines:
-        convert(rows, lines, endpoint="/v1/completions", default_model="m", report=Report(), **limits)
+    limits = Limits(2**20, 2**20, 9)
+    with source.open("rb") as table, target.open("wb") as lines:
+        read = rows(table, Reading("csv"), limits)
+        make(read, Making("/v1/completions", "m"), lines, Report(), limits)
     found = only_line(target.read_bytes().removeprefix(b"\n"))  # the header's line is blank
-    assert found["body"]["prompt"] == "one\u2028two\x85three"
+    assert found["row"]["prompt"] == found["body"]["prompt"] == "one\u2028two\x85three"

@@ -395,13 +395,13 @@ def test_a_file_that_is_looked_at_is_kept(ann):
     [
         ("a.jsonl", b"", "The file is empty"),
         ("a.jsonl", b"\n \n\n", "every line is blank"),
-        ("a.xlsx", b"PK\x03\x04rest", "a ZIP archive or an Excel"),
+        ("a.xlsx", b"PK\x03\x04rest", "begins like an Excel file and is none"),
         ("a.csv", b"%PDF-1.7", "a PDF document"),
         ("a.bin", b"x\0y", "a binary file"),
-        ("a.csv", "prompt\nhi\n".encode("utf-16"), "UTF-16"),
-        ("a.csv", "prompt\ncafé\n".encode("latin-1"), "Line 2 is not UTF-8"),
+        ("a.jsonl", '{"body": {}}'.encode("utf-16"), "UTF-16"),
+        ("a.csv", "prompt\ncafé\ncafé\n".encode() + b"caf\xe9\n", "Line 4 is not UTF-8"),
         ("a.json", b'[{"custom_id": "a"}]', "one JSON list"),
-        ("a.txt", b"just some words\n", "no column &#x27;just some words&#x27;"),
+        ("a.txt", b"just some words\n", "No column holds what is asked"),
         ("a.csv", b"prompt\n", "every line is blank"),
     ],
 )
