@@ -1,4 +1,4 @@
-// A file that is dropped is as if it were chosen; how far its upload is; words for one that is too large.
+// A file that is dropped is as if it were chosen; how far its upload is; columns for the template; what a reload keeps.
 "use strict";
 (() => {
   const area = () => document.querySelector(".drop");
@@ -83,5 +83,51 @@
   });
   document.addEventListener("htmx:sendError", (event) => {
     if (event.target.closest("#new-batch") && area()) complain("The upload was interrupted: choose the file again.");
+  });
+
+  const form = () => document.getElementById("new-batch");
+
+  // The button of a column puts it into the template, where the cursor is
+
+  document.addEventListener("click", (event) => {
+    const button = event.target instanceof Element && event.target.closest("[data-inserts]");
+    if (!button) return;
+    event.preventDefault();
+    const text = document.getElementById("id_template");
+    text.setRangeText(`{${button.dataset.inserts}}`, text.selectionStart, text.selectionEnd, "end");
+    text.focus();
+    text.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+
+  // A reload shows the same file, and what was typed for it
+
+  const isDraft = (field) =>
+    field.matches("textarea[name], select[name], input[name]:not([type=hidden], [type=file])") &&
+    !/^(line|read)-/.test(field.name);
+  const fields = () => [...form().elements].filter(isDraft);
+  const address = () => form().dataset.address;
+
+  const save = () => {
+    const values = fields().map((field) => [field.name, field.value]);
+    sessionStorage.setItem("new batch", JSON.stringify({ address: address(), values }));
+  };
+  const keep = () => {
+    history.replaceState(history.state, "", `${form().getAttribute("action")}?${address()}`);
+    save();
+  };
+
+  document.addEventListener("htmx:afterSettle", (event) => event.target.id === "new-batch" && keep());
+  document.addEventListener("input", (event) => event.target.closest("#new-batch") && save());
+  document.addEventListener("submit", (event) => {
+    if (event.target === form()) sessionStorage.removeItem("new batch"); // the answer has it, or the batch is made
+  });
+  document.addEventListener("DOMContentLoaded", () => {
+    if (!form()) return;
+    if (!("new" in form().dataset)) return keep(); // the answer to a form: a reload would send it again
+    const kept = JSON.parse(sessionStorage.getItem("new batch"));
+    if (kept?.address !== address()) return;
+    const values = new Map(kept.values);
+    for (const field of fields()) if (values.has(field.name)) field.value = values.get(field.name);
+    document.querySelector("#id_prompts, #id_template")?.dispatchEvent(new Event("input", { bubbles: true }));
   });
 })();

@@ -25,6 +25,7 @@ urlpatterns: list[URLPattern] = [
     live.path("batches/live", history.PAGE, name="batches-live"),
     path("batches/new", create_views.new, name="batch-new"),
     path("batches/new/check", create_views.check, name="batch-new-check"),
+    path("batches/new/preview", create_views.preview, name="batch-new-preview"),
     path("batches/new/report", create_views.report, name="batch-new-report"),
     path("batches/new/sample.jsonl", create_views.sample_jsonl, name="batch-new-sample-jsonl"),
     path("batches/new/sample.csv", create_views.sample_csv, name="batch-new-sample-csv"),

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import wraps
+from typing import Concatenate, ParamSpec
 
 from batches.intake import sample
 from batches.models import Batch
@@ -11,21 +12,23 @@ from batches.queue.snapshot import Forecast
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+
 RUN_THROUGH = "All its requests have ended; its files are written next."
 UNKNOWN_NOW = Forecast(why="It cannot be estimated now. The server's log says why.")
 UNCOUNTED = Forecast(why="Its requests are not counted yet.")
 
 
-def never_failing(estimate: Callable[[Batch], Forecast]) -> Callable[[Batch], Forecast]:
+def never_failing(estimate: Callable[Concatenate[Batch, P], Forecast]) -> Callable[Concatenate[Batch, P], Forecast]:
     """Returns UNKNOWN_NOW when the estimate fails, because an estimate must not make another action fail.
 
     Not for use within a transaction, which an error of the database would end.
     """
 
     @wraps(estimate)
-    def guarded(batch: Batch) -> Forecast:
+    def guarded(batch: Batch, *given: P.args, **named: P.kwargs) -> Forecast:
         try:
-            return estimate(batch)
+            return estimate(batch, *given, **named)
         except Exception:
             log.exception("The end of %s cannot be estimated", batch.pk)
             return UNKNOWN_NOW
@@ -55,7 +58,10 @@ def of(batch: Batch) -> Forecast:
 def of_new(batch: Batch) -> Forecast:
     """The forecast of a batch that is not read or saved yet, from the beginning of its file, as if it were in the
     queue."""
-    seen = sample.look(batch.input_file, batch.default_model, batch.endpoint)
-    if seen.why:
-        return Forecast(why=seen.why)
-    return snapshot.current().with_one_more(batch, seen)
+    return of_sample(batch, sample.look(batch.input_file, batch.default_model, batch.endpoint))
+
+
+@never_failing
+def of_sample(batch: Batch, seen: sample.Sample) -> Forecast:
+    """The same, with as many requests as the sample says."""
+    return Forecast(why=seen.why) if seen.why else snapshot.current().with_one_more(batch, seen)

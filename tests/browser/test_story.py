@@ -133,7 +133,7 @@ def test_cancel_one_and_restart_the_worker_in_the_middle_of_another(vbs, sign_in
 
 
 def test_by_keyboard_alone(vbs, sign_in):
-    """Sign in, find the way to a new batch, have the sample checked, and create it: without a mouse."""
+    """Sign in, find the way to a new batch, take the example, and create it: without a mouse."""
     page = sign_in("operator", at="/", viewport={"width": 1280, "height": 900})
 
     def press_until(wanted, key="Tab", most=80):
@@ -156,9 +156,9 @@ def test_by_keyboard_alone(vbs, sign_in):
     press_until("^New batch$")
     page.keyboard.press("Enter")
     page.wait_for_url("**/batches/new")
-    press_until("^Use the sample$")
+    press_until("^Try it with an example$")
     page.keyboard.press("Enter")
-    expect(page.locator("#result")).to_contain_text("Nothing is wrong")
+    expect(page.locator("#preview")).to_contain_text("Boils fast")
     press_until("^Create batch$")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(r"/batches/batch_\w+/$"))

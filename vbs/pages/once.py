@@ -5,9 +5,11 @@ The form has a mark of its own, which is kept in the transaction that makes the 
 
 import hashlib
 import secrets
+from collections.abc import Callable
 
 from django import forms
 from django.core import signing
+from django.db import transaction
 
 from vbs.accounts.models import KeptAnswer, Project
 
@@ -19,7 +21,7 @@ def _fresh() -> str:
 
 
 class OnceField(forms.CharField):
-    """A hidden field whose value is for `first`."""
+    """A hidden field whose value is for `first` and `make`."""
 
     widget = forms.HiddenInput
 
@@ -39,10 +41,33 @@ class OnceField(forms.CharField):
 def first(mark: str, project: Project) -> bool:
     """Whether the form with this mark has made nothing yet; at the commit, it has. Of two at the same time the second
     waits for the first."""
-    if not mark:
-        return True
-    key = hashlib.sha256(f"{SALT} {mark}".encode()).hexdigest()
-    _, is_new = KeptAnswer.objects.get_or_create(
-        pk=key, defaults={"project": project, "fingerprint": "form", "status": 200}
+    return not mark or _kept(mark, project)[1]
+
+
+def make(mark: str, project: Project, create: Callable[[], str]) -> tuple[str, bool]:
+    """The id of what the form with this mark makes, which `create` does and returns, and True; the id of what it has
+    made before, and False. Of two at the same time the second waits for the first."""
+    with transaction.atomic():
+        if not mark:
+            return create(), True
+        kept, is_new = _kept(mark, project)
+        if is_new:
+            kept.body = create()
+            kept.save(update_fields=["body"])
+        return kept.body, is_new
+
+
+def made(mark: str) -> str:
+    """The id of what the form with this mark has made with `make`; empty when it has made nothing."""
+    found = KeptAnswer.objects.filter(pk=_key(mark)).first() if mark else None
+    return found.body if found else ""
+
+
+def _key(mark: str) -> str:
+    return hashlib.sha256(f"{SALT} {mark}".encode()).hexdigest()
+
+
+def _kept(mark: str, project: Project) -> tuple[KeptAnswer, bool]:
+    return KeptAnswer.objects.get_or_create(
+        pk=_key(mark), defaults={"project": project, "fingerprint": "form", "status": 200}
     )
-    return is_new

@@ -1,17 +1,17 @@
-"""What the page of a new batch shows: the models to choose from, the result of a check, and samples."""
+"""What the page of a new batch shows: the models to choose from, the result of a check, and the reports of it."""
 
 import csv
 import io
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Any
 
 import orjson
 from django.conf import settings
 from django.core import signing
 
-from batches.intake.records import record
-from batches.intake.repair import CLIPPED, Checked, endpoint_of, is_table, remedy
+from batches.intake.repair import CLIPPED, Checked, is_table, remedy
 from batches.intake.validate import LineError, Report
 from batches.models import File
 from models_registry.models import Alias, Model, ModelState, Task
@@ -30,10 +30,18 @@ def ready_names() -> dict[str, str]:
     return dict(named) | dict(models)
 
 
-def model_choices() -> list[Any]:
+def only_model() -> str:
+    """The model that is chosen beforehand, because there is no other for chat, or no other at all; else empty."""
+    models = Model.objects.filter(state=ModelState.READY).values_list("name", "task")
+    found = [name for name, task in models if task == Task.CHAT] or [name for name, _ in models]
+    return found[0] if len(found) == 1 else ""
+
+
+def model_choices(none: str) -> list[Any]:
+    """none: what it means to choose no model."""
     models = list(Model.objects.filter(state=ModelState.READY).values_list("name", "task"))
     named = Alias.objects.filter(model__state=ModelState.READY).values_list("name", "model__name")
-    groups: list[Any] = [("", "As each line says")]
+    groups: list[Any] = [("", none)]
     if aliases := [(name, f"{name} → {model}") for name, model in named]:
         groups.append(("Aliases", aliases))
     if models:
@@ -45,10 +53,14 @@ def model_choices() -> list[Any]:
 
 
 def checked(found: Checked, typed: Mapping[int, str]) -> dict[str, Any]:
-    """What the page shows of it. mends: the bad lines that can be typed anew, each with what has been typed or was
-    there."""
-    lines = [(one, typed.get(one.line, one.whole or "")) for one in found.mendable if one.line is not None]
-    return {"result": found, "unit": "row" if is_table(found.file) else "line", "mends": lines}
+    """What the page shows of it. wrong: each bad line that is shown, with the text to correct: what has been typed, or
+    what was there; None where it cannot be corrected here."""
+    mendable = {one.line for one in found.mendable}
+    wrong = [
+        (one, typed.get(one.line or 0, one.whole or "") if one.line in mendable else None) for one in found.problems
+    ]
+    unit = "row" if is_table(found.file) else "line"
+    return {"result": found, "unit": unit, "wrong": wrong, "mendable": len(mendable)}
 
 
 class WholeReport(Report):
@@ -97,54 +109,10 @@ def ready(token: str) -> dict[str, str]:
     return found
 
 
-# Samples
-
-QUESTIONS = ("Why is the sky blue?", "Name three rivers of Europe.", "What is a prime number?")
-ANSWERS = ("Air scatters blue light most.", "The Danube, the Rhine and the Loire.")
-
-
-def sample_model(chosen: str = "") -> tuple[str, str]:
-    """A name and its task for samples: the chosen model, else one for chat, else any ready one."""
-    names = ready_names()
-    if chosen in names:
-        return chosen, names[chosen]
-    for name, task in names.items():
-        if task == Task.CHAT:
-            return name, task
-    return next(iter(names.items()), ("the-name-of-a-model", Task.CHAT.value))
-
-
-def sample_jsonl(model: str, task: str) -> bytes:
-    endpoint = endpoint_of(task)
-
-    def body(text: str) -> dict[str, Any]:
-        if endpoint == "/v1/embeddings":
-            return {"model": model, "input": text}
-        if endpoint == "/v1/score":
-            return {"model": model, "queries": text, "documents": list(ANSWERS)}
-        content: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
-        return {"model": model, **({"prompt": text} if endpoint == "/v1/completions" else content), "max_tokens": 100}
-
-    lines = (
-        {"custom_id": f"request-{number}", "method": "POST", "url": endpoint, "body": body(text)}
-        for number, text in enumerate(QUESTIONS, 1)
-    )
-    return b"".join(map(record, lines))
-
-
-def sample_csv(model: str, task: str) -> bytes:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    answers = orjson.dumps(ANSWERS).decode()
-    columns, more = {
-        Task.EMBEDDING.value: (("input",), ()),
-        Task.SCORE.value: (("queries", "documents"), (answers,)),
-    }.get(task, (("prompt", "max_tokens"), ("100",)))
-    writer.writerow(["custom_id", "model", *columns])
-    for number, text in enumerate(QUESTIONS, 1):
-        writer.writerow([f"request-{number}", model, text, *more])
-    return out.getvalue().encode()
-
-
 def most_bytes() -> int:
     return settings.VBS_MAX_BATCH_MB * 2**20
+
+
+def stem(filename: str) -> str:
+    """A file's name without its ending: what a batch is called that is made of it, unless somebody names it."""
+    return PurePath(filename).stem[:200]

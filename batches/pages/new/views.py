@@ -1,30 +1,48 @@
-"""A new batch in the browser: a file comes in and is checked, is mended, and a batch is made of it.
+"""A new batch in the browser: a table, a batch file or prompts come in, are checked and mended, and one batch is made.
 
 Everything is a plain form that works without scripts; htmx is answered with the form alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from django.contrib import messages
 from django.core.files.uploadedfile import TemporaryUploadedFile
-from django.db import transaction
-from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponse, QueryDict, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from batches.api.serializers import ENDPOINTS
 from batches.files import blobs
 from batches.intake import repair, submit
-from batches.intake.repair import UnusableFile
+from batches.intake.records import record
+from batches.intake.repair import Checked, UnusableFile
+from batches.intake.tables.cells import TableError
+from batches.intake.validate import Report
 from batches.models import Batch, File, FileQuerySet, FileStatus
 from batches.pages.new import page as create
-from batches.pages.new.forms import RECHECKED, NewBatch, like
+from batches.pages.new import preview as previews
+from batches.pages.new import samples, shown, table
+from batches.pages.new.forms import (
+    FILE,
+    FORMS,
+    PROMPTS,
+    RECHECKED,
+    TABLE,
+    NewBatch,
+    NewPrompts,
+    NewTable,
+    Prompted,
+    like,
+)
+from batches.pages.new.shown import Sent
 from vbs.configuration import audit
 from vbs.openai.errors import refusal
+from vbs.pages import once
 from vbs.pages.access import Request, page
 from vbs.pages.plain import brief
 
@@ -40,20 +58,28 @@ def new(request: Request) -> HttpResponseBase:
 
 
 def _empty(request: Request) -> HttpResponseBase:
-    if not create.ready_names():
+    known = create.ready_names()
+    if not known:
         return render(request, "batches/new/no_models.html")
-    initial: dict[str, Any] = {"model": request.GET.get("model", "")}
-    file, error = None, ""
+    initial: dict[str, Any] = request.GET.dict()
+    way, file, error = request.GET.get("way", ""), None, ""
     if "clone" in request.GET:
         batch = _own_batch(request, request.GET["clone"])
-        initial = dict(like(batch))
+        way, initial = FILE, dict(like(batch))
         file = _usable(request).filter(pk=batch.input_file_id).first()
         error = "" if file else f"The input file of {batch.pk} is not kept any more: choose a file."
-    known = create.ready_names()
-    if initial["model"] and initial["model"] not in known:
-        error = f"{error} No model or alias “{brief(initial['model'], 100)}” is ready now.".strip()
+    elif "file" in request.GET:
+        try:
+            file = _find(request, request.GET["file"])
+        except FileNotFoundError:
+            error = GONE
+    if (model := initial.get("model")) and model not in known:
+        error = f"{error} No model or alias “{brief(model, 100)}” is ready now.".strip()
         initial["model"] = ""
-    return _show(request, NewBatch(request.viewer, initial=initial), file, initial, error=error, status=200)
+    if file is not None:
+        initial.setdefault("name", create.stem(file.filename))
+        initial.setdefault("endpoint", "" if repair.is_table(file) else repair.guess_endpoint(file, ""))
+    return _show(request, file, None, initial=initial, way=way, error=error, status=200)
 
 
 def _own_batch(request: Request, batch_id: str) -> Batch:
@@ -64,6 +90,34 @@ def _own_batch(request: Request, batch_id: str) -> Batch:
     return batch
 
 
+def _show(
+    request: Request,
+    file: File | None,
+    data: Any,
+    *,
+    status: int,
+    way: str = "",
+    initial: dict[str, Any] | None = None,
+    error: str = "",
+    note: str = "",
+    refused: str = "",
+    typed: dict[int, str] | None = None,
+    found: Checked | None = None,
+) -> HttpResponse:
+    """The form with what was sent, and the result of the check. error: about the file. note: about the form. refused:
+    why lines cannot be taken as they were typed."""
+    way = way or (data or {}).get("way", "")
+    if file is not None and way != PROMPTS:
+        way = TABLE if repair.is_table(file) else FILE
+    sent = Sent(request.viewer, request.user, way if way in FORMS else TABLE, data, initial, file, typed)
+    try:
+        context = shown.context(sent, found)
+    except FileNotFoundError:
+        return _show(request, None, data, initial=initial, way=way, error=GONE, status=WRONG)
+    template = "batches/new/_form.html" if request.htmx else "batches/new/index.html"
+    return render(request, template, context | {"error": error, "note": note, "refused": refused}, status=status)
+
+
 # Check and mend
 
 
@@ -72,53 +126,70 @@ def _own_batch(request: Request, batch_id: str) -> Batch:
 def check(request: Request) -> HttpResponseBase:
     """Take in a new file or use the one from before, do what the form asks for, and show the result of the check."""
     data = request.POST.copy()
-    form = NewBatch(request.viewer, data)
-    form.is_valid()
     typed: dict[int, str] = {}
     file: File | None = None
+    found: Checked | None = None
     try:
-        file, fresh = _file(request, form)
-        if fresh or not data.get("endpoint"):
-            if file and (not data.get("endpoint") or not repair.is_table(file)):
-                data["endpoint"] = repair.guess_endpoint(file, form.cleaned_data.get("model", ""))
-            form = NewBatch(request.viewer, data)
-            form.is_valid()
-        if file and not fresh and data.get("do") == "mend":
+        file, is_fresh = _file(request)
+        if file and is_fresh:
+            _preset(data, file)
+        elif file and data.get("do") == "mend":
             typed = _typed(data)
-            file, typed = repair.replace(file, typed, request.user), {}
-        elif file and not fresh and data.get("do") == "leave-out":
-            found = repair.check(file, *(_chosen(form)), request.user)
-            if not found.fatal:
-                file = repair.leave_out(found, request.user)
-    except UnusableFile as error:
+            file, typed = _mended(request, data, file, typed), {}
+        elif file and data.get("do") == "leave-out":
+            file = _without_bad_lines(request, data, file)
+        if file and repair.is_table(file) and data.get("do") in ("mend", "leave-out"):
+            found = _checked(request, file, data)
+    except (UnusableFile, TableError) as error:
         status = TOO_LARGE if isinstance(error, repair.FileTooLarge) else WRONG
-        return _show(request, form, file, form.cleaned_data, error=str(error), typed=typed, status=status)
+        if not typed or file is None:
+            return _show(request, file, data, error=str(error), status=status)
+        found = _checked(request, file, data)  # what was typed stays in the form, beside what is wrong
+        return _show(request, file, data, refused=str(error), typed=typed, found=found, status=status)
     except FileNotFoundError:
-        return _show(request, form, None, error=GONE, status=WRONG)
+        return _show(request, None, data, error=GONE, status=WRONG)
     except OSError as error:
         if (refused := refusal(error, request)) is None:
             raise
-        return _show(request, form, file, form.cleaned_data, error=refused.message, status=refused.status_code)
-    return _show(request, form, file, form.cleaned_data, status=200)
+        return _show(request, file, data, error=refused.message, status=refused.status_code)
+    if column := data.get("insert"):
+        data["template"] = f"{data.get('template', '')}{{{column}}}"
+    return _show(request, file, data, found=found, status=200)
 
 
-def _file(request: Request, form: NewBatch) -> tuple[File | None, bool]:
+def _file(request: Request) -> tuple[File | None, bool]:
     """The uploaded file or a sample with True, else the file from before with False. Raises UnusableFile,
     FileNotFoundError."""
     given = request.FILES.get("file")
-    sample = request.POST.get("do") == "sample"
-    if given is None and not sample:
+    is_sample = request.POST.get("do") == "sample"
+    if given is None and not is_sample:
         return _kept(request), False
-    project = form.cleaned_data.get("project")
-    if project is None:
+    form = NewBatch(request.viewer, request.POST)
+    form.is_valid()
+    if (project := form.cleaned_data.get("project")) is None:
         raise UnusableFile("Choose one of your projects for the file.")
-    if sample:
+    if is_sample:
+        name, content = samples.of(request.POST.get("way", ""), form.cleaned_data.get("model", ""))
         with blobs.scratch() as scratch:
-            scratch.write(create.sample_jsonl(*create.sample_model(form.cleaned_data.get("model", ""))))
+            scratch.write(content)
             scratch.flush()
-            return repair.keep(project, Path(scratch.name), "sample.jsonl", request.user), True
+            return repair.keep(project, Path(scratch.name), name, request.user), True
     assert isinstance(given, TemporaryUploadedFile)
     return repair.keep(project, Path(given.temporary_file_path()), given.name or "", request.user), True
+
+
+def _preset(data: QueryDict, file: File) -> None:
+    """Fill in what a file that has just come suggests."""
+    data["name"] = create.stem(file.filename)
+    for name in [name for name in data if name.startswith(table.CHOICE)]:
+        del data[name]
+    if not repair.is_table(file):
+        data["endpoint"] = repair.guess_endpoint(file, data.get("model", ""))
+        return
+    data["model"] = data.get("model") or create.only_model()
+    data["id_column"] = table.look(file, data).ids
+    if data.get("do") == "sample":
+        data["template"] = samples.TEMPLATE
 
 
 def _usable(request: Request) -> FileQuerySet:
@@ -146,50 +217,64 @@ def _typed(data: Any) -> dict[int, str]:
     return {int(name[5:]): data[name] for name in names[: repair.MENDED] if len(name) < 16}
 
 
-def _chosen(form: NewBatch) -> tuple[str, str]:
-    found = form.cleaned_data
-    return found.get("endpoint") or ENDPOINTS[0], found.get("model") or ""
+def _mended(request: Request, data: QueryDict, file: File, typed: dict[int, str]) -> File:
+    """A file with the lines as they were typed. Raises UnusableFile, TableError, FileNotFoundError, OSError."""
+    reading = table.reading_of(file, data) if repair.is_table(file) else None
+    mended = repair.replace(file, typed, request.user, reading)
+    data.update(table.choices_of(reading.rewritten()) if reading else {})
+    return mended
 
 
-def _show(
-    request: Request,
-    form: NewBatch,
-    file: File | None,
-    chosen: dict[str, Any] | None = None,
-    *,
-    status: int,
-    error: str = "",
-    note: str = "",
-    typed: dict[int, str] | None = None,
-) -> HttpResponse:
-    """The form with the result of the check. `chosen`: the endpoint and the model that the file is checked for."""
-    context: dict[str, Any] = {"form": form, "error": error, "note": note, "most": create.most_bytes()}
-    if file is not None and chosen is not None:
-        endpoint, model = chosen.get("endpoint") or ENDPOINTS[0], chosen.get("model") or ""
-        try:
-            found = repair.check(file, endpoint, model, request.user)
-        except FileNotFoundError:
-            context["error"], status = GONE, WRONG
-        else:
-            context |= create.checked(found, typed or {}) | {
-                "kept": file.pk,
-                "ready": create.ready_token(found.ready, endpoint, model) if found.ready else "",
-                "checked": {"endpoint": endpoint, "model": model},
-            }
-    template = "batches/new/_form.html" if request.htmx else "batches/new/index.html"
-    return render(request, template, context, status=status)
+def _without_bad_lines(request: Request, data: QueryDict, file: File) -> File:
+    """A file without them, or the same file when it is wrong as a whole. Raises FileNotFoundError, OSError."""
+    found = _checked(request, file, data)
+    if found.fatal:
+        return file
+    left = repair.leave_out(found, request.user)
+    data.update(table.choices_of(found.reading.rewritten()) if found.reading else {})
+    return left
 
 
-@require_GET
+def _checked(request: Request, file: File, data: Any, kind: type[Report] = Report) -> Checked:
+    """The result of a check of all lines, or of all rows as requests. Raises FileNotFoundError."""
+    if not repair.is_table(file):
+        endpoint = data.get("endpoint") if data.get("endpoint") in ENDPOINTS else ENDPOINTS[0]
+        return repair.check(file, endpoint, data.get("model", ""), request.user, kind)
+    looked = table.look(file, data)
+    if looked.why or looked.reading is None:
+        return Checked(file, ENDPOINTS[0], fatal=looked.why)
+    form = NewTable(request.viewer, data, looked)
+    form.is_valid()
+    making = previews.making(form, looked.headings)
+    return repair.check(file, making.endpoint, making.model, request.user, kind, making=making, reading=looked.reading)
+
+
+# Preview, report, samples
+
+
+@require_POST
+@page(MAY)
+def preview(request: Request) -> HttpResponse:
+    """The first requests as they would be made now, and what all of them will take."""
+    way = request.POST.get("way", "")
+    try:
+        file = _kept(request) if way == TABLE else None
+        sent = Sent(request.viewer, request.user, way, request.POST, file=file)
+        found = shown.preview_of(sent)
+    except FileNotFoundError:
+        found = previews.Preview(GONE, is_error=True)
+    return render(request, "batches/new/_preview.html", {"preview": found})
+
+
+@require_POST
 @page(MAY)
 def report(request: Request) -> HttpResponseBase:
-    """Every wrong line of a file, as a download."""
-    endpoint = request.GET.get("endpoint", "")
-    if endpoint not in ENDPOINTS:
-        raise Http404
+    """Every wrong line of the form's file, as a download."""
     try:
-        file = _find(request, request.GET.get("file", ""))
-        found = repair.check(file, endpoint, request.GET.get("model", ""), request.user, create.WholeReport)
+        file = _kept(request)
+        if file is None:
+            raise Http404
+        found = _checked(request, file, request.POST, create.WholeReport)
     except FileNotFoundError:
         raise Http404 from None
     as_json = request.GET.get("format") == "json"
@@ -206,14 +291,14 @@ def _download(content: Iterator[bytes], kind: str, name: str) -> HttpResponseBas
 @require_GET
 @page(MAY)
 def sample_jsonl(request: Request) -> HttpResponseBase:
-    content = create.sample_jsonl(*create.sample_model(request.GET.get("model", "")))
+    content = samples.sample_jsonl(*samples.sample_model(request.GET.get("model", "")))
     return _download(iter([content]), "application/jsonl", "sample.jsonl")
 
 
 @require_GET
 @page(MAY)
 def sample_csv(request: Request) -> HttpResponseBase:
-    content = create.sample_csv(*create.sample_model(request.GET.get("model", "")))
+    content = samples.sample_csv(*samples.sample_model(request.GET.get("model", "")))
     return _download(iter([content]), "text/csv; charset=utf-8", "sample.csv")
 
 
@@ -221,47 +306,111 @@ def sample_csv(request: Request) -> HttpResponseBase:
 
 
 def _create(request: Request) -> HttpResponseBase:
-    """Make a batch of the checked file, only once. A file that was not checked with these options is checked first."""
+    """Make one batch of what the form has."""
     if request.FILES.get("file") is not None:
         return check(request)
-    form = NewBatch(request.viewer, request.POST)
-    valid = form.is_valid()
+    if request.POST.get("way") == PROMPTS:
+        return _of_prompts(request)
     try:
         file = _kept(request)
+        if file is None:
+            return _show(request, None, request.POST, error="Choose a file first, or use the sample.", status=WRONG)
+        return (_of_table if repair.is_table(file) else _of_file)(request, file)
     except FileNotFoundError:
-        return _show(request, form, None, error=GONE, status=WRONG)
-    if file is None:
-        return _show(request, form, None, error="Choose a file first, or use the sample.", status=WRONG)
-    if not valid:
-        return _show(request, form, file, form.cleaned_data, status=WRONG)
+        return _show(request, None, request.POST, error=GONE, status=WRONG)
+
+
+def _of_file(request: Request, file: File) -> HttpResponseBase:
+    """A file that was not checked with these options is checked first."""
+    form = NewBatch(request.viewer, request.POST)
+    if not form.is_valid():
+        return _show(request, file, request.POST, status=WRONG)
     ready = create.ready(request.POST.get("ready", ""))
     if any(ready.get(name) != (form.cleaned_data[name] or "") for name in RECHECKED):
         if not form.cleaned_data["endpoint"]:
-            return check(request)
+            data = request.POST.copy()
+            data["endpoint"] = repair.guess_endpoint(file, form.cleaned_data["model"])
+            return _show(request, file, data, status=200)
         note = "The file was checked again for what you have chosen. Review the result, then create the batch."
-        return _show(request, form, file, form.cleaned_data, note=note, status=WRONG)
+        return _show(request, file, request.POST, note=note, status=WRONG)
     project = form.cleaned_data["project"]
     if file.status == FileStatus.AVAILABLE and file.project_id != project.pk:
         error = f"This input file belongs to the project {file.project.name}: choose that, or upload the file."
-        return _show(request, form, file, form.cleaned_data, error=error, status=WRONG)
+        return _show(request, file, request.POST, error=error, status=WRONG)
     note = "The file had to be read again. Review the result, then create the batch."
-    return _made_of(request, form, ready) or _show(request, form, file, form.cleaned_data, note=note, status=WRONG)
+    since = datetime.fromisoformat(ready["since"])
+    made = _made_of(request, form, ready["file"], form.cleaned_data["endpoint"], since)
+    return made or _show(request, file, request.POST, note=note, status=WRONG)
 
 
-def _made_of(request: Request, form: NewBatch, ready: dict[str, str]) -> HttpResponseBase | None:
+def _of_table(request: Request, file: File) -> HttpResponseBase:
+    """Its rows become requests, which are checked; the batch is made when none of them is wrong."""
+    looked = table.look(file, request.POST)
+    form = NewTable(request.viewer, request.POST, looked)
+    if not form.is_valid() or looked.why:
+        return _show(request, file, request.POST, status=WRONG)
+    return _of_rows(request, form, file, lambda: _checked(request, file, request.POST))
+
+
+def _of_prompts(request: Request) -> HttpResponseBase:
+    """What was typed becomes a table with one column, which is made into a batch as any table is."""
+    form = NewPrompts(request.viewer, request.POST)
+    if not form.is_valid():
+        return _show(request, None, request.POST, status=WRONG)
+    making = previews.making(form, previews.TYPED)
+
+    def found() -> Checked:
+        with blobs.scratch() as scratch:
+            for row in previews.typed_rows(form.cleaned_data["prompts"]):
+                scratch.write(record(row.columns))
+            scratch.flush()
+            typed = repair.keep(form.cleaned_data["project"], Path(scratch.name), "prompts.jsonl", request.user)
+        return repair.check(typed, making.endpoint, making.model, request.user, making=making)
+
+    return _of_rows(request, form, None, found)
+
+
+def _of_rows(request: Request, form: Prompted, file: File | None, check: Callable[[], Checked]) -> HttpResponseBase:
+    try:
+        if made := once.made(form.mark):
+            return _again(request, made)
+        found = check()
+    except UnusableFile as error:
+        return _show(request, file, request.POST, error=str(error), status=WRONG)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or (refused := refusal(error, request)) is None:
+            raise
+        return _show(request, file, request.POST, error=refused.message, status=refused.status_code)
+    made_of = None
+    if found.ready:
+        made_of = _made_of(request, form, found.ready.pk, found.endpoint, timezone.now())
+    return made_of or _show(request, file, request.POST, found=found, status=WRONG)
+
+
+def _made_of(request: Request, form: NewBatch, file_id: str, endpoint: str, since: datetime) -> HttpResponseBase | None:
     """None when the file is gone."""
     project, who = form.cleaned_data["project"], request.user.get_username()
-    since = datetime.fromisoformat(ready["since"])
+    is_new = False
+
+    def make() -> str:
+        nonlocal is_new
+        options = form.options() | {"endpoint": endpoint}
+        batch, is_new = submit.create_once(_usable(request), project, file_id, since, who, **options)
+        if is_new:
+            detail = f"{batch.endpoint}, priority {batch.priority}, {batch.completion_window}, {batch.input_file}"
+            audit.record(request, "batch.create", batch.pk, detail, project=project)
+        return batch.pk
+
     try:
-        with transaction.atomic():
-            batch, is_new = submit.create_once(_usable(request), project, ready["file"], since, who, **form.options())
-            if is_new:
-                detail = f"{batch.endpoint}, priority {batch.priority}, {batch.completion_window}, {batch.input_file}"
-                audit.record(request, "batch.create", batch.pk, detail, project=project)
+        pk, _ = once.make(form.mark, project, make)
     except submit.NoFile:
         return None
-    if is_new:
-        messages.success(request, f"{batch.pk} is created; its file is read now.")
-    else:
-        messages.info(request, f"{batch.pk} was created from this form already.")
-    return redirect(f"/batches/{batch.pk}/")
+    if not is_new:
+        return _again(request, pk)
+    messages.success(request, f"The batch {form.cleaned_data['name'] or pk} is created; its file is read now.")
+    return redirect(f"/batches/{pk}/")
+
+
+def _again(request: Request, pk: str) -> HttpResponseBase:
+    messages.info(request, f"{pk} was created from this form already.")
+    return redirect(f"/batches/{pk}/")

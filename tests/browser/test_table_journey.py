@@ -1,0 +1,117 @@
+"""A table becomes a batch with answers, in Chromium: with the mouse, by the keyboard alone, and on a phone."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from vbs.places import BASE_DIR
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+REVIEWS = BASE_DIR / "examples" / "reviews.csv"
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(vbs):
+    vbs.add_scripted("reader", **{"latency-ms": 2})
+
+
+def choose(page):
+    page.goto("/batches/new?model=reader")
+    page.locator("#file").set_input_files(REVIEWS)
+    expect(page.locator(".first-rows")).to_contain_text("Boils fast")
+    expect(page.get_by_label("Name", exact=True)).to_have_value("reviews")
+    expect(page.get_by_label("Id column")).to_have_value("id")
+
+
+def answered(page):
+    """From the page of the new batch to the first answer."""
+    page.wait_for_url(re.compile(r"/batches/batch_\w+/$"))
+    expect(page.locator("#head .state")).to_have_text(re.compile("completed", re.I), timeout=60_000)
+    address = page.url
+    page.goto(f"{address}requests")
+    expect(page.locator("main")).to_contain_text("r-01")
+    page.goto(f"{address}requests/2")
+    for side in page.locator(".exchange").all():
+        expect(side).to_contain_text("Is it positive? Boils fast")
+
+
+def test_with_the_mouse(vbs, sign_in):
+    page = sign_in("operator", at="/batches/")
+    choose(page)
+    page.get_by_label("Prompt template").fill("Is it positive? ")
+    page.get_by_role("button", name="review", exact=True).click()
+    expect(page.get_by_label("Prompt template")).to_have_value("Is it positive? {review}")
+    preview = page.locator("#preview")
+    expect(preview).to_contain_text("Is it positive? Boils fast")
+    expect(preview.locator(".filled")).to_have_count(3)
+    page.get_by_label("Max tokens").fill("20")
+    expect(preview).to_contain_text("Output tokens")
+    page.reload()
+    expect(page.get_by_label("Prompt template")).to_have_value("Is it positive? {review}")
+    expect(preview).to_contain_text("Is it positive? Boils fast")
+    page.get_by_role("button", name="Create batch").dblclick()
+    answered(page)
+
+
+def test_by_keyboard_alone(vbs, sign_in):
+    page = sign_in("operator", at="/batches/")
+    page.goto("/batches/new?model=reader")
+    page.get_by_role("button", name="Try it with an example").focus()
+    page.keyboard.press("Enter")
+    template = page.get_by_label("Prompt template")
+    expect(template).to_have_value(re.compile("{review}"))
+    template.focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("Is it positive? ")
+    for _ in range(40):  # back to the buttons of the columns
+        page.keyboard.press("Shift+Tab")
+        if page.evaluate("document.activeElement.dataset.inserts") == "review":
+            break
+    page.keyboard.press("Enter")
+    expect(template).to_be_focused()
+    expect(page.locator("#preview")).to_contain_text("Is it positive? Boils fast")
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText") == "Create batch":
+            break
+    page.keyboard.press("Enter")
+    answered(page)
+
+
+def test_on_a_phone(vbs, sign_in):
+    page = sign_in("operator", at="/batches/", **PHONE)
+    choose(page)
+    page.get_by_label("Prompt template").fill("Is it positive? {review}")
+    expect(page.locator("#preview")).to_contain_text("Is it positive? Boils fast")
+    assert page.evaluate("document.documentElement.scrollWidth <= 390"), "it fits a narrow screen"
+    page.get_by_role("button", name="Create batch").tap()
+    answered(page)
+
+
+def test_bad_rows_are_corrected_in_the_page(vbs, sign_in):
+    page = sign_in("operator", allow=("422",), at="/batches/")
+    page.goto("/batches/new?model=reader")
+    content = b"id,text\na,one\nb,two,more\n"
+    page.locator("#file").set_input_files({"name": "t.csv", "mimeType": "text/csv", "buffer": content})
+    page.get_by_label("Prompt template").fill("Sum up: {text}")
+    page.get_by_role("button", name="Create batch").click()
+    expect(page.locator("#result")).to_contain_text("1 of 2 requests is wrong")
+    page.get_by_label("Row 3").fill('b,"two, more"')
+    page.get_by_role("button", name="Check again").click()
+    expect(page.locator("#result")).to_contain_text("Nothing is wrong: 2 requests can run")
+    expect(page.get_by_label("Prompt template")).to_have_value("Sum up: {text}")
+    page.get_by_role("button", name="Create batch").click()
+    page.wait_for_url(re.compile(r"/batches/batch_\w+/$"))
+
+
+def test_prompts_are_typed(vbs, sign_in):
+    page = sign_in("operator", at="/batches/")
+    page.goto("/batches/new?model=reader")
+    page.get_by_role("link", name="Prompts").click()
+    page.get_by_label("Prompts", exact=True).fill("Why?\nHow?")
+    expect(page.locator("#preview .filled")).to_have_count(2)
+    page.get_by_role("button", name="Create batch").click()
+    page.wait_for_url(re.compile(r"/batches/batch_\w+/$"))
+    expect(page.locator("#head .state")).to_have_text(re.compile("completed", re.I), timeout=60_000)
