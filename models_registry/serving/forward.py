@@ -21,7 +21,7 @@ from models_registry.serving.engines import NotLoaded, Served
 from models_registry.serving.ledger import ledger
 from vbs.accounts.models import Project
 from vbs.configuration import runtime
-from vbs.http.later import LaterAnswer, Send
+from vbs.http.later import LaterAnswer, Send, piece
 from vbs.http.streams import OpenStreams
 from vbs.openai import lengths, raw_json
 from vbs.openai.errors import TYPES, ApiError, BadGateway, GatewayTimeout, TooMany, Unavailable
@@ -108,8 +108,8 @@ class Forwarded(LaterAnswer):
             error = refused
         self.asked.status = error.status_code
         if self.started:  # the status is sent already: an event tells what happened, and no `[DONE]` comes
-            await send(_piece(b"data: " + orjson.dumps(error.body()) + b"\n\n"))
-            await send(_piece(b"", more=False))
+            await send(piece(b"data: " + orjson.dumps(error.body()) + b"\n\n"))
+            await send(piece(b"", more=False))
         else:
             await self._refuse(error, send)
 
@@ -125,7 +125,7 @@ class Forwarded(LaterAnswer):
         self.asked.status = status
         fixed = {"content-type": "application/json", "content-length": str(len(content))}
         await send(self.head(status, fixed | headers))
-        await send(_piece(content, more=False))
+        await send(piece(content, more=False))
 
     async def _forward(self, served: Served, send: Send) -> None:
         """Raises ApiError."""
@@ -188,12 +188,12 @@ class Forwarded(LaterAnswer):
         asked.usage = events.usage
         self.started = True
         await send(self.head(response.status, EVENTS))
-        await send(_piece(b""))  # the head goes out with the first piece
+        await send(piece(b""))  # the head goes out with the first piece
         async for data in response.content.iter_any():
-            if piece := events.take(data):
-                await send(_piece(piece))
+            if part := events.take(data):
+                await send(piece(part))
         asked.status = response.status
-        await send(_piece(events.rest(), more=False))
+        await send(piece(events.rest(), more=False))
 
 
 def forwarded(project: Project, path: str, members: Members, request_id: str) -> Forwarded:
@@ -201,10 +201,6 @@ def forwarded(project: Project, path: str, members: Members, request_id: str) ->
     body.check(path, members)
     name = body.model_name(members)
     return Forwarded(Asked(project, path, name, members, swap.find_or_load(name, project), request_id))
-
-
-def _piece(content: bytes, more: bool = True) -> dict[str, object]:
-    return {"type": "http.response.body", "body": content, "more_body": more}
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -38,6 +38,11 @@ class LaterAnswer(HttpResponseBase):
         return {"type": "http.response.start", "status": status, "headers": encoded}
 
 
+def piece(content: bytes, more: bool = True) -> Message:
+    """A message with some of the content, after the head. more: whether others follow."""
+    return {"type": "http.response.body", "body": content, "more_body": more}
+
+
 async def unless_gone(answer: Awaitable[None], receive: Receive) -> None:
     """Await the answer; cancel it at once when the client is gone."""
     answering, gone = asyncio.ensure_future(answer), asyncio.ensure_future(receive())

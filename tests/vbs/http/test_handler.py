@@ -81,11 +81,11 @@ def handler():
 class Client:
     """Asks for one path, and has what came of it so far."""
 
-    def __init__(self, handler, path, body=b""):
+    def __init__(self, handler, path, body=b"", method="GET", headers=((b"authorization", b"Bearer k"),)):
         self.messages, self.came, self.gone = [], asyncio.Event(), asyncio.Event()
         self.unread = [{"type": "http.request", "body": body}]
-        headers = [(b"host", b"localhost"), (b"authorization", b"Bearer k")]
-        scope = {"type": "http", "method": "GET", "path": path, "headers": headers, "query_string": b""}
+        scope = {"type": "http", "method": method, "path": path, "query_string": b""}
+        scope["headers"] = [(b"host", b"localhost"), *headers]
         self.task = asyncio.ensure_future(handler(scope, self.receive, self.send))
 
     async def receive(self):
