@@ -8,6 +8,7 @@ while the storage cannot be reached, for example.
 
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +41,11 @@ def task() -> None:
 
 
 def remove_old_temporary_files() -> None:
-    """Delete the temporary files that killed processes left."""
+    """Delete the temporary files and folders that killed processes left."""
     for path in Path(settings.TMP_DIR).glob("*"):
         with contextlib.suppress(OSError):
-            if path.is_file() and time.time() - path.stat().st_mtime > ORPHAN_SECONDS:
-                path.unlink()
+            if time.time() - path.lstat().st_mtime > ORPHAN_SECONDS:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()

@@ -27,6 +27,8 @@ from batches.api.serializers import (
     expiry,
     nested,
 )
+from batches.export import download
+from batches.export.download import FORMATS, JOINS
 from batches.files import store
 from batches.finish import downloads
 from batches.intake import from_table, repair, submit
@@ -328,9 +330,21 @@ class BatchRetry(APIView):
 
 
 class BatchResults(APIView):
-    @extend_schema(responses={(200, BODY): OpenApiResponse(str, "Output lines, those committed so far"), **ERRORS})
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("format", str, enum=tuple(FORMATS), description="Default: jsonl"),
+            OpenApiParameter("join", str, enum=JOINS, description="The input's columns beside the answers"),
+        ],
+        responses={
+            (200, BODY): OpenApiResponse(str, "Output lines, those committed so far; with join an object a row"),
+            (200, "text/csv"): str,
+            (200, FORMATS["xlsx"].content_type): bytes,
+            (200, FORMATS["parquet"].content_type): bytes,
+            **ERRORS,
+        },
+    )
     def get(self, request: Request, batch_id: str) -> HttpResponseBase:
-        return downloads.output(request, find_batch(request, batch_id))
+        return download.results(request, find_batch(request, batch_id), request.query_params)
 
 
 class BatchErrorLines(APIView):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from vbs.cli.remote import Remote, RemoteError
 from vbs.openai.schema import BatchObject, FileObject, QueueObject
@@ -66,9 +66,10 @@ class Batches(Remote):
         """The newest ones first."""
         return self.listed("/v1/batches", limit)
 
-    def results(self, batch_id: str) -> Iterator[bytes]:
-        """The output in pieces of any size; while the batch runs, the lines that are complete so far."""
-        return self.stream(_path(batch_id, "/results"))
+    def results(self, batch_id: str, **query: str) -> Iterator[bytes]:
+        """The output in pieces of any size; while the batch runs, the lines that are complete so far. query: `format`
+        and `join`, for a table of the results."""
+        return self.stream(_path(batch_id, "/results") + (f"?{urlencode(query)}" if query else ""))
 
     def errors(self, batch_id: str) -> Iterator[bytes]:
         return self.stream(_path(batch_id, "/errors"))

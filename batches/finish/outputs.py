@@ -1,7 +1,7 @@
 """Writes the output and error files of a batch from its rows, and ends it. Memory does not grow with the batch."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -48,10 +48,12 @@ def wrong(row: BatchRequest) -> tuple[str, str] | None:
     return NOT_RUN.get(RequestState(row.state))
 
 
-def page(batch: Batch, states: Iterable[RequestState], after: int) -> list[BatchRequest]:
-    """The next page of rows, in the order of the input file."""
-    rows = BatchRequest.objects.filter(batch=batch, line__gt=after, state__in=list(states)).only("id", *FIELDS)
-    return list(rows.order_by("line")[:PAGE])
+def page(
+    batch: Batch, states: Iterable[RequestState], after: int, more: Sequence[str] = (), most: int = PAGE
+) -> list[BatchRequest]:
+    """The next page of rows, in the order of the input file. more: fields besides those of an output line."""
+    rows = BatchRequest.objects.filter(batch=batch, line__gt=after, state__in=list(states)).only("id", *FIELDS, *more)
+    return list(rows.order_by("line")[:most])
 
 
 def rows(batch: Batch, states: Iterable[RequestState]) -> Iterator[BatchRequest]:

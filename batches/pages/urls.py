@@ -34,6 +34,7 @@ urlpatterns: list[URLPattern] = [
     path("batches/<str:pk>/cancel", detail_views.cancel, name="batch-cancel"),
     path("batches/<str:pk>/priority", queue_views.priority, name="batch-priority"),
     path("batches/<str:pk>/retry", detail_views.retry, name="batch-retry"),
+    path("batches/<str:pk>/results", detail_views.results, name="batch-results"),
     path("batches/<str:pk>/output", detail_views.output, name="batch-output"),
     path("batches/<str:pk>/errors", detail_views.errors, name="batch-errors"),
     path("batches/<str:pk>/errors.json", detail_views.validation_errors, name="batch-validation-errors"),

@@ -338,12 +338,14 @@ def test_a_batch_that_ran_for_long_keeps_its_rows_from_its_end_on(project, add_m
 
 
 def test_temporary_files_of_dead_processes_go(db, settings):
-    young, old = settings.TMP_DIR / "young", settings.TMP_DIR / "old"
-    for path in (young, old):
+    young, old, folder = (settings.TMP_DIR / name for name in ("young", "old", "folder"))
+    folder.mkdir()
+    for path in (young, old, folder / "part"):
         path.write_text("x")
-    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    for path in (old, folder):
+        os.utime(path, (time.time() - 2 * 86400,) * 2)
     upkeep.run()
-    assert young.exists() and not old.exists()
+    assert young.exists() and not old.exists() and not folder.exists()
     young.unlink()
 
 

@@ -16,7 +16,7 @@ from tests.live import line
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-NO_PAGE = re.compile(r"download|/output|/errors|\.jsonl|\.csv")
+NO_PAGE = re.compile(r"download|/results|/output|/errors|\.jsonl|\.csv")
 HOSTILE = "<script>alert(1)</script> \x1b[31mred\x1b[0m \u202edesrever\u202c"
 PHONE, WIDE = {"width": 380, "height": 800}, {"width": 1280, "height": 860}
 

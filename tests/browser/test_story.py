@@ -4,6 +4,7 @@ import os
 import re
 import signal
 
+import openpyxl
 import orjson
 import pytest
 from playwright.sync_api import expect
@@ -81,6 +82,13 @@ def test_drop_mend_watch_read_and_retry(vbs, sign_in, tmp_path):
     expect(page.locator("#bar")).to_contain_text("100 % of 200")
     expect(page.locator("#log")).to_contain_text("Completed: 199 completed, 1 failed.")
     assert page.evaluate("window.same"), "it was watched without a reload"
+
+    with page.expect_download() as downloaded:
+        page.get_by_role("link", name="Excel", exact=True).click()
+    head, *rows = openpyxl.load_workbook(downloaded.value.path()).worksheets[0].iter_rows(values_only=True)
+    assert head[:4] == ("custom_id", "prompt", "answer", "status") and len(rows) == 200
+    assert rows[3][:4] == ("ask-3", "<b>bold</b> & plain?", "<b>bold</b> & plain?", "completed")
+    assert rows[5][3] == "failed" and rows[5][4]
 
     first = page.url
     page.get_by_role("link", name="Requests").first.click()

@@ -1,9 +1,13 @@
 """Batches through the official client: what the acceptance tests leave open, and the extensions."""
 
+import csv
+import io
 import json
 import time
 
 import openai
+import openpyxl
+import pyarrow.parquet
 import pytest
 
 from tests.live import CHAT, line
@@ -128,6 +132,38 @@ def test_results_and_errors_while_it_runs_and_afterwards(vbs):
     logs = vbs.http.get(f"/batches/{batch.id}/logs")
     assert logs.headers["content-type"].startswith("text/plain")
     assert "Created" in logs.text and "Validated: 151" in logs.text and "Completed: 150" in logs.text
+
+
+def test_results_as_a_table_while_it_runs_and_afterwards(vbs):
+    lines = [line(f"{n}", f"text {n}", model="slow") | {"row": {"n": str(n), "=text": f"{n}"}} for n in range(150)]
+    lines.append(line("bad", model="slow", max_tokens=-1) | {"row": {"n": "bad"}})
+    batch = vbs.create(lines)
+    vbs.wait(batch, {"in_progress"}, done=5)
+
+    def table(**query):
+        answer = vbs.http.get(f"/batches/{batch.id}/results", params={"join": "input", **query})
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    early = list(csv.DictReader(io.StringIO(table(format="csv").content.decode("utf-8-sig"))))
+    assert 5 <= len(early) < 151 and all(one["answer"] for one in early if one["n"] != "bad")
+    vbs.wait(batch)
+    head = ["custom_id", "n", "=text", "answer", "status", "error", "status_code", "model", "finish_reason"]
+    head += ["input_tokens", "output_tokens"]
+    rows = [json.loads(one) for one in table(format="jsonl").text.splitlines()]
+    assert [one["n"] for one in rows] == [*map(str, range(150)), "bad"] and list(rows[0]) == head
+    assert rows[0]["status"] == "completed" and rows[0]["output_tokens"] > 0 and rows[-1]["status"] == "failed"
+    assert rows[-1]["error"] and rows[-1]["status_code"] == 400 and rows[-1]["answer"] is None
+    sheet = openpyxl.load_workbook(io.BytesIO(table(format="xlsx").content)).worksheets[0]
+    assert [[cell.value for cell in row] for row in sheet] == [
+        head,
+        *([one.get(name) for name in head] for one in rows),
+    ]
+    parquet = pyarrow.parquet.read_table(pyarrow.BufferReader(table(format="parquet").content))
+    assert parquet.to_pylist() == [{name: one.get(name) for name in head} for one in rows]
+    assert "'=text" in table(format="csv").text.splitlines()[0]
+    refused = vbs.http.get(f"/batches/{batch.id}/results", params={"format": "xls"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "format")
 
 
 def test_every_line_is_one_record_for_every_reader(vbs):

@@ -127,6 +127,18 @@ def test_every_get_answers_as_described(vbs, document, ids):
     assert seen >= 9
 
 
+def test_results_are_described_in_every_format(vbs, document, ids):
+    described = document["paths"]["/v1/batches/{batch_id}/results"]["get"]
+    (formats,) = [one["schema"]["enum"] for one in described["parameters"] if one["name"] == "format"]
+    kinds = set()
+    for name in formats:
+        for more in ({}, {"join": "input"}):
+            answer = vbs.http.get(f"/batches/{ids['batch_id'][0]}/results", params={"format": name, **more})
+            assert answer.status_code == 200 and answer.content
+            kinds.add(answer.headers["content-type"].split(";")[0])
+    assert kinds == set(described["responses"]["200"]["content"])
+
+
 def test_every_error_answers_as_described(vbs, document):
     for path, methods in document["paths"].items():
         for method in set(methods) & set(METHODS):

@@ -15,6 +15,7 @@ from batches.cli import report
 from batches.cli.remote import Batches
 from batches.cli.watch import watch
 from batches.counts import Counts
+from batches.export.download import BINARY, FORMATS, JOINS
 from vbs.accounts.models import DEFAULT_PROJECT
 from vbs.cli import access
 from vbs.cli.remote import RemoteError
@@ -69,8 +70,12 @@ class Command(BaseCommand):
 
         action("cancel", "stop a batch; what is finished is kept")
 
-        results = action("results", "the output lines, also of a batch that still runs")
+        results = action("results", "the answers, also of a batch that still runs")
         results.add_argument("--errors", action="store_true", help="the lines of the error file instead")
+        results.add_argument(
+            "--format", choices=FORMATS, dest="kind", help="default: as FILE ends, else the lines of the output file"
+        )
+        results.add_argument("--join", choices=JOINS, help="input: the columns of the input beside the answers")
         results.add_argument(
             "--out", type=Path, metavar="FILE", help="write to this file, which appears when it is complete"
         )
@@ -156,11 +161,30 @@ class Command(BaseCommand):
     def _cancel(self, remote: Batches, batch_id: str, **_: Any) -> None:
         self.stdout.write(one_line(remote.cancel(batch_id)["status"]))
 
-    def _results(self, remote: Batches, batch_id: str, errors: bool, out: Path | None, **_: Any) -> None:
+    def _results(
+        self,
+        remote: Batches,
+        batch_id: str,
+        errors: bool,
+        kind: str | None,
+        join: str | None,
+        out: Path | None,
+        **_: Any,
+    ) -> None:
+        if kind is None and out and not errors:
+            kind = next((name for name in FORMATS if out.suffix.lower() == f".{name}"), None)
+        if errors and (kind or join):
+            raise CommandError(
+                "--errors gives the lines of the error file: leave out --format and --join, or leave out --errors, for "
+                "tables have the failed requests too."
+            )
+        if out is None and kind in BINARY and self.stdout.isatty():
+            raise CommandError(f"{kind} is no text that a terminal shows: name a file with --out.")
+        query = {name: value for name, value in (("format", kind), ("join", join)) if value}
         batch = remote.retrieve(batch_id)
         if not report.ended(batch):
             self._tell(f"it is {batch['status']}; these are the lines so far")
-        pieces = remote.errors(batch_id) if errors else remote.results(batch_id)
+        pieces = remote.errors(batch_id) if errors else remote.results(batch_id, **query)
         if out is None:
             sink = JsonLines(self.stdout)
             for piece in pieces:

@@ -12,6 +12,8 @@ from django.utils import timezone
 
 from batches import cost
 from batches.cost import Share
+from batches.export import download
+from batches.export.source import gone
 from batches.models import RUNNABLE, Batch, BatchStatus, File
 from batches.pages.batch import measured
 from batches.pages.new import problems
@@ -151,7 +153,14 @@ def _files(batch: Batch) -> Part:
         file("output", "Output", batch.completed, batch.output_file),
         file("errors", "Errors", batch.failed, batch.error_file),
     ]
-    return Part("files", "batches/detail/_files.html", {"batch": batch, "files": files})
+    has_tables = not batch.purged_at and (batch.completed or batch.failed)
+    context = {
+        "batch": batch,
+        "files": files,
+        "formats": download.WORDS if has_tables else (),
+        "joins": not gone(batch),
+    }
+    return Part("files", "batches/detail/_files.html", context)
 
 
 def _timeline(batch: Batch) -> Part:

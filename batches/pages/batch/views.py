@@ -11,13 +11,14 @@ from django.shortcuts import redirect, resolve_url
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
+from batches.export import download
 from batches.finish import downloads
 from batches.models import Batch
 from batches.pages.batch import page as detail
 from vbs.configuration import audit
 from vbs.live.pages import PageGone, changes, show
 from vbs.logs import one_line
-from vbs.openai.errors import Conflict, NotFound
+from vbs.openai.errors import ApiError, Conflict, NotFound
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
 
@@ -95,6 +96,17 @@ def retry(request: Request, pk: str) -> HttpResponseBase:
 
 
 # Downloads
+
+
+@require_GET
+@page()
+def results(request: Request, pk: str) -> HttpResponseBase:
+    """The results as a table, in the format and with the columns that the query names."""
+    try:
+        return download.results(request, _find(request, pk), request.GET)
+    except ApiError as refusal:
+        messages.error(request, refusal.message)
+        return redirect("batch", pk)
 
 
 @require_GET

@@ -4,7 +4,7 @@ import re
 
 import orjson
 
-from batches.pages.request.exchange import answered, dimensions
+from batches.exchange import answered, dimensions
 from vbs.pages.plain import brief
 
 _SCORE = re.compile(r'"score":\s*(-?\d[\d.eE+-]*)[,}]')

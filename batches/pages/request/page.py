@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import orjson
 from django.db.models import QuerySet
-from django.utils import timezone
 
+from batches.exchange import ExchangePiece, Side, answered, asked, pretty
+from batches.export.source import gone
 from batches.files import blobs
 from batches.finish.outputs import NOT_RUN
 from batches.models import Batch, BatchRequest, RequestState
-from batches.pages.request.exchange import ExchangePiece, Side, answered, asked, pretty
 from batches.pages.request.table import SIZE, TooSlow, limited, response
 from vbs.live.pages import PageGone
 from vbs.openai import raw_json
@@ -117,16 +117,6 @@ def _sent(line: bytes) -> Members | None:
         return raw_json.request_of(line)[1]
     except NotAnObject:
         return None
-
-
-def gone(batch: Batch) -> str:
-    """Why the input file cannot be read any more; empty when it can."""
-    file = batch.input_file
-    if file is None or not file.is_kept:
-        return "The input file was deleted."
-    if file.expires_at and file.expires_at <= timezone.now():
-        return "The input file has expired."
-    return ""
 
 
 def read(batch: Batch, row: BatchRequest) -> bytes:

@@ -75,6 +75,33 @@ def test_submit_show_list_results_logs(vbs, tmp_path, capfd):
         batch(vbs, "retry", batch_id)
 
 
+def test_results_as_a_table(vbs, tmp_path):
+    rows = [{"review": "good", "=stars": "5"}, {"review": "bad", "=stars": "1"}]
+    path = file_of(tmp_path, *[line(row["review"], row["review"]) | {"row": row} for row in rows])
+    batch_id = batch(vbs, "submit", path, "--wait").split()[0]
+    head = "custom_id,review,'=stars,answer,status,error,status_code,model,finish_reason,input_tokens,output_tokens"
+    for words in (("--format", "csv", "--out", tmp_path / "out"), ("--out", tmp_path / "out.csv")):
+        batch(vbs, "results", batch_id, "--join", "input", *words)
+        table = words[-1].read_text(encoding="utf-8-sig").splitlines()
+        assert table[0] == head and [one.split(",")[:3] for one in table[1:]] == [
+            ["good", "good", "5"],
+            ["bad", "bad", "1"],
+        ]
+    assert batch(vbs, "results", batch_id, "--format", "csv", "--join", "input").lstrip("\ufeff").startswith(head)
+    assert json.loads(batch(vbs, "results", batch_id, "--join", "input").splitlines()[0])["review"] == "good"
+    for name, begins in (("xlsx", b"PK"), ("parquet", b"PAR1")):
+        batch(vbs, "results", batch_id, "--join", "input", "--out", tmp_path / f"out.{name.upper()}")
+        assert (tmp_path / f"out.{name.upper()}").read_bytes().startswith(begins)
+        piped = command(vbs, "results", batch_id, "--format", name, stdout=subprocess.PIPE)
+        assert piped.stdout.buffer.read().startswith(begins) and piped.wait(timeout=60) == 0
+    with pytest.raises(CommandError, match="--errors gives the lines of the error file: leave out"):
+        batch(vbs, "results", batch_id, "--errors", "--format", "csv")
+    out = StringIO()
+    out.isatty = lambda: True
+    with pytest.raises(CommandError, match="xlsx is no text that a terminal shows: name a file with --out"):
+        call_command("batch", "results", batch_id, "--format", "xlsx", "--url", vbs.url, "--key", vbs.key, stdout=out)
+
+
 def test_failed_requests_and_their_retry(vbs, tmp_path):
     path = file_of(tmp_path, line("good"), line("bad", "[[status 400]]"))
     with pytest.raises(

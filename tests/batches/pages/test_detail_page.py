@@ -322,6 +322,27 @@ def test_downloads_while_it_runs_have_what_there_is(operator, ran):
     assert len(body(operator.get(at(ran, "errors"))).splitlines()) == 1
 
 
+@pytest.mark.parametrize(("name", "begins"), [("csv", "\ufeffcustom_id,prompt,answer".encode()), ("xlsx", b"PK")])
+def test_results_as_a_table(operator, ran, name, begins):
+    shown = text(operator.get(at(ran)))
+    address = f"/batches/{ran.pk}/results?format={name}&amp;join=input"
+    assert f'href="{address}"' in shown
+    answer = operator.get(address.replace("&amp;", "&"))
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{ran.pk}_results.{name}"'
+    assert b"".join(answer.streaming_content).startswith(begins)
+    refused = operator.get(f"/batches/{ran.pk}/results?format=doc", follow=True)
+    assert "Supported values are: jsonl, csv, xlsx, parquet." in text(refused)
+
+
+def test_tables_without_the_input_file_and_without_requests(operator, ran):
+    ran.input_file.delete_softly()
+    shown = text(operator.get(at(ran)))
+    assert "results?format=csv" in shown and "join=input" not in shown
+    assert "The input file is no longer there" in shown
+    Batch.objects.filter(pk=ran.pk).update(purged_at=timezone.now())
+    assert "results?format=csv" not in text(operator.get(at(ran)))
+
+
 def test_what_is_no_longer_kept_is_said(operator, ran):
     Batch.objects.filter(pk=ran.pk).update(purged_at=timezone.now())
     ran.output_file.delete_softly()
@@ -331,7 +352,7 @@ def test_what_is_no_longer_kept_is_said(operator, ran):
 
 # Who may
 
-LOOKS = ("", "live", "output", "errors", "errors.json", "log")
+LOOKS = ("", "live", "results", "output", "errors", "errors.json", "log")
 
 
 def test_strangers_sign_in_and_other_projects_members_find_nothing(client, ran):

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batches.api.serializers import ENDPOINTS
+from batches.exchange import answered, asked
 from batches.files import blobs
 from batches.models import Batch, BatchStatus, File, RequestState
 from batches.pages.new.beginning import beginning
 from batches.pages.request import page as one
-from batches.pages.request.exchange import answered, asked
 from models_registry.models import Model
 from tests.batches.pages.shown import HOSTILE, HTMX, answer, chat, made, member, other, request, text
 from tests.people import person

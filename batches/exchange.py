@@ -4,7 +4,7 @@ The JSON comes from clients and engines, so no function takes for granted that a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -22,11 +22,13 @@ PROMPTS = ("messages", "prompt", "input", "instructions", *SCORED)
 
 @dataclass(frozen=True)
 class ExchangePiece:
-    """Something that somebody said. who: a role, or what it is. notes: in a few words, beside it."""
+    """Something that somebody said. who: a role, or what it is. notes: in a few words, beside it. kind: `call` (of a
+    tool), `media`, `reasoning`, or empty for a text."""
 
     who: str
     text: str
     notes: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,10 @@ def asked(body: Any, sent: Members | None = None) -> Side:
     """The pieces of a call. sent: its members as they were sent, so that numbers are shown digit by digit."""
     if not isinstance(body, dict):
         return Side((ExchangePiece("body", pretty(body)),))
-    pieces = list(_asked(body))
+    pieces = list(call_pieces(body))
     known = sent or {}
     facts = tuple(
-        (name, bytes(known[name]).decode() if isinstance(value, int | float) and name in known else _text(value))
+        (name, bytes(known[name]).decode() if isinstance(value, int | float) and name in known else as_text(value))
         for name, value in body.items()
         if name not in (*PROMPTS, "tools")
     )
@@ -65,9 +67,9 @@ def asked(body: Any, sent: Members | None = None) -> Side:
 def answered(body: Any) -> Side:
     """The pieces of an answer, of any endpoint."""
     if not isinstance(body, dict):
-        return Side((ExchangePiece("answer", _text(body)),))
-    pieces = list(_answered(body))
-    facts = [(name, _text(body[name])) for name in ("id", "model", "system_fingerprint", "status") if body.get(name)]
+        return Side((ExchangePiece("answer", as_text(body)),))
+    pieces = list(answer_pieces(body))
+    facts = [(name, as_text(body[name])) for name in ("id", "model", "system_fingerprint", "status") if body.get(name)]
     facts += [(f"usage: {name}", text) for name, text in _flat(body.get("usage"))]
     return Side(tuple(pieces[:MOST_PIECES]), max(0, len(pieces) - MOST_PIECES), facts=tuple(facts))
 
@@ -75,9 +77,9 @@ def answered(body: Any) -> Side:
 # What was asked
 
 
-def _asked(body: dict[str, Any]) -> Iterator[ExchangePiece]:
+def call_pieces(body: dict[str, Any]) -> Iterator[ExchangePiece]:
     if body.get("instructions") is not None:
-        yield ExchangePiece("instructions", _text(body["instructions"]))
+        yield ExchangePiece("instructions", as_text(body["instructions"]))
     messages = body.get("messages")
     for message in messages if isinstance(messages, list) else [] if messages is None else [messages]:
         yield from _message(message)
@@ -86,13 +88,13 @@ def _asked(body: dict[str, Any]) -> Iterator[ExchangePiece]:
         if given is None:
             continue
         if not isinstance(given, list) or all(isinstance(one, int) for one in given):
-            yield ExchangePiece(name, _text(given), _tokens(given))
+            yield ExchangePiece(name, as_text(given), _tokens(given))
             continue
         for place, one in enumerate(given, 1):
             if isinstance(one, dict):
                 yield from _item(one)
             else:
-                yield ExchangePiece(f"{name} {place}", _text(one), _tokens(one))
+                yield ExchangePiece(f"{name} {place}", as_text(one), _tokens(one))
 
 
 def _tokens(given: Any) -> tuple[str, ...]:
@@ -104,20 +106,20 @@ def _message(message: Any) -> Iterator[ExchangePiece]:
     if not isinstance(message, dict):
         yield ExchangePiece("message", pretty(message))
         return
-    who = _text(message.get("role") or "message")[:40]
-    notes = tuple(f"{name} {_text(message[key])}" for key, name in _NAMED if message.get(key))
+    who = as_text(message.get("role") or "message")[:40]
+    notes = tuple(f"{name} {as_text(message[key])}" for key, name in _NAMED if message.get(key))
     for name in ("reasoning_content", "reasoning"):
         if isinstance(message.get(name), str) and message[name]:
-            yield ExchangePiece(f"{who}, reasoning", message[name])
+            yield ExchangePiece(f"{who}, reasoning", message[name], kind="reasoning")
             break
     content = message.get("content")
     if isinstance(content, list):
         for part in content:
             yield _part(part, who, notes)
     elif content is not None:
-        yield ExchangePiece(who, _text(content), notes)
+        yield ExchangePiece(who, as_text(content), notes)
     if message.get("refusal"):
-        yield ExchangePiece(f"{who}, refusal", _text(message["refusal"]))
+        yield ExchangePiece(f"{who}, refusal", as_text(message["refusal"]))
     for call in _list(message.get("tool_calls")):
         yield _call(call)
     if isinstance(message.get("function_call"), dict):
@@ -132,7 +134,7 @@ def _part(part: Any, who: str, notes: tuple[str, ...]) -> ExchangePiece:
         return ExchangePiece(who, part, notes)
     if not isinstance(part, dict):
         return ExchangePiece(who, pretty(part), notes)
-    kind = _text(part.get("type"))
+    kind = as_text(part.get("type"))
     for name in ("text", "refusal"):
         if isinstance(part.get(name), str):
             return ExchangePiece(who, part[name], notes if name == "text" else (*notes, name))
@@ -140,15 +142,14 @@ def _part(part: Any, who: str, notes: tuple[str, ...]) -> ExchangePiece:
         given = part.get(name)
         url = given.get("url") if isinstance(given, dict) else given
         if isinstance(url, str):
-            return ExchangePiece(who, *_media(url, name.removesuffix("_url"), notes))
+            return ExchangePiece(who, *_media(url, name.removesuffix("_url"), notes), kind="media")
     for name in ("input_audio", "file"):
         given = part.get(name)
         data = given.get("data") or given.get("file_data") if isinstance(given, dict) else None
         if isinstance(given, dict) and isinstance(data, str):
-            what = _text(given.get("format") or given.get("filename") or name)
-            return ExchangePiece(
-                who, "", (*notes, f"{name.removeprefix('input_')}: {what}, {size(len(data) * 3 // 4)}")
-            )
+            what = as_text(given.get("format") or given.get("filename") or name)
+            note = f"{name.removeprefix('input_')}: {what}, {size(len(data) * 3 // 4)}"
+            return ExchangePiece(who, "", (*notes, note), "media")
     return ExchangePiece(who, pretty(part), (*notes, kind) if kind else notes)
 
 
@@ -165,9 +166,9 @@ def _tool(tool: Any) -> Tool:
     if not isinstance(tool, dict):
         return Tool("", pretty(tool), "")
     function = tool["function"] if isinstance(tool.get("function"), dict) else tool
-    name = _text(function.get("name") or tool.get("type") or "")
+    name = as_text(function.get("name") or tool.get("type") or "")
     schema = function.get("parameters")
-    return Tool(name, _text(function.get("description") or ""), pretty(schema) if schema else "")
+    return Tool(name, as_text(function.get("description") or ""), pretty(schema) if schema else "")
 
 
 def _call(call: Any) -> ExchangePiece:
@@ -175,21 +176,20 @@ def _call(call: Any) -> ExchangePiece:
     if not isinstance(call, dict):
         return ExchangePiece("tool call", pretty(call))
     function = call["function"] if isinstance(call.get("function"), dict) else call
-    notes = tuple(_text(call[key]) for key in ("call_id", "id") if call.get(key))[:1]
-    return ExchangePiece(
-        f"tool call {_text(function.get('name') or '')[:100]}", _text(function.get("arguments") or ""), notes
-    )
+    notes = tuple(as_text(call[key]) for key in ("call_id", "id") if call.get(key))[:1]
+    name, arguments = as_text(function.get("name") or ""), as_text(function.get("arguments") or "")
+    return ExchangePiece(f"tool call {name[:100]}", arguments, notes, "call")
 
 
 # What was answered
 
 
-def _answered(body: dict[str, Any]) -> Iterator[ExchangePiece]:
+def answer_pieces(body: dict[str, Any]) -> Iterator[ExchangePiece]:
     if isinstance(error := body.get("error"), dict | str):
-        yield ExchangePiece("error", _text(error.get("message") or error) if isinstance(error, dict) else error)
+        yield ExchangePiece("error", as_text(error.get("message") or error) if isinstance(error, dict) else error)
     choices = _list(body.get("choices"))
     for place, choice in enumerate(choices):
-        yield from _choice(choice, place if len(choices) > 1 else None)
+        yield from choice_pieces(choice, place if len(choices) > 1 else None)
     for place, one in enumerate(_list(body.get("data"))):
         yield _vector(one, place)
     for place, one in enumerate(_list(body.get("results")), 1):
@@ -198,7 +198,7 @@ def _answered(body: dict[str, Any]) -> Iterator[ExchangePiece]:
         yield from _item(item)
 
 
-def _choice(choice: Any, place: int | None) -> Iterator[ExchangePiece]:
+def choice_pieces(choice: Any, place: int | None) -> Iterator[ExchangePiece]:
     if not isinstance(choice, dict):
         yield ExchangePiece("choice", pretty(choice))
         return
@@ -206,11 +206,11 @@ def _choice(choice: Any, place: int | None) -> Iterator[ExchangePiece]:
     pieces = list(_message(choice["message"])) if isinstance(choice.get("message"), dict) else []
     if isinstance(choice.get("text"), str):
         pieces.append(ExchangePiece("completion", choice["text"]))
-    ended = (f"finish reason {_text(choice['finish_reason'])}",) if choice.get("finish_reason") else ()
+    ended = (f"finish reason {as_text(choice['finish_reason'])}",) if choice.get("finish_reason") else ()
     last = len(pieces) - 1
     for at, piece in enumerate(pieces or [ExchangePiece("answer", "")]):
         who = f"{name}: {piece.who}" if name else piece.who
-        yield ExchangePiece(who, piece.text, piece.notes + (ended if at >= last else ()))
+        yield replace(piece, who=who, notes=piece.notes + (ended if at >= last else ()))
 
 
 def _vector(one: Any, place: int) -> ExchangePiece:
@@ -236,7 +236,7 @@ def _ranked(one: Any, place: int) -> ExchangePiece:
     text = document.get("text") if isinstance(document, dict) else document
     index = one.get("index")
     which = (f"document {index + 1}",) if isinstance(index, int) else ()
-    return ExchangePiece(f"place {place}", _text(text), (f"score {score:.6g}", *which))
+    return ExchangePiece(f"place {place}", as_text(text), (f"score {score:.6g}", *which))
 
 
 def dimensions(encoded: str) -> int:
@@ -246,21 +246,21 @@ def dimensions(encoded: str) -> int:
 def _item(item: Any) -> Iterator[ExchangePiece]:
     """An item of the Responses API, from a call or an answer."""
     if not isinstance(item, dict):
-        yield ExchangePiece("item", _text(item))
+        yield ExchangePiece("item", as_text(item))
         return
     kind = item.get("type")
     if kind == "function_call":
         yield _call(item)
     elif kind == "function_call_output":
-        yield ExchangePiece("tool", _text(item.get("output")), (f"answers the call {_text(item.get('call_id'))}",))
+        yield ExchangePiece("tool", as_text(item.get("output")), (f"answers the call {as_text(item.get('call_id'))}",))
     elif kind == "reasoning":
         said = [*_list(item.get("summary")), *_list(item.get("content"))]
         for part in said:
-            yield _part(part, "reasoning", ())
+            yield replace(_part(part, "reasoning", ()), kind="reasoning")
     elif "role" in item or kind == "message":
         yield from _message(item)
     else:
-        yield ExchangePiece(_text(kind or "item")[:40], pretty(item))
+        yield ExchangePiece(as_text(kind or "item")[:40], pretty(item))
 
 
 # Any JSON as text
@@ -270,7 +270,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     return value if isinstance(value, str) else "" if value is None else _dump(value, 0)
 
 
@@ -291,4 +291,4 @@ def _flat(value: Any, name: str = "", deep: int = 3) -> Iterator[tuple[str, str]
         for key, inner in islice(value.items(), 50):
             yield from _flat(inner, f"{name} {key}".strip().replace("_", " "), deep - 1)
     elif value is not None and name:
-        yield name, _text(value)
+        yield name, as_text(value)
