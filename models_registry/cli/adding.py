@@ -42,7 +42,7 @@ def add_to(actions: Any) -> None:
     add.add_argument("--base", help="the model that SOURCE or the hub's model is a LoRA adapter of")
     add.add_argument("--remote-name", default="", help="what the remote server calls the model, if not NAME")
     add.add_argument(
-        "--pool", action="append", metavar="URL", help="a further server of the remote model; may be repeated"
+        "--pool", action="append", metavar="URL", help="another server with the same remote model; may be repeated"
     )
     add.add_argument("--copy", action="store_true", help="copy the folder instead of using it where it is")
     _about(add)
@@ -56,8 +56,8 @@ def add_to(actions: Any) -> None:
     edit.add_argument("name")
     edit.add_argument("--task", help=", ".join(Task.values))
     edit.add_argument("--arg", action="append", metavar="KEY=VALUE", help="as with add; these replace all options")
-    edit.add_argument("--pool", action="append", metavar="URL", help="as with add; these replace all further servers")
-    edit.add_argument("--no-pool", action="store_true", help="remove all further servers")
+    edit.add_argument("--pool", action="append", metavar="URL", help="as with add; these replace all other servers")
+    edit.add_argument("--no-pool", action="store_true", help="remove all other servers")
     edit.add_argument("--token", metavar="NAME", help="of the registry, for a gated or private model of the hub")
     edit.add_argument("--no-args", action="store_true", help="remove all options of the engine")
     for name, what in (("--input-price", "reads"), ("--output-price", "writes")):

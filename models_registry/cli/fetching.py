@@ -36,7 +36,7 @@ def add_to(actions: Any) -> None:
     instead.add_argument("--resume", action="store_true", help="continue after a pause")
     instead.add_argument("--cancel", action="store_true", help="stop the download and delete what has arrived")
     instead.add_argument("--retry", action="store_true", help="continue after a failure")
-    fetching.add_argument("--detach", action="store_true", help="do not wait for its end")
+    fetching.add_argument("--detach", action="store_true", help="do not wait for the end")
     fetching.set_defaults(run=_fetch)
 
     token = actions.add_parser(

@@ -27,11 +27,11 @@ OPTIONS = (
 NOT_MEASURED = ("id", "object", "model", "at")  # fields of a measurement that the table shows in another form
 
 ABOUT = {
-    OperationKind.LOAD: "load a model, so that the next request finds it there",
-    OperationKind.UNLOAD: "free the GPU's memory of a model",
+    OperationKind.LOAD: "load a model",
+    OperationKind.UNLOAD: "unload a model, and free its memory on the GPU",
     OperationKind.TEST: "send a model one request, and show the answer",
     OperationKind.BENCHMARK: "measure a model: tokens and requests a second, latency, memory",
-    OperationKind.TUNE: "find the fastest engine options of a model, by trying some of them",
+    OperationKind.TUNE: "find a model's fastest engine options by trying some",
 }
 
 
@@ -41,20 +41,24 @@ def add_to(actions: Any) -> None:
         parsers[kind] = parser = actions.add_parser(kind.value, help=words)
         parser.add_argument("name")
         parser.add_argument("--now", action="store_true", help="run before every batch; a running batch is interrupted")
-        parser.add_argument("--detach", action="store_true", help="do not wait for its end")
+        parser.add_argument("--detach", action="store_true", help="do not wait for the end")
         parser.add_argument("--json", action="store_true", dest="json", help="as JSON")
         parser.set_defaults(run=_operate, kind=kind)
     measuring = (OperationKind.TEST, OperationKind.BENCHMARK, OperationKind.TUNE)
     test, benchmark, tune = map(parsers.__getitem__, measuring)
     for parser in (test, benchmark, tune):
-        parser.add_argument("--max-tokens", type=positive, metavar="N", help="of an answer (default: 64)")
+        parser.add_argument("--max-tokens", type=positive, metavar="N", help="longest answer, in tokens (default: 64)")
     test.add_argument("--prompt", metavar="TEXT")
     test.add_argument("--temperature", type=float, metavar="T", help="0 (the same answer every time) to 2")
-    benchmark.add_argument("--requests", type=positive, metavar="N", help="how many (default: 100)")
-    tune.add_argument("--requests", type=positive, metavar="N", help="how many for each setting (default: 200)")
+    benchmark.add_argument("--requests", type=positive, metavar="N", help="how many requests (default: 100)")
+    tune.add_argument("--requests", type=positive, metavar="N", help="requests for each setting (default: 200)")
     for parser in (benchmark, tune):
-        parser.add_argument("--prompt-tokens", type=positive, metavar="N", help="of a request, about (default: 64)")
-        parser.add_argument("--seed", type=int, metavar="N", help="of the prompts' words, or of the choice of lines")
+        parser.add_argument(
+            "--prompt-tokens", type=positive, metavar="N", help="length of a prompt, about (default: 64)"
+        )
+        parser.add_argument(
+            "--seed", type=int, metavar="N", help="another one makes other prompts, or takes other lines"
+        )
     tune.add_argument(
         "--file", metavar="FILE_ID", help="send requests of this file, which was uploaded for batches, not made-up ones"
     )

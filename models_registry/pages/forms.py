@@ -57,10 +57,10 @@ class AddressesField(forms.CharField):
 
     def __init__(self) -> None:
         super().__init__(
-            label="Further addresses",
+            label="More addresses",
             max_length=rules.MOST_ADDRESSES * rules.MOST_URL,
             required=False,
-            help_text="Of servers that serve the same model, one a line; requests are shared out among all",
+            help_text="Servers with the same model, one per line; requests are spread over all of them",
         )
 
     def prepare_value(self, value: Any) -> Any:
@@ -110,7 +110,7 @@ OF_FILES = "it is only for a whole model whose files are here"
 
 class PasteForm(forms.Form):
     text = forms.CharField(
-        label="Add a model: paste what you found",
+        label="Add a model",
         max_length=paste.MOST_TEXT,
         widget=forms.Textarea(
             attrs={
@@ -144,7 +144,7 @@ class AddForm(GuardedForm):
         empty_label="the server's own",
         help_text="For a private or gated model",
     )
-    remote_name = _text("Name on that server", 200, "What the server calls the model, if not by the name above")
+    remote_name = _text("Name on the server", 200, "What the server calls the model, if not by the name above")
     pool = AddressesField()
     task = forms.ChoiceField(choices=[("", "found out"), *Task.choices], required=False)
     base = forms.ModelChoiceField(
@@ -270,7 +270,7 @@ class RunForm(GuardedForm):
 class TestForm(RunForm):
     kind = OperationKind.TEST
     prompt = forms.CharField(label="Question", max_length=10_000, widget=forms.Textarea(attrs={"rows": 2}))
-    max_tokens = forms.IntegerField(label="Tokens at most")
+    max_tokens = forms.IntegerField(label="Max tokens")
     field_order = ("prompt", "max_tokens", "now")
 
 
@@ -278,7 +278,7 @@ class BenchmarkForm(RunForm):
     kind = OperationKind.BENCHMARK
     requests = forms.IntegerField(label="Requests")
     prompt_tokens = forms.IntegerField(label="Tokens in")
-    max_tokens = forms.IntegerField(label="Tokens out")
+    max_tokens = forms.IntegerField(label="Output tokens")
     cold = _switch("Load it again first", "Also measures the load")
     field_order = ("requests", "prompt_tokens", "max_tokens", "cold", "now")
 
@@ -288,7 +288,7 @@ class TuneForm(RunForm):
     file = forms.CharField(
         label="File", required=False, max_length=100, help_text="The id of an input file: its lines are sent"
     )
-    minutes = forms.IntegerField(label="Minutes at most")
+    minutes = forms.IntegerField(label="Max minutes")
     requests = forms.IntegerField(label="Requests for each setting")
     keep = _switch("Keep the fastest", "Otherwise a button does it afterwards")
     field_order = ("file", "minutes", "requests", "keep", "now")

@@ -119,7 +119,7 @@ def test_cancel_one_and_restart_the_worker_in_the_middle_of_another(vbs, sign_in
     page.get_by_role("link", name="Cancel …").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_be_visible()
-    dialog.get_by_role("link", name="No, leave it").click()
+    dialog.get_by_role("link", name="Keep the batch").click()
     expect(dialog).not_to_be_visible()
     page.get_by_role("link", name="Cancel …").click()
     dialog.get_by_role("button").first.click()

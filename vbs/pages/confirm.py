@@ -15,11 +15,20 @@ def confirm(
     back: str,
     fields: Mapping[str, str] | None = None,
     danger: bool = True,
+    no: str = "Cancel",
 ) -> HttpResponse:
     """The question. A GET asks it, and its form posts to the same address, where the POST does the action.
 
     words: sentences about what the action does and interrupts. fields: hidden values of the form. back: the address for
-    a no. With htmx it is a dialog (`hx-get` into `#dialog`), else a page.
+    a no, and no: what its button says. With htmx it is a dialog (`hx-get` into `#dialog`), else a page.
     """
-    context = {"title": title, "words": words, "button": button, "back": back, "fields": fields or {}, "danger": danger}
+    context = {
+        "title": title,
+        "words": words,
+        "button": button,
+        "back": back,
+        "fields": fields or {},
+        "danger": danger,
+        "no": no,
+    }
     return render(request, "_confirm.html" if getattr(request, "htmx", False) else "confirm.html", context)

@@ -38,7 +38,7 @@ Found = dict[str, Any]
 
 
 class Command(BaseCommand):
-    help = "What runs, what it does, and what is wrong. The exit code is 0 when all is well, else 1."
+    help = "Show what runs, what it does, and what is wrong. The exit code is 0 when all is well, else 1."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -73,7 +73,9 @@ def cancel(request: Request, pk: str) -> HttpResponseBase:
         f"The {batch.answered:,} answers so far are kept; its error file names the requests that were not run.",
     ]
     back = resolve_url("batch", pk)
-    return confirm(request, title=f"Cancel {pk}?", words=words, button="Cancel the batch", back=back)
+    return confirm(
+        request, title=f"Cancel {pk}?", words=words, button="Cancel the batch", back=back, no="Keep the batch"
+    )
 
 
 @require_POST

@@ -30,7 +30,7 @@ def first_steps(viewer: Viewer) -> Part:
             "command": f"{PROGRAM} model add-demo",
         },
         {
-            "title": "Make a key",
+            "title": "Create a key",
             "words": no_key if is_open else "Programs send it with each request.",
             "done": has_key or is_open,
             "address": "/system/keys" if viewer.may("accounts.view_apikey") else "",

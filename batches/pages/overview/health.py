@@ -21,7 +21,7 @@ from vbs.run import space
 OK, ATTENTION, BAD = "ok", "attention", "bad"
 NO_WORKER = {
     "io": "Uploaded batches are not read, outputs are not written and models are not fetched.",
-    "gpu": "Nothing is loaded and no batch is run.",
+    "gpu": "No model is loaded and no batch runs.",
 }
 
 
@@ -106,13 +106,15 @@ def _gpu(workers: Sequence[Worker], viewer: Viewer) -> Iterator[Fact]:
     if waits:
         yield Fact("gpu worker", ATTENTION, f"Takes up no work: {waits}.")
     else:
-        yield Fact("gpu worker", OK, "Works." if busy else "Runs, and has nothing to do.")
+        yield Fact("gpu worker", OK, "Working." if busy else "Running, with nothing to do.")
     loading = next((activity(one, viewer) for one in alive if one.state == WorkerState.LOADING), "")
     loaded = ", ".join(one.model_name for one in alive if one.model_name)
     if loading:
         yield Fact("Engine", OK, f"{loading}.")
     else:
-        yield Fact("Engine", OK, f"Has {loaded} loaded." if loaded else "Loads a model with the next batch for it.")
+        yield Fact(
+            "Engine", OK, f"{loaded} is loaded." if loaded else "No model is loaded. The next batch loads its model."
+        )
 
 
 def _dead(cluster: str, name: str, workers: Sequence[Worker]) -> Fact:
@@ -120,7 +122,9 @@ def _dead(cluster: str, name: str, workers: Sequence[Worker]) -> Fact:
     silent = (timezone.now() - last).total_seconds() if last else 0.0
     ago = "less than a minute" if silent < 60 else duration(silent)
     heard = f"The last heartbeat was {ago} ago. " if last else ""
-    words = f"None runs. {heard}{NO_WORKER[cluster]} {PROGRAM} up starts everything, this the worker alone:"
+    words = (
+        f"None is running. {heard}{NO_WORKER[cluster]} '{PROGRAM} up' starts everything; this starts the worker alone:"
+    )
     return Fact(name, BAD, words, f"{PROGRAM} worker {cluster}")
 
 
@@ -146,4 +150,4 @@ def _downloads() -> Fact:
         return Fact("Downloads", ATTENTION, words, f"{PROGRAM} model fetch NAME", "/models/")
     shown = (DownloadState.RUNNING, DownloadState.QUEUED, DownloadState.PAUSED)
     said = ", ".join(f"{states[state]} {state.label}" for state in shown if states.get(state))
-    return Fact("Downloads", OK, f"{said}." if said else "There are none.", address="/models/" if said else "")
+    return Fact("Downloads", OK, f"{said}." if said else "None.", address="/models/" if said else "")

@@ -95,7 +95,7 @@ def resume(request: Request) -> HttpResponseBase:
     with transaction.atomic():
         if pauses.resume(request.user.get_username()):
             audit.record(request, "queue.resume")
-            messages.success(request, "Batches run again.")
+            messages.success(request, "The queue is resumed.")
         else:
             messages.info(request, "The queue was not paused.")
     snapshot.forget()

@@ -44,14 +44,14 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
     missing, tail = "", files.LogTail((), 0, False)
     try:
         if path is None:
-            missing = "There is none on this machine: its engine has not started yet, or runs elsewhere."
+            missing = "No log on this machine: the engine has not started yet, or runs elsewhere."
         else:
             tail = files.tail(path)
-            missing = "" if tail.lines else "It is empty so far."
+            missing = "" if tail.lines else "The log is empty."
     except FileNotFoundError:
-        missing = f"There is none yet. Programs that '{PROGRAM} up' did not start write their logs elsewhere."
+        missing = f"No log yet. Programs that '{PROGRAM} up' did not start write their logs elsewhere."
     except OSError as error:
-        missing = f"It cannot be read: {error.strerror or error}."
+        missing = f"The log cannot be read: {error.strerror or error}."
     about = {"name": name, "file": path.name if path else "", "tail": tail, "missing": missing}
     return {
         "log": Part("log", "system/_log.html", about),

@@ -10,7 +10,7 @@ from models_registry.serving.engines import Availability
 from vbs.pages.viewer import Viewer, choices
 
 MOST_MODELS = 4  # at once
-LABELS = {"max_tokens": "Most tokens", "temperature": "Temperature", "top_p": "Top p", "seed": "Seed"}
+LABELS = {"max_tokens": "Max tokens", "temperature": "Temperature", "top_p": "Top p", "seed": "Seed"}
 
 
 @dataclass(frozen=True)

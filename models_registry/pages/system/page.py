@@ -109,10 +109,10 @@ def _checks(rows: Sequence[Worker], for_operator: bool) -> list[Check]:
     ]
     storage = STORAGE.state()
     folder = settings.VBS_DATA_DIR / "files" if for_operator else "the folder of files"
-    fix = "Files can be neither taken in nor given out: see whether the disk is full (Clean the disk) and who owns "
+    fix = "Files can be neither uploaded nor downloaded: see whether the disk is full (Clean the disk) and who owns "
     fix += f"{folder}."
     if settings.VBS_STORAGE:
-        fix = "Files can be neither taken in nor given out: check VBS_STORAGE, VBS_S3_ENDPOINT and the credentials."
+        fix = "Files can be neither uploaded nor downloaded: check VBS_STORAGE, VBS_S3_ENDPOINT and the credentials."
     found.append(Check("Storage", "can be written to" if storage == OK else storage, storage == OK, fix))
     disk = space.of(settings.VBS_DATA_DIR)
     state = f"{size(disk.free)} of {size(disk.total)} are free"

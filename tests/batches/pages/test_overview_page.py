@@ -203,7 +203,7 @@ def test_what_waits(root, looker, mine, theirs):
     own = [batch(mine) for _ in range(5)]
     other = batch(theirs, priority=5, model_names=["secret-model"])
     shown = section(text(looker), "waiting")
-    assert "6 wait" in shown and "And 1 more" in shown and 'href="/queue/"' in shown
+    assert "6 waiting" in shown and "1 more in the queue" in shown and 'href="/queue/"' in shown
     assert shown.index("another project") < shown.index(own[0].pk) and "priority 5" in shown
     assert other.pk not in shown and "secret-model" not in shown and own[4].pk not in shown
     assert "No model &#x27;some-model&#x27; is registered" in shown, "why nobody knows when it starts"
@@ -252,7 +252,7 @@ def test_the_chosen_project_is_shown_alone(root, mine, theirs):
 
 def test_an_empty_server_says_so(root):
     page = text(root)
-    for shown in ("No batch runs.", "Nothing waits", "None has ended yet."):
+    for shown in ("No batch is running.", "Nothing is waiting", "No batch has finished yet."):
         assert shown in page
     assert page.count('<svg class="plot') == 2 and "0 completed, 0 failed" in page
 
@@ -320,8 +320,8 @@ def test_a_paused_queue(root, looker):
     assert "queue is paused" not in text(root)
     Pause.objects.create(asked_by="somebody", reason=BAD)
     page = text(root)
-    assert "The queue is paused" in page and "somebody" in page and BAD not in page and "Let it go on" in page
-    assert "The queue is paused" in text(looker) and "Let it go on" not in text(looker)
+    assert "The queue is paused" in page and "somebody" in page and BAD not in page and "Resume it" in page
+    assert "The queue is paused" in text(looker) and "Resume it" not in text(looker)
     Pause.objects.update(ended_at=timezone.now())
     assert "queue is paused" not in text(root)
 
@@ -353,7 +353,7 @@ def test_a_dead_worker(root):
     assert found["gpu worker"].state == "bad" and "7 min ago" in found["gpu worker"].words
     assert found["gpu worker"].command == "manage.py worker gpu" and found["io workers"].state == "ok"
     page = text(root)
-    assert "No worker is running" in page and "manage.py worker gpu" in page and "need" in page
+    assert "No GPU worker is running" in page and "manage.py worker gpu" in page and " problems<" in page
     Worker.objects.update(heartbeat_at=timezone.now() - timedelta(minutes=7))
     assert facts()["io workers"].command == "manage.py worker io"
 

@@ -130,7 +130,7 @@ def test_what_runs(root, queued, known, worker):
     Batch.objects.update(**leased(worker))
     page = look(root)
     for said in ('value="25.0"', "250 of 1,000 requests", "10 failed", "2.00 requests/s, 50.5 tokens/s", " left",
-                 f"/batches/{runs.pk}/cancel", "Nothing waits."):  # fmt: skip
+                 f"/batches/{runs.pk}/cancel", "Nothing is waiting."):  # fmt: skip
         assert said in page, said
 
 
@@ -173,7 +173,7 @@ def test_only_the_first_are_shown(root, queued, known, worker, monkeypatch):
 
 def test_what_is_still_being_read_is_counted(root, queued):
     queued(validated_at=None, model_names=[], total=0)
-    assert "The lines of 1 batch are being read." in look(root)
+    assert "1 batch is being validated." in look(root)
 
 
 def test_of_another_project_only_numbers_are_told(operator, queued, other, worker):
@@ -351,7 +351,7 @@ def test_while_it_is_paused_no_time_is_told(root, queued, known, worker):
 def test_resuming(operator, db):
     pauses.pause("ada")
     answer = operator.post("/queue/resume", headers=HTMX)
-    assert "Batches run again." in text(answer) and pauses.current() is None
+    assert "The queue is resumed." in text(answer) and pauses.current() is None
     assert "was not paused" in text(operator.post("/queue/resume", follow=True))
     assert [one.action for one in AuditEntry.objects.all()] == ["queue.resume"]
 

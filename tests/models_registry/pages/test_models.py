@@ -66,7 +66,7 @@ def worker(**fields):
 def test_an_empty_registry_says_what_to_do(root):
     page = text(root.get("/models/"))
     assert "No models yet" in page and "manage.py model add-demo" in page
-    assert "No worker is running" in page
+    assert "No GPU worker is running" in page
 
 
 def test_a_model_that_sleeps_is_neither_loaded_nor_gone(root):
@@ -84,7 +84,7 @@ def test_the_table(root):
     worker(model_name="zebra", state="running", activity="Batch batch_1: 3 of 9")
     page = text(root.get("/models/"))
     assert page.index(">ant<") < page.index(">zebra<") < page.index(">adapter<"), "adapters stand under their base"
-    for shown in ("@production", "3.0 GiB", "8,192", "its weights are damaged", "never measured", "adapter of zebra"):
+    for shown in ("@production", "3.0 GiB", "8,192", "its weights are damaged", "not measured", "adapter of zebra"):
         assert shown in page
     assert page.count('class="state loaded"') == 1 and "Batch batch_1: 3 of 9" in page
 
@@ -96,7 +96,7 @@ def test_what_the_worker_reads_and_why_it_waits(root):
     for shown in ("3.0 GiB of 4.0 GiB", "91 °C", "7 %", "GPU 0 is at 91 °C: new work waits", 'value="75"'):
         assert shown in page
     Worker.objects.update(heartbeat_at=timezone.now() - timedelta(minutes=5))
-    assert "No worker is running" in text(root.get("/models/"))
+    assert "No GPU worker is running" in text(root.get("/models/"))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_a_model_that_has_been_measured(root, scripted):
     assert page.count('<svg class="plot') == 3 and "<circle" in page and "<desc>" in page
     for shown in ("31.25 s", "1.0 GiB", "512 MiB", "0.50 s", "1 × batch: 200 tokens/s"):
         assert shown in page
-    assert "never measured" not in page
+    assert "not measured" not in page
 
 
 def test_a_test_shows_question_and_answer_and_a_benchmark_numbers(root, scripted):
@@ -447,7 +447,7 @@ def test_editing(root, scripted):
 
 def test_prices_are_set_and_shown_and_taken_back(root, scripted):
     address = f"/models/{scripted.pk}/edit"
-    assert "none is set" in text(root.get(f"/models/{scripted.pk}/"))
+    assert "not set" in text(root.get(f"/models/{scripted.pk}/"))
     assert root.post(address, {"task": "chat", "input_price": "0.1500", "output_price": "2"}).status_code == 302
     assert "0.15 in, 2 out USD per million tokens" in text(root.get(f"/models/{scripted.pk}/"))
     for wrong in ("-1", "NaN", "1e30", "0.00001", "free"):

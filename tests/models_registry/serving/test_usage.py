@@ -32,9 +32,9 @@ def test_the_line_on_the_page(model):
     used(mine, hours=25)
     used(other, requests=7)
     shown = text(person("viewer", mine).get(reverse("model", args=[model.pk])))
-    assert "Asked directly 1,201 times in the last 24 hours, 1 failed: 60 tokens read, 80 written." in shown
+    assert "1,201 direct requests in the last 24 hours, 1 failed: 60 input tokens, 80 output tokens." in shown
     nobody = Project.objects.create(name="nobody")
-    assert "Asked directly" not in text(person("viewer", nobody).get(reverse("model", args=[model.pk])))
+    assert "direct request" not in text(person("viewer", nobody).get(reverse("model", args=[model.pk])))
 
 
 def test_old_rows_are_deleted(model, settings):

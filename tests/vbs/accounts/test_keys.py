@@ -176,7 +176,7 @@ def test_the_chosen_project(one, two):
 
 def test_nobody_gives_more_than_they_have(one):
     may = person("operator", one)
-    assert "may also change the registry" in text(may.get("/system/keys"))
+    assert "May also change the registry" in text(may.get("/system/keys"))
     make(may, one, operator="on")
     assert ApiKey.objects.get().operator
     ApiKey.objects.all().delete()
@@ -234,7 +234,7 @@ def test_who_may(one):
     for path in ("/system/keys", "/system/keys/live", f"/system/keys/{key.pk}/edit", f"/system/keys/{key.pk}/revoke"):
         assert viewer.get(path).status_code == 403 and viewer.post(path).status_code in (403, 405)
     page = looks.get("/system/keys")
-    assert "mine here" in text(page) and "Make a key" not in text(page) and "Revoke" not in text(page)
+    assert "mine here" in text(page) and "New key" not in text(page) and "Revoke" not in text(page)
     assert make(looks, one).status_code == 403
     assert looks.post(f"/system/keys/{key.pk}/revoke").status_code == 403
     assert looks.get("/system/keys/999999/edit").status_code == 403

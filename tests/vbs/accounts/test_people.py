@@ -100,7 +100,7 @@ def test_another_role_and_other_projects(admin, one):
 def test_nobody_takes_their_own_right(admin):
     me = admin.user
     page = admin.get(f"/system/people/{me.pk}/")
-    assert 'name="role"' not in text(page) and "somebody else" in text(page)
+    assert 'name="role"' not in text(page) and "Somebody else" in text(page)
     answer = admin.post(f"/system/people/{me.pk}/", {"role": "viewer"})
     assert answer.status_code == 422 and "Role (role) cannot be set here: one's own role is for another" in (
         text(answer).replace("&#x27;", "'")

@@ -106,7 +106,7 @@ def test_nothing_changes_without_the_right():
     ):  # fmt: skip
         assert looks.post(path, {"name": "x", "active": "no", "role": "admin"}).status_code == 403, path
     page = text(looks.get("/system/people"))
-    assert "Deactivate" not in page and "Add somebody" not in page and "Make a project" not in page
+    assert "Deactivate" not in page and "Add a person" not in page and "New project" not in page
 
 
 def test_an_admin_sees_all_projects_and_others_their_own():

@@ -36,12 +36,12 @@ class ExpiryForm(GuardedForm):
 
     CHOICES = (("never", "Never"), *((days, f"In {days} days") for days in DAYS), ("date", "After the day below"))
 
-    expires = forms.ChoiceField(label="Stops working", choices=CHOICES)
+    expires = forms.ChoiceField(label="Expires", choices=CHOICES)
     last_day = forms.DateField(
-        label="Its last day",
+        label="Last day",
         required=False,
         widget=forms.DateInput(attrs={"type": "date"}),
-        help_text="It works up to the end of that day, in UTC.",
+        help_text="The key works until the end of that day, in UTC.",
     )
 
     def clean(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class NewKeyForm(ExpiryForm):
     name = name_field("Name", "What it is for, such as the program that uses it")
     project = forms.ModelChoiceField(queryset=Project.objects.none(), empty_label=None)
     operator = forms.BooleanField(
-        label="It may also change the registry of models",
+        label="May also change the registry of models",
         help_text="Add, fetch, load and remove models by the API",
         required=False,
     )
@@ -98,7 +98,7 @@ class NewKeyForm(ExpiryForm):
 class KeyForm(ExpiryForm):
     CHOICES = (("same", "As it is now"), *ExpiryForm.CHOICES)
     name = name_field("Name")
-    expires = forms.ChoiceField(label="Stops working", choices=CHOICES)
+    expires = forms.ChoiceField(label="Expires", choices=CHOICES)
     field_order = ("name", "expires", "last_day")
 
     def change(self, key: ApiKey) -> str:

@@ -15,7 +15,7 @@ class Command(BaseCommand):
     help = "Make an API key and print it, alone, on standard output. It is shown only here."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--project", required=True, help="made when it is new")
+        parser.add_argument("--project", required=True, help="created when it does not exist")
         parser.add_argument("--name", required=True, help="what the key is for")
         parser.add_argument("--days", type=int, help="expire after so many days")
         parser.add_argument("--operator", action="store_true", help="the key may also change the registry of models")

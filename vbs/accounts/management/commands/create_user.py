@@ -16,14 +16,16 @@ from vbs.configuration import audit
 
 class Command(BaseCommand):
     help = (
-        "Make somebody who can sign in. Asks for the password; without a terminal, or with an empty answer, "
-        "one is made and printed, alone, on standard output. It is shown only here."
+        "Create an account for the browser. Asks for the password; without a terminal, or with an empty answer, "
+        "one is generated and printed, alone, on standard output. It is shown only this once."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name", help="to sign in with")
         parser.add_argument("--role", required=True, choices=roles.ROLES)
-        parser.add_argument("--project", action="append", default=[], help="seen by them; may be given several times")
+        parser.add_argument(
+            "--project", action="append", default=[], help="a project whose batches they see; may be repeated"
+        )
 
     def handle(self, *, name: str, role: str, project: list[str], **options: Any) -> None:
         try:
