@@ -1,0 +1,1 @@
+"""Files, batches and their requests."""

@@ -1,0 +1,1 @@
+"""To come: people judge and correct answers."""

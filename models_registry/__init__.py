@@ -1,0 +1,1 @@
+"""Which models there are, their files and engines, and what the GPU does next."""

@@ -1,8 +1,8 @@
 """Django's settings, and all settings of vbs: each is declared here once.
 
-A declaration reads a setting from the environment and checks it. The README's table and the page of settings are made
-from the declarations. Other variables are read where they are needed: those of vLLM and CUDA by the engine, the marks
-of our own processes (VBS_INSTANCE, Q_CLUSTER_NAME) by these.
+A declaration reads a setting from the environment and checks it. The table in docs/settings.md and the page of settings
+are made from the declarations. Other variables are read where they are needed: those of vLLM and CUDA by the engine,
+the marks of our own processes (VBS_INSTANCE, Q_CLUSTER_NAME) by these.
 """
 
 import os

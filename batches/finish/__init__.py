@@ -1,0 +1,1 @@
+"""The output and error files, and the end of a batch."""

@@ -1,0 +1,1 @@
+"""The order in which batches run, and when each will start and end."""

@@ -1,0 +1,1 @@
+"""The routes of models, of the registry and of direct requests."""

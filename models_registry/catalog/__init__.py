@@ -1,0 +1,1 @@
+"""Registers models: their names, folders, options and rules."""

@@ -1,0 +1,1 @@
+"""The loop of a GPU worker: the arbiter, loads, operations, lanes of remote models."""

@@ -1,0 +1,1 @@
+"""Brings models from the hub."""

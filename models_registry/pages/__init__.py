@@ -1,0 +1,1 @@
+"""The pages of models, of the playground and of the system."""

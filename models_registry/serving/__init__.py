@@ -1,0 +1,1 @@
+"""Direct requests: which engine answers, and what it costs."""

@@ -2,43 +2,28 @@
 and reads files that exist or that an example before it has made."""
 
 import argparse
-import csv
 import importlib.util
+import io
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from django.core.management import call_command, get_commands, load_command_class
+from django.core.management import get_commands, load_command_class
 from django.core.management.base import CommandError
 from django.urls import resolve
 
+from tests.documents import DOCUMENTS, README, TYPED, blocks, missing, typed
+from vbs.management.commands import up
 from vbs.pages import recipes
 from vbs.settings import BASE_DIR
 
-DOCUMENTS = [BASE_DIR / "README.md", *sorted((BASE_DIR / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SHELL = ("", "sh", "bash")
-TYPED = (".venv/bin/python", "cat", "curl", "export", "make", "pip")
 INLINE = re.compile(r"`((?:manage\.py|vbs|make|python -m) [^`\n]+)`")
 NAMED = re.compile(r"(?:manage\.py|{PROGRAM}|{% program %}) ([a-z_]+)(?: ([a-z][a-z-]*(?:\|[a-z-]+)*))?")
 MANAGE = (".venv/bin/python manage.py ", "manage.py ", "vbs ")
 FILE = re.compile(r"[\w./-]+\.(?:jsonl|csv|json|txt)")
 TARGETS = set(re.findall(r"^([a-z-]+):", (BASE_DIR / "Makefile").read_text(), re.MULTILINE))
-
-
-def typed(text: str) -> Iterator[str]:
-    """The commands of a shell's text: joined where a line goes on, without comments and what stands in a heredoc."""
-    text = re.sub(r"<<'EOF'\n.*?^EOF$", "", text, flags=re.MULTILINE | re.DOTALL).replace("\\\n", " ")
-    for line in text.splitlines():
-        if line and not line.startswith(("#", "[")):
-            yield line
-
-
-def is_shell(language: str, block: str) -> bool:
-    """And no drawing."""
-    return language in SHELL and block.split(maxsplit=1)[0] in TYPED
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
@@ -116,15 +101,15 @@ def plain(text: str) -> str:
     return re.sub(r"\bN\b", "1", text)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(BASE_DIR)))
 def test_documents(document):
-    text, session = document.read_text(), Session()
-    for language, block in BLOCK.findall(text):
-        for line in typed(block) if is_shell(language, block) else ():
+    session = Session()
+    for kind, block in blocks(document):
+        for line in typed(block) if kind == "sh" else ():
             session.check(line)
-        if language == "python":
+        if kind == "python":
             session.python(block)
-    for line in INLINE.findall(text):
+    for line in INLINE.findall(document.read_text()):
         session.check(plain(line))
 
 
@@ -140,30 +125,17 @@ def test_recipes():
 
 
 def of_the_readme():
-    blocks = BLOCK.findall(DOCUMENTS[0].read_text())
-    return [line for language, block in blocks if is_shell(language, block) for line in typed(block)]
+    return [line for kind, block in blocks(README) if kind == "sh" for line in typed(block)]
 
 
 def test_the_readme_is_looked_at():
     lines = of_the_readme()
-    assert sum(line.startswith(".venv/bin/python manage.py ") for line in lines) > 12
-    assert sum(line.startswith("curl ") for line in lines) == 3
+    assert sum(line.startswith(".venv/bin/python manage.py ") for line in lines) >= 7
+    assert {"make demo", "make test", "make up"} <= {line.partition("#")[0].strip() for line in lines}
     with pytest.raises(AssertionError, match=r"there is no file rows\.csv"):
         Session().check('manage.py make_batch --from rows.csv --prompt "{text}" --out batch.jsonl')
     with pytest.raises(pytest.fail.Exception, match="--nonsense"):
         Session().check("manage.py batch submit examples/demo_batch_10.jsonl --nonsense")
-
-
-def test_the_examples_make_what_they_say(tmp_path, monkeypatch):
-    """Those that need no server, as they are written."""
-    (tmp_path / "examples").symlink_to(BASE_DIR / "examples")
-    monkeypatch.chdir(tmp_path)
-    (line,) = [one for one in of_the_readme() if " make_batch " in one]
-    call_command(*shlex.split(line.removeprefix(MANAGE[0]), comments=True))
-    with (BASE_DIR / "examples" / "reviews.csv").open(newline="") as table:
-        rows = list(csv.DictReader(table))
-    made = (tmp_path / "batch.jsonl").read_text().splitlines()
-    assert len(made) == len(rows) and all('"Summarise: ' in one for one in made)
 
 
 def test_commands_that_messages_name():
@@ -175,3 +147,17 @@ def test_commands_that_messages_name():
                 assert not actions or set(action.split("|")) - {""} <= actions, f"{path}: manage.py {name} {action}"
                 found += 1
     assert found > 60
+
+
+def test_the_server_greets_as_the_readme_shows(db):
+    """What `make up` says begins the first block that is not typed."""
+    said = io.StringIO()
+    up.Command(stdout=said).greet(SimpleNamespace(url="http://127.0.0.1:4080", data=Path("data")))
+    shown = next(block for kind, block in blocks(README) if kind == "said")
+    assert shown.startswith("vbs is up") and not missing(shown, said.getvalue())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(BASE_DIR)))
+def test_links_and_pictures_are_there(document):
+    for path in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+        assert path.startswith("https://") or (document.parent / path).exists(), path

@@ -181,6 +181,6 @@ def look_around(client: httpx.Client, said: str) -> None:
     files = re.findall(r'(?:href|src)="(/static/[^"]+)"', page.text)
     addresses = ["/queue/", "/batches/", "/models/", "/system/", "/help/", "/help/api", "/docs", "/admin/", *files]
     assert files and {one: client.get(one).status_code for one in addresses} == dict.fromkeys(addresses, 200)
-    assert "Five minutes" in client.get("/help/start").text
+    assert "How it stays alive" in client.get("/help/start").text and "<h1" in client.get("/help/changelog").text
     models = client.get("/models/").text
     assert "<pre>vbs model add-demo</pre>" in models and "manage.py" not in models

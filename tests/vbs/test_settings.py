@@ -1,4 +1,4 @@
-"""Settings: strictly parsed, read in one place, and each of them in the README's table."""
+"""Settings: strictly parsed, read in one place, and each of them in docs/settings.md."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import vbs.settings as vbs_settings
-from tests.map import README, readme
+from tests import map as product
 from vbs.configuration.declared import SETTINGS
 from vbs.settings import BASE_DIR
 
@@ -82,10 +82,11 @@ def test_no_other_module_reads_vbs_variables():
             assert not reader.search(path.read_text()), path
 
 
-def test_the_readme_has_the_table():
-    """`python -m tests.map` writes it."""
-    assert README.read_text() == readme()
-    assert "| `VBS_PORT` | `4080` | Port to listen on |" in readme() and readme().count("| `VBS_") > 45
+def test_each_has_a_row():
+    """`python -m tests.map` writes them."""
+    made = product.settings()
+    assert product.SETTINGS.read_text() == made
+    assert "| `VBS_PORT` | `4080` | Port to listen on |" in made and made.count("| `VBS_") > 45
 
 
 def test_every_setting_is_there_by_its_attribute():

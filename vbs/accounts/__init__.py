@@ -1,0 +1,1 @@
+"""Projects, people, roles and API keys."""

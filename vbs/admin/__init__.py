@@ -1,0 +1,1 @@
+"""The database admin: Django's own pages for rows."""

@@ -1,6 +1,6 @@
 """The declaration of a setting: one call reads it from the environment, checks it, and describes it.
 
-vbs/settings.py declares each setting. The page of settings and the README's table are made from the declarations.
+vbs/settings.py declares each setting. The page of settings and docs/settings.md are made from the declarations.
 """
 
 import os
@@ -20,8 +20,8 @@ _CREDENTIALS = re.compile(r"(://)[^/@\s]*@")
 
 @dataclass(frozen=True)
 class Setting:
-    """default and words: what it is when nothing is given, and what it means, as the README says them. attribute: its
-    name in vbs.settings.
+    """default and words: what it is when nothing is given, and what it means, as docs/settings.md says them.
+    attribute: its name in vbs.settings.
 
     changes: when a change takes hold, for a setting that can be changed while vbs runs; empty for the others, which are
     read once at the start. parse: for one that can be changed, gives its value from text or JSON; raises ValueError
@@ -135,7 +135,7 @@ def parsed(name: str, value: Any) -> Any:
 
 
 def table() -> str:
-    """The settings as the README's table."""
+    """The settings as the table of docs/settings.md."""
     rows = [f"| `{one.name}` | {one.default} | {one.words} |" for one in SETTINGS.values()]
     return "\n".join(["| variable | default | what it is |", "|---|---|---|", *rows]) + "\n"
 

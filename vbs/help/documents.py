@@ -1,5 +1,5 @@
-"""The documents of the repository, as pages. A document is rendered when somebody first asks for it, and again when its
-file changed."""
+"""The documents of the repository, as pages, in the order of their index. A document is rendered when somebody first
+asks for it, and again when its file changed."""
 
 import posixpath
 import re
@@ -12,23 +12,37 @@ from django.conf import settings
 
 from vbs.help.markdown import PREFIX, Heading, Rendered, render
 
-START = "start"
-# In this order.
-FIRST = (START, "api", "models", "pages", "operations", "architecture", "map", "benchmarks", "dependencies")
-HIDDEN = ("STATUS",)
+INDEX = "docs/README.md"
+HIDDEN = ("STATUS", "README")  # of docs/
 NAME = re.compile(r"[a-z0-9_-]{1,50}")
+PART = re.compile(r"## (.+)")
+ITEM = re.compile(r"- \[([^]]+)\]\(([\w./-]+\.md)\)")
 MOST_WORDS, MOST_HITS = 8, 30
 AROUND = 90  # characters of a snippet on each side of what was found
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A document, as the index names it. path: from the repository's folder."""
+
+    name: str
+    title: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the index. Without entries, it is still to be written."""
+
+    title: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
 class Document:
     name: str
+    title: str
     rendered: Rendered
-
-    @property
-    def title(self) -> str:
-        return "Start" if self.name == START else self.rendered.title or self.name
 
 
 @dataclass(frozen=True)
@@ -40,26 +54,42 @@ class Hit:
     snippet: tuple[tuple[str, bool], ...]
 
 
-def documents() -> list[Document]:
-    """All documents, in order; none where vbs is installed without them."""
-    return [found for name in names() if (found := document(name))]
-
-
-def names() -> list[str]:
+def parts() -> list[Part]:
+    """The index, then what it does not name; nothing where vbs is installed without documents."""
     try:
-        here = {path.stem for path in (_folder() / "docs").glob("*.md")} - set(HIDDEN)
+        lines = (_folder() / INDEX).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        here = set()
-    if (_folder() / "README.md").is_file():
-        here.add(START)
-    return [name for name in FIRST if name in here] + sorted(name for name in here - set(FIRST) if NAME.fullmatch(name))
+        lines = []
+    found: list[tuple[str, list[Entry]]] = []
+    for line in lines:
+        if part := PART.fullmatch(line):
+            found.append((part[1], []))
+        elif found and (item := ITEM.match(line)):
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(INDEX), item[2]))
+            if (_folder() / path).is_file():
+                found[-1][1].append(Entry(_name(path), item[1], path))
+    there = {entry.path for _, entries in found for entry in entries}
+    others = sorted(f"docs/{path.name}" for path in (_folder() / "docs").glob("*.md") if path.stem not in HIDDEN)
+    rest = [Entry(_name(path), _name(path), path) for path in others if path not in there]
+    found.append(("More", [entry for entry in rest if NAME.fullmatch(entry.name)]))
+    return [Part(title, tuple(entries)) for title, entries in found if entries or title != "More"]
+
+
+def entries() -> list[Entry]:
+    return [entry for part in parts() for entry in part.entries]
+
+
+def documents() -> list[Document]:
+    """All documents, in order."""
+    return [found for entry in entries() if (found := document(entry.name))]
 
 
 def document(name: str) -> Document | None:
     """None when there is no document with this name, or it cannot be read."""
-    if name not in names():
+    entry = next((one for one in entries() if one.name == name), None)
+    if entry is None:
         return None
-    path = _folder() / (_path(name))
+    path = _folder() / entry.path
     try:
         changed = path.stat().st_mtime_ns
         with _lock:
@@ -69,7 +99,7 @@ def document(name: str) -> Document | None:
         source = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    made = Document(name, render(source, lambda address: resolve(address, _path(name))))
+    made = Document(name, entry.title, render(source, lambda address: resolve(address, entry.path)))
     with _lock:
         _kept[path] = changed, made
     return made
@@ -83,8 +113,8 @@ def _folder() -> Path:
     return Path(settings.BASE_DIR)
 
 
-def _path(name: str) -> str:
-    return "README.md" if name == START else f"docs/{name}.md"
+def _name(path: str) -> str:
+    return "start" if path == "README.md" else posixpath.basename(path).removesuffix(".md").lower()
 
 
 def resolve(address: str, within: str) -> str | None:
@@ -96,7 +126,9 @@ def resolve(address: str, within: str) -> str | None:
     if not path:
         return fragment or None
     target = posixpath.normpath(posixpath.join(posixpath.dirname(within), path))
-    found = next((name for name in names() if _path(name) == target), None)
+    if target in (INDEX, posixpath.dirname(INDEX)):
+        return "/help/"
+    found = next((entry.name for entry in entries() if entry.path == target), None)
     return None if found is None else f"/help/{found}{fragment}"
 
 

@@ -18,7 +18,7 @@ MOST_ASKED = 200  # characters
 def start(request: Request) -> HttpResponse:
     """The recipes, or with `q` the search result."""
     asked = request.GET.get("q", "").replace("\0", "").strip()[:MOST_ASKED]
-    context = {"documents": documents.documents(), "asked": asked, "pieces": asked.split()}
+    context = {"parts": documents.parts(), "asked": asked, "pieces": asked.split()}
     if asked:
         return render(request, "help/found.html", context | {"hits": documents.search(asked)})
     model = recipes.model()
@@ -37,6 +37,4 @@ def document(request: Request, name: str) -> HttpResponse:
     if (found := documents.document(name)) is None:
         raise Http404
     shown = SafeString(found.rendered.html)  # the renderer lets no HTML of the document through
-    return render(
-        request, "help/document.html", {"documents": documents.documents(), "document": found, "shown": shown}
-    )
+    return render(request, "help/document.html", {"parts": documents.parts(), "document": found, "shown": shown})

@@ -1,0 +1,1 @@
+"""HTTP around Django's views: who may send what, errors, redirects, streams."""

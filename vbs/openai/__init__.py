@@ -1,0 +1,1 @@
+"""The wire: objects, errors, lists, ids, authentication."""

@@ -1,0 +1,1 @@
+"""HTTP requests that leave this server."""

@@ -13,10 +13,12 @@ from vbs.accounts import roles
 from vbs.help import documents
 from vbs.help.markdown import anchor, render
 from vbs.pages import recipes
+from vbs.settings import BASE_DIR
 
 DOCUMENTS = {
-    *("start", "api", "models", "operations", "pages"),
-    *("architecture", "changes", "map", "style", "benchmarks", "dependencies", "tests"),
+    *("start", "from-openai", "from-vllm-batch-server", "pages", "models", "operations", "settings", "security"),
+    *("architecture", "map", "contributing", "style", "tests", "dependencies"),
+    *("api", "commands", "benchmarks", "changelog"),
 }
 ALLOWED = {
     "h1", "h2", "h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "strong", "em", "code", "pre", "a", "br", "hr",
@@ -71,8 +73,24 @@ class Tags(HTMLParser):
 
 
 def test_they_are_all_there_in_order():
-    assert set(documents.names()) == DOCUMENTS
-    assert [one.title for one in documents.documents()][:3] == ["Start", "The API", "Models"]
+    assert {entry.name for entry in documents.entries()} == DOCUMENTS
+    found = documents.parts()
+    assert [part.title for part in found] == ["Start", "Use", "Curate", "Tune", "Operate", "Extend", "Reference"]
+    assert [entry.name for entry in found[0].entries][:2] == ["start", "from-openai"]
+    assert [one.name for one in documents.documents()] == [entry.name for part in found for entry in part.entries]
+
+
+def test_the_index_names_every_document():
+    named = {entry.path for entry in documents.entries()}
+    there = {str(path.relative_to(BASE_DIR)) for path in BASE_DIR.glob("docs/*.md")}
+    assert named == there - {"docs/README.md", "docs/STATUS.md"} | {path for path in named if "/" not in path}
+
+
+def test_the_index_is_beside_every_document(looker):
+    page = text(looker, "/help/operations")
+    assert page.index(">Operate<") < page.index('href="/help/operations" aria-current="page">Operations<')
+    assert 'Curate <span class="quiet">to come</span>' in page
+    assert page.index("/help/from-openai") < page.index("/help/models") < page.index("/help/api")
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTS))
@@ -109,13 +127,13 @@ def test_every_link_and_anchor_leads_somewhere(looker, name):
 
 def test_links_between_documents():
     start, models = documents.document("start"), documents.document("models")
-    assert 'href="/help/api"' in start.rendered.html and 'href="/help/models"' in start.rendered.html
+    assert 'href="/help/api#h-tables"' in start.rendered.html and 'href="/help/models"' in start.rendered.html
     assert 'href="/help/api#h-estimates"' in models.rendered.html
     assert "STATUS" not in start.rendered.html and ">status<" not in start.rendered.html
     assert "test_kills.py" in start.rendered.html and "tests/system/test_kills.py</a>" not in start.rendered.html
 
 
-@pytest.mark.parametrize("name", ["STATUS", "status", "nothing", "README"])
+@pytest.mark.parametrize("name", ["STATUS", "status", "nothing", "README", "readme"])
 def test_what_is_not_shown(looker, name):
     assert looker.get(f"/help/{name}").status_code == 404
 
@@ -178,6 +196,7 @@ def test_links_that_lead_nowhere_are_words():
         assert html(f"see [the *words*]({address}) here").strip() == "<p>see the <em>words</em> here</p>"
     assert html("[here](#a-part)").strip() == '<p><a href="#h-a-part">here</a></p>'
     assert 'href="/help/start"' in html("[up](../README.md)")
+    assert 'href="/help/"' in html("[the book](README.md)") and 'href="/help/changelog"' in html("[c](../CHANGELOG.md)")
 
 
 def test_headings_code_and_tables():
