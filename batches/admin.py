@@ -58,10 +58,10 @@ class EventInline(admin.TabularInline):
 
 @admin.register(Batch)
 class BatchAdmin(ReadOnlyAdmin):
-    list_display = ["id", "project", "status", "bar", "priority", "model_names", "created_at", "retry_of_id"]
+    list_display = ["id", "name", "project", "status", "bar", "priority", "model_names", "created_at", "retry_of_id"]
     list_filter = ["status", "project", "hidden", "created_at"]
     list_select_related = ["project"]
-    search_fields = ["id", "input_file_id_given", "project__name", "created_by"]
+    search_fields = ["id", "name", "input_file_id_given", "project__name", "created_by"]
     inlines = [EventInline]
     actions = ("cancel", "retry", "raise_priority", "lower_priority")
 

@@ -11,7 +11,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from batches.intake.validate import REQUIRED
-from batches.models import PRIORITIES, UPLOAD_PURPOSES
+from batches.models import MOST_NAME, PRIORITIES, UPLOAD_PURPOSES
 from vbs.configuration import runtime
 from vbs.openai import ids
 from vbs.openai.errors import InvalidRequest
@@ -122,6 +122,7 @@ class Metadata(serializers.Field[Any, Any, Any, Any]):
 class BatchOptions(serializers.Serializer[Any]):
     """The parameters that both ways to create a batch have."""
 
+    name = PlainText(required=False, allow_null=True, allow_blank=True, trim_whitespace=True, max_length=MOST_NAME)
     metadata = Metadata(required=False, allow_null=True)
     priority = serializers.IntegerField(min_value=-100, max_value=100, required=False, allow_null=True)
     output_expires_after = OutputExpiresAfter(required=False, allow_null=True)
@@ -142,9 +143,16 @@ class BatchCreate(BatchOptions):
 
 
 class BatchChange(serializers.Serializer[Any]):
-    """What can be changed of a batch that has not ended."""
+    """What can be changed of a batch: its name, and as long as it has not ended its priority."""
 
-    priority = serializers.IntegerField(min_value=PRIORITIES[0], max_value=PRIORITIES[-1])
+    name = PlainText(required=False, trim_whitespace=True, max_length=MOST_NAME)
+    priority = serializers.IntegerField(min_value=PRIORITIES[0], max_value=PRIORITIES[-1], required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if not attrs:
+            message = "There is nothing to change: send 'name', 'priority', or both."
+            raise ValidationError(message, "missing_required_parameter")
+        return attrs
 
 
 class BatchSubmit(BatchOptions):

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.files.uploadedfile import TemporaryUploadedFile
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpResponse, HttpResponseBase
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
@@ -271,7 +272,7 @@ class Batches(APIView):
     )
     def get(self, request: Request) -> Response:
         query, places = request.query_params, order.positions()
-        rows = Batch.objects.visible(project_of(request))
+        rows = Batch.objects.visible(project_of(request)).with_holding()
         if "status" in query:
             rows = rows.filter(status=choice(query, "status", "", tuple(BatchStatus.values)))
 
@@ -302,7 +303,12 @@ class BatchDetail(APIView):
     @extend_schema(request=BatchChange, responses={200: schema_of(schema.BatchObject), **ERRORS})
     def post(self, request: Request, batch_id: str) -> Response:
         batch = find_batch(request, batch_id)
-        batch.set_priority(checked(BatchChange(data=request.data))["priority"])
+        given = checked(BatchChange(data=request.data))
+        with transaction.atomic():
+            if "priority" in given:
+                batch.set_priority(given["priority"])
+            if "name" in given:
+                batch.rename(given["name"])
         snapshot.forget()
         return Response(wire.batch_object(batch))
 

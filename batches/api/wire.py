@@ -4,6 +4,7 @@ from datetime import datetime
 
 from django.utils import timezone
 
+from batches import phase
 from batches.models import RUNNABLE, Batch, BatchStatus, File, Pause, Upload, UploadPart
 from batches.queue import forecast, order
 from batches.queue.snapshot import Forecast
@@ -83,6 +84,7 @@ def progress(batch: Batch, expected: Forecast | None = None) -> Progress:
     if running and expected is None:
         expected = forecast.of(batch)
     return {
+        "phase": phase.of(batch),
         "percent": batch.percent(2),
         "tokens_per_second": _rounded(speed.tokens_per_second),
         "requests_per_second": _rounded(speed.requests_per_second),
@@ -129,6 +131,7 @@ def batch_object(batch: Batch, places: dict[str, int] | None = None, expected: F
         "metadata": batch.metadata,
         "model": batch.model_names[0] if batch.model_names else None,
         "usage": _usage(batch),
+        "name": batch.name or None,
         "not_run": batch.counts.not_run,
         "priority": batch.priority,
         "progress": progress(batch, expected),
@@ -157,6 +160,7 @@ def queue_item(batch: Batch, position: int | None, own: bool, share: float | Non
     expected = forecast.of(batch)
     return {
         "id": batch.pk if own else None,
+        "name": batch.name or None if own else None,
         "status": batch.status,
         "priority": batch.priority,
         "models": batch.model_names if own else [],

@@ -25,6 +25,7 @@ class Batches(Remote):
         self,
         path: Path,
         *,
+        name: str = "",
         model: str = "",
         endpoint: str = "",
         priority: int | None = None,
@@ -36,19 +37,20 @@ class Batches(Remote):
     ) -> BatchObject:
         """Uploads a file and makes a batch of it in one call: afterwards both are there, or neither. prompt, system,
         id_column and parameters are for tables."""
-        fields = {"model": model, "endpoint": endpoint, "priority": "" if priority is None else str(priority)}
+        fields = {"name": name, "model": model, "endpoint": endpoint}
+        fields["priority"] = "" if priority is None else str(priority)
         fields |= {"prompt": prompt, "system": system, "id_column": id_column}
         fields["parameters"] = json.dumps(parameters) if parameters else ""
-        fields = {name: value for name, value in fields.items() if value}
-        for name, value in (metadata or {}).items():
-            if _UNFIT_FOR_FORM.search(name):
-                raise RemoteError(f"The metadata key {name!r} has a quote or a control character; leave that out.")
-            fields[f"metadata[{name}]"] = value
+        fields = {field: value for field, value in fields.items() if value}
+        for key, value in (metadata or {}).items():
+            if _UNFIT_FOR_FORM.search(key):
+                raise RemoteError(f"The metadata key {key!r} has a quote or a control character; leave that out.")
+            fields[f"metadata[{key}]"] = value
         with path.open("rb") as file:
             return self._batch("POST", "/v1/batches", data=fields, files={"file": (_label(path), file)})
 
     def create(self, input_file_id: str, endpoint: str, completion_window: str = "24h", **options: Any) -> BatchObject:
-        """Makes a batch of an uploaded file. options: metadata, priority, output_expires_after."""
+        """Makes a batch of an uploaded file. options: name, metadata, priority, output_expires_after."""
         body = {"input_file_id": input_file_id, "endpoint": endpoint, "completion_window": completion_window}
         return self._batch("POST", "/v1/batches", json=body | options)
 

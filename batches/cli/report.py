@@ -5,10 +5,12 @@ from datetime import UTC, datetime, timedelta
 from batches.counts import Counts
 from vbs.cli.terminal import aligned
 from vbs.openai.schema import BatchErrorItem, BatchObject, Progress, QueueObject, WorkerObject
+from vbs.pages.plain import brief
 from vbs.places import PROGRAM
 
 SHOWN_ERRORS = 20
 ROUGH = 10  # below this, a difference of whole seconds is too inexact
+NAME = 40  # characters of a name, in a list
 
 
 def duration(seconds: float) -> str:
@@ -30,22 +32,24 @@ def went_well(batch: BatchObject) -> bool:
 # While it runs
 
 
+def state(batch: BatchObject) -> str:
+    """What happens to it, or how it ended, in the one word of the pages and the API."""
+    return batch["progress"].get("phase") or batch["status"]  # a server of an earlier version tells no phase
+
+
 def doing(batch: BatchObject, queue: QueueObject | None) -> str:
     """What happens to the batch now. `queue`: asked for only when the batch makes no progress."""
-    status, position = batch["status"], batch["queue_position"]
-    if status not in ("validating", "in_progress"):
-        return {"finalizing": "writing the files"}.get(status, status)
-    if position is None and status == "in_progress":
-        return "waiting to be ended, or for a worker to continue it"
-    if position is None:
-        return "validating" + _absent(queue, "io")
-    if position > 0:
+    word, position = state(batch), batch["queue_position"]
+    if word == "validating":
+        return word + _absent(queue, "io")
+    if word == "queued":
+        place = f", number {position}" if position else ""
         # A server of an earlier version has no such field.
-        held = ", which is paused" if queue and queue.get("paused") else ""
-        return f"waiting, number {position} in the queue{held}" + _absent(queue, "gpu")
-    if loader := loading(batch, queue):
+        held = ", and the queue is paused" if queue and queue.get("paused") else ""
+        return word + place + held + _absent(queue, "gpu")
+    if word == "loading" and (loader := loading(batch, queue)):
         return loader["activity"][:1].lower() + loader["activity"][1:]
-    return "running" if status == "in_progress" else "starting"
+    return word
 
 
 def starting(batch: BatchObject) -> bool:
@@ -114,7 +118,7 @@ def running_seconds(batch: BatchObject) -> float | None:
 def summary(batch: BatchObject, loading_seconds: float = 0.0) -> str:
     counts, usage, seconds = Counts.read(batch), batch["usage"], running_seconds(batch)
     end = batch["completed_at"] or batch["failed_at"] or batch["expired_at"] or batch["cancelled_at"]
-    rows = [["status", batch["status"]]]
+    rows = [["status", state(batch)]]
     if end:
         shares = [f"running {duration(seconds)}"] if seconds is not None else []
         shares += [f"loading the model {duration(loading_seconds)}"] if loading_seconds else []
@@ -145,11 +149,17 @@ def error_table(errors: list[BatchErrorItem]) -> str:
 # One, and many
 
 
+def called(name: str | None, batch_id: str) -> str:
+    """A batch by its name, with the id, which the commands take."""
+    return f"{brief(name, NAME)} ({batch_id})" if name else batch_id
+
+
 def details(batch: BatchObject) -> str:
     model = batch["model"] or ""
     metadata = ", ".join(f"{name}={value}" for name, value in (batch["metadata"] or {}).items())
     position = batch["queue_position"]
     rows = [
+        ["name", batch.get("name") or ""],  # an older server has no names
         ["batch", batch["id"]],
         ["endpoint", batch["endpoint"]],
         ["model", model],
@@ -165,9 +175,11 @@ def details(batch: BatchObject) -> str:
 
 
 def listing(batches: list[BatchObject]) -> str:
-    rows = [["batch", "status", "done", "failed", "model", "created"]]
+    rows = [["name", "status", "done", "failed", "model", "created", "batch"]]
     for batch in batches:
         counts, made = Counts.read(batch), moment(batch["created_at"])
         done = f"{counts.answered:,}/{counts.total:,}"
-        rows.append([batch["id"], batch["status"], done, f"{counts.failures:,}", batch["model"] or "", made])
+        name = brief(batch.get("name") or "-", NAME)
+        failed, model = f"{counts.failures:,}", batch["model"] or ""
+        rows.append([name, state(batch), done, failed, model, made, batch["id"]])
     return aligned(rows, right=frozenset({2, 3}))

@@ -7,7 +7,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from batches.models import Batch, File, FileFormat, FileStatus
+from batches.models import MOST_NAME, Batch, File, FileFormat, FileStatus
 from vbs.accounts.models import Project
 from vbs.broker import wake
 from vbs.configuration.windows import seconds
@@ -21,11 +21,12 @@ def create(project: Project, input_file_id: str, endpoint: str, completion_windo
 def draft(project: Project, input_file_id: str, endpoint: str, completion_window: str, **options: Any) -> Batch:
     """A batch that is not saved yet.
 
-    options: metadata, priority, output_expires_after {seconds}, default_model, created_by: who
+    options: name, metadata, priority, output_expires_after {seconds}, default_model, created_by: who
     made it in the browser.
     """
     now = timezone.now()
     return Batch(
+        name=options.get("name") or "",
         project=project,
         input_file_id_given=input_file_id,
         input_file=File.objects.visible(project).filter(pk=input_file_id).first(),
@@ -42,7 +43,9 @@ def draft(project: Project, input_file_id: str, endpoint: str, completion_window
 
 
 def save(batch: Batch) -> Batch:
-    """Save a draft as a batch, and have it validated."""
+    """Save a draft as a batch, and have it validated. Without a name it gets its file's."""
+    if not batch.name and batch.input_file:
+        batch.name = batch.input_file.stem[:MOST_NAME]
     with transaction.atomic():
         batch.save(force_insert=True)
         batch.note(f"Created for {batch.endpoint} with priority {batch.priority}.")

@@ -1,7 +1,7 @@
 """Files, uploads, batches and their requests."""
 
 from batches.models.batch_rows import AT_ONCE, CANDIDATES, OF_A_KIND, BatchQuerySet
-from batches.models.batches import METADATA_WORDS, Batch, BatchEvent, LeaseLost
+from batches.models.batches import MOST_NAME, WORDS, Batch, BatchEvent, LeaseLost
 from batches.models.files import (
     PENDING_FOR,
     UPLOAD_PURPOSES,
@@ -32,7 +32,7 @@ __all__ = [
     "CANDIDATES",
     "CLOSING",
     "COUNTS",
-    "METADATA_WORDS",
+    "MOST_NAME",
     "OF_A_KIND",
     "PENDING_FOR",
     "PRIORITIES",
@@ -40,6 +40,7 @@ __all__ = [
     "TABLE",
     "TERMINAL",
     "UPLOAD_PURPOSES",
+    "WORDS",
     "Activity",
     "Batch",
     "BatchEvent",

@@ -51,6 +51,7 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
         return (
             self.filter(status__in=RUNNABLE, validated_at__isnull=False, total__gt=F("completed") + F("failed"))
             .free()
+            .with_holding()
             .order_by("-priority", "validated_at", "id")
         )
 
@@ -114,7 +115,8 @@ class BatchQuerySet(LeasedQuerySet["Batch"]):
 
     def running(self) -> "BatchQuerySet":
         """Batches that workers have, in the order of the queue. A worker may have many at once, on one engine."""
-        return self.filter(status__in=RUNNABLE).held().order_by("-priority", "validated_at", "id")
+        held = self.filter(status__in=RUNNABLE).held().with_holding()
+        return held.order_by("-priority", "validated_at", "id")
 
     def reasons_to_keep(self, names: Iterable[str]) -> list[str]:
         """The batches that need a model or alias of these names, in words, so that it cannot be removed."""

@@ -10,7 +10,7 @@ from typing import Any
 from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
 from django.db import models, transaction
-from django.db.models import F, Func, Q, Value
+from django.db.models import F, Func, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -30,15 +30,20 @@ from vbs.openai.errors import Conflict
 log = logging.getLogger(__name__)
 
 
-# The words of the metadata's keys and values, to look for.
-METADATA_WORDS = Func(
-    Value("simple"),
-    F("metadata"),
-    Value('["key", "string"]'),
-    function="jsonb_to_tsvector",
-    template="%(function)s(%(expressions)s)",
+# The words of the name, and of the metadata's keys and values, to look for. PostgreSQL takes "a.b" and "a-b" for one
+# word, so a name is there twice: as it is, and with blanks in place of such signs.
+_NAME_WORDS = "to_tsvector('simple', %(expressions)s || ' ' || translate(%(expressions)s, '-./', '   '))"
+_METADATA_WORDS = """coalesce(jsonb_to_tsvector('simple', %(expressions)s, '["key", "string"]'), '')"""
+WORDS = Func(
+    Func(F("name"), template=_NAME_WORDS),
+    Func(F("metadata"), template=_METADATA_WORDS),
+    arg_joiner=" || ",
+    template="(%(expressions)s)",
     output_field=SearchVectorField(),
 )
+
+
+MOST_NAME = 200  # characters
 
 
 class LeaseLost(Exception):
@@ -47,6 +52,9 @@ class LeaseLost(Exception):
 
 class Batch(Leased):
     id = models.CharField(primary_key=True, max_length=40, default=ids.batch_id, editable=False)
+    name = models.CharField(
+        max_length=MOST_NAME, blank=True, default="", db_default="", help_text="Given, or its file's without the ending"
+    )
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="batches")
     input_file_id_given = models.CharField(max_length=200, help_text="As the client sent it")
     input_file = models.ForeignKey(File, null=True, on_delete=models.PROTECT, related_name="+")
@@ -121,15 +129,26 @@ class Batch(Leased):
             models.Index(fields=["status", "-id"], name="batch_by_status"),
             models.Index(fields=["project", "status", "-id"], name="batch_of_project_by_status"),
             GinIndex(fields=["model_names"], name="batch_by_model"),
-            GinIndex(METADATA_WORDS, name="batch_by_metadata"),
+            GinIndex(WORDS, name="batch_by_words"),
         ]
 
     def __str__(self) -> str:
         return self.id
 
     @property
+    def title(self) -> str:
+        """What people call it: its name, or its id where it has none."""
+        return self.name or self.pk
+
+    @property
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
+
+    def runs(self) -> bool:
+        """Whether a worker has it: when it was read `with_holding`, or else now."""
+        if self.leased_by is None:
+            return False
+        return Batch.objects.running().filter(pk=self.pk).exists() if self.is_held is None else self.is_held
 
     def pinned_names(self) -> list[str]:
         """For each of its models the name to look up; once it has started with a model, that model's own name."""
@@ -321,6 +340,14 @@ class Batch(Leased):
                 self.note(f"Its priority was changed from {before} to {priority}.")
                 wake("gpu")
 
+    def rename(self, name: str) -> None:
+        """Give it another name, also when it has ended."""
+        with self._locked():
+            if self.name != name:
+                self.name = name
+                self.save(update_fields=["name"])
+                self.note(f"Its name was changed to {name!r}.")
+
     def hide(self) -> None:
         """Hide the batch, which its owner has deleted, and cancel it if it has not ended."""
         if not self.is_terminal:
@@ -358,6 +385,7 @@ class Batch(Leased):
             why = "every request of this batch has a good answer" if self.total else "it has no requests"
             raise Conflict(f"There is nothing to retry: {why}.")
         again = Batch(
+            name=self.name,
             project=self.project,
             input_file_id_given=self.input_file_id_given,
             input_file=self.input_file,

@@ -1,6 +1,7 @@
 """Files, and uploads, which are files that come in parts. A file's status changes by its methods only."""
 
 from datetime import datetime, timedelta
+from pathlib import PurePath
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -96,6 +97,11 @@ class File(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} ({self.filename})"
+
+    @property
+    def stem(self) -> str:
+        """Its name without the ending."""
+        return PurePath(self.filename).stem
 
     @property
     def blob(self) -> str:

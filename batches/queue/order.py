@@ -21,16 +21,9 @@ def position(batch: Batch) -> int | None:
     """
     if batch.status not in RUNNABLE or batch.validated_at is None:
         return None
-    if batch.leased_by and _runs(batch):
+    if batch.runs():
         return 0
     return (positions().get(batch.pk) or None) if batch.pending else None
-
-
-def _runs(batch: Batch) -> bool:
-    """Whether a worker has it, as it was read, or now."""
-    if batch.is_held is None:
-        return Batch.objects.running().filter(pk=batch.pk).exists()
-    return batch.is_held
 
 
 def positions() -> dict[str, int]:

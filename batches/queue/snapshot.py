@@ -82,6 +82,7 @@ class QueueSnapshot:
             .order_by("pk")
             .defer("log", "result")[: operations.MOST_OPEN]
         )
+        self.loading = frozenset(worker.pk for worker in workers if worker.state == WorkerState.LOADING)
         self._read_workers(workers, running, asked)
         loaded = {pk: slot.loaded for slot in self._slots for pk in slot.running}
         counts, names = _counts(batches), {batch.pk: batch.pinned_names() for batch in batches}

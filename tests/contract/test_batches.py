@@ -18,9 +18,19 @@ def test_every_field_of_the_batch_object_is_there(vbs):
     wire = vbs.http.get(f"/batches/{batch.id}").json()
     for name in openai.types.Batch.model_fields:
         assert name in wire, name
-    for name in ("priority", "progress", "queue_position", "estimated_start_at", "estimated_completion_at", "attempts"):
+    ours = (
+        "name",
+        "priority",
+        "progress",
+        "queue_position",
+        "estimated_start_at",
+        "estimated_completion_at",
+        "attempts",
+    )
+    for name in ours:
         assert name in wire, name
     assert wire["estimate"] is None, "nothing is left of it"
+    assert wire["progress"]["phase"] is None and wire["name"]
     assert wire["usage"]["total_tokens"] == wire["usage"]["input_tokens"] + wire["usage"]["output_tokens"] > 0
 
 
@@ -78,6 +88,19 @@ def test_priority_also_by_metadata(vbs, given, priority):
     batch = vbs.create([line("a")], metadata={"priority": given})
     assert batch.metadata == {"priority": given}
     assert vbs.http.get(f"/batches/{batch.id}").json()["priority"] == priority
+
+
+def test_a_batch_has_a_name(vbs):
+    """Given by the official client's `extra_body`, in a form, or its file's."""
+    named = vbs.create([line("a")], extra_body={"name": "Reviews é"})
+    assert named.name == "Reviews é" == vbs.client.batches.retrieve(named.id).name
+    files = {"file": ("March.jsonl", json.dumps(line("a")).encode())}
+    assert vbs.http.post("/batches", files=files).json()["name"] == "March"
+    both = vbs.http.post("/batches", files=files, data={"name": "April"}).json()
+    assert both["name"] == "April"
+    changed = vbs.http.post(f"/batches/{both['id']}", json={"name": "May"}).json()
+    assert changed["name"] == "May" == vbs.http.get(f"/batches/{both['id']}").json()["name"]
+    assert vbs.wait(named).name == "Reviews é"
 
 
 def test_it_expires_and_keeps_what_was_done(vbs):

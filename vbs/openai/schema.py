@@ -99,6 +99,10 @@ class Usage(TypedDict):
 
 
 class Progress(TypedDict):
+    """phase: what happens to the batch now: validating, queued, loading, running, writing or cancelling; null
+    once it has ended."""
+
+    phase: str | None
     percent: float
     tokens_per_second: float | None
     requests_per_second: float | None
@@ -148,6 +152,7 @@ class BatchObject(TypedDict):
     model: str | None
     usage: Usage | None
     # Ours
+    name: str | None
     not_run: int
     priority: int
     progress: Progress
@@ -256,6 +261,7 @@ class QueueItem(TypedDict):
     """
 
     id: str | None
+    name: str | None
     status: str
     priority: int
     models: list[str]

@@ -47,6 +47,7 @@ class Command(BaseCommand):
         submit.add_argument(
             "file", type=Path, metavar="FILE", help="JSONL of requests; a table as CSV, TSV, XLSX or JSONL"
         )
+        submit.add_argument("--name", default="", help="what to call the batch (default: the file's name)")
         submit.add_argument("--model", default="", help="the model of lines that name none")
         submit.add_argument("--prompt", default="", help="of a table: 'Summarise: {text}' puts in the column text")
         submit.add_argument("--system", default="", help="of a table: the system prompt; it may name columns, too")
@@ -105,6 +106,7 @@ class Command(BaseCommand):
         self,
         remote: Batches,
         file: Path,
+        name: str,
         model: str,
         endpoint: str,
         priority: int | None,
@@ -124,6 +126,7 @@ class Command(BaseCommand):
         try:
             batch = remote.submit(
                 file,
+                name=name,
                 model=model,
                 endpoint=endpoint or ("" if options["prompt"] else first_url(file)),
                 priority=priority,

@@ -8,8 +8,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
+from batches import phase
 from batches.api import wire
-from batches.cli.report import duration
+from batches.cli.report import called, duration
 from batches.models import PRIORITIES, Batch
 from batches.queue import pauses
 from batches.queue.entries import Entry, entries
@@ -98,10 +99,11 @@ def _row(entry: Entry) -> list[str]:
     requests = f"{entry.batch.pending:,} of {entry.batch.total:,} left" if entry.batch else ""
     if entry.share is not None and entry.batch:
         requests += f", {entry.batch.in_flight or 0:,} in flight ({entry.share:.0%})"
-    place = str(entry.position) if entry.position else "runs" if entry.running else "-"
+    word = phase.word(entry.batch) if entry.batch else "running"
+    place = str(entry.position) if entry.position else word if entry.running else "-"
     return [
         place,
-        entry.name,
+        called(entry.batch.name, entry.pk) if entry.batch else entry.name,
         str(entry.priority),
         requests,
         _time(entry.starts_in),
@@ -117,6 +119,7 @@ def _time(seconds: float | None) -> str:
 def _object(entry: Entry) -> dict[str, Any]:
     return {
         "id": entry.pk,
+        "name": entry.batch.name or None if entry.batch else None,
         "position": entry.position,
         "priority": entry.priority,
         "starts_in_seconds": entry.starts_in,

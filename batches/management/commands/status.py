@@ -14,7 +14,7 @@ from django.db.models import Count, F
 from django.db.models.functions import Now
 
 from batches.api import wire
-from batches.cli.report import duration
+from batches.cli.report import called, duration
 from batches.models import Batch
 from batches.queue import entries, pauses
 from models_registry import workloads
@@ -229,9 +229,9 @@ def _lane(lane: Found) -> list[str]:
 
 
 def _queued(batch: Found) -> list[str]:
-    place = {None: "waiting", 0: "running"}.get(batch["position"], f"number {batch['position']}")
+    place = f"number {batch['position']}" if batch["position"] else batch["progress"]["phase"]
     done, eta = batch["completed"] + batch["failed"], batch["progress"]["eta_seconds"]
     left = "" if eta is None else f", {duration(eta)} left"
     left = f", {batch['in_flight']:,} in flight{left}" if batch["in_flight"] is not None else left
-    models = ", ".join(batch["models"])
-    return [f"  {place}", f"{batch['id']}: {done:,}/{batch['total']:,}{left}, {models}, priority {batch['priority']}"]
+    name, models = called(batch["name"], batch["id"]), ", ".join(batch["models"])
+    return [f"  {place}", f"{name}: {done:,}/{batch['total']:,}{left}, {models}, priority {batch['priority']}"]

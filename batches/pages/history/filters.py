@@ -12,7 +12,8 @@ from django.db.models import F, Value
 from django.db.models.functions import Concat
 from django.http import QueryDict
 
-from batches.models import METADATA_WORDS, TERMINAL, Batch, BatchQuerySet, BatchStatus
+from batches import phase
+from batches.models import TERMINAL, WORDS, Batch, BatchQuerySet, BatchStatus
 from vbs.accounts.models import Project
 from vbs.pages.viewer import Viewer, choices
 
@@ -24,7 +25,7 @@ _LIVE = tuple(status for status in BatchStatus if status not in TERMINAL)
 _STATES = [
     ("", "All"),
     (LIVE, "Live: not ended yet"),
-    *((one.value, one.value.replace("_", " ").capitalize()) for one in BatchStatus),
+    *((name, name.capitalize()) for name in (*phase.PHASES, *TERMINAL)),
 ]
 _DAY = forms.DateInput({"type": "date"}, "%Y-%m-%d")
 
@@ -45,7 +46,7 @@ class HistoryFilterForm(forms.Form):
     )
     until = forms.DateField(label="To day (UTC)", required=False, widget=forms.DateInput({"type": "date"}, "%Y-%m-%d"))
     words = forms.CharField(
-        label="Metadata or id",
+        label="Name, metadata or id",
         required=False,
         max_length=200,
         widget=forms.TextInput(attrs={"type": "search", "dir": "auto", "spellcheck": "false"}),
@@ -153,8 +154,12 @@ def _near(rows: BatchQuerySet, asked: Filter, ascending: bool) -> BatchQuerySet:
 
 def _matching(viewer: Viewer, asked: Filter) -> BatchQuerySet:
     rows: BatchQuerySet = viewer.own(_shown(Batch.objects.filter(hidden=False)))  # type: ignore[assignment]
-    if asked.state:
-        rows = rows.filter(status__in=_LIVE) if asked.state == LIVE else rows.filter(status=asked.state)
+    if asked.state == LIVE:
+        rows = rows.filter(status__in=_LIVE)
+    elif asked.state in phase.PHASES:
+        rows = rows.filter(phase.rows(asked.state))
+    elif asked.state:
+        rows = rows.filter(status=asked.state)
     if asked.model:
         rows = rows.filter(model_names__contains=[asked.model])
     if asked.project:
@@ -168,16 +173,16 @@ def _matching(viewer: Viewer, asked: Filter) -> BatchQuerySet:
         digits = re.fullmatch(r"batch_[0-9a-f]*", words)
         return rows.filter(pk__gte=words, pk__lt=f"{words}g") if digits else rows.filter(pk=words)
     if words:
-        rows = rows.alias(found=METADATA_WORDS).filter(found=_every(words))
+        rows = rows.alias(found=WORDS).filter(found=_every(words))
     return rows
 
 
 def _shown(rows: BatchQuerySet) -> BatchQuerySet:
     """The rows with only the columns that the page shows."""
-    return rows.select_related("project").only(
-        "status", "model_names", "total", "completed", "failed", "not_run", "created_at", "in_progress_at",
-        "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelled_at", "priority", "metadata",
-        "project__name",
+    return rows.with_holding().select_related("project").only(
+        "name", "status", "model_names", "total", "completed", "failed", "not_run", "created_at", "validated_at",
+        "in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelled_at", "priority",
+        "metadata", "leased_by", "in_flight", "project__name",
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from django.http import QueryDict
 from django.urls import reverse
 from django.utils import timezone
 
+from batches import phase
 from batches.models import Batch, BatchStatus
 from batches.pages.history.filters import Filter, form, page
 from batches.queue import forecast, snapshot
@@ -58,6 +59,7 @@ def _row(batch: Batch, expected: snapshot.Forecast | None) -> Part:
     labels = [brief(f"{name}: {value}", LABEL_CHARACTERS) for name, value in (batch.metadata or {}).items()]
     context = {
         "batch": batch,
+        "state": phase.word(batch),
         "good": round(batch.completed * share, 1),
         "bad": round(batch.counts.failures * share, 1),
         "time": _time(batch, expected),

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from django.db.models import QuerySet
 
+from batches import phase
 from batches.models import TERMINAL, Batch
 from batches.pages.share import share_words
 from batches.queue import forecast
@@ -32,6 +33,7 @@ def _runs(viewer: Viewer, place: int, batch: Batch, expected: Forecast | None, s
     context = {
         "batch": batch,
         "own": own,
+        "state": phase.word(batch),
         "percent": int(batch.percent()),
         "speed": pace.of(batch),
         "share": share_words(share),

@@ -6,6 +6,7 @@ from typing import Any
 from django.http import QueryDict
 from django.urls import reverse
 
+from batches import phase
 from batches.pages.share import share_words
 from batches.queue import pauses
 from batches.queue.entries import Entry, entries
@@ -39,6 +40,7 @@ PAGE = Page(build=build, topics=lambda: ("batches", "models", "workers"))
 
 def _run(entry: Entry, viewer: Viewer, place: int) -> Part:
     name, context = _item(entry, viewer, f"run-{place}")
+    context["state"] = phase.word(entry.batch) if entry.batch else phase.RUNNING
     return Part(name, "batches/queue/_run.html", context, _progress(name, entry, context["own"]))
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -54,13 +55,14 @@ def test_submit_show_list_results_logs(vbs, tmp_path, capfd):
     said = batch(vbs, "submit", path, "--wait", "--metadata", "x=1", 'y=a "quoted" value', "--priority", 5)
     batch_id = said.split()[0]
     assert "2 completed, 0 failed" in said
-    assert capfd.readouterr().err.startswith(("validating", "waiting", "starting", "loading", "running", "finalizing"))
+    assert capfd.readouterr().err.startswith(("validating", "queued", "loading", "running", "writing", "completed"))
 
     shown = json.loads(batch(vbs, "show", batch_id, "--json"))
     assert (shown["status"], shown["priority"]) == ("completed", 5)
     assert shown["metadata"] == {"x": "1", "y": 'a "quoted" value'}
     assert shown["output_file_id"] in batch(vbs, "show", batch_id, "--wait")
-    assert batch_id in batch(vbs, "list", "--limit", 1)
+    assert (shown["name"], shown["progress"]["phase"]) == ("in", None)
+    assert re.search(rf"^in  +completed .* {batch_id}$", batch(vbs, "list", "--limit", 1), re.MULTILINE)
     assert json.loads(batch(vbs, "list", "--json"))[0]["id"] == batch_id
 
     results = batch(vbs, "results", batch_id)

@@ -18,6 +18,7 @@ from vbs.cli.whole_file import NotAFile, whole_file
 
 def a_batch(**changes):
     batch = {
+        "name": "reviews",
         "id": "batch_1",
         "status": "in_progress",
         "model": "m",
@@ -31,7 +32,13 @@ def a_batch(**changes):
         "expired_at": None,
         "queue_position": 0,
         "request_counts": {"total": 10, "completed": 4, "failed": 1},
-        "progress": {"percent": 50.0, "tokens_per_second": 50.0, "requests_per_second": 2.5, "eta_seconds": 2},
+        "progress": {
+            "phase": "running",
+            "percent": 50.0,
+            "tokens_per_second": 50.0,
+            "requests_per_second": 2.5,
+            "eta_seconds": 2,
+        },
         "usage": {"input_tokens": 10, "output_tokens": 200},
         "errors": None,
         "output_file_id": None,
@@ -50,25 +57,48 @@ BESIDE = LOADING | {"work_id": "batch_0", "work_ids": ["batch_0", "batch_1"]}
 
 
 @pytest.mark.parametrize(
-    ("batch", "queue", "words"),
+    ("phase", "batch", "queue", "words"),
     [
-        ({"status": "validating", "queue_position": None}, a_queue({"cluster": "io"}), "validating"),
-        ({"status": "validating", "queue_position": None}, a_queue(), "validating, but no io worker is there"),
-        ({"status": "validating", "queue_position": 3}, a_queue({}), "waiting, number 3 in the queue"),
-        ({"status": "in_progress", "queue_position": 1}, a_queue({"alive": False}), "but no gpu worker is there"),
-        ({"status": "validating"}, a_queue({}), "starting"),
-        ({"status": "validating"}, a_queue(LOADING), "loading m: loading weights (40 %)"),
-        ({"status": "validating"}, a_queue(LOADING | {"activity": "Loading x"}, OURS), "loading m: loading"),
-        ({"status": "validating"}, a_queue(LOADING | {"activity": "Loading x"}, BESIDE), "loading m: loading"),
-        ({"status": "validating"}, a_queue(LOADING | {"alive": False}), "starting"),
-        ({}, None, "running"),
-        ({}, a_queue(LOADING), "loading m"),
-        ({"status": "finalizing", "queue_position": None}, None, "writing the files"),
-        ({"status": "cancelling", "queue_position": None}, None, "cancelling"),
+        ("validating", {"queue_position": None}, a_queue({"cluster": "io"}), "validating"),
+        ("validating", {"queue_position": None}, a_queue(), "validating, but no io worker is there"),
+        ("queued", {"queue_position": 3}, a_queue({}), "queued, number 3"),
+        (
+            "queued",
+            {"queue_position": 3},
+            a_queue({}) | {"paused": {"since": 1}},
+            "queued, number 3, and the queue is paused",
+        ),
+        ("queued", {"queue_position": None}, a_queue({}), "queued"),
+        ("queued", {"queue_position": 1}, a_queue({"alive": False}), "queued, number 1, but no gpu worker is there"),
+        ("loading", {}, a_queue({}), "loading"),
+        ("loading", {}, a_queue(LOADING), "loading m: loading weights (40 %)"),
+        ("loading", {}, a_queue(LOADING | {"activity": "Loading x"}, OURS), "loading m: loading weights (40 %)"),
+        ("loading", {}, a_queue(LOADING | {"activity": "Loading x"}, BESIDE), "loading m: loading weights (40 %)"),
+        ("loading", {}, a_queue(LOADING | {"alive": False}), "loading"),
+        ("running", {}, None, "running"),
+        ("running", {}, a_queue(LOADING), "running"),
+        ("writing", {"queue_position": None}, None, "writing"),
+        ("cancelling", {"queue_position": None}, None, "cancelling"),
+        (None, {"status": "expired"}, None, "expired"),
     ],
 )
-def test_what_happens_in_words(batch, queue, words):
-    assert words in report.doing(a_batch(**batch), queue)
+def test_what_happens_in_words(phase, batch, queue, words):
+    shown = a_batch(**batch)
+    shown["progress"]["phase"] = phase
+    assert report.doing(shown, queue).startswith(words)
+
+
+def test_a_server_of_an_earlier_version_tells_no_phase():
+    batch = a_batch()
+    del batch["progress"]["phase"], batch["name"]
+    assert report.doing(batch, None) == report.state(batch) == "in_progress"
+    assert "in_progress" in report.listing([batch]) and "batch_1" in report.listing([batch])
+
+
+def test_a_list_begins_with_names():
+    lines = report.listing([a_batch(), a_batch(name="n" * 200 + "\n", id="batch_2"), a_batch(name=None)]).splitlines()
+    assert lines[0].startswith("name") and lines[1].startswith("reviews ") and lines[1].endswith("batch_1")
+    assert lines[2].startswith("n" * 39 + "… ") and lines[3].startswith("- ")
 
 
 @pytest.mark.parametrize(

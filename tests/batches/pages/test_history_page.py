@@ -2,6 +2,7 @@
 
 import html
 import re
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from batches.models import Batch, BatchStatus
+from batches.models import TERMINAL, Batch, BatchStatus
 from batches.pages.history import filters
 from batches.queue.snapshot import Forecast
 from models_registry.models import Alias, Model
@@ -123,12 +124,25 @@ def test_what_has_hardly_begun_breaks_nothing(root, mine):
 # Filters
 
 
+def held():
+    return {"leased_by": uuid.uuid4(), "leased_until": timezone.now() + timedelta(minutes=1)}
+
+
 def test_by_state(root, mine):
-    every = {state.value: batch(mine, place=n, status=state).pk for n, state in enumerate(BatchStatus)}
+    ended = {state.value: batch(mine, place=n, status=state).pk for n, state in enumerate(TERMINAL)}
+    live = {
+        "validating": batch(mine, place=10, status="validating"),
+        "queued": batch(mine, place=11, status="validating", validated_at=timezone.now(), completed=1),
+        "loading": batch(mine, place=12, status="validating", validated_at=timezone.now(), **held()),
+        "running": batch(mine, place=13, status="in_progress", validated_at=timezone.now(), **held()),
+        "writing": batch(mine, place=14, status="finalizing"),
+        "cancelling": batch(mine, place=15, status="cancelling"),
+    }
+    every = ended | {state: one.pk for state, one in live.items()}
     for state, pk in every.items():
-        assert found(root, state=state) == [pk]
-    live = {every[state] for state in ("validating", "in_progress", "finalizing", "cancelling")}
-    assert set(found(root, state="live")) == live
+        page = root.get("/batches/", {"state": state})
+        assert shown(page) == [pk] and f'<span class="state {state}">{state}</span>' in text(page)
+    assert set(found(root, state="live")) == {one.pk for one in live.values()}
     assert len(found(root, state="")) == len(every)
 
 
@@ -165,6 +179,24 @@ def test_by_words_of_the_metadata(root, mine):
     assert found(root, words="owner") == [two.pk], "keys count"
     assert found(root, words="it's") == found(root, words="nightly-2026") == found(root, words="café/ü") == [one.pk]
     assert found(root, words="search absent") == []
+
+
+def test_by_words_of_the_name(root, mine):
+    one = batch(mine, name="Reviews of March-2026.v2", metadata={"team": "search"})
+    two = batch(mine, place=1, name="reviews_2025", metadata=None)
+    assert found(root, words="review") == [two.pk, one.pk] and found(root, words="REVIEWS march") == [one.pk]
+    for words in ("2026", "v2", "March-2026", "march-2026.v2", "reviews search", "search rev"):
+        assert found(root, words=words) == [one.pk], words
+    assert found(root, words="2025") == found(root, words="reviews_2025") == [two.pk]
+    assert found(root, words="reviews ads") == []
+
+
+def test_the_name_comes_first_and_the_id_beside_it(root, mine):
+    one = batch(mine, name="Reviews " + BAD)
+    page = text(root.get("/batches/"))
+    assert f'title="{one.pk}"><bdi>Reviews &lt;script&gt;' in page and BAD not in page
+    batch(mine, place=1, name="\u202ereversed" + "x" * 190)
+    assert "<bdi>⟨RLO⟩reversed" in text(root.get("/batches/")) and "x" * 80 not in text(root.get("/batches/"))
 
 
 def test_by_id(root, mine):
