@@ -1,17 +1,15 @@
-// A button that copies a text, where the browser lets a page do so.
+// The page of one batch: the tab's title has its progress, and the address says which of its requests are shown.
 "use strict";
 (() => {
-  if (!navigator.clipboard) return; // not over plain http: a click on the text itself chooses all of it
-  for (const button of document.querySelectorAll("[data-copies]")) {
-    button.hidden = false;
-    button.addEventListener("click", async () => {
-      try {
-        await navigator.clipboard.writeText(button.dataset.copies);
-        button.textContent = "Copied";
-      } catch {
-        button.textContent = "It cannot be copied";
-      }
-      setTimeout(() => (button.textContent = "Copy"), 2000);
-    });
-  }
+  const tell = () => {
+    const said = document.getElementById("title")?.dataset.title;
+    if (said && document.title !== said) document.title = said;
+  };
+  document.addEventListener("htmx:oobAfterSwap", tell);
+  document.addEventListener("htmx:afterSettle", tell);
+
+  document.addEventListener("htmx:afterRequest", (event) => {
+    const { target, successful, pathInfo } = event.detail;
+    if (target?.id === "listing" && successful) history.replaceState(null, "", pathInfo.finalRequestPath);
+  });
 })();

@@ -54,7 +54,8 @@ class BatchRequest(models.Model):
                 fields=["batch", "model_index", "prefix", "line"],
                 name="request_pending",
                 condition=Q(state=RequestState.PENDING),
-            )
+            ),
+            models.Index(fields=["batch", "line"], name="request_failed", condition=Q(state=RequestState.FAILED)),
         ]
 
     def __str__(self) -> str:

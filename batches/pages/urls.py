@@ -33,6 +33,7 @@ urlpatterns: list[URLPattern] = [
     live.path("batches/<str:pk>/live", detail.PAGE, name="batch-live"),
     path("batches/<str:pk>/cancel", detail_views.cancel, name="batch-cancel"),
     path("batches/<str:pk>/priority", queue_views.priority, name="batch-priority"),
+    path("batches/<str:pk>/name", detail_views.name, name="batch-name"),
     path("batches/<str:pk>/retry", detail_views.retry, name="batch-retry"),
     path("batches/<str:pk>/results", detail_views.results, name="batch-results"),
     path("batches/<str:pk>/output", detail_views.output, name="batch-output"),

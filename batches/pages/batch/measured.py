@@ -17,7 +17,7 @@ MARKED = 30  # points of a plot that have a mark each
 steps: Kept[list[Throughput]] = Kept()
 
 
-def _lasting(batch: Batch) -> float:
+def lasting(batch: Batch) -> float:
     """For how many seconds the plots may stay unchanged: the longer the batch has run, the less one more second
     changes."""
     since = batch.in_progress_at or batch.created_at
@@ -25,7 +25,7 @@ def _lasting(batch: Batch) -> float:
 
 
 def speed(batch: Batch) -> Part:
-    found = steps.get((batch.pk, batch.status), _lasting(batch), lambda: activity.series(batch))
+    found = steps.get((batch.pk, batch.status), lasting(batch), lambda: activity.series(batch))
     drawn = (
         ("Requests per second", "requests/s", {"completed": "requests", "failed": "failures"}),
         ("Tokens per second", "tokens/s", {"output": "output_tokens", "input": "input_tokens"}),

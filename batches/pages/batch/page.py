@@ -10,17 +10,20 @@ from django.http import QueryDict
 from django.urls import reverse
 from django.utils import timezone
 
-from batches import cost
+from batches import cost, phase
 from batches.cost import Share
 from batches.export import download
 from batches.export.source import gone
-from batches.models import RUNNABLE, Batch, BatchStatus, File
-from batches.pages.batch import measured
+from batches.models import RUNNABLE, Batch, File
+from batches.pages.batch import failures, measured
 from batches.pages.new import problems
+from batches.pages.request import table
 from batches.queue import forecast, order
+from batches.queue.snapshot import Forecast
 from batches.run import pace
 from vbs.live.pages import Page, PageGone
 from vbs.pages.parts import LATER, SOON, Part, pulse
+from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, number
 
@@ -28,33 +31,43 @@ LINES = 100  # of the log
 MESSAGE = 500  # characters of one of them, of which the template shows all
 RETRIES = 10
 METADATA = 50  # pairs
+ANSWERS = 20  # requests of a page of the table
+SHOWING = ("state", "q", "after", "before")  # what an address may say of the table
+NOTHING = Forecast()
 
 
 def find(viewer: Viewer, pk: str) -> Batch:
     """Raises PageGone when the batch does not exist, was deleted, or belongs to another project."""
     rows = Batch.objects.select_related("project", "input_file", "output_file", "error_file", "retry_of")
-    batch = None if "\0" in pk else viewer.all_own(rows.filter(hidden=False)).filter(pk=pk).first()
+    own = viewer.all_own(rows.filter(hidden=False).with_holding())
+    batch = None if "\0" in pk else own.filter(pk=pk).first()
     if batch is None:
         raise PageGone(pk)
     return batch
 
 
 def build(viewer: Viewer, query: QueryDict, pk: str) -> dict[str, Part]:
+    """query: which of its requests the table shows, as `table.of` takes it."""
     batch = find(viewer, pk)
-    shares = cost.shares(batch)
+    shares, state = cost.shares(batch), phase.word(batch)
+    expected = forecast.of(batch) if batch.status in RUNNABLE else NOTHING
     parts = (
-        _head(batch),
+        Part("title", "batches/detail/_title.html", {"title": title(batch)}),
+        _head(batch, state, shares),
         _bar(batch),
-        _going(batch),
-        _files(batch),
-        _timeline(batch),
-        _settings(batch, shares),
-        measured.speed(batch),
-        measured.spent(batch, shares),
-        Part("prices", "batches/detail/_prices.html", {"shares": shares}),
+        _left(batch, expected),
+        _going(batch, expected),
         problems.of(batch),
+        failures.of(batch),
+        _files(batch),
+        *_answers(batch, query),
+        measured.speed(batch),
+        _timeline(batch),
+        measured.spent(batch, shares),
+        _settings(batch, shares),
+        Part("prices", "batches/detail/_prices.html", {"shares": shares}),
         _log(batch),
-        pulse(reverse("batch-live", args=[batch.pk]), LATER if batch.is_terminal else SOON),
+        pulse(_live(batch, query), LATER if batch.is_terminal else SOON),
     )
     return {part.id: part for part in parts}
 
@@ -62,16 +75,29 @@ def build(viewer: Viewer, query: QueryDict, pk: str) -> dict[str, Part]:
 PAGE = Page(build=build, topics=lambda pk: (f"batch:{pk}",))
 
 
-def _head(batch: Batch) -> Part:
-    waits = batch.status == BatchStatus.VALIDATING and batch.validated_at
-    state: str = "waiting" if waits else batch.status
+def _live(batch: Batch, query: QueryDict) -> str:
+    """The address of the pulse, which follows the same requests."""
+    given = QueryDict(mutable=True)
+    given.update({name: str(query[name]) for name in SHOWING if query.get(name)})
+    url = reverse("batch-live", args=[batch.pk])
+    return f"{url}?{given.urlencode()}" if given else url
+
+
+def title(batch: Batch) -> str:
+    """What the browser's tab says: `43 % · reviews`."""
+    state = phase.word(batch)
+    done = f"{batch.percent(0):.0f} %" if state == phase.RUNNING else state
+    return f"{done} · {brief(batch.title, 80)} · vbs"
+
+
+def _head(batch: Batch, state: str, shares: list[Share]) -> Part:
     gone = batch.purged_at or batch.input_file is None or batch.input_file.purged_at
     context = {
         "batch": batch,
         "state": state,
-        "words": state.replace("_", " "),
+        "shares": shares,
         "reason": batch.errors[0].get("message") if batch.errors else "",
-        "cancels": not batch.is_terminal and batch.status != BatchStatus.CANCELLING,
+        "cancels": not batch.is_terminal and state != phase.CANCELLING,
         "retries": batch.is_terminal and not gone and batch.total > batch.completed,
         "left": batch.total - batch.answered,
     }
@@ -84,11 +110,25 @@ def _bar(batch: Batch) -> Part:
     return Part("bar", "batches/detail/_bar.html", {"batch": batch, "good": good, "bad": bad})
 
 
-def _going(batch: Batch) -> Part:
+def _left(batch: Batch, expected: Forecast) -> Part:
+    """When it ends, or starts; after its end how long it took."""
+    words = ""
+    if batch.is_terminal:
+        end = getattr(batch, f"{batch.status}_at")
+        if end and batch.total:
+            words = f"took {duration((end - (batch.in_progress_at or batch.created_at)).total_seconds())}"
+    elif expected.completion_at and batch.in_progress_at:
+        words = f"{_about(expected.completion_at)} left"
+    elif expected.start_at:
+        words = f"starts in {_about(expected.start_at)}"
+    return Part("left", "batches/detail/_left.html", {"words": words})
+
+
+def _going(batch: Batch, expected: Forecast) -> Part:
     """How fast the batch is, and when it starts and ends, or why that is unknown."""
     if batch.status not in RUNNABLE:
         return Part("going", "batches/detail/_going.html", {"readings": list(_past(batch))})
-    expected, place = forecast.of(batch), order.position(batch)
+    place = order.position(batch)
     readings = []
     if place == 0:
         speed = pace.of(batch)
@@ -96,12 +136,12 @@ def _going(batch: Batch) -> Part:
         readings += _share(batch)
     elif place is not None:
         readings.append(("Place in the queue", number(place)))
-    if expected.completion_at:
-        readings.append(("Time left", _about(expected.completion_at)))
-    starts = expected.start_at if place else None
-    if starts:
-        readings.append(("Starts in", _about(starts)))
-    context = {"readings": readings, "starts": starts, "ends": expected.completion_at, "why": expected.why}
+    context = {
+        "readings": readings,
+        "starts": expected.start_at if place else None,
+        "ends": expected.completion_at,
+        "why": expected.why,
+    }
     return Part("going", "batches/detail/_going.html", context)
 
 
@@ -133,7 +173,18 @@ def _rate(value: float | None) -> str:
 
 def _about(moment: datetime) -> str:
     seconds = (moment - timezone.now()).total_seconds()
-    return f"about {duration(seconds)}" if seconds >= 1 else "any moment"
+    return f"about {duration(seconds)}" if seconds >= 1 else "a moment"
+
+
+def _answers(batch: Batch, query: QueryDict) -> tuple[Part, Part]:
+    """The requests with their prompts and answers: the tabs by state, and the rows, each renewed by itself."""
+    shown = table.of(batch, query, "batch", ANSWERS)
+    rows = [
+        Part(f"line-{row['line']}", "batches/requests/_row.html", {"batch": batch, "row": row})
+        for row in shown.pop("rows")
+    ]
+    tabs = {"batch": batch, "choices": shown.pop("choices")}
+    return Part("tabs", "batches/detail/_tabs.html", tabs), Part("answers", "batches/detail/_answers.html", shown, rows)
 
 
 def _files(batch: Batch) -> Part:
@@ -166,8 +217,8 @@ def _files(batch: Batch) -> Part:
 def _timeline(batch: Batch) -> Part:
     """The states that the batch has been in, and how long each took; the last one has no end yet."""
     stamps = [
-        ("Validating", batch.created_at), ("Waiting", batch.validated_at), ("In progress", batch.in_progress_at),
-        ("Finalizing", batch.finalizing_at), ("Cancelling", batch.cancelling_at), ("Completed", batch.completed_at),
+        ("Validating", batch.created_at), ("Queued", batch.validated_at), ("Running", batch.in_progress_at),
+        ("Writing", batch.finalizing_at), ("Cancelling", batch.cancelling_at), ("Completed", batch.completed_at),
         ("Failed", batch.failed_at), ("Expired", batch.expired_at), ("Cancelled", batch.cancelled_at),
     ]  # fmt: skip
     # The sort is stable: states of the same time keep their order.
@@ -182,7 +233,7 @@ def _timeline(batch: Batch) -> Part:
 
 
 def _settings(batch: Batch, shares: list[Share]) -> Part:
-    retries = Batch.objects.filter(retry_of=batch, hidden=False).order_by("id").only("status")
+    retries = Batch.objects.filter(retry_of=batch, hidden=False).order_by("id").only("name", "status")
     pairs = list(batch.metadata.items()) if isinstance(batch.metadata, dict) else []
     context = {"batch": batch, "shares": shares, "metadata": pairs[:METADATA], "retries": list(retries[:RETRIES])}
     return Part("settings", "batches/detail/_settings.html", context)

@@ -4,16 +4,17 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import orjson
+from django import forms
 from django.contrib import messages
 from django.db import transaction
 from django.http import Http404, HttpResponse, HttpResponseBase
-from django.shortcuts import redirect, resolve_url
+from django.shortcuts import redirect, render, resolve_url
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
 from batches.export import download
 from batches.finish import downloads
-from batches.models import Batch
+from batches.models import MOST_NAME, Batch
 from batches.pages.batch import page as detail
 from vbs.configuration import audit
 from vbs.live.pages import PageGone, changes, show
@@ -21,8 +22,10 @@ from vbs.logs import one_line
 from vbs.openai.errors import ApiError, Conflict, NotFound
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
+from vbs.pages.plain import brief
 
 LOG_LINES = 10_000
+WRONG = 422  # what was typed cannot be taken
 Answer = TypeVar("Answer", bound=HttpResponseBase)
 
 
@@ -40,7 +43,7 @@ def batch(request: Request, pk: str) -> HttpResponse:
         parts = detail.build(request.viewer, request.GET, pk)
     except PageGone:
         raise Http404 from None
-    return show(request, "batches/detail/index.html", parts, pk=pk)
+    return show(request, "batches/detail/index.html", parts, pk=pk, tab=parts["title"].context["title"])
 
 
 # What can be done
@@ -59,10 +62,10 @@ def cancel(request: Request, pk: str) -> HttpResponseBase:
         except Conflict as refusal:
             messages.error(request, refusal.message)
         else:
-            messages.success(request, f"{pk} is being cancelled. What was answered is kept.")
+            messages.success(request, f"{brief(batch.title, 80)} is being cancelled. What was answered is kept.")
         return redirect("batch", pk)
     if batch.is_terminal:
-        messages.error(request, f"{pk} has ended already: it is {batch.status}.")
+        messages.error(request, f"{brief(batch.title, 80)} has ended already: it is {batch.status}.")
         return HttpResponseClientRedirect(resolve_url("batch", pk)) if request.htmx else redirect("batch", pk)
     if batch.validated_at is None:
         left = "Its requests are not counted yet; none of them will be run."
@@ -74,8 +77,35 @@ def cancel(request: Request, pk: str) -> HttpResponseBase:
     ]
     back = resolve_url("batch", pk)
     return confirm(
-        request, title=f"Cancel {pk}?", words=words, button="Cancel the batch", back=back, no="Keep the batch"
+        request,
+        title=f"Cancel {brief(batch.title, 80)}?",
+        words=words,
+        button="Cancel the batch",
+        back=back,
+        no="Keep the batch",
     )
+
+
+class NameForm(forms.Form):
+    name = forms.CharField(
+        max_length=MOST_NAME, label="Name", widget=forms.TextInput(attrs={"dir": "auto", "autofocus": True})
+    )
+
+
+@require_http_methods(["GET", "POST"])
+@page("batches.change_batch")
+def name(request: Request, pk: str) -> HttpResponseBase:
+    """Gives the batch another name. A GET shows the form."""
+    batch = _find(request, pk)
+    form = NameForm(request.POST if request.method == "POST" else None, initial={"name": batch.name})
+    if form.is_valid():
+        before = batch.title
+        with transaction.atomic():
+            batch.rename(form.cleaned_data["name"])
+            audit.record(request, "batch.name", pk, f"{before} → {batch.name}", batch.project)
+        return redirect("batch", pk)
+    template = "batches/detail/_name.html" if request.htmx else "batches/detail/name.html"
+    return render(request, template, {"batch": batch, "form": form}, status=WRONG if form.errors else 200)
 
 
 @require_POST

@@ -5,7 +5,7 @@ first line, so the last page costs what the first one costs.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,6 +18,7 @@ from django.urls import reverse
 from batches.finish.outputs import NOT_RUN
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
 from batches.pages.new.beginning import beginning
+from batches.pages.request.prompts import beginnings
 from vbs.live.pages import PageGone
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
@@ -64,15 +65,20 @@ def limited(seconds: int = MOST_SECONDS) -> Iterator[None]:
 
 
 def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Any]:
+    """The table on a page of its own. Raises PageGone."""
+    return of(batch_of(viewer, pk), query, "batch-requests")
+
+
+def of(batch: Batch, query: Mapping[str, str], page: str, most: int = PAGE) -> dict[str, Any]:
     """The rows and the filters of the table. why: why rows are missing.
 
-    query: state, q, and after or before, which are lines. A value that cannot be understood is ignored.
+    query: state, q, and after or before, which are lines. A value that cannot be understood is ignored. page: the name
+    of its address. most: rows of a page.
     """
-    batch = batch_of(viewer, pk)
     state = query.get("state", "") if query.get("state") in STATES else ""
     search = query.get("q", "").replace("\0", "").strip()[:512]
     after, before = _line(query.get("after")), _line(query.get("before"))
-    url = reverse("batch-requests", args=[batch.pk])
+    url = reverse(page, args=[batch.pk])
     chosen = {name: value for name, value in (("state", state), ("q", search)) if value}
 
     def to(**more: object) -> str:
@@ -85,7 +91,7 @@ def build(viewer: Viewer, query: Mapping[str, str], pk: str) -> dict[str, Any]:
     why = ""
     if not batch.purged_at and counts[state] != 0:
         try:
-            lines, has_before, has_after = _lines(batch, state, search, after, before)
+            lines, has_before, has_after = _lines(batch, state, search, after, before, most)
         except TooSlow:
             why = f"The search was stopped after {MOST_SECONDS} seconds. The output file has every custom_id."
     if not lines and not why and not batch.purged_at:
@@ -122,7 +128,7 @@ def _counts(batch: Batch) -> dict[str, int]:
     }
 
 
-def _lines(batch: Batch, state: str, search: str, after: int, before: int) -> tuple[list[int], bool, bool]:
+def _lines(batch: Batch, state: str, search: str, after: int, before: int, most: int) -> tuple[list[int], bool, bool]:
     """The lines of a page, and whether there are more before and after them. Raises TooSlow.
 
     A state or a search walks along the index until it has found a page, and reads each row that it passes (not its
@@ -137,9 +143,9 @@ def _lines(batch: Batch, state: str, search: str, after: int, before: int) -> tu
         rows = rows.filter(custom_id__contains=search)
     backwards = before > 0
     rows = rows.filter(line__lt=before).order_by("-line") if backwards else rows.filter(line__gt=after).order_by("line")
-    with limited():
-        found = list(rows.values_list("line", flat=True)[: PAGE + 1])
-    more, lines = len(found) > PAGE, found[:PAGE]
+    with limited() if state or search else nullcontext():
+        found = list(rows.values_list("line", flat=True)[: most + 1])
+    more, lines = len(found) > most, found[:most]
     if backwards:
         return lines[::-1], more, bool(lines)
     return lines, after > 0 and bool(lines), more
@@ -152,6 +158,8 @@ def _rows(batch: Batch, lines: list[int]) -> Iterator[dict[str, Any]]:
     found = BatchRequest.objects.filter(batch=batch, line__in=lines).order_by("line")
     columns = (
         "line",
+        "offset",
+        "length",
         "custom_id",
         "state",
         "status_code",
@@ -161,7 +169,9 @@ def _rows(batch: Batch, lines: list[int]) -> Iterator[dict[str, Any]]:
         "error_code",
     )
     read = found.annotate(size=SIZE, read=response(WHOLE, CUT), said=Left("error_message", CUT))
-    for row in read.values(*columns, "size", "read", "said"):
+    rows = list(read.values(*columns, "size", "read", "said"))
+    prompts = beginnings(batch, [(row["line"], row["offset"], row["length"]) for row in rows])
+    for row in rows:
         state = RequestState(row["state"])
         if wrong := state in RequestState.in_error_file():
             words = (row["error_code"], row["said"]) if state == RequestState.FAILED else NOT_RUN[state][1:]
@@ -169,7 +179,7 @@ def _rows(batch: Batch, lines: list[int]) -> Iterator[dict[str, Any]]:
         else:
             answer = beginning(row["read"], (row["size"] or 0) <= WHOLE)
         name = "not run" if state == RequestState.PENDING and batch.is_terminal else state.name.lower()
-        yield row | {"state": name, "answer": answer, "wrong": wrong}
+        yield row | {"state": name, "prompt": prompts.get(row["line"], ""), "answer": answer, "wrong": wrong}
 
 
 def _why_none(batch: Batch, chosen: bool) -> str:

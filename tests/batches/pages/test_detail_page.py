@@ -17,11 +17,13 @@ from batches import cost
 from batches.finish import outputs
 from batches.intake import submit
 from batches.models import Activity, Batch, BatchEvent, BatchRequest, BatchStatus, File
-from batches.pages.batch import measured
+from batches.pages.batch import failures, measured
 from batches.pages.batch import page as detail
+from batches.pages.request import prompts, table
 from batches.queue import forecast, snapshot
 from batches.run import claims
 from models_registry.models import Alias, Model, Worker
+from tests.batches.pages.shown import made, request
 from tests.engines import CHAT, line
 from vbs.accounts import roles
 from vbs.accounts.models import Project
@@ -43,6 +45,7 @@ def _plain(settings):
     snapshot.forget()
     cost.by_model.forget()
     measured.steps.forget()
+    failures.kept.forget()
 
 
 def sign_in(role, *projects):
@@ -93,12 +96,12 @@ def at(batch, rest=""):
 
 def test_a_batch_that_ran(operator, ran):
     page = text(operator.get(at(ran)))
-    for shown in (ran.pk, "completed", "100 % of 3", "blue", "in.jsonl", "Completed: 2 completed, 1 failed.", CHAT):
+    for shown in (ran.pk, ">completed<", "100 %</strong> of 3", "blue", "in.jsonl", "2 completed, 1 failed.", CHAT):
         assert shown in page
-    for address in ("requests", "output", "errors", "retry"):
+    for address in ("output", "errors", "retry"):
         assert f'"/batches/{ran.pk}/{address}"' in page
     assert f'href="/batches/new?clone={ran.pk}"' in page and f"/batches/{ran.pk}/cancel" not in page
-    assert page.count('<svg class="plot"') == 2 and "Finalizing" in page and " in all" in page
+    assert page.count('<svg class="plot"') == 2 and "Writing" in page and " in all" in page
     assert f"{ran.output_tokens:,} tokens" in page
 
 
@@ -106,9 +109,9 @@ def test_one_that_waits_says_where_and_why(operator, add_model, submitted):
     add_model()
     first, second = submitted([line("a")]), submitted([line("a"), line("b")])
     page = text(operator.get(at(second)))
-    assert '<span class="state waiting">waiting</span>' in page
+    assert '<span class="state queued">queued</span>' in page
     assert re.search(r"Place in the queue</dt><dd>2<", page) and "has never been measured" in page
-    assert "Nothing has been answered yet" in page and first.pk not in page
+    assert "Speed</h2>" not in page and "Tokens and cost" in page and first.pk not in page
 
 
 def test_one_that_runs_has_its_pace_and_what_is_left(operator, add_model, submitted):
@@ -119,7 +122,7 @@ def test_one_that_runs_has_its_pace_and_what_is_left(operator, add_model, submit
     rates = {"requests_per_second": 2.5, "tokens_per_second": 700, "in_flight": 5, "in_flight_seconds": 60.0}
     Batch.objects.filter(pk=batch.pk).update(completed=4, failed=1, **rates)
     page = text(operator.get(at(batch)))
-    for shown in ("50 % of 10", "2.50/s", "700/s", "Time left", "in progress", "Output so far", "Errors so far"):
+    for shown in ("50 %</strong> of 10", "2.50/s", "700/s", " left</p>", ">running<", "Output so far", "Errors so far"):
         assert shown in page
     assert 'width="400"' in page and 'x="400" width="100"' in page
 
@@ -146,7 +149,8 @@ def test_only_what_moves_is_sent(operator, add_model, submitted):
     assert operator.get(at(batch, "live"), {"seen": seen(page)}).status_code == 204
     Batch.objects.filter(pk=batch.pk).update(completed=5, output_tokens=100)
     sent = re.findall(r'<template><\w+ id="(\w+)"', text(operator.get(at(batch, "live"), {"seen": seen(page)})))
-    assert {"bar", "spent"} <= set(sent) <= {"bar", "spent", "going"}, "no button moves under anybody's finger"
+    moves = {"bar", "spent", "going", "left", "title", "tabs"}
+    assert {"bar", "spent", "tabs"} <= set(sent) <= moves, "no button moves under anybody's finger"
 
 
 def test_retries_lead_to_each_other(operator, ran):
@@ -162,6 +166,124 @@ def test_retries_lead_to_each_other(operator, ran):
     assert (entry.action, entry.target, entry.project, entry.username) == (
         "batch.retry", ran.pk, ran.project, operator.user.username,
     )  # fmt: skip
+
+
+# The answers
+
+
+def shown_lines(page):
+    return [int(one) for one in re.findall(r'<tr id="line-(\d+)">', page)]
+
+
+@pytest.fixture
+def many(project):
+    """60 requests: 1 to 30 answered, 31 to 50 failed by two causes, the rest pending."""
+    batch = made(project, [request(f"id-{n}") for n in range(1, 61)], name="reviews")
+    batch.requests.filter(line__lte=30).update(
+        state=1, status_code=200, response='{"choices":[{"message":{"content":"Yes."}}]}', finished_at=timezone.now()
+    )
+    for number in range(31, 51):
+        code, said = ("context_length_exceeded", f"{4096 + number} tokens are too many; at most 4096 are allowed.")
+        if number > 47:
+            code, said = "engine_crashed", "It died."
+        batch.requests.filter(line=number).update(state=2, status_code=400, error_code=code, error_message=said)
+    Batch.objects.filter(pk=batch.pk).update(completed=30, failed=20)
+    batch.refresh_from_db()
+    return batch
+
+
+def test_the_answers_are_on_the_page(operator, many):
+    page = text(operator.get(at(many)))
+    assert shown_lines(page) == list(range(1, 21)) and "question of id-7" in page and "Yes." in page
+    tabs = re.findall(r'>(\w+) <span class="quiet">(\d+)</span></a>', page)
+    assert tabs == [("All", "60"), ("Pending", "10"), ("Completed", "30"), ("Failed", "20")]
+    assert f'data-url="/batches/{many.pk}/live"' in page
+
+
+def test_what_is_chosen_of_them_is_what_is_followed(operator, many):
+    page = operator.get(at(many), {"state": "failed", "after": "40", "other": "x"})
+    assert shown_lines(text(page)) == list(range(41, 51)) and 'aria-current="page">Failed' in text(page)
+    assert f'data-url="/batches/{many.pk}/live?state=failed&amp;after=40"' in text(page)
+    live = {"state": "failed", "after": "40", "seen": seen(page)}
+    assert operator.get(at(many, "live"), live).status_code == 204
+    many.requests.filter(line=45).update(error_message="It died twice.")
+    assert 'id="line-45"' in text(operator.get(at(many, "live"), live))
+    many.requests.filter(line=55).update(state=2, error_code="x", error_message="y")
+    answer = text(operator.get(at(many, "live"), live))
+    assert shown_lines(answer) == [*range(41, 51), 55], "another row: the table is sent whole"
+    assert shown_lines(text(operator.get(at(many), {"q": "id-5"}))) == [5, *range(50, 60)]
+
+
+def test_failures_are_told_by_their_causes(operator, many):
+    page = text(operator.get(at(many)))
+    causes = re.findall(r"<strong class=\"number\">(\d+) ×</strong> <span><code>(\w+)</code>", page)
+    assert causes == [("17", "context_length_exceeded"), ("3", "engine_crashed")] and "20 failed</h2>" in page
+    assert page.count("and alike") == 1 and f'href="/batches/{many.pk}/requests/31">line 31<' in page
+
+
+def test_of_many_failures_the_first_are_looked_at(operator, many, monkeypatch):
+    monkeypatch.setattr(failures, "LOOKED_AT", 5)
+    assert "Of the first 5 that failed." in text(operator.get(at(many)))
+
+
+def test_without_failures_nothing_is_said_of_them(operator, project):
+    batch = made(project, [request("a")])
+    page = text(operator.get(at(batch)))
+    assert 'id="failures"' in page and "failures-title" not in page
+
+
+def test_prompts_of_a_file_that_is_gone_are_not_shown(operator, many):
+    many.input_file.delete_softly()
+    page = text(operator.get(at(many)))
+    assert shown_lines(page) == list(range(1, 21)) and "question of" not in page
+
+
+def test_prompts_of_long_and_odd_lines(project):
+    long = request("long", messages=[{"role": "user", "content": "begin " + "x" * 50_000}])
+    system = request("a", messages=[{"role": "system", "content": "rules"}, {"role": "user", "content": "a\nb"}])
+    batch = made(project, [long, system, b"no json", request("b", messages="odd"), b'{"body": 5}', b"{}"])
+    prompts.forget()
+    rows = table.of(batch, {}, "batch")["rows"]
+    said = [row["prompt"] for row in rows]
+    assert said[0].startswith("begin xxx") and said[1:] == ["a b", "no json", '"odd"', "5", "{}"]
+
+
+# Its name
+
+
+def test_the_name_leads_and_the_title_has_the_progress(operator, many):
+    page = text(operator.get(at(many)))
+    assert "<bdi>reviews</bdi>" in page and f'<code id="batch-id">{many.pk}</code>' in page
+    assert "<title>queued · reviews · vbs</title>" in page and 'data-title="queued · reviews · vbs"' in page
+    Batch.objects.update(status="completed", completed_at=timezone.now(), name="")
+    assert f"<title>completed · {many.pk} · vbs</title>" in text(operator.get(at(many)))
+
+
+def test_it_can_be_renamed(operator, many):
+    asked = text(operator.get(at(many, "name"), headers=HTMX))
+    assert 'value="reviews"' in asked and "<html" not in asked
+    assert "<bdi>second</bdi>" in text(operator.post(at(many, "name"), {"name": " second "}, follow=True))
+    entry = AuditEntry.objects.get()
+    assert (entry.action, entry.target, entry.detail) == ("batch.name", many.pk, "reviews → second")
+    for wrong in ("", " ", "x" * 201, "a\0b"):
+        assert operator.post(at(many, "name"), {"name": wrong}).status_code == 422
+    assert Batch.objects.get().name == "second"
+    viewer = sign_in(roles.VIEWER, many.project)
+    assert viewer.post(at(many, "name"), {"name": "third"}).status_code == 403
+    assert at(many, "name") not in text(viewer.get(at(many)))
+
+
+@pytest.mark.parametrize(
+    "failed, not_run, words",
+    [(0, 3, "Run the 3 rows not run"), (0, 1, "Run the 1 row not run"), (2, 0, "Run the 2 failed rows"),
+     (1, 0, "Run the 1 failed row"), (2, 1, "Run the 2 failed and the 1 not run rows")],
+)  # fmt: skip
+def test_what_was_not_run_can_be_run(operator, many, failed, not_run, words):
+    Batch.objects.update(
+        status="cancelled", outcome="cancelled", cancelled_at=timezone.now(), completed=60 - failed - not_run,
+        failed=failed + not_run, not_run=not_run,
+    )  # fmt: skip
+    assert f">{words}</button>" in text(operator.get(at(many)))
 
 
 # Validation
@@ -464,8 +586,9 @@ def test_a_large_batch_has_its_page_in_few_queries(operator, project, models):
     forecast.plan()
     viewer = Viewer(frozenset(), frozenset({project.pk}))
     measured.steps.forget()
+    failures.kept.forget()
     cost.by_model.forget()
     with CaptureQueriesContext(connection) as found:
         rendered(detail.build(viewer, {}, batch.pk).values(), viewer)
-    assert len(found) <= 8, [one["sql"][:100] for one in found]
+    assert len(found) <= 10, [one["sql"][:100] for one in found]
     assert operator.get(at(batch)).status_code == 200
