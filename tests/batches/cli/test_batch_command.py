@@ -139,6 +139,26 @@ def test_a_model_that_does_not_load(vbs, tmp_path):
     assert "CUDA_out_of_memory" in out.getvalue()
 
 
+def test_a_table_is_submitted(vbs, tmp_path):
+    path = tmp_path / "Bewertungen.csv"
+    path.write_bytes("Nr;Größe\n1;zu groß, 1,5 cm\n2;gut\n".encode("cp1252"))
+    words = ["--prompt", "Fits? {größe}", "--id-column", "nr", "--max-tokens", 5, "--temperature", 0]
+    said = batch(vbs, "submit", path, "--model", "scripted", "--system", "Be short.", *words, "--wait")
+    assert "2 completed" in said
+    file_id = json.loads(batch(vbs, "show", said.split()[0], "--json"))["input_file_id"]
+    first, second = [one for one in vbs.client.files.content(file_id).text.splitlines() if one]
+    assert (
+        json.loads(first)["row"] == {"Nr": "1", "Größe": "zu groß, 1,5 cm"} and json.loads(second)["custom_id"] == "2"
+    )
+    body = json.loads(first)["body"]
+    assert (body["max_tokens"], body["temperature"]) == (5, 0)
+    assert [one["content"] for one in body["messages"]] == ["Be short.", "Fits? zu groß, 1,5 cm"]
+    with pytest.raises(CommandError, match="no column 'none'; there is 'Nr', 'Größe'"):
+        batch(vbs, "submit", path, "--model", "scripted", "--prompt", "{none}")
+    with pytest.raises(CommandError, match="requests already"):
+        batch(vbs, "submit", file_of(tmp_path, line("a")), "--prompt", "x")
+
+
 def test_the_model_for_lines_that_name_none(vbs, tmp_path):
     request = line("a")
     del request["body"]["model"]
