@@ -9,7 +9,6 @@ from batches.intake.tables.cells import TableError
 from batches.intake.tables.reading import CSV, REQUESTS, XLSX, format_of, guess
 from batches.intake.tables.requests import Making, make
 from batches.intake.tables.rows import headings, rows
-from batches.intake.tables.template import TemplateError
 from batches.intake.validate import Report
 from batches.models import File, FileFormat, Purpose
 from vbs.accounts.models import Project
@@ -46,10 +45,12 @@ def take_in(project: Project, path: Path, filename: str, making: Making) -> tupl
             endpoint = making.endpoint or endpoint_of_table(names, making.model, making.template)
             making = replace(making, endpoint=endpoint)
             making.check(names)
-            make(rows(source, reading, limits()), making, target, report, limits())
+            count = make(rows(source, reading, limits()), making, target, report, limits())
         except TableError as error:
-            param = "prompt" if isinstance(error, TemplateError) else "file"
-            raise InvalidRequest(str(error), param=param, code="invalid_table") from None
+            raise InvalidRequest(str(error), param=error.param, code="invalid_table") from None
+        if count > (most := limits().requests):
+            message = f"The table has more than {most:,} rows, which is the limit of one batch. Split it."
+            raise InvalidRequest(message, param="file", code="too_many_requests")
         if report.count:
             raise BadLines(report.all(), "row")
         if not target.tell():

@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 
 class TableError(ValueError):
     """The file cannot be read as a table, or no requests can be made of it. The message says where, why, and what to
-    change."""
+    change. param: what is to be changed, as the API calls it."""
+
+    param = "file"
+
+    def __init__(self, message: str, param: str = "") -> None:
+        super().__init__(message)
+        self.param = param or self.param
 
 
 class Limits(NamedTuple):

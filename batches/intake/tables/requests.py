@@ -78,17 +78,18 @@ class Making:
         """Check what counts for all rows of a table with these headings. Raises TableError."""
         names = list(headings)
         if wrong := [name for name in MADE if name in self.parameters]:
-            raise TableError(f"The parameter '{wrong[0]}' is made of each row: leave it out of the parameters.")
+            message = f"The parameter '{wrong[0]}' is made of each row: leave it out of the parameters."
+            raise TableError(message, "parameters")
         known = {name.strip().lower() for name in names}
         if self.needs_model and not self.model and (self.template or "model" not in known):
             column = "" if self.template else ", or add a column 'model'"
-            raise TableError(f"No model is named: choose one{column}.")
+            raise TableError(f"No model is named: choose one{column}.", "model")
         for template in (self._prompt, self._system, *self._documents):
             template.check(names)
         if self.id_column:
             value(dict.fromkeys(names, ""), self.id_column)
         if self.system and self.endpoint not in SYSTEMS:
-            raise TableError(f"A system prompt does not go with {self.endpoint}: leave it out.")
+            raise TableError(f"A system prompt does not go with {self.endpoint}: leave it out.", "system")
         if self.endpoint in QUESTIONS and DOCUMENTS not in known and not self.documents:
             raise TableError(f"No column is called 'documents', which {self.endpoint} needs.")
         if not self.template:
@@ -261,8 +262,9 @@ def line_of(request: dict[str, Any]) -> bytes:
         raise BadRow("The row is nested too deeply.") from None
 
 
-def make(rows: Iterable[Row], making: Making, target: IO[bytes], report: Report, limits: Limits) -> None:
-    """Write the requests; the report gets the wrong rows. Stops soon after `limits.requests`. Raises TableError."""
+def make(rows: Iterable[Row], making: Making, target: IO[bytes], report: Report, limits: Limits) -> int:
+    """Write the requests; the report gets the wrong rows. Stops soon after `limits.requests`. Returns how many rows
+    there were that are not blank. Raises TableError."""
     size = count = written = 0
     for row in rows:
         if row.is_blank:
@@ -281,4 +283,5 @@ def make(rows: Iterable[Row], making: Making, target: IO[bytes], report: Report,
                 f"MB, which is the limit of one batch (reached at row {row.number:,}). Split the file."
             )
         if count > limits.requests + 1:  # who reads the lines reports that
-            return
+            break
+    return count

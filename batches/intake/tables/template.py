@@ -13,6 +13,8 @@ _PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 class TemplateError(TableError):
     """The template is invalid or names an unknown column. The message says which."""
 
+    param = "prompt"
+
 
 class Template:
     """`{name}` stands for the value of that column, in any case, `{{` and `}}` for a brace. Values are put in

@@ -4,25 +4,38 @@ A workbook is a ZIP archive of XML, which may be small and unpack to anything. S
 it is read, and what a sheet claims to be (a million empty rows, a cell in the last column) costs no memory.
 """
 
+import lzma
 import re
+import struct
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, time
-from typing import IO, Any
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+from typing import IO
+from xml.parsers.expat import ExpatError
 
 from batches.intake.tables.cells import Piece, TableError
 from batches.intake.tables.delimited import line_of
+from batches.intake.tables.sheet_xml import Attributes, Handler, Rows, Shared, read
 
 MAGIC = b"PK\x03\x04"
-_PARTS = "xl/"
-_SHEETS = "xl/worksheets/"
-_SHEET_BYTES = 2**30  # of a sheet as XML, which is read in pieces
-_OTHER_BYTES = 64 * 2**20  # of all the rest, which is in memory: mostly the texts of the cells
+_CONTENTS, _RELATIONS = "[Content_Types].xml", "_rels/.rels"
+_SHEET_BYTES = 2**30  # of a part as XML, which is read in pieces
+_TEXT_BYTES = 128 * 2**20  # of the texts of all cells, which are in memory as far as they are read
 _INDEX_BYTES = 2**20  # of the archive's list of its files
-_ROWS, _CELLS = 2**20, 50_000_000  # Excel's own limit, and what is read in some minutes
+_SHEETS, _STYLES = 1000, 100_000  # Excel has fewer styles
+_ROWS, _CELLS = 2**20, 50_000_000  # Excel's own limit, and what is read in a minute or two
 _REMEDY = "Save the sheet as “CSV UTF-8”."
-_NO_TEXT = re.compile("[\ud800-\udfff]")  # what an escape can write, and UTF-8 cannot
+_BROKEN = (  # what the modules of Python raise for archives and XML that are not well formed
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, ExpatError,
+    NotImplementedError, RuntimeError, KeyError, ValueError, OSError, EOFError,
+)  # fmt: skip
+# The formats of dates and times that have a number only, and what a format of one's own is: the rest of it is text.
+_DATES, _ELAPSED = {*range(14, 23), *range(27, 37), 45, 47, *range(50, 59)}, {46}
+_NO_DATE = re.compile(r'"[^"]*"|\\.|_.|\*.|\[(?!h+\]|m+\]|s+\])[^\]]*\]|;.*', re.IGNORECASE | re.DOTALL)
 
 
 def check(file: IO[bytes]) -> None:
@@ -31,13 +44,12 @@ def check(file: IO[bytes]) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             sizes = {one.filename: one.file_size for one in archive.infolist()}  # no more than this is ever unpacked
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+    except _BROKEN as error:
         raise TableError(f"The file begins like an Excel file and is none ({error}). {_REMEDY}") from None
-    if not any(name.startswith(_PARTS) for name in sizes):
-        raise TableError("This is a ZIP archive or another office file, not an Excel workbook (.xlsx). Unpack it.")
-    sheets = [size for name, size in sizes.items() if name.startswith(_SHEETS)]
-    rest = sum(sizes.values()) - sum(sheets)
-    if rest > _OTHER_BYTES or max(sheets, default=0) > _SHEET_BYTES:
+    if _CONTENTS not in sizes or not any(name.startswith("xl/") for name in sizes):
+        raise TableError("This is a ZIP archive or another office file, not an Excel workbook (.xlsx).")
+    texts = max((size for name, size in sizes.items() if name.endswith("sharedStrings.xml")), default=0)
+    if max(sizes.values()) > _SHEET_BYTES or texts > _TEXT_BYTES:
         raise TableError(
             f"The Excel file unpacks to {sum(sizes.values()) // 2**20:,} MB, which is more than can be read. {_REMEDY}"
         )
@@ -56,19 +68,139 @@ def _check_index(file: IO[bytes]) -> None:
         raise TableError(f"The Excel file is an archive of too many files or of the kind ZIP64. {_REMEDY}")
 
 
-@contextmanager
-def _opened(file: IO[bytes]) -> Iterator[Any]:
-    from openpyxl import load_workbook
+@dataclass
+class _Book(Handler):
+    """The sheets by their names, and where they are in the archive. Those that are hidden come last."""
 
+    found: list[str] = field(default_factory=list)
+    visible: dict[str, str] = field(default_factory=dict)
+    hidden: dict[str, str] = field(default_factory=dict)
+    epoch: datetime = datetime(1899, 12, 30)
+
+    def start(self, name: str, attributes: Attributes) -> None:
+        if name == "sheet" and len(self.visible) + len(self.hidden) < _SHEETS:
+            relation = next((value for key, value in attributes.items() if key.rpartition(":")[2] == "id"), "")
+            of_state = self.visible if attributes.get("state", "visible") == "visible" else self.hidden
+            of_state[attributes.get("name", "")] = relation
+        elif name == "workbookPr" and attributes.get("date1904") in ("1", "true"):
+            self.epoch = datetime(1904, 1, 1)
+
+    @property
+    def sheets(self) -> dict[str, str]:
+        return self.visible | self.hidden
+
+
+class _Relations(Handler):
+    """Where the parts of one part are in the archive: sheets by the ids that the workbook gives them, others by their
+    kinds. folder: of the part."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder, self.parts = PurePosixPath(folder), dict[str, str]()
+
+    def start(self, name: str, attributes: Attributes) -> None:
+        if name == "Relationship" and len(self.parts) < 2 * _SHEETS:
+            target = attributes.get("Target", "")
+            path = target[1:] if target.startswith("/") else str(self.folder / target)
+            kind = attributes.get("Type", "").rpartition("/")[2]
+            self.parts[attributes.get("Id", "") if kind == "worksheet" else kind] = path
+
+
+class _Styles(Handler):
+    """How the numbers of each style are shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.formats: dict[str, str] = {}
+        self.shown: list[Callable[[float, datetime], str] | None] = []
+        self.in_cells = False
+
+    def start(self, name: str, attributes: Attributes) -> None:
+        if name == "numFmt" and len(self.formats) < _STYLES:
+            self.formats[attributes.get("numFmtId", "")] = attributes.get("formatCode", "")[:1000]
+        elif name == "cellXfs":
+            self.in_cells = True
+        elif name == "xf" and self.in_cells and len(self.shown) < _STYLES:
+            self.shown.append(_shown_by(attributes.get("numFmtId", "0"), self.formats))
+
+    def end(self, name: str) -> None:
+        if name == "cellXfs":
+            self.in_cells = False
+
+
+def _shown_by(number: str, formats: dict[str, str]) -> Callable[[float, datetime], str] | None:
+    """None for a number that is shown as such."""
+    if (code := formats.get(number)) is not None:
+        plain = _NO_DATE.sub("", code).lower()
+        if "[" in plain:
+            return _elapsed
+        return _moment if any(letter in plain for letter in "dmyhs") else None
+    known = int(number) if number.isdigit() else 0
+    return _elapsed if known in _ELAPSED else _moment if known in _DATES else None
+
+
+def _moment(days: float, epoch: datetime) -> str:
+    """`2026-03-01`, `2026-03-01 14:30:00`, or `09:05:00` of a day without a number."""
+    if days < 60 and epoch.year == 1899:
+        days += days >= 1  # Excel has a 29 February 1900, on which its days from then on count
+    found = epoch + timedelta(seconds=round(days * 86400))
+    if 0 <= days < 1:
+        return f"{found:%H:%M:%S}"
+    return str(found.date()) if found.time() == datetime.min.time() else str(found)
+
+
+def _elapsed(days: float, epoch: datetime) -> str:
+    minutes, seconds = divmod(round(days * 86400), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+class _Workbook:
+    """An opened workbook: its sheets, and their rows."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self.archive = archive
+        self._book, self._styles = _Book(), _Styles()
+        book = PurePosixPath(self._parts_of(_RELATIONS, "")["officeDocument"])
+        self._read(str(book), self._book)
+        self._parts = self._parts_of(f"{book.parent}/_rels/{book.name}.rels", str(book.parent))
+        if (styles := self._parts.get("styles", "")) in archive.NameToInfo:
+            self._read(styles, self._styles)
+        self.sheets = [name for name, part in self._book.sheets.items() if part in self._parts]
+
+    def _parts_of(self, relations: str, folder: str) -> dict[str, str]:
+        found = _Relations(folder)
+        self._read(relations, found)
+        return found.parts
+
+    def _read(self, part: str, handler: Handler) -> None:
+        with self.archive.open(part) as source:
+            for _ in read(source, handler):
+                pass
+
+    def rows(self, sheet: str, row_bytes: int) -> Iterator[tuple[int, list[str]]]:
+        part = self._parts.get("sharedStrings", "")
+        shared = Shared(self.archive.open(part) if part in self.archive.NameToInfo else None, row_bytes)
+        with self.archive.open(self._parts[self._book.sheets[sheet]]) as source:
+            yield from read(source, Rows(shared, self._shown, row_bytes))
+
+    def _shown(self, text: str, style: str) -> str:
+        """The text of a number, without digits that only a computer sees."""
+        styles = self._styles.shown
+        shown = styles[int(style)] if style.isdigit() and int(style) < len(styles) else None
+        if shown is None and text.lstrip("-").isdigit():
+            return text
+        try:
+            number = float(text)
+            return shown(number, self._book.epoch) if shown else f"{number:.15g}"
+        except (ValueError, OverflowError):  # it is no number, or a date before or after all dates
+            return text
+
+
+@contextmanager
+def _opened(file: IO[bytes]) -> Iterator[_Workbook]:
     check(file)
-    try:
-        book = load_workbook(file, read_only=True, data_only=True, keep_links=False)
-    except Exception as error:  # a file that is not well formed breaks it anywhere
-        raise _broken(error) from error
-    try:
-        yield book
-    finally:
-        book.close()
+    with zipfile.ZipFile(file) as archive:
+        yield _Workbook(archive)
 
 
 def _broken(error: Exception) -> TableError:
@@ -76,63 +208,39 @@ def _broken(error: Exception) -> TableError:
 
 
 def sheets(file: IO[bytes]) -> list[str]:
-    """The names of the sheets; those that are hidden come last."""
-    with _opened(file) as book:
-        found = sorted(book.worksheets, key=lambda one: one.sheet_state != "visible")
-        return [one.title for one in found]
+    """The names of the sheets; those that are hidden come last. Raises TableError."""
+    try:
+        with _opened(file) as book:
+            return book.sheets
+    except TableError:
+        raise
+    except _BROKEN as error:
+        raise _broken(error) from error
 
 
 def pieces(file: IO[bytes], sheet: str, row_bytes: int) -> Iterator[Piece]:
     """Every row of a sheet, of the first one where none is named. Raises TableError."""
-    with _opened(file) as book:
-        names = [one.title for one in sorted(book.worksheets, key=lambda one: one.sheet_state != "visible")]
-        if not names:
-            raise TableError("The Excel file has no sheet with cells.")
-        if sheet and sheet not in names:
-            raise TableError(f"There is no sheet {sheet[:60]!r}; there is {', '.join(map(repr, names[:20]))}.")
-        page = book[sheet or names[0]]
-        page.reset_dimensions()  # what the sheet says of its size need not be true
-        read = 0
-        for number, cells in enumerate(_rows(page), 1):
-            read += len(cells)
-            if number > _ROWS or read > _CELLS:
-                raise TableError(f"The sheet has more than {_ROWS:,} rows or {_CELLS:,} cells. {_REMEDY}")
-            values = [_text(one) for one in cells]
-            while values and not values[-1]:
-                values.pop()
-            if sum(map(len, values)) > row_bytes:
-                raise TableError(
-                    f"Row {number:,} has more than {row_bytes // 2**20} MB, which is the limit of one request."
-                )
-            yield Piece(number, line_of(values) if values else "\n", values)
+    at = read = 0
+    for number, cells in _rows(file, sheet, row_bytes):
+        read += len(cells)
+        if number > _ROWS or read > _CELLS:
+            raise TableError(f"The sheet has more than {_ROWS:,} rows or {_CELLS:,} cells. {_REMEDY}")
+        for empty in range(at + 1, number):
+            yield Piece(empty, "\n", [])
+        yield Piece(number, line_of(cells) if cells else "\n", cells)
+        at = number
 
 
-def _rows(page: Any) -> Iterator[tuple[Any, ...]]:
+def _rows(file: IO[bytes], sheet: str, row_bytes: int) -> Iterator[tuple[int, list[str]]]:
     try:
-        yield from page.iter_rows(values_only=True)
-    except Exception as error:  # as above
+        with _opened(file) as book:
+            if not book.sheets:
+                raise TableError("The Excel file has no sheet with cells.")
+            if sheet and sheet not in book.sheets:
+                shown = ", ".join(map(repr, book.sheets[:20]))
+                raise TableError(f"There is no sheet {sheet[:60]!r}; there is {shown}.")
+            yield from book.rows(sheet or book.sheets[0], row_bytes)
+    except TableError:
+        raise
+    except _BROKEN as error:
         raise _broken(error) from error
-
-
-def _text(value: Any) -> str:
-    """A cell as people read it: dates as ISO has them, numbers without digits that only a computer sees."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return _unescaped(value) if "_x" in value else value
-    if isinstance(value, bool):
-        return "TRUE" if value else "FALSE"
-    if isinstance(value, float):
-        return f"{value:.15g}"
-    if isinstance(value, datetime):
-        return str(value.date() if value.time() == time() else value.replace(microsecond=0))
-    if isinstance(value, date | time):
-        return value.isoformat()
-    return str(value)
-
-
-def _unescaped(value: str) -> str:
-    """Excel writes characters that XML does not allow, and a carriage return, as `_x000D_`."""
-    from openpyxl.utils.escape import unescape
-
-    return _NO_TEXT.sub("\ufffd", str(unescape(value)).replace("\r\n", "\n"))
