@@ -94,7 +94,8 @@ def test_results_as_a_table(vbs, tmp_path):
     for name, begins in (("xlsx", b"PK"), ("parquet", b"PAR1")):
         batch(vbs, "results", batch_id, "--join", "input", "--out", tmp_path / f"out.{name.upper()}")
         assert (tmp_path / f"out.{name.upper()}").read_bytes().startswith(begins)
-        piped = command(vbs, "results", batch_id, "--format", name, stdout=subprocess.PIPE)
+        words = ("results", batch_id, "--format", name, "--url", vbs.url, "--key", vbs.key)
+        piped = command(vbs, *words, stdout=subprocess.PIPE)
         assert piped.stdout.buffer.read().startswith(begins) and piped.wait(timeout=60) == 0
     with pytest.raises(CommandError, match="--errors gives the lines of the error file: leave out"):
         batch(vbs, "results", batch_id, "--errors", "--format", "csv")
