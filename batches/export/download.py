@@ -59,8 +59,14 @@ def results(request: HttpRequest | Request, batch: Batch, query: QueryDict) -> H
         getattr(request, "_request", request),
         written(batch, name, joins),
         content_type=FORMATS[name].content_type,
-        headers=downloads.named(f"{batch.pk}_results.{name}"),
+        headers=downloads.named(filename(batch, name)),
     )
+
+
+def filename(batch: Batch, ending: str) -> str:
+    """After the batch's name, without what some file systems do not take or show otherwise."""
+    kept = "".join(one if one.isprintable() and one not in '/\\:*?"<>|' else "_" for one in batch.title)
+    return f"{kept.strip(' .') or batch.pk}_results.{ending}"
 
 
 def written(batch: Batch, name: str, joins: bool) -> Iterator[bytes]:

@@ -45,6 +45,14 @@ def test_names_and_types(batch, name, kind, begins):
     assert body(response).startswith(begins)
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"), [("my reviews", "my reviews"), ("../a\\b:\u202egnp", "_a_b__gnp"), (" .", "{id}"), ("é", "é")]
+)
+def test_a_file_is_called_as_its_batch(batch, given, kept):
+    batch.name = given
+    assert download.filename(batch, "csv") == f"{kept.format(id=batch.pk)}_results.csv"
+
+
 @pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
 @pytest.mark.parametrize("query", ["", "format=jsonl", "x=1"])
 def test_without_format_and_join_they_are_the_output_lines(batch, query):

@@ -450,7 +450,7 @@ def test_results_as_a_table(operator, ran, name, begins):
     address = f"/batches/{ran.pk}/results?format={name}&amp;join=input"
     assert f'href="{address}"' in shown
     answer = operator.get(address.replace("&amp;", "&"))
-    assert answer.headers["Content-Disposition"] == f'attachment; filename="{ran.pk}_results.{name}"'
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{ran.title}_results.{name}"'
     assert b"".join(answer.streaming_content).startswith(begins)
     refused = operator.get(f"/batches/{ran.pk}/results?format=doc", follow=True)
     assert "Supported values are: jsonl, csv, xlsx, parquet." in text(refused)
