@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from django.utils.html import format_html
+
 from models_registry.fit import formula
 from models_registry.gpu import control
 from models_registry.models import Worker, WorkerState
 from vbs.configuration import runtime
 from vbs.pages.parts import Part
 from vbs.pages.plain import visible
+from vbs.pages.templatetags.words import when
 from vbs.pages.viewer import Viewer
 
 LOST_SECONDS = 86_400  # for which the end of an idle engine is told
@@ -56,10 +59,9 @@ def _lost(health: Mapping[str, Any]) -> str:
     last = (health.get("losses") or {}).get("last")
     if not last or time.time() - last["at"] > LOST_SECONDS:
         return ""
-    at = f"{datetime.fromtimestamp(last['at'], UTC):%H:%M} UTC"
-    return (
-        f"The idle engine of {visible(last['model'])} ended at {at}: {last['how']}. The next request starts it again."
-    )
+    at = when(datetime.fromtimestamp(last["at"], UTC))
+    words = "The idle engine of {} ended {}: {}. The next request starts it again."
+    return format_html(words, visible(last["model"]), at, last["how"])
 
 
 def readings(health: Mapping[str, Any]) -> Iterator[Reading]:

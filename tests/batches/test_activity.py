@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db.models import F
 from django.utils import timezone
 
 from batches import activity, sweep
@@ -74,13 +75,13 @@ def test_what_expires_counts_as_failed(add_model, submitted):
 
 def test_a_series_has_the_pace_of_each_step_and_rests_at_zero(batch):
     assert activity.series(batch) == []
-    put(batch, 0, completed=4, failed=2, input_tokens=20, output_tokens=10)
-    put(batch, 6, completed=2)
+    put(batch, 0, completed=40, failed=20, input_tokens=200, output_tokens=100)
+    put(batch, 6, completed=20)
     found = activity.series(batch)
     assert [one.at for one in found] == [START + timedelta(seconds=n) for n in (0, 2, 4, 6)]
     first, *rest, last = found
-    assert (first.requests, first.failures, first.input_tokens, first.output_tokens) == (2, 1, 10, 5)
-    assert [one.requests for one in rest] == [0, 0] and last.requests == 1
+    assert (first.requests, first.failures, first.input_tokens, first.output_tokens) == (20, 10, 100, 50)
+    assert [one.requests for one in rest] == [0, 0] and last.requests == 10
 
 
 @pytest.mark.parametrize("rows", [1, 119, 120, 121, 500, 1000])
@@ -92,6 +93,25 @@ def test_a_series_is_never_longer_than_asked_for_and_loses_nothing(batch, rows):
     assert 1 <= len(found) <= 120
     assert sum(one.requests * one.seconds for one in found) == pytest.approx(3 * rows)
     assert all(one.output_tokens == pytest.approx(4) for one in found), "the last step, which is shorter, is no dip"
+
+
+def test_a_slow_model_is_no_sawtooth(batch):
+    """One answer every ten seconds is a pace of 0.1, not a spike beside four gaps."""
+    for n in range(60):
+        put(batch, 10 * n, completed=1)
+    found = activity.series(batch)
+    assert len(found) >= 4 and all(one.requests == pytest.approx(0.1, rel=0.25) for one in found)
+    assert sum(one.requests * one.seconds for one in found) == pytest.approx(60)
+
+
+def test_waves_of_answers_are_no_sawtooth(batch):
+    """Eight at once, each taking 1.5 s: a wave or two in every two seconds."""
+    for n in range(400):
+        Activity.objects.filter(at=START + timedelta(seconds=int(1.5 * n) // 2 * 2)).update(
+            completed=F("completed") + 8
+        ) or put(batch, int(1.5 * n) // 2 * 2, completed=8)
+    found = activity.series(batch)
+    assert len(found) > 20 and all(one.requests == pytest.approx(8 / 1.5, rel=0.15) for one in found)
 
 
 def test_a_day_and_a_rest_are_still_few_points(batch):

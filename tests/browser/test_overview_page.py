@@ -17,7 +17,7 @@ def test_a_batch_comes_and_ends_before_our_eyes(vbs, sign_in):
     ended = page.locator("#ended")
     expect(ended.locator(f"a[href='/batches/{batch.id}/']")).to_be_visible()
     expect(ended).to_contain_text("20 answered")
-    expect(page.locator("#day svg")).to_have_count(2)
+    expect(page.locator("#day canvas")).to_have_count(2)
 
 
 @pytest.mark.parametrize("address", ["/", "/help/", "/help/start", "/help/api", "/help/?q=batch"])

@@ -1,4 +1,4 @@
-"""How fast a batch was answered, and what it used: plots, tokens and cost."""
+"""How fast a batch was answered, and what it used: charts, tokens and cost."""
 
 from django.conf import settings
 from django.utils import timezone
@@ -7,18 +7,15 @@ from batches import activity, cost
 from batches.activity import Throughput
 from batches.cost import Share
 from batches.models import Batch
-from vbs.pages.charts import plots
+from vbs.pages.charts import series
 from vbs.pages.parts import Part
 from vbs.timed_cache import Kept
-
-MARKED = 30  # points of a plot that have a mark each
-
 
 steps: Kept[list[Throughput]] = Kept()
 
 
 def lasting(batch: Batch) -> float:
-    """For how many seconds the plots may stay unchanged: the longer the batch has run, the less one more second
+    """For how many seconds the charts may stay unchanged: the longer the batch has run, the less one more second
     changes."""
     since = batch.in_progress_at or batch.created_at
     return min(30.0, max(1.0, (timezone.now() - since).total_seconds() / 1000))
@@ -32,14 +29,13 @@ def speed(batch: Batch) -> Part:
     )
     made = []
     for title, unit, kinds in drawn:
-        points = [
-            plots.Point(one.at, getattr(one, name), kind)
-            for kind, name in kinds.items()
-            for one in found
-            if kind in ("completed", "output") or any(getattr(each, name) for each in found)
-        ]
-        made.append(plots.plot(title, unit, points, marked=len(found) <= MARKED))
-    context = {"plots": [one for one in made if one], "ended": batch.is_terminal}
+        first = next(iter(kinds))
+        names = {
+            kind: name for kind, name in kinds.items() if kind == first or any(getattr(one, name) for one in found)
+        }
+        rows = [series.Row(one.at, tuple(getattr(one, name) for name in names.values())) for one in found]
+        made.append(series.lines(title, unit, list(names), rows))
+    context = {"charts": [one for one in made if one]}
     return Part("speed", "batches/detail/_speed.html", context)
 
 

@@ -13,9 +13,11 @@ from batches.pages.overview.health import health
 from models_registry.models import Worker
 from models_registry.pages.machines import busy, machines
 from vbs.live.pages import Page
-from vbs.pages.charts.bars import Bar, bars
+from vbs.pages.charts.series import Row, bars
 from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.viewer import Viewer
+
+HOUR = 3600  # seconds
 
 
 def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
@@ -43,16 +45,16 @@ PAGE = Page(build=build, topics=lambda: ("batches", "workers", "models"))
 
 def _day(hours: Sequence[activity_day.Hour]) -> Part:
     """The last 24 hours of the viewer's projects: sums, and values per hour."""
-    requests = [Bar(hour.at, (hour.completed, hour.failed)) for hour in hours]
-    tokens = [Bar(hour.at, (hour.input_tokens, hour.output_tokens)) for hour in hours]
+    requests = [Row(hour.at, (hour.completed, hour.failed)) for hour in hours]
+    tokens = [Row(hour.at, (hour.input_tokens, hour.output_tokens)) for hour in hours]
     context = {
         "completed": sum(hour.completed for hour in hours),
         "failed": sum(hour.failed for hour in hours),
         "input_tokens": sum(hour.input_tokens for hour in hours),
         "output_tokens": sum(hour.output_tokens for hour in hours),
-        "plots": [
-            bars("Requests an hour", "requests", ("completed", "failed"), requests),
-            bars("Tokens an hour", "tokens", ("read", "written"), tokens),
+        "charts": [
+            bars("Requests an hour", "requests", ("completed", "failed"), requests, HOUR),
+            bars("Tokens an hour", "tokens", ("input", "output"), tokens, HOUR),
         ],
     }
     return Part("day", "batches/overview/_day.html", context)

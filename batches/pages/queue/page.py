@@ -1,10 +1,11 @@
 """The parts of the queue's page: whether it is paused, what runs, and what waits in its order."""
 
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import Any
 
 from django.http import QueryDict
 from django.urls import reverse
+from django.utils import timezone
 
 from batches import phase
 from batches.pages.share import share_words
@@ -15,6 +16,7 @@ from models_registry.models import Worker
 from models_registry.pages.lanes import lanes
 from vbs.live.pages import Page
 from vbs.pages.parts import LATER, SOON, Part, pulse
+from vbs.pages.templatetags.words import until
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration
 
@@ -75,13 +77,10 @@ def _item(entry: Entry, viewer: Viewer, anonymous: str) -> tuple[str, dict[str, 
 
 
 def _moment(seconds: float | None) -> str:
-    """The time, rounded so that it seldom changes."""
+    """In how long that is, rounded so that it seldom changes."""
     if seconds is None:
         return ""
-    if seconds < 3600:
-        return f"in {_rounded(seconds)}"
-    at = datetime.fromtimestamp(datetime.now(UTC).timestamp() + seconds, UTC)
-    return f"in {duration(seconds)}, at {at:%H:%M} UTC" if seconds < 86400 else f"{at:%Y-%m-%d %H:%M} UTC"
+    return f"in {_rounded(seconds)}" if seconds < 3600 else until(timezone.now() + timedelta(seconds=seconds))
 
 
 def _rounded(seconds: float) -> str:

@@ -20,13 +20,13 @@ from models_registry.models import (
     OperationKind,
 )
 from models_registry.pages.models.rows import CHANGES
-from vbs.pages.charts import plots
+from vbs.pages.charts import series
 from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import number
 
 RECENT = 10  # operations on the page
-DRAWN = 200  # measurements in the plots
+DRAWN = 200  # measurements in the charts
 LISTED = 25  # of them in the table below
 LOG = 20_000  # characters of an operation's log, its end
 TRIED = ("requests/s", "tokens/s", "p50 s", "load s", "failed")
@@ -135,10 +135,10 @@ COLUMNS = (
 
 
 def measurements(model: Model) -> Part:
-    """A model's measurements as plots and as a table."""
+    """A model's measurements as charts and as a table."""
     rows = list(model.measurements.defer("versions", "options")[:DRAWN])
     context = {
-        "plots": [plot for plot in _plots(rows, model.task) if plot],
+        "charts": [chart for chart in _charts(rows, model.task) if chart],
         "columns": COLUMNS,
         "rows": [(row, _cells(row)) for row in rows[:LISTED]],
         "more": max(0, len(rows) - LISTED),
@@ -146,22 +146,22 @@ def measurements(model: Model) -> Part:
     return Part("measured", "models/_measured.html", context)
 
 
-def _plots(rows: list[Measurement], task: str) -> Iterable[plots.Plot | None]:
+def _charts(rows: list[Measurement], task: str) -> Iterable[series.Chart | None]:
     kept = "input_tokens" if task in READING else "output_tokens"
     rates = [
-        plots.Point(row.at, getattr(row, kept) / row.engine_seconds, row.kind)
+        series.Point(row.at, getattr(row, kept) / row.engine_seconds, row.kind)
         for row in rows
         if row.kind != MeasurementKind.LOAD and row.seconds
     ]
-    loads = [plots.Point(row.at, row.load_seconds, row.kind) for row in rows if row.load_seconds is not None]
-    memory = [plots.Point(row.at, row.memory_bytes / formula.GIB, "measured") for row in rows if row.memory_bytes]
+    loads = [series.Point(row.at, row.load_seconds, row.kind) for row in rows if row.load_seconds is not None]
+    memory = [series.Point(row.at, row.memory_bytes / formula.GIB, "measured") for row in rows if row.memory_bytes]
     memory += [
-        plots.Point(row.at, row.predicted_bytes / formula.GIB, "predicted") for row in rows if row.predicted_bytes
+        series.Point(row.at, row.predicted_bytes / formula.GIB, "predicted") for row in rows if row.predicted_bytes
     ]
     direction = "Input" if task in READING else "Output"
-    yield plots.plot(f"{direction} tokens per second", "tokens/s", rates)
-    yield plots.plot("Seconds to load", "s", loads)
-    yield plots.plot("Memory taken, and what was predicted", "GiB", memory)
+    yield series.points(f"{direction} tokens per second", "tokens/s", rates)
+    yield series.points("Seconds to load", "s", loads)
+    yield series.points("Memory taken, and what was predicted", "GiB", memory)
 
 
 def _cells(row: Measurement) -> tuple[str, ...]:

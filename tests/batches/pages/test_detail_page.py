@@ -101,7 +101,7 @@ def test_a_batch_that_ran(operator, ran):
     for address in ("output", "errors", "retry"):
         assert f'"/batches/{ran.pk}/{address}"' in page
     assert f'href="/batches/new?clone={ran.pk}"' in page and f"/batches/{ran.pk}/cancel" not in page
-    assert page.count('<svg class="plot"') == 2 and "Writing" in page and " in all" in page
+    assert page.count('<figure class="chart"') == 2 and "Writing" in page and " in all" in page
     assert f"{ran.output_tokens:,} tokens" in page
 
 

@@ -180,8 +180,8 @@ def test_a_model_that_has_been_measured(root, scripted):
     )
     page = text(root.get(f"/models/{scripted.pk}/"))
     assert "200 tokens/s" in page and "5.00 requests/s" in page
-    assert page.count('<svg class="plot') == 3 and "<circle" in page and "<desc>" in page
-    for shown in ("31.25 s", "1.0 GiB", "512 MiB", "0.50 s", "1 × batch: 200 tokens/s"):
+    assert page.count('<figure class="chart"') == 3 and 'data-kind="predicted"' in page
+    for shown in ("31.25 s", "1.0 GiB", "512 MiB", "0.50 s", "batch: 200 tokens/s"):
         assert shown in page
     assert "not measured" not in page
 
