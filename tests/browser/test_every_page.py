@@ -57,6 +57,7 @@ def addresses(vbs):
         "audit": "/system/audit",
         "help": "/help/",
         "help-api": "/help/api",
+        "help-parts": "/help/parts",
     }
     vbs.client.batches.cancel(running.id)
 

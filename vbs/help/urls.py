@@ -6,5 +6,6 @@ from vbs.help import views
 
 urlpatterns = [
     path("help/", views.start, name="help"),
+    path("help/parts", views.parts, name="help-parts"),
     path("help/<slug:name>", views.document, name="help-document"),
 ]

@@ -7,6 +7,7 @@ from django.views.decorators.http import require_GET
 
 from vbs.configuration import runtime
 from vbs.help import documents
+from vbs.help import parts as samples
 from vbs.pages import recipes
 from vbs.pages.access import Request, page
 
@@ -29,6 +30,13 @@ def start(request: Request) -> HttpResponse:
         "recipes": recipes.recipes(server, model, runtime.value("VBS_COMPLETION_WINDOWS")[0]),
     }
     return render(request, "help/index.html", context)
+
+
+@require_GET
+@page()
+def parts(request: Request) -> HttpResponse:
+    """Every part that pages are made of."""
+    return render(request, "help/parts.html", samples.context())
 
 
 @require_GET

@@ -20,7 +20,7 @@ LONGEST = 100  # characters that are looked for
 FURTHER = (
     ("/batches/new", "New batch"), ("/system/settings", "Configuration"), ("/system/keys", "API keys"),
     ("/system/people", "People and projects"), ("/system/audit", "Audit log"), ("/system/log", "Logs"),
-    ("/system/disk", "Clean the disk"), ("/docs", "Every route of the API"),
+    ("/system/disk", "Clean the disk"), ("/docs", "Every route of the API"), ("/help/parts", "Parts of pages"),
 )  # fmt: skip
 
 
