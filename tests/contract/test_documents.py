@@ -14,7 +14,7 @@ from vbs.pages import recipes
 from vbs.settings import BASE_DIR
 
 pytestmark = pytest.mark.slow
-GUIDES = [README, BASE_DIR / "docs" / "from-openai.md"]
+GUIDES = [README, *(BASE_DIR / "docs" / f"{name}.md" for name in ("from-openai", "batches"))]
 MODEL = "smollm2-135m"
 # What is not run here, and why.
 LEFT_OUT = (

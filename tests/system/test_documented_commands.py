@@ -80,7 +80,7 @@ class Session:
 
     def _curl(self, words: list[str]) -> None:
         (url,) = [word for word in words if re.match(r"(http://)?[\w.]+:\d+/", word)]
-        resolve("/" + url.removeprefix("http://").partition("/")[2])
+        resolve("/" + url.removeprefix("http://").partition("/")[2].partition("?")[0])
         for word in words:
             if "=@" in word:
                 self.reads(word.partition("=@")[2])

@@ -16,7 +16,17 @@ from vbs.pages import recipes
 from vbs.settings import BASE_DIR
 
 DOCUMENTS = {
-    *("start", "from-openai", "from-vllm-batch-server", "pages", "models", "operations", "settings", "security"),
+    *(
+        "start",
+        "from-openai",
+        "from-vllm-batch-server",
+        "batches",
+        "pages",
+        "models",
+        "operations",
+        "settings",
+        "security",
+    ),
     *("architecture", "map", "contributing", "style", "tests", "dependencies"),
     *("api", "commands", "benchmarks", "changelog"),
 }
