@@ -23,7 +23,7 @@ def test_filters_and_new_batches_without_a_reload(vbs, sign_in):
     expect(page.locator("tbody tr").first).to_have_id(f"row-{second.id}")
     expect(page.locator(f"#row-{second.id}")).to_contain_text("2 of 2")
 
-    page.get_by_label("Name, metadata or id").fill("sear")
+    page.get_by_label("Name, metadata, id").fill("sear")
     page.get_by_role("button", name="Filter").click()
     expect(page.locator(f"#row-{second.id}")).to_have_count(0)
     expect(page).to_have_url(re.compile(r"/batches/\?words=sear$"))

@@ -96,7 +96,8 @@ def _head(batch: Batch, state: str, shares: list[Share]) -> Part:
         "batch": batch,
         "state": state,
         "shares": shares,
-        "reason": batch.errors[0].get("message") if batch.errors else "",
+        # Of a line it stands with the line, below.
+        "reason": batch.errors[0].get("message") if batch.errors and not batch.errors[0].get("line") else "",
         "cancels": not batch.is_terminal and state != phase.CANCELLING,
         "retries": batch.is_terminal and not gone and batch.total > batch.completed,
         "left": batch.total - batch.answered,

@@ -46,7 +46,7 @@ class HistoryFilterForm(forms.Form):
     )
     until = forms.DateField(label="To day (UTC)", required=False, widget=forms.DateInput({"type": "date"}, "%Y-%m-%d"))
     words = forms.CharField(
-        label="Name, metadata or id",
+        label="Name, metadata, id",
         required=False,
         max_length=200,
         widget=forms.TextInput(attrs={"type": "search", "dir": "auto", "spellcheck": "false"}),

@@ -122,7 +122,15 @@ def test_one_that_runs_has_its_pace_and_what_is_left(operator, add_model, submit
     rates = {"requests_per_second": 2.5, "tokens_per_second": 700, "in_flight": 5, "in_flight_seconds": 60.0}
     Batch.objects.filter(pk=batch.pk).update(completed=4, failed=1, **rates)
     page = text(operator.get(at(batch)))
-    for shown in ("50 %</strong> of 10", "2.50/s", "700/s", " left</p>", ">running<", "Output so far", "Errors so far"):
+    for shown in (
+        "50 %</strong> of 10",
+        "2.50/s",
+        "700/s",
+        " left</p>",
+        ">running<",
+        "Output file</a> so far",
+        "Errors file</a> so far",
+    ):
         assert shown in page
     assert 'width="400"' in page and 'x="400" width="100"' in page
 
