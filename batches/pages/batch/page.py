@@ -140,7 +140,7 @@ def _going(batch: Batch, expected: Forecast) -> Part:
     context = {
         "readings": readings,
         "starts": expected.start_at if place else None,
-        "ends": expected.completion_at,
+        "ends": expected.completion_at if place else None,  # of what runs it is said beside the bar
         "why": expected.why,
     }
     return Part("going", "batches/detail/_going.html", context)
