@@ -2,6 +2,7 @@
 
 import re
 
+import openpyxl
 import pytest
 from playwright.sync_api import expect
 
@@ -26,15 +27,12 @@ def choose(page):
 
 
 def answered(page):
-    """From the page of the new batch to the first answer."""
+    """The new batch has the table's name, and the answers are on its page."""
     page.wait_for_url(re.compile(r"/batches/batch_\w+/$"))
+    expect(page.locator("h1")).to_contain_text("reviews")
     expect(page.locator("#head .state")).to_have_text(re.compile("completed", re.I), timeout=60_000)
-    address = page.url
-    page.goto(f"{address}requests")
-    expect(page.locator("main")).to_contain_text("r-01")
-    page.goto(f"{address}requests/2")
-    for side in page.locator(".exchange").all():
-        expect(side).to_contain_text("Is it positive? Boils fast")
+    expect(page.locator("#listing")).to_contain_text("r-01")
+    expect(page.locator("#listing")).to_contain_text("Is it positive? Boils fast")
 
 
 def test_with_the_mouse(vbs, sign_in):
@@ -53,6 +51,12 @@ def test_with_the_mouse(vbs, sign_in):
     expect(preview).to_contain_text("Is it positive? Boils fast")
     page.get_by_role("button", name="Create batch").dblclick()
     answered(page)
+    with page.expect_download() as downloaded:
+        page.get_by_role("link", name="Excel", exact=True).click()
+    head, *rows = openpyxl.load_workbook(downloaded.value.path()).worksheets[0].iter_rows(values_only=True)
+    assert head[:6] == ("custom_id", "id", "product", "stars", "review", "answer")
+    assert [row[0] for row in rows][:2] == ["r-01", "r-02"] and rows[0][2] == "kettle"
+    assert "Is it positive? Boils fast" in rows[0][5]
 
 
 def test_by_keyboard_alone(vbs, sign_in):

@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from rest_framework.exceptions import ValidationError as Invalid
 
 from batches.api.serializers import ENDPOINTS, Metadata
-from batches.models import Batch
+from batches.models import MOST_NAME, Batch
 from batches.pages.new.page import model_choices, only_model
 from batches.pages.new.table import Table
 from vbs.accounts.models import Project
@@ -44,7 +44,7 @@ class NewBatch(forms.Form):
     no_model = "As each line says"
 
     name = forms.CharField(
-        max_length=200,
+        max_length=MOST_NAME,
         required=False,
         help_text="Shown first wherever the batch is listed.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "dir": "auto"}),
@@ -267,7 +267,7 @@ FORMS: dict[str, type[NewBatch]] = {TABLE: NewTable, FILE: NewBatch, PROMPTS: Ne
 
 def like(batch: Batch) -> Mapping[str, Any]:
     """The values of the form that make the same batch again."""
-    names = ("endpoint", "priority", "completion_window")
+    names = ("name", "endpoint", "priority", "completion_window")
     values: dict[str, Any] = {name: getattr(batch, name) for name in names}
     if batch.completion_window not in runtime.value("VBS_COMPLETION_WINDOWS"):
         del values["completion_window"]

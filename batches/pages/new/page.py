@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import PurePath
 from typing import Any
 
 import orjson
@@ -111,8 +110,3 @@ def ready(token: str) -> dict[str, str]:
 
 def most_bytes() -> int:
     return settings.VBS_MAX_BATCH_MB * 2**20
-
-
-def stem(filename: str) -> str:
-    """A file's name without its ending: what a batch is called that is made of it, unless somebody names it."""
-    return PurePath(filename).stem[:200]

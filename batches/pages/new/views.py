@@ -23,7 +23,7 @@ from batches.intake.records import record
 from batches.intake.repair import Checked, UnusableFile
 from batches.intake.tables.cells import TableError
 from batches.intake.validate import Report
-from batches.models import Batch, File, FileQuerySet, FileStatus
+from batches.models import MOST_NAME, Batch, File, FileQuerySet, FileStatus
 from batches.pages.new import page as create
 from batches.pages.new import preview as previews
 from batches.pages.new import samples, shown, table
@@ -77,7 +77,7 @@ def _empty(request: Request) -> HttpResponseBase:
         error = f"{error} No model or alias “{brief(model, 100)}” is ready now.".strip()
         initial["model"] = ""
     if file is not None:
-        initial.setdefault("name", create.stem(file.filename))
+        initial.setdefault("name", file.stem[:MOST_NAME])
         initial.setdefault("endpoint", "" if repair.is_table(file) else repair.guess_endpoint(file, ""))
     return _show(request, file, None, initial=initial, way=way, error=error, status=200)
 
@@ -180,7 +180,7 @@ def _file(request: Request) -> tuple[File | None, bool]:
 
 def _preset(data: QueryDict, file: File) -> None:
     """Fill in what a file that has just come suggests."""
-    data["name"] = create.stem(file.filename)
+    data["name"] = file.stem[:MOST_NAME]
     for name in [name for name in data if name.startswith(table.CHOICE)]:
         del data[name]
     if not repair.is_table(file):
