@@ -97,8 +97,10 @@ def _object(piece: Piece) -> Row:
 
 def _row(piece: Piece, names: list[str], reading: Reading) -> Row:
     if not isinstance(piece.found, list):
-        why = f'{piece.why}. A cell with a quote or the delimiter in it stands in "double quotes"'
-        return Row(piece.number, None, why, piece.raw)
+        remedy = (
+            "" if reading.format == XLSX else '. A cell with a quote or the delimiter in it stands in "double quotes"'
+        )
+        return Row(piece.number, None, piece.why + remedy, piece.raw)
     cells = piece.found
     more = cells[len(names) :]
     if any(more) and reading.format != XLSX:

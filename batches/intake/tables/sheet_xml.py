@@ -127,7 +127,7 @@ class Shared:
 
 
 class Rows(_Text):
-    """Finds the rows of a sheet as pairs of number and cells.
+    """Finds the rows of a sheet: number, cells, and what is wrong with the row.
 
     shown: makes the text of a number in a cell with this style. most: characters of a row.
     """
@@ -137,18 +137,22 @@ class Rows(_Text):
         self.shared, self.shown = shared, shown
         self.number, self.column, self.kind, self.style = 0, 0, "", ""
         self.cells: list[str] = []
+        self.has_formula, self.why = False, ""
 
     def start(self, name: str, attributes: Attributes) -> None:
         if name == "row":
             self.number = max(self.number + 1, int(attributes.get("r") or 0))
-            self.cells, self.column, self.size = [], 0, 0
+            self.cells, self.column, self.size, self.why = [], 0, 0, ""
         elif name == "c":
             self.column = _column(attributes.get("r", "")) or self.column + 1
             if self.column > COLUMNS:
                 raise TableError(f"Row {self.number:,} of the Excel file has more than {COLUMNS:,} columns.")
             self.kind, self.style = attributes.get("t", "n"), attributes.get("s", "")
+            self.has_formula = False
+        elif name == "f":
+            self.has_formula = True
         elif name == "v":
-            self.in_text = self.kind != "inlineStr"
+            self.in_text, self.has_formula = self.kind != "inlineStr", False
         elif self.kind == "inlineStr":
             super().start(name, attributes)
 
@@ -158,8 +162,10 @@ class Rows(_Text):
         elif name == "c":
             self._place(self._value(self.taken()))
             self.kind = ""
+            if self.has_formula:  # without a value, as programs write it that compute nothing
+                self.why = f"Cell {self.column} has a formula without a value: open the file in Excel, and save it"
         elif name == "row":
-            self.found.append((self.number, self.cells))
+            self.found.append((self.number, self.cells, self.why))
         elif self.kind == "inlineStr":
             super().end(name)
 

@@ -177,7 +177,7 @@ class _Workbook:
             for _ in read(source, handler):
                 pass
 
-    def rows(self, sheet: str, row_bytes: int) -> Iterator[tuple[int, list[str]]]:
+    def rows(self, sheet: str, row_bytes: int) -> Iterator[tuple[int, list[str], str]]:
         part = self._parts.get("sharedStrings", "")
         shared = Shared(self.archive.open(part) if part in self.archive.NameToInfo else None, row_bytes)
         with self.archive.open(self._parts[self._book.sheets[sheet]]) as source:
@@ -221,17 +221,17 @@ def sheets(file: IO[bytes]) -> list[str]:
 def pieces(file: IO[bytes], sheet: str, row_bytes: int) -> Iterator[Piece]:
     """Every row of a sheet, of the first one where none is named. Raises TableError."""
     at = read = 0
-    for number, cells in _rows(file, sheet, row_bytes):
+    for number, cells, why in _rows(file, sheet, row_bytes):
         read += len(cells)
         if number > _ROWS or read > _CELLS:
             raise TableError(f"The sheet has more than {_ROWS:,} rows or {_CELLS:,} cells. {_REMEDY}")
         for empty in range(at + 1, number):
             yield Piece(empty, "\n", [])
-        yield Piece(number, line_of(cells) if cells else "\n", cells)
+        yield Piece(number, line_of(cells) if cells else "\n", None if why else cells, why)
         at = number
 
 
-def _rows(file: IO[bytes], sheet: str, row_bytes: int) -> Iterator[tuple[int, list[str]]]:
+def _rows(file: IO[bytes], sheet: str, row_bytes: int) -> Iterator[tuple[int, list[str], str]]:
     try:
         with _opened(file) as book:
             if not book.sheets:

@@ -226,6 +226,14 @@ def test_what_else_is_in_cells():
     ]  # fmt: skip
 
 
+def test_a_formula_without_a_value_is_no_empty_cell():
+    content = rezipped(book([["a", "b"], ["x", "=A1"], ["y", "z"]]), "</f><v>0</v>", "</f>")
+    file = io.BytesIO(content)
+    wrong, good = rows(file, guess(file, "t.xlsx", LIMITS), LIMITS)
+    assert wrong.columns is None and "Cell 2 has a formula without a value" in wrong.why
+    assert good.columns == {"a": "y", "b": "z"}
+
+
 def test_texts_that_are_in_the_sheet_itself():
     texts = "<r><t>in</t></r><r><t xml:space='preserve'> line</t></r><rPh sb='0' eb='1'><t>said</t></rPh>"
     inline = f'<c r="B1" t="inlineStr"><is>{texts}</is></c>'
