@@ -10,6 +10,7 @@ import orjson
 from django.conf import settings
 from django.core import signing
 
+from batches.export.cells import inert
 from batches.intake.repair import CLIPPED, Checked, is_table, remedy
 from batches.intake.validate import LineError, Report
 from batches.models import File
@@ -86,7 +87,7 @@ def report_csv(errors: list[LineError]) -> Iterator[bytes]:
 def _csv(*fields: str) -> bytes:
     """A line of CSV whose cells a spreadsheet reads as text, even when they begin with `=`."""
     out = io.StringIO()
-    csv.writer(out).writerow([f"'{one}" if one[:1] in ("=", "+", "-", "@", "\t", "\r") else one for one in fields])
+    csv.writer(out).writerow(map(inert, fields))
     return out.getvalue().encode()
 
 
