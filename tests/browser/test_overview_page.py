@@ -30,8 +30,8 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(sign_in, address):
 def test_a_recipe_is_copied(vbs, sign_in):
     page = sign_in(permissions=["clipboard-read", "clipboard-write"])
     page.goto("/help/")
-    page.get_by_role("button", name="Copy: Which models there are").click()
-    expect(page.get_by_role("button", name="Copy: Which models there are")).to_have_text("Copied")
+    page.get_by_role("button", name="Copy: Models").click()
+    expect(page.get_by_role("button", name="Copy: Models")).to_have_text("Copied")
     assert f"{vbs.stack.url}/v1/models" in page.evaluate("navigator.clipboard.readText()")
 
 

@@ -40,7 +40,7 @@ def recipes(server: str, model: str, window: str = "24h") -> tuple[Recipe, ...]:
         ),
         Recipe(
             "models",
-            "Which models there are",
+            "Models",
             "Their names, and how fast each was here.",
             f"curl -s {server}/v1/models {auth}",
         ),
@@ -55,13 +55,21 @@ def recipes(server: str, model: str, window: str = "24h") -> tuple[Recipe, ...]:
         Recipe(
             "once",
             "In one call",
-            "Hand in the file and create the batch. The lines may leave out the model when it is given here.",
+            "Upload the file and create the batch. The lines may leave out the model when it is given here.",
             f"curl -s {server}/v1/batches {auth} \\\n     -F file=@batch.jsonl -F model={model}",
+        ),
+        Recipe(
+            "table",
+            "A table instead of a file",
+            "Each row becomes one request; a column in braces stands for its value. What a table may be: see the API.",
+            f"cat > reviews.csv <<'EOF'\n{TABLE}EOF\n"
+            f"curl -s {server}/v1/batches {auth} \\\n"
+            f"     -F file=@reviews.csv -F model={model} -F 'prompt=Is this review positive? {{review}}'",
         ),
         Recipe(
             "client",
             "With the official client",
-            "Only the address is another one than OpenAI's: pip install openai.",
+            "Only the address differs from OpenAI's. To install it: pip install openai.",
             "import os, time\n"
             "from openai import OpenAI\n\n"
             f'client = OpenAI(base_url="{server}/v1", api_key=os.environ["KEY"])\n'
@@ -87,15 +95,16 @@ def recipes(server: str, model: str, window: str = "24h") -> tuple[Recipe, ...]:
         ),
         Recipe(
             "results",
-            "How far it is, and the answers",
-            "The answers are there while it still runs; an error has a line of its own.",
+            "Progress and answers",
+            "The answers are there while it still runs, as lines or as a table; an error has a line of its own.",
             f"curl -s {server}/v1/batches/batch_… {auth}\n"
             f"curl -s {server}/v1/batches/batch_…/results {auth}\n"
+            f"curl -s '{server}/v1/batches/batch_…/results?format=csv&join=input' {auth}\n"
             f"curl -s {server}/v1/batches/batch_…/errors {auth}",
         ),
         Recipe(
             "cancel",
-            "Cancel, and run again what failed",
+            "Cancel, and retry what failed",
             "What was answered is kept; the second makes a new batch of the requests that failed.",
             f"curl -s -X POST {server}/v1/batches/batch_…/cancel {auth}\n"
             f"curl -s -X POST {server}/v1/batches/batch_…/retry {auth}",
@@ -110,6 +119,7 @@ def recipes(server: str, model: str, window: str = "24h") -> tuple[Recipe, ...]:
 
 
 PROMPTS = ("Why is the sky blue?", "Name three rivers.")
+TABLE = "product,review\nkettle,It boils fast and is quiet.\nlamp,The light flickers after an hour.\n"
 
 
 def _line(model: str, number: int, prompt: str) -> str:
