@@ -128,7 +128,7 @@ VBS_RETENTION_DAYS: int = whole(
     30,
     "How long request rows are kept after a batch has ended",
     most=36_500,
-    changes="Lowering it deletes the request rows of older batches within a minute, for ever. Their output files stay.",
+    changes="Lowering it permanently deletes the rows of older batches within a minute. Their output files stay.",
 )
 
 # Workers and engine

@@ -126,7 +126,7 @@ def summary(batch: BatchObject, loading_seconds: float = 0.0) -> str:
     if counts.total:
         rows.append(["requests", counts.words()])
     if usage and usage["total_tokens"]:
-        rows.append(["tokens", f"{usage['input_tokens']:,} in, {usage['output_tokens']:,} out"])
+        rows.append(["tokens", f"{usage['input_tokens']:,} input, {usage['output_tokens']:,} output"])
     rows += [
         ["speed", speed(batch["progress"]) if ended(batch) else ""],
         ["output", batch["output_file_id"] or ""],

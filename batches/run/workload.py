@@ -93,7 +93,7 @@ class BatchesWorkload(Workload):
             name = batch.pk if viewer.sees(batch.project_id) else "a batch of another project"
             done = batch.completed + batch.failed
             progress = f", {done:,} of {batch.total:,} requests done" if batch.total else ""
-            yield f"It runs {name} ({batch.get_status_display()}{progress}), which goes on afterwards where it stopped."
+            yield f"It runs {name} ({batch.get_status_display()}{progress}), which continues where it stopped."
         if (more := held.count() - INTERRUPTS) > 0:
             yield f"It runs {more:,} more {'batches, which go' if more > 1 else 'batch, which goes'} on afterwards too."
 

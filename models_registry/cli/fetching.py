@@ -22,7 +22,7 @@ POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0  # the least time between two lines, without a terminal
 NAMED = 20  # files of a plan that are listed
 
-ENDED = {"pause": "is paused: --resume goes on", "cancel": "is a draft again"}
+ENDED = {"pause": "is paused: --resume continues it", "cancel": "is a draft again"}
 
 Show = Callable[[DownloadObject], None]
 
@@ -73,7 +73,7 @@ def _fetch(
     try:
         _follow(console, registry, name)
     except KeyboardInterrupt:
-        console.progress(f"the download goes on: {console.command('fetch', name, '--pause')} pauses it")
+        console.progress(f"the download continues: {console.command('fetch', name, '--pause')} pauses it")
 
 
 def _say_plan(say: Callable[[str], None], registry: Registry, model: RegistryModel) -> None:
@@ -123,7 +123,7 @@ def _follow(console: Console, registry: Registry, name: str) -> None:
         case "failed":
             raise CommandError(one_line(f"{name}: {download['reason']}"))
         case "paused":
-            console.say(f"{name} is paused: {console.command('fetch', name, '--resume')} goes on")
+            console.say(f"{name} is paused: {console.command('fetch', name, '--resume')} continues it")
         case "cancelled":
             console.say(f"{name} is a draft again: the download was cancelled")
         case _:

@@ -126,7 +126,7 @@ def _follow(console: Console, registry: Registry, operation_id: str) -> Operatio
             raise CommandError(f"{operation_id} is gone: its model was removed") from None
         raise
     except KeyboardInterrupt:
-        message = f"not followed any more; it goes on. To end it: {console.command('cancel', operation_id)}"
+        message = f"no longer followed; it continues. To end it: {console.command('cancel', operation_id)}"
         raise CommandError(message, returncode=130) from None
 
 

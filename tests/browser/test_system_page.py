@@ -31,7 +31,7 @@ def test_workers_restart_and_logs(sign_in):
     expect(page.get_by_role("dialog")).to_contain_text("nothing is interrupted")
     shot(page, "restart")
     page.get_by_role("dialog").get_by_role("button", name="Restart it").click()
-    expect(page.locator("#messages")).to_contain_text("starts anew")
+    expect(page.locator("#messages")).to_contain_text("restarts within")
     new = page.locator(f"article[aria-label^='Worker gpu']:not(#{old})")
     expect(new).to_be_visible(timeout=60_000)
     expect(page.locator(f"#{old}")).to_have_count(0)

@@ -31,7 +31,7 @@ PROGRAMS = ("/v1", "/metrics", "/health", "/ready", routes.AZURE)
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     message = f"The request is malformed: {exception}"
-    todo = "Go back, load the page anew and try again."
+    todo = "Go back, reload the page and try again."
     if isinstance(exception, DisallowedHost):
         host = request.META.get("HTTP_HOST", "")[:100]
         message = f"This server does not answer for the host {host!r}: it is not in VBS_ALLOWED_HOSTS."
@@ -52,7 +52,7 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     log.warning("A form was refused at %s: %s", request.path, reason)
     words = [
         "What was sent does not come from a page that this server has just shown; nothing was done.",
-        "Go back, load the page anew and send it again. Cookies must be allowed for this address.",
+        "Go back, reload the page and send it again. Cookies must be allowed for this address.",
     ]
     if "Origin" in reason:
         words.append("Behind a proxy, VBS_TRUSTED_ORIGINS must name the address that browsers see.")

@@ -34,7 +34,7 @@ class OnceField(forms.CharField):
             try:
                 signing.loads(text, salt=SALT, max_age=KeptAnswer.KEPT)  # as long as marks are kept
             except signing.BadSignature:
-                raise forms.ValidationError("This form is more than a day old: load the page anew.") from None
+                raise forms.ValidationError("This form is more than a day old: reload the page.") from None
         return text
 
 

@@ -235,9 +235,7 @@ class Command(BaseCommand):
         try:
             yield
         except (KeyboardInterrupt, RemoteError):
-            self._tell(
-                f"The batch goes on without us; {self._command('show', batch['id'], '--wait')} comes back to it."
-            )
+            self._tell(f"The batch continues; {self._command('show', batch['id'], '--wait')} shows its progress again.")
             raise
 
     def _shortfall(self, batch: BatchObject) -> str:

@@ -154,7 +154,7 @@ def edit(request: Request, pk: int) -> HttpResponseBase:
     audit.record(request, "model.edit", model.name, ", ".join(sorted(form.changed_data)))
     if "trust_remote_code" in form.changed_data:
         audit.record(request, "model.trust", model.name, allowed.trust_words(form.cleaned_data["trust_remote_code"]))
-    messages.success(request, f"{model.name} is changed. A loaded model is loaded anew with its next request.")
+    messages.success(request, f"{model.name} is saved. If it is loaded, it is reloaded with its next request.")
     return redirect("model", pk)
 
 

@@ -43,7 +43,7 @@ def restart(request: Request, pk: UUID) -> HttpResponseBase:
         f"What watches over it starts it again: '{PROGRAM} up', or your service manager. One that was started by hand "
         "stays away.",
     ]
-    done = f"{worker} starts anew within 5 seconds, or as soon as what it does can be put back."
+    done = f"{worker} restarts within 5 seconds, or as soon as its work can be handed back."
     return _ask(request, worker, "restart", f"Restart {worker}?", words, done, lambda: control.restart(worker))
 
 

@@ -92,7 +92,7 @@ def test_paused_resumed_cancelled(model, worker):
 
 def test_paused_by_somebody_else_while_it_is_followed(model, monkeypatch):
     monkeypatch.setattr(cli.time, "sleep", lambda seconds: downloads.pause(model))
-    assert "is paused: 'manage.py model fetch m --resume' goes on" in run("fetch", "m")[0]
+    assert "is paused: 'manage.py model fetch m --resume' continues it" in run("fetch", "m")[0]
 
 
 def test_interrupted_it_goes_on(model, monkeypatch):
@@ -101,7 +101,7 @@ def test_interrupted_it_goes_on(model, monkeypatch):
 
     monkeypatch.setattr(cli.time, "sleep", interrupt)
     _, err = run("fetch", "m")
-    assert "the download goes on: 'manage.py model fetch m --pause' pauses it" in err
+    assert "the download continues: 'manage.py model fetch m --pause' pauses it" in err
     assert Download.objects.get().state == "queued"
 
 

@@ -246,7 +246,7 @@ def test_of_many_batches_at_once_the_first_are_named_and_the_others_counted(admi
             priority=-number,
         )  # fmt: skip
     question = text(admin.get(f"/system/workers/{there.pk}/restart", headers=HTMX))
-    assert question.count("which goes on afterwards where it stopped") == 10
+    assert question.count("which continues where it stopped") == 10
     assert question.index("0 of 9 requests done") < question.index("9 of 9 requests done")
     assert "It runs 2 more batches, which go on afterwards too." in question
 
@@ -254,7 +254,7 @@ def test_of_many_batches_at_once_the_first_are_named_and_the_others_counted(admi
 def test_restart(operator):
     there = worker()
     page = text(operator.post(f"/system/workers/{there.pk}/restart", follow=True))
-    assert "starts anew" in page and "about to restart" in page and "/restart" not in page
+    assert "restarts within" in page and "about to restart" in page and "/restart" not in page
     assert there.restart_asked()
     entry = AuditEntry.objects.get()
     assert (entry.action, entry.target, entry.username) == ("worker.restart", str(there), "operator")

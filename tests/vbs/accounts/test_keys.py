@@ -89,7 +89,7 @@ def test_a_form_of_before_yesterday(operator, one, monkeypatch):
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + 25 * 3600)
     client = person("operator", one)
-    assert "load the page anew" in text(make(client, one, once=mark))
+    assert "reload the page" in text(make(client, one, once=mark))
     assert make(client, one, once="made up").status_code == 422 and not ApiKey.objects.exists()
 
 

@@ -150,7 +150,7 @@ def test_keeping_less_is_asked_again(admin):
     admin.post(f"{PAGE}/{DAYS}", {"value": "9"})
     assert runtime.value(DAYS) == 9
     admin.post(f"{PAGE}/{DAYS}", {"value": "90"})
-    assert "are deleted, for ever" in text(admin.get(f"{PAGE}/{DAYS}/reset"))
+    assert "are deleted permanently" in text(admin.get(f"{PAGE}/{DAYS}/reset"))
 
 
 @pytest.mark.parametrize("name", ["VBS_PORT", "VBS_SECRET_KEY", "DATABASE_URL", "no_such", "__class__"])

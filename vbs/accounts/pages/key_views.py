@@ -20,7 +20,7 @@ from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
 
 WRONG = 422
-WORDS = "revoked: whoever uses it is refused from now on."
+WORDS = "revoked: programs that use it are refused from now on."
 
 
 @require_http_methods(["GET", "POST"])

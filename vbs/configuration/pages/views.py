@@ -51,7 +51,7 @@ def reset(request: Request, name: str) -> HttpResponseBase:
     if request.method == "GET":
         words = [f"{one.shown(runtime.value(name))} holds now; {value} will, as {_origin(one)} says."]
         if name == LOSES and runtime.at_start(one) < runtime.value(name):
-            words.append(f"The request rows of batches that ended more than {value} days ago are deleted, for ever.")
+            words.append(f"The request rows of batches that ended more than {value} days ago are deleted permanently.")
         return confirm(request, title=f"Reset {name}?", words=words, button="Reset it", back=reverse("settings"))
     with transaction.atomic():
         if changed := runtime.reset(name):
