@@ -87,7 +87,8 @@ def test_drop_mend_watch_read_and_retry(vbs, sign_in, tmp_path):
 
     with page.expect_download() as downloaded:
         page.get_by_role("link", name="Excel", exact=True).click()
-    head, *rows = openpyxl.load_workbook(downloaded.value.path()).worksheets[0].iter_rows(values_only=True)
+    downloaded.value.save_as(tmp_path / "results.xlsx")
+    head, *rows = openpyxl.load_workbook(tmp_path / "results.xlsx").worksheets[0].iter_rows(values_only=True)
     assert head[:4] == ("custom_id", "prompt", "answer", "status") and len(rows) == 200
     assert rows[3][:4] == ("ask-3", "<b>bold</b> & plain?", "<b>bold</b> & plain?", "completed")
     assert rows[5][3] == "failed" and rows[5][4]

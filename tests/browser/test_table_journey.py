@@ -35,7 +35,7 @@ def answered(page):
     expect(page.locator("#listing")).to_contain_text("Is it positive? Boils fast")
 
 
-def test_with_the_mouse(vbs, sign_in):
+def test_with_the_mouse(vbs, sign_in, tmp_path):
     page = sign_in("operator", at="/batches/")
     choose(page)
     page.get_by_label("Prompt template").fill("Is it positive? ")
@@ -53,7 +53,8 @@ def test_with_the_mouse(vbs, sign_in):
     answered(page)
     with page.expect_download() as downloaded:
         page.get_by_role("link", name="Excel", exact=True).click()
-    head, *rows = openpyxl.load_workbook(downloaded.value.path()).worksheets[0].iter_rows(values_only=True)
+    downloaded.value.save_as(tmp_path / "results.xlsx")
+    head, *rows = openpyxl.load_workbook(tmp_path / "results.xlsx").worksheets[0].iter_rows(values_only=True)
     assert head[:6] == ("custom_id", "id", "product", "stars", "review", "answer")
     assert [row[0] for row in rows][:2] == ["r-01", "r-02"] and rows[0][2] == "kettle"
     assert "Is it positive? Boils fast" in rows[0][5]
