@@ -17,6 +17,9 @@ MOST_TOKENS = 2**24  # of one request or answer; no model has a longer context
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")  # of an event
 _BETWEEN = re.compile(rb"(\r?\n\r?\n|\r\r)")
+# Text in an event: of a chat or a completion; and of /v1/responses, whose last events have all of it again.
+_TEXT = re.compile(rb'"(?:content|reasoning|reasoning_content|text|arguments|refusal)"\s*:\s*"(?!")')
+_DELTA = re.compile(rb'"delta"\s*:\s*"(?!")')
 
 
 @dataclass
@@ -29,12 +32,12 @@ class Usage:
         if not isinstance(found, dict):
             return
 
-        def number(*names: str) -> int:
-            given = next((found[name] for name in names if type(found.get(name)) is int), 0)
-            return given if 0 <= given <= MOST_TOKENS else 0
+        def number(before: int, *names: str) -> int:
+            given = next((found[name] for name in names if type(found.get(name)) is int), before)
+            return given if 0 <= given <= MOST_TOKENS else before
 
-        self.input_tokens = number("prompt_tokens", "input_tokens")
-        self.output_tokens = number("completion_tokens", "output_tokens")
+        self.input_tokens = number(self.input_tokens, "prompt_tokens", "input_tokens")
+        self.output_tokens = number(self.output_tokens, "completion_tokens", "output_tokens")
 
 
 class AnswerTooLong(Exception):
@@ -44,6 +47,8 @@ class AnswerTooLong(Exception):
 class Events:
     """A stream of server-sent events, passed on event by event.
 
+    usage: as the engine says it. Until it does, each event with text counts as one token, since a client that goes away
+    before the end has read those all the same.
     hides_usage: the client did not ask for the last event, which has only the usage. most_bytes: of one event.
     """
 
@@ -75,11 +80,11 @@ class Events:
         if self._named and b'"model"' in whole:
             name = self._name
             whole = self._named.sub(lambda found: found[1] + name, whole)
-        if _USAGE.search(whole) is None:
-            return whole
         pieces = _BETWEEN.split(whole)  # events, and what ends each of them
         kept = []
         for event, end in zip(pieces[::2], [*pieces[1::2], b""], strict=True):
+            if _DELTA.search(event) or (b'"choices"' in event and _TEXT.search(event)):
+                self.usage.output_tokens += 1
             if not (_USAGE.search(event) and self._read(event) and self._hides_usage):
                 kept += [event, end]
         return b"".join(kept)

@@ -235,6 +235,29 @@ def test_usage_is_written_and_the_worker_is_asked(web, served, project, caplog, 
     assert "of project project on scripted: 200" in caplog.text and "one two" not in caplog.text
 
 
+def test_what_was_read_before_the_client_left_is_counted(web, served):
+    served(**{"token-ms": 50})
+
+    async def conversation(path, body):
+        exchange = web.begin(path, {"model": "scripted", "stream": True} | body)
+        while exchange.content.count(b"word") < 4:
+            exchange.came.clear()
+            await exchange.came.wait()
+        exchange.leave()
+        await exchange.task
+
+    text, written = " ".join(["word"] * 50), 0
+    for path, body in (
+        (CHAT, chat(text)), ("/completions", {"prompt": text}), ("/responses", {"input": text})
+    ):  # fmt: skip
+        web.run(lambda path=path, body=body: conversation(path, body))
+        forward.ledger.write()
+        before, written = written, InteractiveUsage.objects.get().output_tokens
+        assert 3 <= written - before < 30, path
+    row = InteractiveUsage.objects.get()
+    assert (row.requests, row.failed) == (3, 3)
+
+
 def test_what_a_removed_project_used_is_let_go(web, served, project):
     served()
     web.ask(CHAT, chat())
