@@ -314,7 +314,7 @@ def test_errors_stand_beside_their_lines(operator, refused):
     page = text(operator.get(at(batch)))
     for shown in ("invalid_json_line", "{oh no</pre>", "duplicate_custom_id", "missing_required_parameter", "method"):
         assert shown in page
-    assert re.findall(r'<th scope="row" class="number">(\d+)</th>', page) == ["3", "4", "5"]
+    assert re.findall(r'<th scope="row" class="number" data-label="Line">(\d+)</th>', page) == ["3", "4", "5"]
     answer = operator.get(at(batch, "errors.json"))
     assert json.loads(answer.content) == batch.errors and "attachment" in answer.headers["Content-Disposition"]
 
