@@ -170,6 +170,8 @@ def test_by_keyboard_alone(vbs, sign_in):
     press_until("^Try it with an example$")
     page.keyboard.press("Enter")
     expect(page.locator("#preview")).to_contain_text("Boils fast")
+    press_until("^Model$")
+    page.keyboard.type("quick")
     press_until("^Create batch$")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(r"/batches/batch_\w+/$"))
