@@ -90,6 +90,9 @@
     } else if (event.key === "Enter") {
       event.preventDefault();
       list.children[chosen]?.click();
+    } else if (event.key === "Escape") {
+      event.preventDefault(); // the first one would only empty the field
+      dialog.close();
     }
   });
   document.addEventListener("keydown", (event) => {
