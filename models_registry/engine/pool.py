@@ -73,6 +73,7 @@ class PoolAddress:
         self._failures = 0  # in a row
         self._timers: dict[asyncio.Timeout, float] = {}  # of the calls in flight, with when they were sent
         self._round = self.limit  # answers in this round trip
+        self._peak = 0  # the most calls in flight in it
         self._count, self._sum = 0, 0.0  # of those so far
         self._best = float("inf")  # mean latency of a round trip
         self._shrinks, self._shrunk_at = 0, 0.0  # mean latency at the first of these
@@ -95,6 +96,12 @@ class PoolAddress:
             return 0
         return (1 if self.state is AddressState.TRIAL else int(self.limit)) - self.in_flight
 
+    def count(self) -> None:
+        """One more call goes there. Its limit grows only where so many are in flight that the limit is what holds back more,
+        and not the lack of calls."""
+        self.in_flight += 1
+        self._peak = max(self._peak, self.in_flight)
+
     @contextmanager
     def using(self, timer: asyncio.Timeout, sent_at: float) -> Iterator[None]:
         """A call is in flight here. It was counted when this address was taken; the timer ends it early."""
@@ -113,15 +120,18 @@ class PoolAddress:
         if not (self.state is AddressState.HELD and self._asked):
             self.state = AddressState.OPEN
         if well:
-            if self.in_flight >= int(self.limit):
-                self.limit = min(self.most, self.limit + (1 if self.limit < self._doubles_to else 1 / self.limit))
+            if self.limit < self._doubles_to and self.limit < 2 * self._peak:
+                self.limit = min(self.most, self.limit + 1)
+            elif self._peak >= int(self.limit):
+                self.limit = min(self.most, self.limit + 1 / self.limit)
             self._follow_latency(now - sent_at)
 
     def busy(self, sent_at: float, status: int, asked: float | None) -> None:
         """It wants fewer requests. asked: for so many seconds it wants none."""
         self.heard_at = time.monotonic()
-        self._cut(sent_at)
-        self._doubles_to = 0.0
+        before, is_first = self.limit, not self._failures
+        if self._cut(sent_at) and is_first:
+            self._doubles_to = before / 2
         why = f"it answered {status}"
         if asked is not None:
             self._hold(AddressState.HELD, min(asked, MOST_ASKED), f"{why} and asked for patience", asked=True)
@@ -186,7 +196,7 @@ class PoolAddress:
         if self._count < self._round:
             return
         mean = self._sum / self._count
-        self._round, self._count, self._sum = self.limit, 0, 0.0
+        self._round, self._count, self._sum, self._peak = self.limit, 0, 0.0, self.in_flight
         self._best = min(self._best * 1.05, mean)  # what was best long ago may have been other requests
         if mean <= FAR_ABOVE * self._best or self.limit <= START:
             self._shrinks = 0
@@ -255,7 +265,7 @@ class Pool:
                 continue
         if not found.in_flight:
             found.heard_at = time.monotonic()  # from now on it is quiet
-        found.in_flight += 1
+        found.count()
         return found
 
     def give_back(self, one: PoolAddress) -> None:

@@ -211,9 +211,16 @@ def test_no_address_is_asked_that_is_not_allowed(monkeypatch):
 
 
 def at_full(one, times):
+    """So many answers come, each when as many calls are in flight as may be; its own place is given back before."""
     for _ in range(times):
-        one.in_flight = int(one.limit)
+        fill(one)
+        one.in_flight -= 1
         one.answered(time.monotonic() - 0.1)
+
+
+def fill(one):
+    while one.in_flight < int(one.limit):
+        one.count()
 
 
 def test_the_limit_doubles_and_then_grows_by_one_a_round_trip():
@@ -230,9 +237,43 @@ def test_the_limit_doubles_and_then_grows_by_one_a_round_trip():
 
 def test_the_limit_does_not_grow_when_it_is_not_used():
     one = PoolAddress(Address("u"))
-    one.in_flight = 3
-    one.answered(time.monotonic())
+    for _ in range(100):
+        for _ in range(3):
+            one.count()
+        for _ in range(3):
+            one.in_flight -= 1
+            one.answered(time.monotonic())
     assert one.limit == pool.START
+
+
+def test_the_limit_grows_as_well_when_the_answers_come_all_at_once():
+    one = PoolAddress(Address("u"), most=200)
+    for limit in (32, 64, 128, 200, 200):
+        fill(one)
+        for _ in range(one.in_flight):
+            one.in_flight -= 1
+            one.answered(time.monotonic() - 1.5)
+        assert one.limit == limit
+
+
+def test_after_a_storm_half_of_what_was_borne_is_found_again_soon():
+    one = PoolAddress(Address("u"), most=64)
+    at_full(one, 48)
+    assert one.limit == 64
+    while one.limit > 1:
+        one.busy(time.monotonic(), 503, None)
+    at_full(one, 31)
+    assert one.limit == 32, "one more with each answer"
+    at_full(one, 32)
+    assert 32.9 < one.limit < 33.1, "and one with each round trip from there"
+
+
+def test_calls_grow_to_what_is_allowed():
+    with scripted("--latency-ms", "100") as (_, url):
+        remote = engine(url)
+        answers = ask(remote, [f"{n}" for n in range(500)])
+        assert {answer.status for answer in answers} == {200}
+        assert remote.pool.addresses[0].limit == 64
 
 
 def test_the_limit_is_halved_once_a_round_trip():
@@ -281,7 +322,8 @@ def test_the_limit_shrinks_gently_when_latency_rises(monkeypatch):
 
     def round_trip(seconds):
         for _ in range(int(one.limit) + 1):
-            one.in_flight = int(one.limit)
+            fill(one)
+            one.in_flight -= 1
             one.answered(now[0] - seconds)
 
     for _ in range(3):
