@@ -117,7 +117,7 @@ def _factor(usual: Answers, now: Progress) -> float:
     """
     if 2 * now.answered < now.in_flight:
         return max(1.0, 2 * now.oldest / usual.median - 1)  # expected to take as long again as they are late
-    if not now.spent:  # it began before this was recorded
+    if not now.spent or not (now.answered or now.in_flight):  # it began before this was recorded, or was interrupted
         return 1.0
     factor = min(1.0, now.spent / (now.answered + now.in_flight / 2) / usual.median)
     if now.lasted > usual.most * factor:

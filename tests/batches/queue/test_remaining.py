@@ -142,6 +142,20 @@ def test_without_what_was_spent_it_is_as_usual():
     assert rest.work == 540 * 1.5
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_time_is_told_of_whatever_state_a_batch_is_in(seed):
+    """Also where nothing was answered of what was sent, and nothing is in flight any more."""
+    print("seed", seed)
+    dice = random.Random(seed)
+    for _ in range(2000):
+        answered, pending = dice.choice((0, 1, 300)), dice.choice((1, 40, 700))
+        in_flight = dice.choice((0, min(1, pending), pending))
+        spent, oldest, latest, lasted = (dice.choice((0.0, 0.2, 60.0)) for _ in range(4))
+        now = Progress(answered, pending, in_flight, spent, oldest, latest, lasted)
+        rest = remaining.left(dice.choice((None, Answers(1.0, 4.0, 1.5, 160))), now)
+        assert rest is None or 0 <= rest.seconds(160) < float("inf"), now
+
+
 def test_the_last_takes_what_it_takes():
     usual = Answers(1.0, 4.0, 1.5, 160)
 
