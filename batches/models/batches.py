@@ -212,7 +212,7 @@ class Batch(Leased):
             self.model_names, self.total, self.validated_at = model_names, total, timezone.now()
             self.unlimited = unlimited
             self.save(update_fields=["model_names", "total", "validated_at", "unlimited"])
-            self.note(f"Validated: {total:,} requests for {', '.join(model_names)}; waiting for the GPU.")
+            self.note(f"Validated: {total:,} requests for {', '.join(model_names)}; queued.")
             wake("gpu")
         return True
 

@@ -4,7 +4,7 @@ from django.db import models
 
 
 class BatchStatus(models.TextChoices):
-    VALIDATING = "validating"  # being read, or read and waiting for the GPU (then validated_at is set)
+    VALIDATING = "validating"  # being read, or read and queued (then validated_at is set)
     FAILED = "failed"  # because of a bad line, or a model that cannot be loaded
     IN_PROGRESS = "in_progress"  # has had a turn on the GPU; it may be waiting for the next
     FINALIZING = "finalizing"  # its files are being written; `outcome` is the status that follows

@@ -97,8 +97,8 @@ class PoolAddress:
         return (1 if self.state is AddressState.TRIAL else int(self.limit)) - self.in_flight
 
     def count(self) -> None:
-        """One more call goes there. Its limit grows only where so many are in flight that the limit is what holds back more,
-        and not the lack of calls."""
+        """One more call goes there. The limit grows only while that many are in flight, because otherwise it is the
+        lack of calls that keeps them few."""
         self.in_flight += 1
         self._peak = max(self._peak, self.in_flight)
 
