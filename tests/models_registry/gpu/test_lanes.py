@@ -72,6 +72,24 @@ def spans(*journals):
     return [(min(times), max(times)) for times in found]
 
 
+def test_a_lane_grows_while_its_server_keeps_up(add_model, submitted, attended, gpu):
+    with scripted("--latency-ms", "150", "--max-num-seqs", "256", name="far") as (_, url):
+        add.add("far", url)
+        batch = submitted(lines("far", 900))
+        wake("gpu")
+        most = 0
+
+        def ended():
+            nonlocal most
+            gpu.worker.refresh_from_db()
+            most = max([most, *(address["limit"] for lane in gpu.worker.lanes for address in lane["addresses"])])
+            return status_of(batch) == "finalizing"
+
+        until(ended, 60)
+        print("the largest limit", most)
+        assert most > 100
+
+
 def test_two_remote_lanes_run_beside_a_local_engine(add_model, submitted, attended, serving, close, tmp_path):
     journals = [tmp_path / name for name in ("one", "two", "here")]
     slow = ("--latency-ms", "100", "--max-num-seqs", "4")
