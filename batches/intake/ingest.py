@@ -19,7 +19,7 @@ from batches.models import Batch, BatchRequest, BatchStatus, Purpose, RequestSta
 from models_registry.catalog import aliases, tool_calls
 from models_registry.engine import defaults
 from models_registry.engine.spec import EngineKind
-from models_registry.models import Model, Task
+from models_registry.models import Model
 from vbs.configuration import runtime
 from vbs.database import advisory, timeouts
 from vbs.openai import lengths
@@ -29,15 +29,6 @@ log = logging.getLogger(__name__)
 NO_SUCH_MODEL = "no model of this name is registered (GET /v1/models has those that are)"
 COLUMNS = ("batch_id", "line", '"offset"', "length", "custom_id", "model_index", "prefix", "state", "crashes")
 TYPES = ("text", "int4", "int8", "int4", "text", "int2", "uuid", "int2", "int2")
-# By task, where its models answer. One for embeddings scores texts by the angle between their vectors.
-_WRITING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
-_SCORING = ("/v1/score", "/v1/rerank")
-ENDPOINTS: dict[str, tuple[str, ...]] = {
-    Task.CHAT: _WRITING,
-    Task.COMPLETION: _WRITING,
-    Task.EMBEDDING: ("/v1/embeddings", *_SCORING),
-    Task.SCORE: _SCORING,
-}
 UNAVAILABLE = "input_file_unavailable"
 LEAST_SECONDS = 60  # for the smallest file
 
@@ -201,13 +192,11 @@ def _row(batch_id: str, line: GoodLine, model_index: int) -> tuple[object, ...]:
 
 def model_refusal(tasks: dict[str, str], endpoint: str, name: str) -> tuple[str, str] | None:
     """Why this model cannot be used at this endpoint, as code and message; None when it can."""
-    shown = clipped(name)
     task = tasks.get(name)
     if task is None:
-        return "model_not_found", f"The model '{shown}' is not supported: {NO_SUCH_MODEL}."
-    if endpoint not in ENDPOINTS[task]:
-        return "invalid_request", f"The model '{shown}' is for {task}; it is not supported at {endpoint}."
-    return None
+        return "model_not_found", f"The model '{clipped(name)}' is not supported: {NO_SUCH_MODEL}."
+    why = aliases.unsupported(name, task, endpoint)
+    return ("invalid_request", why) if why else None
 
 
 def clipped(name: str) -> str:

@@ -10,9 +10,9 @@ import orjson
 from django.conf import settings
 
 from batches.files import blobs
-from batches.intake import ingest
 from batches.intake.validate import REQUIRED, lines
 from batches.models import File, FileStatus, Purpose
+from models_registry.catalog import aliases
 from models_registry.catalog.folders import ModelError
 from models_registry.models import Model
 from vbs.configuration import runtime
@@ -39,7 +39,7 @@ def requests(file_id: str, model: Model, count: int, seed: int, check: Callable[
         raise ModelError(f"the file {file_id} is not there any more: give another one, or none")
     names = {model.name, *model.aliases.values_list("name", flat=True)}
     with blobs.local(file.blob) as path:
-        places = _places(path, names, ingest.ENDPOINTS[model.task], check)
+        places = _places(path, names, aliases.ENDPOINTS[model.task], check)
         if not places:
             raise ModelError(f"no line of {file_id} is for {model.name}: give another file, or none")
         return _read(path, _spread(places, count, seed), model)

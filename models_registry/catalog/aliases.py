@@ -11,10 +11,20 @@ from models_registry import workloads
 from models_registry.catalog import allowed
 from models_registry.catalog.folders import ModelError, Needed, Taken
 from models_registry.engine.spec import EngineKind
-from models_registry.models import Alias, Model
+from models_registry.models import Alias, Model, Task
+from vbs.openai import ids
 from vbs.places import PROGRAM
 
 ALIAS = re.compile(r"@?[A-Za-z0-9][A-Za-z0-9._:/-]{0,198}")
+# By task, where its models answer. One for embeddings scores texts by the angle between their vectors.
+_WRITING = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
+_SCORING = ("/v1/score", "/v1/rerank")
+ENDPOINTS: dict[str, tuple[str, ...]] = {
+    Task.CHAT: _WRITING,
+    Task.COMPLETION: _WRITING,
+    Task.EMBEDDING: ("/v1/embeddings", *_SCORING),
+    Task.SCORE: _SCORING,
+}
 
 
 def resolve(name: str) -> Model | None:
@@ -28,6 +38,13 @@ def resolve(name: str) -> Model | None:
 def tasks() -> dict[str, str]:
     """The task of the model of every name."""
     return dict(Alias.objects.values_list("name", "model__task")) | dict(Model.objects.values_list("name", "task"))
+
+
+def unsupported(name: str, task: str, endpoint: str) -> str:
+    """Why the model of this name and task does not answer at an endpoint; empty when it does."""
+    if endpoint in ENDPOINTS[task]:
+        return ""
+    return f"The model '{ids.shown(name)}' is for {task}; it is not supported at {endpoint}."
 
 
 def models() -> dict[str, Model]:

@@ -19,7 +19,7 @@ from models_registry.models import Model, Worker
 from models_registry.serving import forwarder
 from vbs.configuration import runtime
 from vbs.openai import ids
-from vbs.openai.errors import ApiError, NotFound, Unavailable
+from vbs.openai.errors import ApiError, InvalidRequest, NotFound, Unavailable
 from vbs.outgoing.addresses import origin
 from vbs.timed_cache import Kept
 
@@ -57,9 +57,10 @@ class NotLoaded(Unavailable):
 _found: Kept[Served] = Kept()
 
 
-def find(name: str) -> Served:
-    """The engine that answers for this name of a model, adapter or alias now. Raises NotFound, NotLoaded."""
-    return _found.get(name, FRESH_SECONDS, partial(_find, name))
+def find(name: str, path: str) -> Served:
+    """The engine that answers for this name of a model, adapter or alias now. path: below `/v1`, where it is asked.
+    Raises NotFound, InvalidRequest, NotLoaded."""
+    return _found.get((name, path), FRESH_SECONDS, partial(_find, name, path))
 
 
 def forget() -> None:
@@ -75,10 +76,12 @@ def model_of(name: str) -> Model:
     return model
 
 
-def _find(name: str) -> Served:
+def _find(name: str, path: str) -> Served:
     model = model_of(name)
     if error := refusal():
         raise error
+    if why := aliases.unsupported(name, model.task, f"/v1{path}"):
+        raise InvalidRequest(why, param="model", code="invalid_request")
     if why := not_ready(model):
         raise NotLoaded(f"{why[0].upper()}{why[1:]}.", param="model")
     engine = model.base or model

@@ -95,7 +95,9 @@ class Forwarded(LaterAnswer):
         try:
             async with asyncio.timeout(seconds):
                 found = self.asked.found
-                served = found if isinstance(found, Served) else await swap.loaded(self.asked.name, found)
+                served = (
+                    found if isinstance(found, Served) else await swap.loaded(self.asked.name, self.asked.path, found)
+                )
                 ledger.began(served.worker)
                 try:
                     await self._forward(served, send)
@@ -200,7 +202,7 @@ def forwarded(project: Project, path: str, members: Members, request_id: str) ->
     """The answer to this body, for whoever may ask for the project. path: below `/v1`. Raises ApiError."""
     body.check(path, members)
     name = body.model_name(members)
-    return Forwarded(Asked(project, path, name, members, swap.find_or_load(name, project), request_id))
+    return Forwarded(Asked(project, path, name, members, swap.find_or_load(name, path, project), request_id))
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -19,10 +19,10 @@ KEEP_SECONDS = 5  # for which the model stays in any case, so that those who wai
 LOOK_SECONDS = 0.5
 
 
-def find_or_load(name: str, project: Project) -> Served | str:
+def find_or_load(name: str, path: str, project: Project) -> Served | str:
     """The engine that has the model now; or the id of the operation that loads it. Raises ApiError."""
     try:
-        return engines.find(name)
+        return engines.find(name, path)
     except NotLoaded:
         if runtime.value("VBS_INTERACTIVE") != SWAP:
             raise
@@ -37,21 +37,21 @@ def find_or_load(name: str, project: Project) -> Served | str:
     return asked.pk
 
 
-async def loaded(name: str, operation_id: str) -> Served:
+async def loaded(name: str, path: str, operation_id: str) -> Served:
     """Wait until the model is loaded. Raises ApiError when that takes too long, or fails."""
     end = time.monotonic() + settings.VBS_INTERACTIVE_SWAP_SECONDS
     while True:
-        found = await asyncio.to_thread(_look, name, operation_id, time.monotonic() >= end)
+        found = await asyncio.to_thread(_look, name, path, operation_id, time.monotonic() >= end)
         if found:
             return found
         await asyncio.sleep(LOOK_SECONDS)
 
 
-def _look(name: str, operation_id: str, is_last: bool) -> Served | None:
+def _look(name: str, path: str, operation_id: str, is_last: bool) -> Served | None:
     """In a thread of its own, whose connection to the database ends with it."""
     try:
         try:
-            return engines.find(name)
+            return engines.find(name, path)
         except NotLoaded as error:
             state = Operation.objects.filter(pk=operation_id).values_list("state", flat=True).first()
             if state in OPEN_OPERATIONS and not is_last:

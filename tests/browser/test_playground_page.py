@@ -133,7 +133,7 @@ def test_a_request_of_a_batch(vbs, said, playground):
     expect(reply(page, "speaker").locator("pre")).to_have_text("another question")
 
 
-def test_other_endpoints_and_models(playground):
+def test_other_endpoints_and_models(vbs, playground):
     page = playground
     page.locator("#playground-models summary").click()
     expect(page.locator("#playground-models li", has_text="elsewhere")).to_contain_text("It is not loaded now.")
@@ -142,9 +142,11 @@ def test_other_endpoints_and_models(playground):
     expect(page.locator("[name=model][value=speaker]")).to_be_checked()
     page.get_by_label("Endpoint").select_option("/v1/embeddings")
     expect(page.get_by_label("System prompt")).to_be_hidden()
+    vbs.manage("model", "edit", "speaker", "--task", "embedding")
     page.get_by_label("Message", exact=True).fill("a text")
     page.get_by_role("button", name="Send").click()
     expect(reply(page, "speaker").locator("pre")).to_contain_text('"embedding": [')
+    vbs.manage("model", "edit", "speaker", "--task", "chat")
     page.get_by_label("Endpoint").select_option("/v1/completions")
     page.get_by_label("Message", exact=True).fill("a prompt")
     page.get_by_role("button", name="Send").click()

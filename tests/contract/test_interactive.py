@@ -37,8 +37,12 @@ def test_completions(loaded):
     assert "".join(one.choices[0].text for one in chunks) == SAID
 
 
-def test_embeddings(loaded):
+def test_embeddings(vbs, loaded):
+    with pytest.raises(openai.BadRequestError, match="is for chat; it is not supported at /v1/embeddings"):
+        loaded.embeddings.create(model="scripted", input=["a", "b"])
+    vbs.manage("model", "edit", "scripted", "--task", "embedding")
     answer = loaded.embeddings.create(model="scripted", input=["a", "b"])
+    vbs.manage("model", "edit", "scripted", "--task", "chat")
     assert [len(one.embedding) for one in answer.data] == [8, 8]
 
 

@@ -27,17 +27,32 @@ def error_of(answer, status, code):
     return error
 
 
+def answers_at(task):
+    """Make the model one for this task."""
+    Model.objects.update(task=task)
+    engines.forget()
+
+
 def test_an_answer_in_one_piece(web, served):
     served()
     answer = web.ask(CHAT, chat(), x_request_id="mine")
     assert answer.status == 200 and answer.headers["content-type"] == "application/json"
     assert int(answer.headers["content-length"]) == len(answer.content) and answer.headers["x-request-id"] == "mine"
     assert answer.json()["choices"][0]["message"]["content"] == "one two three" and answer.json()["model"] == "scripted"
-    for path, body in (
-        ("/completions", {"prompt": "a b"}), ("/embeddings", {"input": ["a"]}), ("/responses", {"input": "a b"}),
+    reading = (
         ("/score", {"text_1": "a", "text_2": ["b", "c"]}), ("/rerank", {"query": "a", "documents": ["b", "a"]}),
-    ):  # fmt: skip
+        ("/embeddings", {"input": ["a"]}),
+    )  # fmt: skip
+    for path, body in (("/completions", {"prompt": "a b"}), ("/responses", {"input": "a b"})):
         assert web.ask(path, {"model": "scripted"} | body).status == 200, path
+    for path, body in reading:
+        error = error_of(web.ask(path, {"model": "scripted"} | body), 400, "invalid_request")
+        assert error["message"] == f"The model 'scripted' is for chat; it is not supported at /v1{path}."
+        assert error["param"] == "model"
+    answers_at("embedding")
+    for path, body in reading:
+        assert web.ask(path, {"model": "scripted"} | body).status == 200, path
+    assert error_of(web.ask(CHAT, chat()), 400, "invalid_request")["param"] == "model"
 
 
 def test_a_stream_comes_as_it_is_made(web, served):
@@ -155,6 +170,7 @@ def test_a_request_without_a_limit_gets_the_servers(web, served, settings):
     settings.VBS_DEFAULT_MAX_TOKENS = 2
     assert web.ask(CHAT, chat()).json()["choices"][0]["message"]["content"] == "one two"
     assert web.ask(CHAT, chat(max_tokens=3)).json()["choices"][0]["message"]["content"] == "one two three"
+    answers_at("embedding")
     assert web.ask("/embeddings", {"model": "scripted", "input": "a"}).status == 200
 
 
@@ -219,14 +235,16 @@ def test_usage_is_written_and_the_worker_is_asked(web, served, project, caplog, 
 
     async def conversation():
         await web.post(CHAT, chat(stream=True))
-        await web.post("/embeddings", {"model": "scripted", "input": "a b"})
         await web.post(CHAT, chat(max_tokens=0))
 
     web.run(conversation)
+    answers_at("embedding")
+    web.ask("/embeddings", {"model": "scripted", "input": "a b"})
     forward.ledger.write()
     row = InteractiveUsage.objects.get()
     assert (row.project, row.model, row.requests, row.failed) == (project, "scripted", 3, 1)
     assert (row.input_tokens, row.output_tokens) == (5, 3)
+    answers_at("chat")
     web.ask(CHAT, chat())
     forward.ledger.write()
     assert InteractiveUsage.objects.get().requests == 4
