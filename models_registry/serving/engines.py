@@ -15,7 +15,7 @@ from models_registry.catalog import aliases
 from models_registry.catalog.allowed import not_ready
 from models_registry.engine import server
 from models_registry.engine.spec import Address, EngineKind
-from models_registry.models import Model, Worker
+from models_registry.models import Model, Worker, WorkerState
 from models_registry.serving import forwarder
 from vbs.configuration import runtime
 from vbs.openai import ids
@@ -90,6 +90,8 @@ def _find(name: str, path: str) -> Served:
     for worker in random.sample(workers := _workers(), len(workers)):
         if has(worker, model) and (served := _local(worker, model)):
             return served
+    if any(is_loading(worker, model) for worker in workers):
+        raise NotLoaded(f"{model.name} is being loaded now, and answers after that.", param="model")
     raise NotLoaded(f"{model.name} is not loaded now. {_loaded_words(workers)}", param="model")
 
 
@@ -117,6 +119,14 @@ def has(worker: Worker, model: Model) -> bool:
     if worker.model_name != (model.base or model).name:
         return False
     return not model.base or model.served_name in worker.adapters
+
+
+def is_loading(worker: Worker, model: Model) -> bool:
+    """Does the worker's row say that it loads the model, or its base?"""
+    if worker.state != WorkerState.LOADING:
+        return False
+    doing = worker.activity.partition(": ")[0]  # how far it is follows
+    return doing in {f"Loading {one.name}" for one in (model, model.base) if one}
 
 
 def _local(worker: Worker, model: Model) -> Served | None:
@@ -169,6 +179,8 @@ class Availability:
         remote = (model.base or model).kind == EngineKind.REMOTE
         if remote or any(has(worker, model) for worker in self.workers):
             return True, None
+        if any(is_loading(worker, model) for worker in self.workers):
+            return self.mode == SWAP, "It is being loaded now."
         if self.mode == SWAP:
             return True, "It is not loaded now: a request has it loaded first."
         return False, "It is not loaded now."

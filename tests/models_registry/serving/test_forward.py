@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from models_registry.engine.spec import EngineKind
-from models_registry.models import Alias, InteractiveUsage, Model
+from models_registry.models import Alias, InteractiveUsage, Model, WorkerState
 from models_registry.serving import engines, forward
 from tests.engines import until
 from tests.models_registry.serving.conftest import chat, stats
@@ -217,6 +217,21 @@ def test_a_model_that_is_not_loaded(web, served, add_model):
     answer = web.ask(CHAT, chat(model="second"))
     error = error_of(answer, 503, "model_not_loaded")
     assert "second is not loaded now. Loaded: scripted." in error["message"] and int(answer.headers["retry-after"]) > 0
+
+
+def test_a_model_that_is_being_loaded(web, served, add_model):
+    gpu = served()
+    second = add_model("second")
+    for doing in ("Loading second", "Loading second: starting the engine"):
+        gpu.show(WorkerState.LOADING, doing)
+        gpu.worker.set(model_name="")
+        engines.forget()
+        message = error_of(web.ask(CHAT, chat(model="second")), 503, "model_not_loaded")["message"]
+        assert message == "second is being loaded now, and answers after that."
+        assert engines.Availability().of(second) == (False, "It is being loaded now.")
+    gpu.show(WorkerState.LOADING, "Loading another")
+    engines.forget()
+    assert "second is not loaded now." in web.ask(CHAT, chat(model="second")).json()["error"]["message"]
 
 
 def test_switched_off(web, served, settings):
