@@ -228,10 +228,14 @@ async def _refusal(response: aiohttp.ClientResponse, served: Served, name: str) 
     param = error.get("param") if isinstance(error, dict) else None
     if status == 404 and param == "model" and not served.is_remote:
         return NotLoaded(f"{served.name} is not loaded any more.", param="model")
+    if served.is_remote:  # in its own words, which are not about the models here
+        message = f"The server of {name} answered {status}{f': {message}' if found is not None else '.'}"
+    else:
+        message = message.replace(served.served_name, name)
     wait = response.headers.get("Retry-After", "")
     return EngineError(
         status if status >= 400 else 502,
-        message.replace(served.served_name, name),
+        message,
         code,
         clean(param, 200) if isinstance(param, str) else None,
         wait if wait.isascii() and wait.isdigit() else "",
