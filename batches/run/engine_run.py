@@ -48,6 +48,7 @@ SOONEST_SECONDS = 0.02  # between two commits when a batch has run through
 RENEW_SECONDS = 5.0  # after which the lease of a batch is renewed when nothing of it is committed
 LOOK_SECONDS = 1.0  # between two looks for other work, and for a pause
 BUFFER_BYTES = 64 * 2**20  # of answers that may wait for a commit
+GATHER_SECONDS = 2.0  # at most, in which those that wait are taken in before the first request is sent
 OUTAGE_SECONDS = 600.0  # for which answers are kept in memory while the database cannot be reached
 
 
@@ -92,6 +93,7 @@ class EngineRun:
         self._reads: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # something may be sent that could not before
         self._look_now = asyncio.Event()
+        self._gathered = asyncio.Event()  # those that waited at the beginning are taken in
         self._soon = asyncio.Event()  # the ticker has something to do now
         self._room = asyncio.Event()  # cleared while too many bytes of answers wait for their commit
         self._room.set()
@@ -120,7 +122,7 @@ class EngineRun:
             await asyncio.wait((consumer, ticker, joiner), return_when=asyncio.FIRST_COMPLETED)
         finally:
             through, self._over = self._over, True
-            for event in (self._soon, self._changed, self._room, self._look_now):
+            for event in (self._soon, self._changed, self._room, self._look_now, self._gathered):
                 event.set()
             if not through:
                 consumer.cancel()
@@ -176,12 +178,22 @@ class EngineRun:
 
     async def _calls(self) -> AsyncIterator[Call]:
         """Yields calls as there are places for them, until the run is over."""
+        await self._all_there()
         while not self._over:
             self._changed.clear()
             if (call := self._next()) is None:
                 await self._changed.wait()
             else:
                 yield call
+
+    async def _all_there(self) -> None:
+        """Wait, but not for long, until what has come while the engine was loading is taken in. Else the batch that
+        came first would have all places before a more urgent one is looked at."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_SECONDS):
+                await self._gathered.wait()
+                if self._reads:
+                    await asyncio.wait(self._reads)
 
     def _next(self) -> Call | None:
         """The next call; None while there is no place for it, or nothing to send."""
@@ -265,7 +277,7 @@ class EngineRun:
         member.rewind()
         # Before half of the first window has been answered, a rate says nothing about the rest.
         member.rates = Rates(least=min(self.most, member.batch.pending) / 2)
-        self._share.newcomer(member, self.members.values())
+        self._share.newcomer(member)
         self._read_ahead(member)
 
     async def _admit(self) -> None:
@@ -278,6 +290,7 @@ class EngineRun:
                 for work in look.joining:
                     if not self._over and self._has_room(work.priority, look.alone):
                         await self._take_in(work)
+            self._gathered.set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._look_now.wait(), LOOK_SECONDS)
 

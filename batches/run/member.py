@@ -16,7 +16,8 @@ from models_registry.speed.measurements import Tally
 from vbs.openai import raw_json
 
 PAGE = 500  # pending requests that are read at once
-EXPECTED_TOKENS = 128  # of an answer, before the batch has had one
+EXPECTED_TOKENS = 128  # of an answer, before there was one
+COMMON = 8  # answers of its own that weigh as much as what is common on the engine
 BYTES_A_TOKEN = 4  # of a line in the input file
 
 
@@ -35,6 +36,21 @@ class RunEnd(enum.Enum):
 DRAIN = {RunEnd.YIELDED: 30.0, RunEnd.PAUSED: 30.0, RunEnd.STOPPED: 2.0}
 
 
+class Lengths:
+    """How many tokens the answers have on the average, of all batches that share an engine."""
+
+    def __init__(self) -> None:
+        self._answers = self._written = 0
+
+    def add(self, written: int) -> None:
+        self._answers += 1
+        self._written += written
+
+    @property
+    def average(self) -> float:
+        return self._written / self._answers if self._answers else EXPECTED_TOKENS
+
+
 class Segment:
     """The requests of a batch for one of its models. index: which of them. asked: the name that the requests use."""
 
@@ -46,13 +62,13 @@ class Segment:
 @dataclass(frozen=True, slots=True, eq=False)
 class Sent:
     """A request that is in flight, and the key of its call. level: how many deaths of engines it counts as having seen.
-    charge: the tokens that its batch was charged for it."""
+    prompt: the tokens that its batch was charged for what is sent."""
 
     member: "Member"
     segment: Segment
     row: Pending
     level: int
-    charge: float
+    prompt: float
     at: float
     tally: Tally
 
@@ -60,9 +76,10 @@ class Sent:
 class Member:
     """A batch in a turn.
 
-    spent: tokens that it was charged for, by which batches of one priority share the engine. end: why it is to leave;
-    then nothing new is sent, and what is in flight may go on until `drained_by`. trouble: an error that concerns this
-    batch alone. waited: the longest time in which it had requests to send and others were served, in seconds.
+    settled: tokens that it was charged for what is answered. common: the lengths of answers on its engine. joining: how
+    many requests it has sent since it came in; None once it has its share of what is in flight. end: why it is to
+    leave; then nothing new is sent, and what is in flight may go on until `drained_by`. trouble: an error that concerns
+    this batch alone. waited: the longest time in which it had requests to send and others were served, in seconds.
     """
 
     def __init__(self, batch: Batch, priority: int, segments: Sequence[Segment], opened: ExitStack, file: int) -> None:
@@ -70,7 +87,9 @@ class Member:
         self.file = file  # descriptor of the input file
         self.started = False
         self.renewed = time.monotonic()
-        self.spent = 0.0
+        self.settled = 0.0
+        self.common = Lengths()
+        self.joining: int | None = None
         self.end: RunEnd | None = None
         self.drained_by = 0.0
         self.trouble: Exception | None = None
@@ -99,6 +118,7 @@ class Member:
         self._after: Pending | None = None
         self.reading = False
         self.in_flight.clear()
+        self._prompts = 0.0  # tokens of what is in flight
 
     @property
     def wants_page(self) -> bool:
@@ -158,23 +178,39 @@ class Member:
 
     def send(self, segment: Segment, row: Pending, level: int, tally: Tally) -> Sent:
         """Charge the batch for a request that is sent now."""
-        expected = self._written / self._answers if self._answers else EXPECTED_TOKENS
-        charge = row.length / BYTES_A_TOKEN + expected
-        self.spent += charge
+        prompt = row.length / BYTES_A_TOKEN
+        self._prompts += prompt
+        if self.joining is not None:
+            self.joining += 1
         self._served_at = time.monotonic()
         self._sent += 1
-        sent = self.in_flight[row.id] = Sent(self, segment, row, level, charge, self._served_at, tally)
+        sent = self.in_flight[row.id] = Sent(self, segment, row, level, prompt, self._served_at, tally)
         return sent
 
     def answered(self, sent: Sent, made: Outcome) -> None:
-        """Keep the outcome until it is committed, and correct the charge by the tokens that there were."""
+        """Keep the outcome until it is committed. It is charged by the tokens that there were."""
+        self._prompts -= sent.prompt
         self.outcomes.append(made)
         if tokens := made.input_tokens + made.output_tokens:
-            self.spent += tokens - sent.charge
+            self.settled += tokens
             self._answers += 1
             self._written += made.output_tokens
+            self.common.add(made.output_tokens)
+        else:
+            self.settled += sent.prompt + self._expected
         if self.rates:
             self.rates.add(made)
+
+    @property
+    def _expected(self) -> float:
+        """Tokens of an answer: like its own so far, and at first like those of the others."""
+        return (self._written + COMMON * self.common.average) / (self._answers + COMMON)
+
+    @property
+    def spent(self) -> float:
+        """Tokens that it was charged for, by which batches of one priority share the engine. What is in flight counts
+        by what is expected now, so that a wrong guess ends with the first answers."""
+        return self.settled + self._prompts + len(self.in_flight) * self._expected
 
     def chosen(self) -> None:
         """It is its turn to send, after others."""

@@ -2,9 +2,11 @@
 
 import itertools
 import random
-from collections import Counter
+from collections import Counter, deque
 from contextlib import ExitStack
 from types import SimpleNamespace
+
+import pytest
 
 from batches.run.commit import Pending
 from batches.run.member import PAGE, Member
@@ -39,6 +41,80 @@ def play(share, members, sends, answer=128):
     return sent
 
 
+class Engine:
+    """Has so many places, and answers what was sent first, with so many tokens."""
+
+    def __init__(self, places, answer):
+        self.share, self.places, self.answer = Share(places), places, answer
+        self.members, self.running = [], deque()
+
+    def join(self, *newcomers):
+        for one in newcomers:
+            self.members.append(one)
+            self.share.newcomer(one)
+
+    def fill(self):
+        while len(self.running) < self.places and (chosen := self.share.next(self.members, bool(self.running))):
+            segment, row = chosen.pop(self.share.level)
+            self.share.sent()
+            self.running.append(chosen.send(segment, row, self.share.level, None))
+
+    def run(self, answers):
+        """The places that each batch has after so many answers."""
+        self.fill()
+        for _ in range(answers):
+            one = self.running.popleft()
+            del one.member.in_flight[one.row.id]
+            one.member.answered(one, SimpleNamespace(input_tokens=20, output_tokens=self.answer))
+            self.fill()
+        return [len(one.in_flight) for one in self.members]
+
+
+@pytest.mark.parametrize("answer", [2, 128, 2000])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_who_comes_when_one_has_all_places_has_its_share_of_them_at_once(count, answer):
+    """However long the answers are, of which nothing is known yet."""
+    engine, share = Engine(320, answer), 320 / count
+    engine.join(member("first", 6000))
+    engine.run(0)
+    engine.join(*(member(f"{n}", 6000) for n in range(1, count)))
+    assert engine.run(0) == [320, *[0] * (count - 1)]
+    had = engine.run(320)
+    assert had[0] > 0 and all(one >= 0.7 * share for one in had[1:]), "as soon as the places were free"
+    engine.run(320)
+    for _ in range(8):
+        had = engine.run(320)
+        assert all(abs(one - share) <= 40 for one in had), had
+
+
+@pytest.mark.parametrize("answer", [2, 128, 2000])
+def test_who_comes_when_much_is_done_has_its_share_and_no_more(answer):
+    engine = Engine(320, answer)
+    engine.join(member("first", 9000))
+    engine.run(4000)
+    engine.join(member("second", 2500))
+    had = engine.run(320)
+    assert min(had) >= 80, "as soon as the places were free"
+    engine.run(320)
+    for _ in range(8):
+        had = engine.run(320)
+        assert all(abs(one - 160) <= 40 for one in had), had
+
+
+def test_those_who_come_one_after_the_other_do_not_starve_the_one_that_is_there():
+    """Each has at most its share of the places, though its requests are the shorter."""
+    engine = Engine(32, 50)
+    first = member("first", 6000)
+    engine.join(first)
+    engine.run(500)
+    before = first.unsent
+    for n in range(20):
+        engine.members[1:] = [one for one in engine.members[1:] if not one.is_done]
+        engine.join(member(f"{n}", 16))
+        engine.run(32)
+    assert before - first.unsent >= 20 * 16 - 32
+
+
 def test_the_highest_priority_sends_first():
     members = [member("low", 50), member("high", 50, priority=1)]
     assert play(Share(4), members, 100) == ["high"] * 50 + ["low"] * 50
@@ -55,7 +131,7 @@ def test_a_newcomer_gets_its_share_from_then_on_and_no_more():
     share, old = Share(4), member("old", 2000)
     play(share, [old], 1000)
     new = member("new", 500)
-    share.newcomer(new, [old, new])
+    share.newcomer(new)
     sent = play(share, [old, new], 400)
     assert abs(sent.count("new") - 200) <= 2 * IN_A_ROW / 228 + 1
 

@@ -77,6 +77,43 @@ def test_a_small_batch_is_not_starved_by_a_large_one(add_model, submitted, servi
     Batch.objects.filter(pk=large.pk).get().request_cancel()
 
 
+def test_equals_that_come_after_the_first_has_all_places_share_them_at_once(add_model, submitted, serving, home):
+    """Its answers are much shorter than was guessed when it took them."""
+    add_model(journal=f"{home}/journal", **{"max-num-seqs": 40, "latency-ms": 1500})
+    first = submitted(lines("first", 2000))
+    serving()
+    until(lambda: (home / "journal").exists() and len(sent(home / "journal")) >= 50)
+    others = [submitted(lines(name, 2000)) for name in ("second", "third")]
+    until(lambda: len(sent(home / "journal")) >= 350)
+    texts = [text.split()[0] for text in sent(home / "journal")]
+    start = min(texts.index("second"), texts.index("third"))
+    had = [texts[start : start + 150].count(name) for name in ("first", "second", "third")]
+    assert all(30 <= one <= 75 for one in had), had
+    for batch in (first, *others):
+        fresh(batch).request_cancel()
+
+
+def test_what_came_during_the_load_is_ordered_by_priority_before_the_first_request(
+    add_model, submitted, gpu, close, monkeypatch, home
+):
+    add_model(journal=f"{home}/journal", **{"max-num-seqs": 16, "latency-ms": 100})
+    big, later = submitted(lines("big", 600)), []
+    load = Turn._load
+
+    def loaded(turn, members, on_progress):
+        engine = load(turn, members, on_progress)
+        if not later:
+            later.extend([submitted(lines("small", 20)), submitted(lines("urgent", 30), priority=50)])
+        return engine
+
+    monkeypatch.setattr(Turn, "_load", loaded)
+    gpu.serve()
+    texts = [text.split()[0] for text in sent(home / "journal")]
+    assert set(texts[:20]) == {"urgent"}, "all places are its own"
+    assert texts.index("small") < 500, "it shares with the big one"
+    assert [len(close(batch)[0]) for batch in (big, *later)] == [600, 20, 30]
+
+
 def test_a_higher_priority_overtakes_on_the_same_engine_at_once(add_model, submitted, serving, close, home):
     add_model(journal=f"{home}/journal", **{"max-num-seqs": 4, "latency-ms": 30})
     low = submitted(lines("low", 300))
