@@ -81,7 +81,12 @@
         { ...axis, size: 54, values: (_, ticks) => ticks.map(short) },
       ],
       scales: {
-        x: { range: (_, first, last) => (bars ? [first, last + Number(seconds)] : first === last ? [first - 60, last + 60] : [first, last]) },
+        x: {
+          range: ({ data: [times] }, first, last) => {
+            const end = times.length === 1 ? first : last; // of a single time uPlot makes a span of years
+            return bars ? [first, end + Number(seconds)] : first === end ? [first - 60, end + 60] : [first, end];
+          },
+        },
         y: { range: (_, low, high) => [0, high > 0 ? high * 1.06 : 1] },
       },
       cursor: { y: false },
