@@ -79,12 +79,16 @@
     shown.querySelector(".words").textContent = words[state] ?? "";
   };
 
-  // News wait while something is asked: htmx looks for the places of an answer around what asked for it.
+  // News wait while something is asked: htmx looks for the places of an answer around what asked for it. Those of
+  // what is not shown any more, such as other filters, have no place then.
   const held = [];
   let asked = 0;
   const renew = () => {
     while (!asked && held.length) {
-      htmx.swap("#pulse", held.shift(), { swapStyle: "none", swapDelay: 0, settleDelay: 0 });
+      const { of, news } = held.shift();
+      if (byId("pulse")?.dataset.url === of) {
+        htmx.swap("#pulse", news, { swapStyle: "none", swapDelay: 0, settleDelay: 0 });
+      }
     }
   };
   document.addEventListener("htmx:beforeSend", () => {
@@ -113,7 +117,7 @@
       if (mine !== socket) return;
       heard = Date.now();
       if (!event.data) return; // it only says that it is there
-      held.push(event.data);
+      held.push({ of: followed, news: event.data });
       renew();
     });
     mine.addEventListener("close", (event) => {

@@ -12,6 +12,7 @@ from batches.cli import report
 from batches.counts import Counts
 from batches.models import Batch
 from batches.pages.batch import page as detail
+from batches.queue import forecast
 from batches.run import pace
 from models_registry.speed import speeds
 from tests.engines import CHAT
@@ -37,7 +38,10 @@ def made(project):
 def readings(part):
     """What a part of a page shows, by name."""
     (fragment,) = rendered([part], Viewer(frozenset(), None))
-    return dict(re.findall(r"<dt>(?:<span[^>]*></span>)?([^<]+)</dt><dd>([^<]+)</dd>", fragment.text))
+    shown = dict(re.findall(r"<dt>(?:<span[^>]*></span>)?([^<]+)</dt><dd>([^<]+)</dd>", fragment.text))
+    if done := re.search(r"<strong>([^<]+)</strong> of ([^<]+)</p>", fragment.text):
+        shown["Done"] = " of ".join(done.groups())
+    return shown
 
 
 ENDED = {
@@ -60,8 +64,8 @@ def test_what_was_not_run_is_counted_alike_everywhere(made, status):
     assert (counts.completed, counts.failures, counts.not_run, counts.pending) == (completed, failures, not_run, 0)
     bar = readings(detail._bar(batch))
     assert bar.pop("Done") == f"{100 - not_run} % of 100"
-    rest = {"Not run": f"{not_run}"} if not_run else {"Pending": "0"}
-    assert bar == {"Completed": f"{completed}", "Failed": f"{failures}"} | rest
+    told_of = {"Completed": completed, "Failed": failures, "Not run": not_run}
+    assert bar == {name: f"{count}" for name, count in told_of.items() if count or name == "Completed"}
     rest = f", {not_run} not run" if not_run else ""
     assert f"{completed} completed, {failures} failed{rest}\n" in report.summary(told) + "\n"
     assert report.listing([told]).splitlines()[1].split()[2:4] == [f"{completed + failures}/100", f"{failures}"]
@@ -96,7 +100,7 @@ def test_a_speed_is_the_same_everywhere(made, written, counted):
     assert speeds.counted(900, written) == counted
     told = wire.batch_object(batch)
     assert (told["progress"]["requests_per_second"], told["progress"]["tokens_per_second"]) == (20.0, counted / 10)
-    page = readings(detail._going(batch))
+    page = readings(detail._going(batch, forecast.of(batch)))
     assert page["Requests, on average"] == f"{number(20.0)}/s"
     assert page["Tokens, on average"] == f"{number(counted / 10)}/s"
     assert f"20.0 requests/s, {counted // 10} tokens/s" in report.summary(told)

@@ -20,22 +20,22 @@ def run(vbs, operator):
 
 
 def test_a_model_from_its_beginning_to_its_end(run, vbs):
-    assert run("add", "far", "scripted:", "--arg", "latency-ms=1", "--notes", "n")[0].startswith("far ")
-    assert run("edit", "far", "--input-price", "0.5")[0].startswith("far ")
-    assert run("alias", "@far", "far")[0] == "@far stands for far\n"
-    shown = json.loads(run("show", "far")[0])
-    assert (shown["notes"], shown["input_price"], shown["aliases"]) == ("n", 0.5, ["@far"])
+    assert run("add", "distant", "scripted:", "--arg", "latency-ms=1", "--notes", "n")[0].startswith("distant ")
+    assert run("edit", "distant", "--input-price", "0.5")[0].startswith("distant ")
+    assert run("alias", "@distant", "distant")[0] == "@distant stands for distant\n"
+    shown = json.loads(run("show", "distant")[0])
+    assert (shown["notes"], shown["input_price"], shown["aliases"]) == ("n", 0.5, ["@distant"])
     assert shown in json.loads(run("list", "--json")[0])
-    out, err = run("test", "@far", "--prompt", "Hello there")
-    assert out == "Hello there\n" and "Loaded far in" in err
-    assert json.loads(run("benchmark", "far", "--requests", "5", "--json")[0])["result"]["requests"] == 5
-    (newest, *_) = json.loads(run("operations", "far", "--json")[0])
+    out, err = run("test", "@distant", "--prompt", "Hello there")
+    assert out == "Hello there\n" and "Loaded distant in" in err
+    assert json.loads(run("benchmark", "distant", "--requests", "5", "--json")[0])["result"]["requests"] == 5
+    (newest, *_) = json.loads(run("operations", "distant", "--json")[0])
     assert (newest["kind"], newest["state"]) == ("benchmark", "succeeded") and newest["log"]
-    assert run("measurements", "far")[0].splitlines()[1].split()[2] == "benchmark"
-    with pytest.raises(CommandError, match="far is still needed: alias @far"):
-        run("remove", "far")
-    run("alias", "@far", "--remove")
-    assert run("remove", "far")[0] == "far is removed\n"
+    assert run("measurements", "distant")[0].splitlines()[1].split()[2] == "benchmark"
+    with pytest.raises(CommandError, match="distant is still needed: alias @distant"):
+        run("remove", "distant")
+    run("alias", "@distant", "--remove")
+    assert run("remove", "distant")[0] == "distant is removed\n"
 
 
 def test_what_the_server_says_and_what_to_do(run, vbs):

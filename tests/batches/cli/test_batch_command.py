@@ -218,7 +218,7 @@ def test_ctrl_c_leaves_the_batch_and_no_key(vbs, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert f"'manage.py batch show {batch_id} --wait' comes back to it" in said
+    assert f"'manage.py batch show {batch_id} --wait' shows its progress again" in said
     assert "Traceback" not in said
 
     show = command(vbs, "show", batch_id, "--json", stdout=subprocess.PIPE)

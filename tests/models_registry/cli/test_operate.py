@@ -120,7 +120,7 @@ def test_interrupting_the_command_does_not_interrupt_the_work(add_model, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr("models_registry.cli.operate.time.sleep", interrupt)
-    with pytest.raises(CommandError, match=r"goes on\. To end it: 'manage.py model cancel op_") as error:
+    with pytest.raises(CommandError, match=r"it continues\. To end it: 'manage.py model cancel op_") as error:
         run("load", "scripted")
     assert error.value.returncode == 130 and Operation.objects.get().state == "queued"
 
