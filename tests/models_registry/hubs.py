@@ -46,7 +46,7 @@ def running(folder, settings, monkeypatch) -> Iterator[ScriptedHub]:
     monkeypatch.setattr(download_run, "LOCK_SECONDS", 0.5)
     monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(transfer, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(hub, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(hub, "SILENT_SECONDS", 2)
     with serving(ScriptedHub(folder / "hub")) as served:
         settings.VBS_HUB_URL = served.url
         yield served
