@@ -92,7 +92,7 @@ class EngineRun:
         self._failure: BaseException | None = None
         self._reads: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # something may be sent that could not before
-        self._look_now = asyncio.Event()
+        self._ending = asyncio.Event()  # the run is over, or about to be
         self._gathered = asyncio.Event()  # those that waited at the beginning are taken in
         self._soon = asyncio.Event()  # the ticker has something to do now
         self._room = asyncio.Event()  # cleared while too many bytes of answers wait for their commit
@@ -122,7 +122,7 @@ class EngineRun:
             await asyncio.wait((consumer, ticker, joiner), return_when=asyncio.FIRST_COMPLETED)
         finally:
             through, self._over = self._over, True
-            for event in (self._soon, self._changed, self._room, self._look_now, self._gathered):
+            for event in (self._soon, self._changed, self._room, self._ending, self._gathered):
                 event.set()
             if not through:
                 consumer.cancel()
@@ -283,7 +283,6 @@ class EngineRun:
     async def _admit(self) -> None:
         """Look from time to time for batches that may join, and for what the present ones have to make way for."""
         while not self._over:
-            self._look_now.clear()
             look = await self._join(self.turn.look)
             if look is not None:
                 self._heed(look)
@@ -292,7 +291,7 @@ class EngineRun:
                         await self._take_in(work)
             self._gathered.set()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._look_now.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._ending.wait(), LOOK_SECONDS)
 
     def _heed(self, look: "Look") -> None:
         """Let batches leave for which there is more urgent work, or all in a pause."""
@@ -355,10 +354,8 @@ class EngineRun:
             if self._over or not (self.members or self._joining):
                 self._over = True
                 self._changed.set()
-                self._look_now.set()
+                self._ending.set()
                 return
-            if self._is_hungry():
-                self._look_now.set()
             if shown != set(self.members):
                 shown = set(self.members)
                 await self._in_database(self.turn.show_running)
