@@ -116,14 +116,15 @@ class SharedEngine:
         first = min(times, default=math.inf)
         return None if first == math.inf else max(first, self.now)
 
-    def is_hungry(self, coming: Sequence[Member] = ()) -> bool:
-        """Are too few requests left to send for a window?"""
-        return sum(member.unsent for member in (*self.members, *coming)) < self.window - INSTANT
+    def is_hungry(self, above: float = -math.inf, coming: Sequence[Member] = ()) -> bool:
+        """Have the batches of a higher priority than `above` too few requests left to send for a window?"""
+        return sum(one.unsent for one in (*self.members, *coming) if one.priority > above) < self.window - INSTANT
 
-    def hungry_at(self) -> float | None:
+    def hungry_at(self, above: float = -math.inf) -> float | None:
         """When it will be; None when it is, or not before the next event."""
-        rate = sum(one._rate / one.rest.usual.mean for one in self.members if one.rest and one.sends and one.rest.work)
-        left = sum(member.unsent for member in self.members) - self.window
+        members = [one for one in self.members if one.priority > above]
+        rate = sum(one._rate / one.rest.usual.mean for one in members if one.rest and one.sends and one.rest.work)
+        left = sum(one.unsent for one in members) - self.window
         return self.now + (left + 2 * INSTANT) / rate if rate and left >= 0 else None
 
     def _fill(self) -> None:

@@ -152,8 +152,9 @@ class _Worker:
             self._engine = None
             return self._begin()
         following = self._engine.next_event()
-        if self._queue.serves(self.loaded) and (hungry := self._engine.hungry_at()) is not None:
-            following = hungry if following is None else min(following, hungry)
+        if self._queue.serves(self.loaded) and (found := self._next()) is not None:
+            hungry = self._engine.hungry_at(self._others(found[0]))
+            following = min((one for one in (following, hungry) if one is not None), default=None)
         if following is None:
             why = next((part.why for parts in self._running.values() for part in parts if part.why), "")
             self.blocked = f"What runs before it cannot be estimated. {why}".strip()
@@ -202,8 +203,8 @@ class _Worker:
     def _admit(self, engine: SharedEngine) -> None:
         """Take up what waits for this engine, until other work comes before it.
 
-        All of the highest priority join, to have their share. What has a lower one, and what another worker could run,
-        joins when the others have too few requests to fill the window.
+        A batch joins when those of a higher priority have too few requests to fill the window; one that another worker
+        could run only when all together have too few.
         """
         coming, self._coming = self._coming, []
         while len(engine.members) + len(coming) < self._engines.most and self._queue.serves(self.loaded):
@@ -212,12 +213,15 @@ class _Worker:
             place = self._queue.places[found[0].id]
             if self._queue.jobs[place].uncounted:
                 break
-            highest = max((member.priority for member in (*engine.members, *coming)), default=found[0].priority)
-            if not ((self._alone and highest <= found[0].priority) or engine.is_hungry(coming)):
+            if not engine.is_hungry(self._others(found[0]), coming):
                 break
             coming.append(self._member(place, self._take(found)))
         if coming:
             engine.add(coming)
+
+    def _others(self, work: Work) -> float:
+        """The priority above which batches have to leave room for this one."""
+        return work.priority if self._alone else -math.inf
 
     def _end(self, member: Member) -> None:
         self._queue.tell(member.place, member.started, member.ends)

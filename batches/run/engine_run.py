@@ -286,9 +286,14 @@ class EngineRun:
             look = await self._join(self.turn.look)
             if look is not None:
                 self._heed(look)
+                joined = False
                 for work in look.joining:
                     if not self._over and self._has_room(work.priority, look.alone):
-                        await self._take_in(work)
+                        joined = await self._take_in(work) or joined
+                if joined:  # what has a lower priority was not among what waits, and may have room beside these
+                    if self._reads:
+                        await asyncio.wait(self._reads)  # how much they have to send is known then
+                    continue
             self._gathered.set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), LOOK_SECONDS)
@@ -313,19 +318,20 @@ class EngineRun:
     def _has_room(self, priority: int, alone: bool) -> bool:
         """May another batch of this priority join? alone: there is no other worker that could run it.
 
-        Batches of the highest priority all join, to have their share. Those of a lower one, and those that another
-        worker could run, only join when the others have too few requests to fill the window.
+        A batch joins when those of a higher priority have too few requests to fill the window, for those of its own
+        share what is left with it. One that another worker could run only joins when all together have too few.
         """
         if len(self.members) >= self.turn.most:
             return False
-        if alone and all(member.priority <= priority for member in self.members.values()):
-            return True
-        return self._is_hungry()
+        return self._is_hungry(above=priority if alone else None)
 
-    def _is_hungry(self) -> bool:
-        return sum(member.unsent for member in self.members.values()) < self.window.size
+    def _is_hungry(self, above: int | None = None) -> bool:
+        """Have the batches of a higher priority than `above`, or all, too few requests to fill the window?"""
+        members = [member for member in self.members.values() if above is None or member.priority > above]
+        return sum(member.unsent for member in members) < self.window.size
 
-    async def _take_in(self, work: Work) -> None:
+    async def _take_in(self, work: Work) -> bool:
+        """Let a batch join. False when it did not."""
         self._joining = True
         try:
             member = await self._join(lambda: self.turn.join(work))
@@ -333,6 +339,7 @@ class EngineRun:
                 self.members[member.batch.pk] = member
                 self._enter(member)
                 self._changed.set()
+            return member is not None
         finally:
             self._joining = False
             self._soon.set()

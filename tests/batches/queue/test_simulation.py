@@ -41,7 +41,7 @@ def segment(engine, seconds, why=""):
 
 def brute(jobs, loaded, loads, now, patience):
     """Ask the arbiter about everything that waits, again and again. What the engine can run beside what it runs is
-    taken up as long as the arbiter chooses it; what has a lower priority, once less than a second of the rest is left.
+    taken up as long as the arbiter chooses it, once less than a second is left of what has a higher priority.
     The engine is divided among those that have the highest priority, until one of them has ended or joined."""
     left = {job.id: list(job.parts) for job in jobs}
     byid = {job.id: job for job in jobs}
@@ -56,6 +56,9 @@ def brute(jobs, loaded, loads, now, patience):
             part = next((part for part in left[job.id] if part.engine == loaded), left[job.id][0])
             works.append(Work(part, job.id, part.engine, job.priority, job.since, job.deadline))
         return choose(works, loaded, loaded_at, now, patience), works
+
+    def above(work):
+        return sum(seconds for one, seconds in running.items() if byid[one].priority > work.priority)
 
     def take(work):
         parts = [part for part in left[work.id] if part.engine == work.model]
@@ -75,7 +78,7 @@ def brute(jobs, loaded, loads, now, patience):
             take(work)
             work, works = chosen()
         while work and work.model == loaded:
-            if work.priority < max(byid[one].priority for one in running) and sum(running.values()) > 1:
+            if above(work) > 1:
                 break
             take(work)
             work, works = chosen()
@@ -86,7 +89,7 @@ def brute(jobs, loaded, loads, now, patience):
         senders = [one for one in running if byid[one].priority == top]
         step = min(running[one] for one in senders) * len(senders)
         if work and work.model == loaded:
-            step = min(step, sum(running.values()) - 1 + 1e-6)
+            step = min(step, above(work) - 1 + 1e-6)
         for one in senders:
             start.setdefault(one, now)
             running[one] -= step / len(senders)
@@ -186,6 +189,21 @@ def test_a_small_batch_leaves_the_rest_of_the_window_to_others():
     )
     found = simulate([small, large], [SimulatedWorker("a")], Engines({"a": 1.0}, {"a": 100.0}), NOW, FOREVER).times
     assert seconds_of(found) == {"small": (0, 10), "large": (0, 40)}
+
+
+def test_equals_share_what_a_higher_priority_leaves():
+    usual = Answers(10.0, 10.0, 10.0, 20)
+
+    def requests(name, count, priority=0):
+        return SimulatedWork(name, priority, NOW, None, (Segment("a", count, Rest(count, usual)),))
+
+    jobs = [requests("big", 160), requests("small", 16), requests("urgent", 4, priority=5)]
+    engines = Engines({"a": 1.0}, {"a": 20.0})
+    found = seconds_of(simulate(jobs, [SimulatedWorker("a", ("big", "urgent"))], engines, NOW, FOREVER).times)
+    assert found["urgent"] == (0, 10) and found["small"][0] == 0 and found["small"][1] <= 25, found
+    jobs = [requests("big", 160), requests("small", 16), requests("urgent", 100, priority=5)]
+    found = seconds_of(simulate(jobs, [SimulatedWorker("a", ("big", "urgent"))], engines, NOW, FOREVER).times)
+    assert found["small"][0] == pytest.approx(40, abs=1), "the other fills the window until then"
 
 
 def test_only_so_many_run_at_once_and_the_others_follow(monkeypatch):

@@ -114,6 +114,43 @@ def test_what_came_during_the_load_is_ordered_by_priority_before_the_first_reque
     assert [len(close(batch)[0]) for batch in (big, *later)] == [600, 20, 30]
 
 
+def test_what_came_during_the_load_below_a_more_urgent_batch_shares_what_that_leaves(
+    add_model, submitted, serving, monkeypatch, home
+):
+    monkeypatch.setattr(engine_run, "LOOK_SECONDS", 60)
+    add_model(journal=f"{home}/journal", **{"max-num-seqs": 16, "latency-ms": 500})
+    big, later = submitted(lines("big", 600)), []
+    load = Turn._load
+
+    def loaded(turn, members, on_progress):
+        engine = load(turn, members, on_progress)
+        if not later:
+            later.extend([submitted(lines("small", 600)), submitted(lines("urgent", 4, "[[hang]]"), priority=50)])
+        return engine
+
+    monkeypatch.setattr(Turn, "_load", loaded)
+    serving()
+    until(lambda: (home / "journal").exists() and len(sent(home / "journal")) >= 64)
+    texts = [text.split()[0] for text in sent(home / "journal")][:64]
+    assert texts[:20].count("urgent") == 4 and 15 <= texts.count("small") <= 45, texts
+    for batch in (big, *later):
+        fresh(batch).request_cancel()
+
+
+def test_equals_share_what_a_more_urgent_batch_leaves_also_the_one_that_comes_then(add_model, submitted, serving):
+    add_model(**{"max-num-seqs": 16, "latency-ms": 100})
+    big = submitted(lines("big", 3000))
+    serving()
+    until(lambda: fresh(big).completed)
+    urgent = submitted(lines("urgent", 4, "[[hang]]"), priority=50)
+    until(lambda: fresh(urgent).in_flight == 4)
+    small = submitted(lines("small", 1500))
+    until(lambda: min(fresh(one).in_flight or 0 for one in (big, small)) >= 5)
+    assert fresh(urgent).in_flight == 4
+    for batch in (big, urgent, small):
+        fresh(batch).request_cancel()
+
+
 def test_a_higher_priority_overtakes_on_the_same_engine_at_once(add_model, submitted, serving, close, home):
     add_model(journal=f"{home}/journal", **{"max-num-seqs": 4, "latency-ms": 30})
     low = submitted(lines("low", 300))
