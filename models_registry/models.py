@@ -6,7 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from models_registry.engine.options import LORA_RANKS
@@ -16,6 +16,8 @@ from vbs.openai import ids
 
 USUAL_LORA_RANK = 16
 SPARE_ADAPTERS = 2  # that an engine can keep beside those that are there when it is started
+ASKED_LATELY = timedelta(minutes=1)  # for which it is not written again that a remote server answers
+NO_FAILURE: dict[str, Any] = {"server_failed_at": None, "server_failure": "", "server_failure_public": ""}
 
 
 class Task(models.TextChoices):
@@ -40,6 +42,23 @@ class ModelQuerySet(models.QuerySet["Model"]):
         """With aliases and base, which lists of models show."""
         return self.select_related("base").prefetch_related("aliases")
 
+    def server_answers(self) -> None:
+        """Keep of these remote models that their server answers. It is written when that is news, and once a minute."""
+        known = models.Q(server_failed_at=None, server_asked_at__gte=Now() - ASKED_LATELY)
+        self.filter(kind=EngineKind.REMOTE).exclude(known).update(server_asked_at=Now(), **NO_FAILURE)
+
+    def server_fails(self, why: str, public: str) -> None:
+        """Keep of these remote models that their server fails, why, and since when; written as seldom.
+
+        public: why, in words that everybody may read.
+        """
+        words = {"server_failure": why.replace("\0", ""), "server_failure_public": public.replace("\0", "")}
+        known = models.Q(server_failed_at__isnull=False, server_asked_at__gte=Now() - ASKED_LATELY, **words)
+        since = Coalesce("server_failed_at", Now())
+        self.filter(kind=EngineKind.REMOTE).exclude(known).update(
+            server_asked_at=Now(), server_failed_at=since, **words
+        )
+
 
 class Model(models.Model):
     """A model under the name that requests use. source: a folder, or the URL of an OpenAI-compatible server.
@@ -60,6 +79,18 @@ class Model(models.Model):
     )
     private_address = models.BooleanField(
         default=False, help_text="The remote server may have a private address: it was added on this machine"
+    )
+    server_asked_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its remote server was asked last; empty until it is"
+    )
+    server_failed_at = models.DateTimeField(
+        null=True, blank=True, help_text="Since when its remote server fails; empty while it answers"
+    )
+    server_failure = models.TextField(
+        default="", db_default="", blank=True, help_text="Why, and what to do; it may name the server's address"
+    )
+    server_failure_public = models.TextField(
+        default="", db_default="", blank=True, help_text="The same in words that everybody may read"
     )
     size_bytes = models.BigIntegerField(null=True, blank=True)
     context_length = models.PositiveIntegerField(null=True, blank=True)
@@ -146,6 +177,16 @@ class Model(models.Model):
     def served_name(self) -> str:
         """The engine's name of it. An adapter that is removed and added again gets another name there."""
         return f"@adapter-{self.pk}" if self.base else self.remote_name or self.name
+
+    @property
+    def server_state(self) -> str:
+        """Of a remote model what was true when its server was asked last: `unchecked` until it is, `ready`, or
+        `failed`. Empty for others."""
+        if self.kind != EngineKind.REMOTE:
+            return ""
+        if self.server_failed_at:
+            return "failed"
+        return "ready" if self.server_asked_at else "unchecked"
 
 
 class HubToken(models.Model):
@@ -359,7 +400,8 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         """What live workers have: names of models, the engines' names of adapters, and remote models that run."""
         found = list(self.alive().values_list("model_name", "adapters", "lanes"))
         names = {name for model, adapters, _ in found if model for name in (model, *adapters)}
-        return names | {lane["model"] for _, _, lanes in found for lane in lanes if lane["addresses"]}
+        running = (lane for _, _, lanes in found for lane in lanes if lane["addresses"] and lane["state"] != "failed")
+        return names | {lane["model"] for lane in running}
 
     def asleep(self) -> set[str]:
         """Names of models whose engines sleep."""

@@ -72,6 +72,8 @@ def _error(answer: Answer, body: Any) -> tuple[str, str]:
     code, message = refusal(answer.status, body)
     if answer.reason:
         message = f"{message} The engine's log says: {clean(hide_locations(answer.reason))}"
+    if answer.remedy:
+        message = f"{message.removesuffix('.')}. {answer.remedy[0].upper()}{answer.remedy[1:]}."
     return code, message
 
 

@@ -8,7 +8,7 @@ from models_registry.models import Model, Worker, WorkerState
 from models_registry.serving.engines import Availability
 from models_registry.speed import speeds
 from models_registry.speed.speeds import Speed
-from vbs.openai.schema import LaneAddress, LaneObject, ModelObject, WorkerObject, unix
+from vbs.openai.schema import LaneAddress, LaneObject, ModelObject, ServerObject, WorkerObject, unix
 from vbs.pages.viewer import Viewer
 
 
@@ -38,6 +38,7 @@ def model_object(
         "size_bytes": model.size_bytes,
         "loaded": (model.served_name if model.base else model.name) in loaded,
         "interactive": {"available": available, "reason": reason},
+        "server": _server(model, for_operator),
         "aliases": [alias.name for alias in model.aliases.all()],
         "parent": model.base.name if model.base else None,
         "reason": shown_reason(model.reason, for_operator),
@@ -51,6 +52,19 @@ def model_object(
         "load_seconds": _rounded(speed.load_seconds),
         "measurements": speed.measurements,
         "measured_at": unix(speed.measured_at),
+    }
+
+
+def _server(model: Model, for_operator: bool) -> ServerObject | None:
+    """What was true when the server of a remote model was asked last. Only an operator sees its address."""
+    model = model.base or model
+    if not model.server_state:
+        return None
+    return {
+        "state": model.server_state,
+        "asked_at": unix(model.server_asked_at),
+        "failed_at": unix(model.server_failed_at),
+        "reason": (model.server_failure if for_operator else model.server_failure_public) or None,
     }
 
 
@@ -80,11 +94,12 @@ def worker_object(worker: Worker, viewer: Viewer, for_operator: bool = False) ->
 
 
 def lane_object(lane: dict[str, Any], for_operator: bool) -> LaneObject:
-    """A lane of a worker's row (models_registry.gpu.lanes)."""
+    """A lane of a worker's row (models_registry.gpu.lanes); one of an earlier version has not all fields."""
     return {
         "model": lane["model"],
         "state": lane["state"],
-        "why": lane["why"] or None,
+        "why": (lane.get("detail") if for_operator else None) or lane["why"] or None,
+        "since": lane.get("since"),
         "activity": lane["activity"],
         "window": lane["window"],
         "in_flight": lane["in_flight"],

@@ -15,7 +15,7 @@ from models_registry.catalog import adapter_folders, allowed, made_folders, rule
 from models_registry.catalog.folders import ModelError, ModelFacts, examine
 from models_registry.catalog.made_folders import Progress
 from models_registry.engine.spec import EngineKind
-from models_registry.models import Model, ModelState, Task
+from models_registry.models import NO_FAILURE, Model, ModelState, Task
 
 MOST_SOURCE = 900  # characters, so that it fits into its column also as an absolute path
 SOURCES = "give a folder, a .gguf file, an http(s)://…/v1 URL, or scripted:"
@@ -94,7 +94,8 @@ def edit(model: Model, *, on_server: bool = True, **changes: Any) -> Model:
         if row is None:
             raise ModelError(f"the model {model.name} has been removed")
         checked = rules.check_changes(row, on_server=on_server, **changes)
-        Model.objects.filter(pk=row.pk).update(**checked)
+        asked_anew = {"server_asked_at": None, **NO_FAILURE} if "pool" in checked else {}
+        Model.objects.filter(pk=row.pk).update(**checked, **asked_anew)
         passed_on = {name: checked[name] for name in ("task", "context_length") if name in checked}
         if passed_on:
             row.adapters.update(**passed_on)

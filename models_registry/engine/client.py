@@ -61,8 +61,9 @@ class Call:
 class Answer:
     """What came of a call: an HTTP status with its body, or an error code and message of ours.
 
-    kind: the body's content type. reason: for a failure, what the engine's log says about it. sent: bytes of the call,
-    only for a remote server, whose counts of tokens are checked against it; None for our own engines.
+    kind: the body's content type. reason: for a failure, what the engine's log says about it. remedy: what the
+    operators do where a remote server refuses our key. sent: bytes of the call, only for a remote server, whose counts
+    of tokens are checked against it; None for our own engines.
     """
 
     key: Any
@@ -73,6 +74,7 @@ class Answer:
     error_message: str | None = None
     kind: str = ""
     reason: str | None = None
+    remedy: str | None = None
     sent: int | None = None
 
 
@@ -315,9 +317,12 @@ class Client:
             place.busy(sent_at, answer.status, wait)
         else:
             well = answer.status is not None and answer.status < 500
+            if answer.status in (401, 403):
+                answer.remedy = error_bodies.key_refused(answer.status, sent=bool(place.address.key))
             place.answered(sent_at, well)
             if well:
                 pool.took(time.monotonic() - sent_at)
+                pool.refusal = (answer.remedy or "") if answer.status == 401 else ""
         pool.changed()
         return answer, wait
 

@@ -71,3 +71,16 @@ def clean(text: str, most: int = MOST_MESSAGE) -> str:
     """The text as a database and a page can hold it: without NUL and lone surrogates, and of a bounded length."""
     short = text if len(text) <= most else text[: most - 1] + "…"
     return short.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+def key_refused(status: int, sent: bool) -> str:
+    """What the operators of this server do about a remote server that answers 401 or 403. It has no address.
+
+    sent: whether it got a key.
+    """
+    if sent:
+        return f"the model's server answers {status}: check the key in VBS_REMOTE_KEY"
+    return (
+        f"the model's server answers {status} and got no key: set VBS_REMOTE_KEY, and name its address in "
+        "VBS_REMOTE_ORIGINS"
+    )

@@ -215,6 +215,7 @@ class Pool:
     def __init__(self, addresses: Sequence[Address], most: int = MOST) -> None:
         self.addresses = [PoolAddress(one, most) for one in addresses]
         self.answered = 0
+        self.refusal = ""  # what to do where the last answer refused our key
         self._slowest = 0.0  # seconds of an answer; it decays
         self._mean = 0.0
         self._changed = asyncio.Event()
@@ -239,6 +240,11 @@ class Pool:
         now = time.monotonic()
         shut = [one for one in self.addresses if one.shut(now)]
         return min(shut, key=lambda one: one.until).why if len(shut) == len(self.addresses) else ""
+
+    @property
+    def is_lost(self) -> bool:
+        """Does none of the addresses answer? One that is busy does."""
+        return all(one.state is AddressState.LOST for one in self.addresses)
 
     def others(self, *than: PoolAddress) -> bool:
         """Is there another address that gets calls?"""

@@ -27,6 +27,7 @@ import psutil
 from models_registry.engine import defaults, process_end
 from models_registry.engine.control import is_healthy
 from models_registry.engine.environment import minimal
+from models_registry.engine.error_bodies import key_refused
 from models_registry.engine.log_reasons import LoadError, Shortage, ShortageKind, explain
 from models_registry.engine.machine import leftovers, main_memory
 from models_registry.engine.pool import Pool
@@ -212,10 +213,10 @@ def _not_reached(url: str, keys: Mapping[str, str], private: bool) -> tuple[Load
         public = "the model's server is not asked, because its address is not allowed"
         return LoadError(f"the server at {url} is not asked: {error}", hint, public=public), False
     if reply.status in (401, 403):
-        none = f"It got no key: add {origin(url)} to VBS_REMOTE_ORIGINS, to which VBS_REMOTE_KEY is sent."
-        hint = "It does not accept VBS_REMOTE_KEY: set the right key." if key else none
-        public = f"the model's server answers {reply.status}: it wants another key"
-        return LoadError(f"{url} answers {reply.status}", hint, public=public), False
+        hint = "It does not accept VBS_REMOTE_KEY: set the key that it expects."
+        none = f"It got no key: set VBS_REMOTE_KEY, and add {origin(url)} to VBS_REMOTE_ORIGINS, to which it is sent."
+        public = key_refused(reply.status, sent=bool(key))
+        return LoadError(f"{url} answers {reply.status}", hint if key else none, public=public), False
     if 300 <= reply.status < 400:
         hint = "Redirects are not followed: add the model with the URL that it leads to."
         public = f"the model's server answers {reply.status}, a redirect, which is not followed"

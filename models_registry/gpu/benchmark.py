@@ -108,6 +108,8 @@ def failure(answer: Answer) -> str:
         found = parsed(answer)
         return "" if found is not None and error_bodies.as_text(found) else "The engine's answer was not a JSON object."
     said = f"The engine answered {answer.status}: {error_bodies.message_of(answer.status, answer.body)}"
+    if answer.remedy:
+        said = f"{said.removesuffix('.')}. {answer.remedy[0].upper()}{answer.remedy[1:]}."
     return f"{said} The engine's log says: {answer.reason}" if answer.reason else said
 
 

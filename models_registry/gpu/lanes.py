@@ -22,7 +22,7 @@ from models_registry.engine.pool import MOST
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu.lane import Lane
-from models_registry.models import Model, Worker, WorkerState
+from models_registry.models import NO_FAILURE, Model, Worker, WorkerState
 from models_registry.rates import Meter
 from models_registry.workloads import Work
 from vbs.broker import Listener, wake
@@ -36,6 +36,7 @@ LOOK_SECONDS = 5.0  # between two looks for work that nobody has said to wait, s
 SHOW_SECONDS = 1.0  # between two writes of what the lanes do
 KEPT_SECONDS = 60.0  # for which a lane without work is kept, with the limits of its addresses
 MOST_LANES = 16  # that run at once; each has a few connections to the database
+MOST_SHOWN = 100  # lanes, with those of models whose servers fail
 RATE_SECONDS = 10.0  # over which requests per second are told
 END_SECONDS = 20.0  # for lanes to end when the worker has to stop
 
@@ -50,6 +51,7 @@ class RemoteLane(Lane):
         self.state, self.activity = WorkerState.IDLE, ""
         self.idle_since = time.monotonic()
         self._engine: Engine | None = None
+        self._answered = 0  # of its pool, when its state was kept last
         self._meter = Meter(RATE_SECONDS, 0)
 
     @property
@@ -65,7 +67,13 @@ class RemoteLane(Lane):
         spec, engine = model.spec(), self._engine
         if engine is None or engine.spec != spec or (engine.pool and engine.pool.why):
             self._engine = None
-            self._engine = engine = server.remote(spec, self.keys, MOST)
+            rows = Model.objects.filter(pk=model.pk)
+            try:
+                self._engine = engine = server.remote(spec, self.keys, MOST)
+            except LoadError as error:
+                rows.server_fails(str(error), error.public)
+                raise
+            rows.server_answers()
             self._meter = Meter(RATE_SECONDS, 0)
             self.loaded_at = timezone.now()
         return engine
@@ -92,6 +100,25 @@ class RemoteLane(Lane):
             self.run(work)
         self.show(WorkerState.IDLE)
 
+    def keep_state(self) -> None:
+        """Keep of the model whether its servers answer, as its requests show while it runs."""
+        pool = self._engine.pool if self._engine else None
+        if pool is None or self.state != WorkerState.RUNNING:
+            return
+        rows = Model.objects.filter(name=self.name)
+        if pool.is_lost:
+            each = "; ".join(f"{one.url}: {one.why}" for one in pool.reading())
+            rows.server_fails(
+                f"the server cannot be reached ({each}). Check that it runs, and that its URL is right.",
+                f"the model's server cannot be reached ({pool.why})",
+            )
+        elif pool.answered != self._answered:
+            self._answered = pool.answered
+            if pool.refusal:
+                rows.server_fails(pool.refusal, pool.refusal)
+            else:
+                rows.server_answers()
+
     def reading(self) -> dict[str, Any]:
         """What it does, as it is kept in the worker's row."""
         pool = self._engine.pool if self._engine else None
@@ -102,6 +129,8 @@ class RemoteLane(Lane):
             "model": self.name,
             "state": "waiting" if why else self.state.value,
             "why": why,
+            "detail": "",
+            "since": None,
             "activity": self.activity,
             "window": pool.size if pool else 0,
             "in_flight": sum(one["in_flight"] for one in addresses),
@@ -126,6 +155,7 @@ class Lanes:
         self._again: set[str] = set()  # lanes for which somebody has looked since their last look
         self._lock = threading.Lock()
         self._shown: list[dict[str, Any]] = []
+        self._failed: dict[str, Model] = {}  # by name, those whose servers failed when they were asked last
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -167,8 +197,11 @@ class Lanes:
 
     def look(self) -> None:
         """Start a lane for each remote model that has work; the most urgent first, if there are many."""
-        models = set(Model.objects.filter(kind=EngineKind.REMOTE).values_list("name", flat=True))
-        if not models or not self.worker.is_eldest():
+        rows = Model.objects.filter(kind=EngineKind.REMOTE).only("name", *NO_FAILURE)
+        models = {row.name: row for row in rows}
+        runs_here = bool(models) and self.worker.is_eldest()
+        self._failed = {name: row for name, row in models.items() if runs_here and row.server_failed_at}
+        if not runs_here:
             return
         found: list[tuple[int, float, RemoteLane]] = []
         for name in models:
@@ -215,7 +248,21 @@ class Lanes:
         for name, lane in list(self.lanes.items()):
             if name not in self._threads and now - lane.idle_since > KEPT_SECONDS and not lane.held:
                 del self.lanes[name]
-        readings = [lane.reading() for _, lane in sorted(self.lanes.items())]
+            else:
+                lane.keep_state()
+        names = [*sorted(self.lanes), *sorted(self._failed.keys() - self.lanes)][:MOST_SHOWN]
+        readings = [self._reading(name) for name in names]
         if readings != self._shown:
             self.worker.set(lanes=readings)
             self._shown = readings
+
+    def _reading(self, name: str) -> dict[str, Any]:
+        """What a lane does. One that runs nothing, and whose model's server failed when it was asked last, says so."""
+        lane = self.lanes.get(name) or RemoteLane(name, self.worker, self.keys)
+        reading, failed = lane.reading(), self._failed.get(name)
+        if failed is None or failed.server_failed_at is None:
+            return reading
+        reading["since"] = int(failed.server_failed_at.timestamp())
+        if lane.state == WorkerState.IDLE:
+            reading |= {"state": "failed", "why": failed.server_failure_public, "detail": failed.server_failure}
+        return reading

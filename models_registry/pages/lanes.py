@@ -1,6 +1,7 @@
 """The lanes of remote models, as the pages of the queue and of the system show them."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any
 
 from models_registry.models import Worker
@@ -17,7 +18,10 @@ def lanes(workers: Iterable[Worker], viewer: Viewer) -> Part:
 
 
 def _row(place: int, lane: dict[str, Any], for_operator: bool) -> Part:
-    addresses = lane["addresses"]
+    """A lane of an earlier version has no `since` and no `detail`."""
+    addresses, since = lane["addresses"], lane.get("since")
     counts = {"of": len(addresses), "open": sum(one["state"] == "open" for one in addresses)}
-    context = lane | counts | {"addresses": addresses if for_operator else []}
+    said = (lane.get("detail") if for_operator else "") or lane["why"] or lane["activity"]
+    context = lane | counts | {"addresses": addresses if for_operator else [], "said": said}
+    context["failed_at"] = datetime.fromtimestamp(since, UTC) if since and lane["state"] == "failed" else None
     return Part(f"lane-{place}", "system/_lane.html", context)

@@ -21,6 +21,7 @@ from vbs.configuration import runtime
 from vbs.openai import ids
 from vbs.openai.errors import ApiError, InvalidRequest, NotFound, Unavailable
 from vbs.outgoing.addresses import origin
+from vbs.places import PROGRAM
 from vbs.timed_cache import Kept
 
 FRESH_SECONDS = 1.0  # for which an engine that was found is not looked for again
@@ -176,11 +177,25 @@ class Availability:
             return False, "This server answers no requests directly (VBS_INTERACTIVE is off)."
         if not_ready(model):
             return False, "The model is not ready."
-        remote = (model.base or model).kind == EngineKind.REMOTE
-        if remote or any(has(worker, model) for worker in self.workers):
+        engine = model.base or model
+        if engine.kind == EngineKind.REMOTE:
+            return engine.server_state != "failed", server_words(engine)
+        if any(has(worker, model) for worker in self.workers):
             return True, None
         if any(is_loading(worker, model) for worker in self.workers):
             return self.mode == SWAP, "It is being loaded now."
         if self.mode == SWAP:
             return True, "It is not loaded now: a request has it loaded first."
         return False, "It is not loaded now."
+
+
+def server_words(model: Model) -> str | None:
+    """What there is to say about the server of a remote model, as it was when it was asked last."""
+    match model.server_state:
+        case "unchecked":
+            return "Its server has not been asked yet."
+        case "failed":
+            why = model.server_failure_public.removesuffix(".")
+            again = f"'{PROGRAM} model test {model.name}' asks it again, as every request does."
+            return f"{why[:1].upper()}{why[1:]}. {again}"
+    return None

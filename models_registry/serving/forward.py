@@ -34,6 +34,9 @@ MOST_ERROR = 2**20  # bytes of an engine's error
 CLIENT_CLOSED = 499  # in the log only, as the access log has it
 EVENTS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", "x-accel-buffering": "no"}
 LOST = (aiohttp.ClientError, OSError)  # what an engine that is gone looks like
+CHECK = "Check that it runs, and that its URL is right."
+NOT_REACHED = "the model's server cannot be reached (it does not answer)"
+NOT_ALLOWED = "the model's server is not asked, because its address is not allowed"
 
 in_flight = OpenStreams()  # by project
 
@@ -151,12 +154,16 @@ class Forwarded(LaterAnswer):
                         raise
         except AddressError as error:
             log.warning("The request was not sent: %s", error)
+            ledger.server_failed(served.name, f"the server is not asked: {error}", NOT_ALLOWED)
             raise BadGateway("The request was not sent, because the model's server has no public address.") from error
         except AnswerTooLong as error:
             most = settings.VBS_MAX_ANSWER_MB
             raise BadGateway(f"The answer has more than {most} MB (VBS_MAX_ANSWER_MB).") from error
         except LOST as error:
             log.warning("The engine of %s is lost: %s", served.name, error or type(error).__name__)
+            if served.is_remote and not self.started:
+                why = f"the server cannot be reached ({error or type(error).__name__}). {CHECK}"
+                ledger.server_failed(served.name, why, NOT_REACHED)
             raise _lost(served, self.started) from error
 
     async def _send(
@@ -171,17 +178,19 @@ class Forwarded(LaterAnswer):
             try:
                 if response.status in PATIENCE and not is_last:
                     raise _Elsewhere
-                await self._pass_on(response, served, send)
+                await self._pass_on(response, served, address, send)
             except BaseException:
                 response.close()  # the engine stops its work on the request when the connection is gone
                 raise
 
-    async def _pass_on(self, response: aiohttp.ClientResponse, served: Served, send: Send) -> None:
+    async def _pass_on(self, response: aiohttp.ClientResponse, served: Served, address: Address, send: Send) -> None:
         asked, most = self.asked, settings.VBS_MAX_ANSWER_MB * 2**20
+        if served.is_remote:
+            _keep_state(served, address, response.status)
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise BadGateway("The answer of the model's server is compressed, which it was asked not to be.")
         if not 200 <= response.status < 300:
-            raise await _refusal(response, served, asked.name)
+            raise await _refusal(response, served, address, asked.name)
         if response.content_type != "text/event-stream":
             content, asked.usage = answers.whole(await _read(response, most), served.served_name, asked.name)
             await self._whole(response.status, content, {}, send)
@@ -215,13 +224,24 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     return bytes(content)
 
 
-async def _refusal(response: aiohttp.ClientResponse, served: Served, name: str) -> ApiError:
+def _keep_state(served: Served, address: Address, status: int) -> None:
+    """Keep whether the server of a remote model is there for us, as this status shows."""
+    if status == 401:
+        words = error_bodies.key_refused(status, sent=bool(address.key))
+        ledger.server_failed(served.name, f"{address.url}: {words}", words)
+    elif status < 300 or 400 <= status < 500:
+        ledger.server_answered(served.name)
+
+
+async def _refusal(response: aiohttp.ClientResponse, served: Served, address: Address, name: str) -> ApiError:
     """What the engine says, as our error, with this name of the model. The client cannot help it that a remote server
     refuses our key, or leads elsewhere."""
     status = response.status
-    if served.is_remote and (status in (401, 403) or status < 400):
-        what = "a redirect, which is not followed" if status < 400 else "it wants another key"
-        return BadGateway(f"The model's server answers {status}: {what}.")
+    if served.is_remote and status in (401, 403):
+        words = error_bodies.key_refused(status, sent=bool(address.key))
+        return BadGateway(f"{words[0].upper()}{words[1:]}.")
+    if served.is_remote and status < 400:
+        return BadGateway(f"The model's server answers {status}: a redirect, which is not followed.")
     found = error_bodies.parsed(await _read(response, MOST_ERROR))
     code, message = error_bodies.refusal(status, found)
     error = found.get("error") if isinstance(found, dict) else None

@@ -1,6 +1,7 @@
 """What interactive requests took, by project, model and hour: counted in memory, and written every few seconds.
 
-The same writes say of each worker when its engine was asked last, so that its batches leave places free.
+The same writes say of each worker when its engine was asked last, so that its batches leave places free, and of each
+remote model whether its server answered then.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from models_registry.models import InteractiveUsage, Worker
+from models_registry.models import InteractiveUsage, Model, Worker
 from vbs.accounts.models import Project
 from vbs.database.outages import DATABASE_ERRORS
 
@@ -46,6 +47,7 @@ class Ledger:
         self._sums: dict[_Key, _Sums] = {}
         self._running: Counter[uuid.UUID] = Counter()  # requests of each worker's engine
         self._asked: set[uuid.UUID] = set()  # since the last write
+        self._servers: dict[str, tuple[str, str] | None] = {}  # by remote model: why its server has failed, or None
         self._writing: asyncio.Task[None] | None = None
 
     def began(self, worker: uuid.UUID | None) -> None:
@@ -73,6 +75,16 @@ class Ledger:
             sums.add(_Sums(1, int(failed), input_tokens, output_tokens))
         self._wake()
 
+    def server_answered(self, model: str) -> None:
+        """The server of this remote model has answered."""
+        with self._lock:
+            self._servers[model] = None
+
+    def server_failed(self, model: str, why: str, public: str) -> None:
+        """It has failed. public: why, in words that everybody may read."""
+        with self._lock:
+            self._servers[model] = why, public
+
     def _wake(self) -> None:
         if self._writing is None or self._writing.done() or self._writing.get_loop() is not asyncio.get_running_loop():
             self._writing = asyncio.create_task(self._write_for_a_while())
@@ -83,7 +95,7 @@ class Ledger:
             await asyncio.to_thread(self.write_and_close)
             await asyncio.sleep(WRITE_SECONDS)
             with self._lock:
-                if not (self._sums or self._asked or +self._running):
+                if not (self._sums or self._asked or self._servers or +self._running):
                     return
 
     def write_and_close(self) -> None:
@@ -99,9 +111,16 @@ class Ledger:
             sums, self._sums = self._sums, {}
             self._running = +self._running
             asked, self._asked = self._asked | set(self._running), set()
+            servers, self._servers = self._servers, {}
         try:
             if asked:
                 Worker.objects.filter(pk__in=asked).update(asked_at=Now())
+            for name, failure in servers.items():
+                rows = Model.objects.filter(name=name)
+                if failure:
+                    rows.server_fails(*failure)
+                else:
+                    rows.server_answers()
             if sums:
                 _add(sums)
         except DATABASE_ERRORS as error:
@@ -110,6 +129,7 @@ class Ledger:
                 for key, one in sums.items():
                     self._sums.setdefault(key, _Sums()).add(one)
                 self._asked |= asked
+                self._servers = servers | self._servers
 
 
 ledger = Ledger()

@@ -179,6 +179,16 @@ class InteractiveState(TypedDict):
     reason: str | None
 
 
+class ServerObject(TypedDict):
+    """What was true when the server of a remote model was asked last. state: unchecked until it is asked, then ready or
+    failed. failed_at: since when it fails. reason: why; only an operator sees the address."""
+
+    state: str
+    asked_at: int | None
+    failed_at: int | None
+    reason: str | None
+
+
 class ModelObject(TypedDict):
     id: str
     object: Literal["model"]
@@ -191,6 +201,7 @@ class ModelObject(TypedDict):
     size_bytes: int | None
     loaded: bool
     interactive: InteractiveState
+    server: ServerObject | None
     aliases: list[str]
     parent: str | None
     reason: str | None
@@ -224,12 +235,14 @@ class LaneAddress(TypedDict):
 
 
 class LaneObject(TypedDict):
-    """A remote model that a worker runs beside its engine. state: running, loading, waiting (`why` says for what) or
-    idle. window: how many requests it gets at once. addresses: for operators only."""
+    """A remote model that a worker runs beside its engine. state: running, loading, waiting (`why` says for what),
+    failed (its server did when it was asked last: `why`, and `since` when) or idle. window: how many requests it gets
+    at once. addresses: for operators only."""
 
     model: str
     state: str
     why: str | None
+    since: int | None
     activity: str
     window: int
     in_flight: int

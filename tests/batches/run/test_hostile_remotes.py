@@ -223,3 +223,16 @@ def test_false_usage_spoils_neither_the_sums_nor_the_speed(far, hostile, submitt
     assert (batch.input_tokens, batch.output_tokens) == (7, 3)
     measured = Measurement.objects.get(model=far, kind="batch")
     assert (measured.input_tokens, measured.output_tokens) == (7, 3)
+
+
+@pytest.mark.parametrize("key, words", [
+    ("k", "The model's server answers 401: check the key in VBS_REMOTE_KEY."),
+    ("", "The model's server answers 401 and got no key: set VBS_REMOTE_KEY, and name its address in "
+         "VBS_REMOTE_ORIGINS."),
+])  # fmt: skip
+def test_a_line_for_which_our_key_is_refused_names_the_settings_that_help(
+    far, hostile, submitted, lane, close, key, words
+):
+    lane("far", keys={hostile.root: key})
+    odd = http(b'{"error": {"message": "Bad key."}}', status="401 Unauthorized")
+    assert run(hostile, odd, submitted, lane, close)["error"]["message"] == f"Bad key. {words}"

@@ -166,3 +166,15 @@ def test_a_slow_list_of_models(hostile, monkeypatch):
     with pytest.raises(LoadError, match=r"too long in all|timed out"):
         server.remote(engine(hostile.url).spec, {}, 4)
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("key, words", [
+    ("k", "check the key in VBS_REMOTE_KEY"),
+    ("", "set VBS_REMOTE_KEY, and name its address in VBS_REMOTE_ORIGINS"),
+])  # fmt: skip
+def test_who_refuses_our_key_is_told_with_the_settings_that_help(hostile, key, words):
+    hostile.answers["*"] = http(b"{}", status="403 Forbidden")
+    with pytest.raises(LoadError, match="VBS_REMOTE_KEY") as refused:
+        server.remote(EngineSpec("far", hostile.url, kind=EngineKind.REMOTE, private=True), {hostile.root: key}, 4)
+    assert "the model's server answers 403" in refused.value.public and words in refused.value.public
+    assert str(hostile.port) in str(refused.value) and str(hostile.port) not in refused.value.public

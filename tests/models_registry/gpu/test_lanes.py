@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import uuid
 from datetime import timedelta
 
@@ -14,6 +15,7 @@ from batches.queue import pauses
 from batches.run import claims
 from batches.run.workload import BatchesWorkload
 from models_registry.catalog import add
+from models_registry.engine import server
 from models_registry.gpu import health, lanes, operations
 from models_registry.gpu.lanes import Lanes
 from models_registry.gpu.operation_kinds import OperationsWorkload
@@ -221,6 +223,48 @@ def test_what_the_lanes_do_is_in_the_worker_s_row(submitted, gpu, attended, monk
         assert shown["addresses"][0]["url"] == far and shown["window"] >= shown["in_flight"] > 0
         until(lambda: status_of(batch) == "finalizing")
         until(lambda: Worker.objects.get(pk=gpu.worker.pk).lanes == [])
+
+
+def test_a_lane_whose_server_fails_says_so_since_when_and_why(submitted, gpu, attended, monkeypatch):
+    """Also when it has nothing to do any more, until the server is known to answer again."""
+    monkeypatch.setattr(server, "REACH_ATTEMPTS", 1)
+    monkeypatch.setattr(lanes, "KEPT_SECONDS", 0.1)
+    monkeypatch.setattr(lanes, "LOOK_SECONDS", 0.2)
+    assert add.add("far", "http://127.0.0.1:9/v1").server_state == "unchecked"
+
+    def shown():
+        found = Worker.objects.get(pk=gpu.worker.pk).lanes
+        return found[0] if found else {"state": ""}
+
+    submitted(lines("far", 2))
+    wake("gpu")
+    until(lambda: shown()["state"] == "failed")
+    time.sleep(3 * lanes.KEPT_SECONDS)
+    lane = shown()
+    assert (lane["model"], lane["state"], lane["addresses"]) == ("far", "failed", [])
+    assert "cannot be reached" in lane["why"] and "127.0.0.1" not in lane["why"] and "127.0.0.1:9" in lane["detail"]
+    assert lane["since"] == int(Model.objects.get().server_failed_at.timestamp())
+    assert not Worker.objects.loaded()
+    Model.objects.all().server_answers()
+    until(lambda: shown()["state"] == "")
+
+
+def test_a_lane_whose_servers_are_lost_while_it_runs_says_so(submitted, gpu, attended, monkeypatch):
+    monkeypatch.setattr(lanes, "LOOK_SECONDS", 0.2)
+    with scripted("--latency-ms", "100", "--max-num-seqs", "4") as (process, far):
+        model = add.add("far", far)
+        batch = submitted(lines("far", 400))
+        wake("gpu")
+        until(lambda: fresh(batch).completed)
+        until(lambda: Model.objects.get(pk=model.pk).server_state == "ready")
+        process.kill()
+        until(lambda: Model.objects.get(pk=model.pk).server_state == "failed")
+        until(lambda: Worker.objects.get(pk=gpu.worker.pk).lanes[0]["since"])
+        lane = Worker.objects.get(pk=gpu.worker.pk).lanes[0]
+        assert lane["state"] == "waiting" and "connection was lost" in lane["why"]
+        assert far in Model.objects.get(pk=model.pk).server_failure
+        assert far not in Model.objects.get(pk=model.pk).server_failure_public
+        fresh(batch).request_cancel()
 
 
 def test_only_the_eldest_worker_runs_lanes(submitted, gpu, attended):

@@ -105,6 +105,19 @@ def test_the_remote_models_that_run(operator, viewer):
     assert "Remote models" not in operator.get("/queue/").content.decode()
 
 
+def test_a_failed_remote_model_says_since_when_and_why_and_where_to_operators_alone(operator, viewer):
+    lane = {"model": "far", "state": "failed", "why": "it cannot be reached", "detail": "http://far.lan is away"}
+    lane |= {"activity": "", "since": 1_767_225_600, "window": 0, "in_flight": 0, "requests_per_second": 0}
+    Worker.objects.create(cluster="gpu", hostname="box", pid=1, lanes=[lane | {"addresses": []}])
+    for page in ("/system/", "/queue/"):
+        whole, main = (client.get(page).content.decode() for client in (operator, viewer))
+        for shown in (whole, main):
+            assert '<span class="state failed">failed</span>' in shown and "2026-01-01 00:00:00 UTC" in shown
+            assert "0 of 0" not in shown
+        assert "http://far.lan is away" in whole
+        assert "it cannot be reached" in main and "far.lan" not in main
+
+
 def test_workers_and_health(viewer):
     device = {"memory_used": 3 * 2**30, "memory_total": 4 * 2**30, "utilization": 7, "temperature": 55}
     worker(model_name="tiny", engine_pid=4711, state="running", activity=f"Running {BAD}", health={"devices": [device]})

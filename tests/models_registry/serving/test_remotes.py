@@ -1,12 +1,14 @@
 """Interactive requests to remote models: their servers are strangers, and get nothing that is not for them."""
 
 import json
+import time
 
 import pytest
 
+from models_registry.api import wire
 from models_registry.catalog import add
 from models_registry.models import Model
-from models_registry.serving import engines
+from models_registry.serving import engines, forward
 from tests.hostile import http
 from tests.models_registry.serving.conftest import chat
 from tests.models_registry.serving.test_forward import CHAT, error_of
@@ -45,7 +47,7 @@ def test_a_server_that_is_not_named_gets_no_key(web, far, hostile, settings):
     "odd, status, code, words",
     [
         (http(b"", "Location: http://127.0.0.1:9/v1", status="307 Temporary Redirect"), 502, "bad_gateway", "redirect"),
-        (http(b'{"error": "no"}', status="401 Unauthorized"), 502, "bad_gateway", "another key"),
+        (http(b'{"error": "no"}', status="401 Unauthorized"), 502, "bad_gateway", "set VBS_REMOTE_KEY, and name its"),
         (
             http(b'{"error": {"message": "too long", "code": "x_y", "param": "p"}}', status="400 Bad"),
             400,
@@ -91,3 +93,48 @@ def test_a_stream_that_does_not_end_an_event(web, far, hostile, settings):
     hostile.answers["*"] = http(b"data: " + b"x" * 2_000_000, kind="text/event-stream")
     answer = web.ask(CHAT, chat(model="far", stream=True))
     assert answer.events()[-1]["error"]["code"] == "bad_gateway"
+
+
+def told(model="far"):
+    """What `GET /v1/models` says of a remote model, to everybody and to an operator."""
+    row, available = Model.objects.get(name=model), engines.Availability()
+    return [wire.model_object(row, set(), availability=available, for_operator=one) for one in (False, True)]
+
+
+def test_whether_its_server_answered_is_kept_and_told(web, far, hostile, settings):
+    """As it was when somebody asked last: nothing is known before that."""
+    for shown in told():
+        assert shown["server"] == {"state": "unchecked", "asked_at": None, "failed_at": None, "reason": None}
+        assert shown["interactive"] == {"available": True, "reason": "Its server has not been asked yet."}
+    hostile.answers["*"] = http(b'{"error": "no"}', status="401 Unauthorized")
+    settings.VBS_REMOTE_KEY, settings.VBS_REMOTE_ORIGINS = "far-key", [hostile.root]
+    refused = error_of(web.ask(CHAT, chat(model="far")), 502, "bad_gateway")
+    assert "check the key in VBS_REMOTE_KEY" in refused["message"]
+    forward.ledger.write()
+    everybody, operator = told()
+    assert everybody["server"]["state"] == operator["server"]["state"] == "failed" and not everybody["loaded"]
+    since = everybody["server"]["failed_at"]
+    assert since == everybody["server"]["asked_at"] and abs(since - time.time()) < 60
+    assert str(hostile.port) in operator["server"]["reason"] and str(hostile.port) not in str(everybody)
+    assert not everybody["interactive"]["available"] and "VBS_REMOTE_KEY" in everybody["interactive"]["reason"]
+    Model.objects.update(source="http://127.0.0.1:9/v1")
+    engines.forget()
+    error_of(web.ask(CHAT, chat(model="far")), 503, "engine_unavailable")
+    forward.ledger.write()
+    assert "cannot be reached" in told()[0]["server"]["reason"] and told()[0]["server"]["failed_at"] == since
+    Model.objects.update(source=hostile.url)
+    engines.forget()
+    hostile.answers["*"] = http(json.dumps(GOOD).encode())
+    assert web.ask(CHAT, chat(model="far")).status == 200
+    forward.ledger.write()
+    [shown, _] = told()
+    assert shown["server"] | {"asked_at": 0} == {"state": "ready", "asked_at": 0, "failed_at": None, "reason": None}
+    assert shown["interactive"] == {"available": True, "reason": None}
+    changed = add.edit(Model.objects.get(name="far"), on_server=False, pool=["http://127.0.0.1:9/v1"])
+    assert changed.server_state == "unchecked"
+
+
+def test_of_what_is_no_remote_no_server_is_told(db):
+    Model.objects.create(name="here", kind="scripted")
+    Model.objects.all().server_fails("no", "no")
+    assert told("here")[0]["server"] is None
