@@ -6,6 +6,7 @@ from django.db.models import Q
 
 from batches.models import CLOSING, RUNNABLE, Batch, BatchStatus
 from batches.queue import snapshot
+from models_registry.models import Operation
 from vbs.leases import HELD, UNHELD
 
 VALIDATING = "validating"  # its lines are read and checked
@@ -29,9 +30,18 @@ def of(batch: Batch) -> str | None:
     if batch.status == BatchStatus.VALIDATING:  # its first request is not sent yet
         return LOADING
     # With several models, or after its engine has died, a model is loaded between its requests.
+    return LOADING if not batch.in_flight and _loads(batch.leased_by) else RUNNING
+
+
+def of_operation(operation: Operation | None) -> str:
+    """The phase of an operation that runs: loading, or running."""
+    return LOADING if operation and _loads(operation.leased_by) else RUNNING
+
+
+def _loads(worker: UUID | None) -> bool:
+    """Does this worker load a model?"""
     nobody: frozenset[UUID] = frozenset()
-    loads = not batch.in_flight and batch.leased_by in snapshot.read(lambda situation: situation.loading, nobody)
-    return LOADING if loads else RUNNING
+    return worker in snapshot.read(lambda situation: situation.loading, nobody)
 
 
 def word(batch: Batch) -> str:

@@ -1,5 +1,6 @@
 """The API's routes of files, uploads, batches and the queue. Each parses, calls one function, and answers."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from batches.intake import from_table, repair, submit
 from batches.intake.tables.requests import Making
 from batches.models import Batch, BatchEvent, BatchStatus, File, Purpose, Upload
 from batches.queue import entries, forecast, order, pauses, snapshot
+from batches.queue.entries import Entry
 from models_registry.api.wire import gpu_object, worker_object
 from models_registry.models import Worker
 from vbs.accounts.models import Project
@@ -374,15 +376,19 @@ class Queue(APIView):
     def get(self, request: Request) -> Response:
         check_parameters(request.query_params)
         found = list(Worker.objects.all())
-        running, queue = list(Batch.objects.running()[:QUEUE_LINES]), entries.entries(QUEUE_LINES)
+        queue = entries.entries(QUEUE_LINES)
         viewer = Viewer(frozenset(), frozenset({project_of(request).pk}))
         workers = [worker_object(worker, viewer, is_operator(request)) for worker in found]
 
-        shares = entries.shares(running)
-
-        def item(batch: Batch, position: int | None) -> schema.QueueItem:
-            own = batch.project_id == project_of(request).pk
-            return wire.queue_item(batch, position, own, shares.get(batch.pk))
+        def items(of: Iterable[Entry]) -> list[schema.QueueItem]:
+            """The batches among them."""
+            mine = project_of(request).pk
+            places = ((one.batch, 0 if one.running else one.position or None, one.share) for one in of)
+            return [
+                wire.queue_item(batch, place, batch.project_id == mine, share)
+                for batch, place, share in places
+                if batch is not None
+            ]
 
         body: schema.QueueObject = {
             "object": "queue",
@@ -393,9 +399,10 @@ class Queue(APIView):
                 if shown["alive"] and one.cluster == "gpu"
             ],
             "loaded_model": next((one["model"] for one in workers if one["model"] and one["alive"]), None),
-            "running": [item(batch, 0) for batch in running],
-            "waiting": [item(one.batch, one.position or None) for one in queue.waiting if one.batch],
-            "waiting_total": Batch.objects.waiting().count(),
+            "running": items(queue.running),
+            "waiting": items(queue.waiting),
+            "waiting_total": queue.waiting_total - queue.operations,
+            "validating_total": queue.reading,
             "paused": wire.pause_object(pauses.current()),
         }
         return Response(body)

@@ -67,12 +67,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Entries:
-    """waiting_total: how many wait, also beyond those in `waiting`. more: how many those are. reading: batches whose
-    lines are still being read."""
+    """waiting_total: how many wait, also beyond those in `waiting`. operations: how many of these are no batches. more:
+    how many are not in `waiting`. reading: batches whose lines are still being read."""
 
     running: tuple[Entry, ...]
     waiting: tuple[Entry, ...]
     waiting_total: int
+    operations: int
     reading: int
 
     @property
@@ -90,7 +91,7 @@ def entries(most: int) -> Entries:
     running = [Entry(row, plan.get(row.pk, NOTHING), share=parts.get(row.pk)) for row in taken]
     running += [Entry(row) for row in asked.values() if row.state == OperationState.RUNNING]
 
-    waiting = Batch.objects.waiting().select_related("project")
+    waiting = Batch.objects.waiting().exclude(pk__in=[row.pk for row in taken]).select_related("project")
     ids = [turn.id for turn in placements]
     first: dict[str, Batch | Operation] = {row.pk: row for row in waiting.filter(pk__in=ids[:most])}
     first |= {pk: row for pk, row in asked.items() if row.state == OperationState.QUEUED}
@@ -101,7 +102,9 @@ def entries(most: int) -> Entries:
     found += [Entry(row, NOTHING, 0, JUST_COME) for row in new[: most - len(found)]]
     queued = sum(row.state == OperationState.QUEUED for row in asked.values())
     reading = Batch.objects.filter(status=BatchStatus.VALIDATING, validated_at=None).count()
-    return Entries(tuple(running), tuple(found), waiting.count() + queued, reading)
+    # Counted only where there are more, so that it is as many as are listed whatever happens in between.
+    total = len(found) if len(ids) <= most and len(found) < most else max(len(found), waiting.count() + queued)
+    return Entries(tuple(running), tuple(found), total, queued, reading)
 
 
 def shares(running: Iterable[Batch]) -> dict[str, float]:

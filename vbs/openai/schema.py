@@ -298,7 +298,8 @@ class PauseObject(TypedDict):
 
 class QueueObject(TypedDict):
     """`gpu`: what each worker read from its GPU last, with `waiting_because`: why it takes up no work, or null.
-    `paused`: null unless the queue is paused."""
+    `validating_total`: batches whose lines are still being read, and that wait after that. `paused`: null unless the
+    queue is paused."""
 
     object: Literal["queue"]
     workers: list[WorkerObject]
@@ -307,6 +308,7 @@ class QueueObject(TypedDict):
     running: list[QueueItem]
     waiting: list[QueueItem]
     waiting_total: int
+    validating_total: int
     paused: PauseObject | None
 
 

@@ -3,6 +3,7 @@ database."""
 
 import getpass
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -14,6 +15,8 @@ from batches.cli.report import called, duration
 from batches.models import PRIORITIES, Batch
 from batches.queue import pauses
 from batches.queue.entries import Entry, entries
+from models_registry.cli import lanes
+from models_registry.models import Worker
 from vbs.cli.terminal import aligned
 from vbs.logs import one_line
 from vbs.openai.errors import Conflict
@@ -44,23 +47,29 @@ class Command(BaseCommand):
 
     def _show(self, as_json: bool, **_: Any) -> None:
         held, found = pauses.current(), entries(SHOWN)
+        workers = list(Worker.objects.alive().filter(cluster="gpu"))
         if as_json:
             shown: dict[str, Any] = {"paused": wire.pause_object(held), "waiting_total": found.waiting_total}
+            shown |= {"validating_total": found.reading, "lanes": [one for worker in workers for one in _lanes(worker)]}
             shown |= {name: list(map(_object, getattr(found, name))) for name in ("running", "waiting")}
             self.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False))
             return
         if held:
             words = f"paused since {held.began_at:%Y-%m-%d %H:%M:%S} UTC by {held.asked_by or 'somebody'}"
             self.stdout.write(one_line(f"{words}: {held.reason}" if held.reason else words))
+        self.stdout.write(aligned([["lane", "what it does"], *_doing(workers)]))
         rows = list(map(_row, (*found.running, *found.waiting)))
         if rows:
             self.stdout.write(
                 aligned([["", "what", "priority", "requests", "starts", "ends", "why it is there"], *rows])
             )
-        else:
+        elif not found.reading:
             self.stdout.write(f"nothing runs, and nothing waits: '{PROGRAM} batch submit FILE' adds a batch")
         if found.more:
             self.stdout.write(f"and {found.more:,} more")
+        if found.reading:
+            verb = "batch is" if found.reading == 1 else "batches are"
+            self.stdout.write(f"{found.reading:,} {verb} being validated")
 
     def _pause(self, reason: str, **_: Any) -> None:
         if len(reason) > 500:
@@ -95,11 +104,28 @@ def _who() -> str:
         return "manage.py"
 
 
+def _doing(workers: Sequence[Worker]) -> Iterator[list[str]]:
+    """The lanes, the GPU's before those of remote models, with what each does now."""
+    if not workers:
+        yield ["gpu", f"no GPU worker is running: '{PROGRAM} status' says more"]
+    for worker in workers:
+        yield ["gpu" if len(workers) == 1 else str(worker), lanes.of_gpu(worker)]
+        for lane in worker.lanes:
+            yield [lane["model"], lanes.of_remote(lane)]
+
+
+def _lanes(worker: Worker) -> Iterator[dict[str, Any]]:
+    model = worker.model_name or None
+    yield {"worker": str(worker), "remote": False, "model": model, "state": worker.state, "activity": worker.activity}
+    for lane in worker.lanes:
+        yield {"worker": str(worker), "remote": True, **lane}
+
+
 def _row(entry: Entry) -> list[str]:
     requests = f"{entry.batch.pending:,} of {entry.batch.total:,} left" if entry.batch else ""
     if entry.share is not None and entry.batch:
         requests += f", {entry.batch.in_flight or 0:,} in flight ({entry.share:.0%})"
-    word = phase.word(entry.batch) if entry.batch else "running"
+    word = phase.word(entry.batch) if entry.batch else phase.of_operation(entry.operation)
     place = str(entry.position) if entry.position else word if entry.running else "-"
     return [
         place,

@@ -18,6 +18,7 @@ from batches.cli.report import called, duration
 from batches.models import Batch
 from batches.queue import entries, pauses
 from models_registry import workloads
+from models_registry.cli import lanes
 from models_registry.gpu import control
 from models_registry.models import STALE, Worker
 from vbs.cli import access
@@ -205,7 +206,7 @@ def rows(found: Found) -> Iterator[list[str]]:
         if last := (worker["health"].get("losses") or {}).get("last"):
             yield ["  lost", f"the idle engine of {last['model']}: {last['how']}"]
         for lane in worker["lanes"] if worker["alive"] else ():
-            yield _lane(lane)
+            yield ["  lane", f"{lane['model']}: {lanes.of_remote(lane)}"]
     for engine in found["engines"]:
         state = {True: "alive", False: "ENDED", None: "not of this machine"}[engine["alive"]]
         pid = f"pid {engine['pid']}, " if engine["pid"] else ""
@@ -218,14 +219,6 @@ def rows(found: Found) -> Iterator[list[str]]:
         yield ["queue", f"{queue['running_total']:,} running, {queue['waiting_total']:,} waiting{held}"]
         for batch in queue["running"] + queue["waiting"]:
             yield _queued(batch)
-
-
-def _lane(lane: Found) -> list[str]:
-    """A remote model, and which of its addresses get no requests."""
-    away = [one for one in lane["addresses"] if one["state"] != "open"]
-    shut = "; ".join(f"{one['url']} {one['state']}: {one['why']}" for one in away)
-    did = f"{lane['in_flight']:,} of {lane['window']:,} in flight, {lane['requests_per_second']:,g} requests/s"
-    return ["  lane", f"{lane['model']}: {lane['why'] or lane['state']}, {did}" + (f" ({shut})" if shut else "")]
 
 
 def _queued(batch: Found) -> list[str]:

@@ -42,7 +42,7 @@ PAGE = Page(build=build, topics=lambda: ("batches", "models", "workers"))
 
 def _run(entry: Entry, viewer: Viewer, place: int) -> Part:
     name, context = _item(entry, viewer, f"run-{place}")
-    context["state"] = phase.word(entry.batch) if entry.batch else phase.RUNNING
+    context["state"] = phase.word(entry.batch) if entry.batch else phase.of_operation(entry.operation)
     return Part(name, "batches/queue/_run.html", context, _progress(name, entry, context["own"]))
 
 

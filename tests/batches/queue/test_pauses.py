@@ -13,7 +13,7 @@ from batches.queue import pauses
 from batches.run import engine_run
 from batches.run.workload import BatchesWorkload
 from models_registry.gpu import operations
-from models_registry.models import OperationState
+from models_registry.models import OperationState, Worker
 from tests.engines import fresh, line, sent, text_of, until
 
 
@@ -143,3 +143,33 @@ def test_by_command(add_model, submitted, capsys):
     Batch.objects.update(status=BatchStatus.COMPLETED)
     with pytest.raises(CommandError, match="completed"):
         call_command("queue", "priority", low.pk, "5")
+
+
+def test_the_command_says_what_each_lane_does(queued, capsys):
+    call_command("queue", "show")
+    shown = capsys.readouterr().out
+    assert "no GPU worker is running" in shown and "nothing runs, and nothing waits" in shown
+    lane = {"model": "far", "state": "failed", "why": "it is away", "detail": "http://far is away", "activity": ""}
+    lane |= {"since": time.time() - 120, "window": 0, "in_flight": 0, "requests_per_second": 0, "addresses": []}
+    here = {"model": "near", "state": "running", "window": 16, "in_flight": 9, "requests_per_second": 2.5, "why": ""}
+    here["addresses"] = [{"url": "http://near", "state": "held", "why": "it is busy"}]
+    worker = Worker.objects.create(
+        cluster="gpu", hostname="here", pid=1, state="loading", activity="Loading tiny: loading weights (50 %)",
+        lanes=[lane, here],
+    )  # fmt: skip
+    Batch.objects.filter(pk=queued(("tiny", 1)).pk).update(validated_at=None)
+    call_command("queue", "show")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split(maxsplit=1) == ["gpu", "loading tiny: loading weights (50 %)"]
+    assert lines[2].split(maxsplit=1) == ["far", "failed 2 min ago: http://far is away"]
+    did = "running, 9 of 16 in flight, 2.5 requests/s (http://near held: it is busy)"
+    assert lines[3].split(maxsplit=1) == ["near", did]
+    assert lines[4:] == ["1 batch is being validated"]
+    call_command("queue", "show", "--json")
+    found = json.loads(capsys.readouterr().out)
+    states = [(one["model"], one["state"]) for one in found["lanes"]]
+    assert states == [(None, "loading"), ("far", "failed"), ("near", "running")]
+    assert found["validating_total"] == 1 and not found["waiting"]
+    worker.set(state="idle", activity="", model_name="tiny", lanes=[])
+    call_command("queue", "show")
+    assert "idle, tiny is loaded" in capsys.readouterr().out
