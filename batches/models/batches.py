@@ -111,6 +111,9 @@ class Batch(Leased):
     purged_at = models.DateTimeField(null=True, help_text="When the request rows were deleted")
 
     stumbles = models.PositiveSmallIntegerField(default=0, help_text="Unforeseen errors while it was run")
+    deaths = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="Engine deaths that a pending request of it has seen; the most"
+    )
 
     objects = BatchQuerySet.as_manager()
 

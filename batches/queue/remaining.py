@@ -14,6 +14,8 @@ from models_registry.speed.speeds import Answers
 
 CROWDED = 0.25  # with twice as many in flight an answer takes 2 ** CROWDED as long; see `crowded`
 LUCK = 2.0  # factor by which the last answers may be longer than so few usually are, or end earlier than the longest
+FAR = 10.0  # times what answers have taken, and
+FAR_SECONDS = 60.0  # longer, after which nobody knows when one comes that is in flight
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,16 @@ def left(usual: Answers | None, now: Progress) -> Rest | None:
     if now.oldest <= LUCK * usual.median:  # else one of the long ones is among them
         due = min(due, LUCK * longest(usual, now.in_flight))
     return Rest(0, usual, now.in_flight, max(due, overdue, 0.0))
+
+
+def is_lost(usual: Answers | None, now: Progress) -> bool:
+    """Has a request been in flight for so much longer than answers take that nothing is known of its end?
+
+    usual: as measured. Where the batch's own answers take longer, they count.
+    """
+    own = (now.spent - now.in_flight * now.oldest) / now.answered if now.answered else 0.0
+    known = max(own, usual.most if usual else 0.0)
+    return now.in_flight > 0 and known > 0 and now.oldest > max(FAR * known, known + FAR_SECONDS)
 
 
 def _factor(usual: Answers, now: Progress) -> float:

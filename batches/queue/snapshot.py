@@ -31,6 +31,7 @@ from models_registry.models import OPEN_OPERATIONS, Alias, Model, ModelState, Op
 from models_registry.speed import speeds
 from models_registry.speed.speeds import UNKNOWN, Answers, Speed
 from vbs.configuration import runtime
+from vbs.pages.words import duration
 from vbs.timed_cache import Kept
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,12 @@ SOON_DUE = timedelta(hours=1)  # batches whose deadline comes near within this t
 COUNTED = 250_000  # requests of batches with several models that are counted by model
 FRESH_SECONDS = 2.0  # for which what was worked out is told again
 PAUSED = "The queue is paused."
+SEARCHING = (
+    "Its engine has died at least twice with the same requests in flight. They run again, fewer at once each time, "
+    "until the one that is the cause is found; how long that takes is not known."
+)
 KNOWN = 10  # answers of a batch, after which its requests are taken to have as many tokens
+SEARCHED = 2  # deaths of engines that a request has seen, from which on it is not known how many more there are
 NOTHING = Answers(0.0, 0.0, 0.0, 1)
 
 
@@ -158,6 +164,8 @@ class QueueSnapshot:
                 self._part(name, counts[index], unlimited, batch if self._models.engine(name) == loaded else None)
                 for index, name in runs.items()
             ]
+            if batch.deaths >= SEARCHED:
+                parts = [replace(part, rest=None, why=SEARCHING) for part in parts]
             measured = min((self._models.speed(name).measurements for name in runs.values()), default=0)
         if fetched or not parts:
             self.forecasts[batch.pk] = replace(blank, why=why, fetching=bool(fetched))
@@ -296,7 +304,11 @@ class _Models:
         if usual := speed.usual(max(1, round(at_once)), unlimited):
             usual = remaining.crowded(usual, max(at_once, 1))
         if running and running.status == BatchStatus.IN_PROGRESS and running.in_progress_at:
-            rest = remaining.left(usual, _progress(running, requests))
+            progress = _progress(running, requests)
+            if remaining.is_lost(usual, progress):
+                why = f"A request has been in flight for {duration(progress.oldest)}, far longer than answers take."
+                return Segment(engine, requests, None, why, lane=lane)
+            rest = remaining.left(usual, progress)
         else:
             rest = None if usual is None else Rest(requests, usual)
         if rest is None and requests:

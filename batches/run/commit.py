@@ -13,8 +13,8 @@ from typing import Any
 import psycopg
 from django.conf import settings
 from django.db import DataError, connection, transaction
-from django.db.models import F
-from django.db.models.functions import Now
+from django.db.models import F, Max
+from django.db.models.functions import Greatest, Now
 
 from batches.models import CLOSING, RUNNABLE, Batch, BatchRequest, LeaseLost, RequestState, expiry
 from batches.models.requests import add_failed, adding
@@ -104,8 +104,8 @@ WITH answer AS (
 ), pace AS (
     SELECT * FROM unnest(
         %(paced)s::text[], %(requests_per_second)s::float[], %(tokens_per_second)s::float[], %(oldest)s::interval[],
-        %(in_flight)s::integer[], %(latest)s::interval[], %(spent)s::float[]
-    ) AS pace (batch, requests_per_second, tokens_per_second, oldest, in_flight, latest, spent)
+        %(in_flight)s::integer[], %(latest)s::interval[], %(spent)s::float[], %(deaths)s::smallint[]
+    ) AS pace (batch, requests_per_second, tokens_per_second, oldest, in_flight, latest, spent, deaths)
 )
 UPDATE {BATCHES} batch
 SET completed = batch.completed + coalesce(sums.completed, 0), failed = batch.failed + coalesce(sums.failed, 0),
@@ -117,6 +117,7 @@ SET completed = batch.completed + coalesce(sums.completed, 0), failed = batch.fa
     oldest_sent_at = now() - pace.oldest, in_flight = pace.in_flight,
     last_sent_at = coalesce(now() - pace.latest, batch.last_sent_at),
     in_flight_seconds = batch.in_flight_seconds + pace.spent,
+    deaths = coalesce(pace.deaths, batch.deaths),
     leased_until = now() + %(lease)s
 FROM pace LEFT JOIN sums USING (batch) WHERE batch.id = pace.batch
 """  # noqa: S608  (table names only)
@@ -182,7 +183,7 @@ def _values(entries: Sequence[Entry]) -> dict[str, Any]:
     values["state"] = [int(state) for state in values["state"]]
     values["batch"] = [entry.batch_id for entry in entries for _ in entry.outcomes]
     values["paced"] = [entry.batch_id for entry in entries]
-    for name in ("requests_per_second", "tokens_per_second", "in_flight", "spent"):
+    for name in ("requests_per_second", "tokens_per_second", "in_flight", "spent", "deaths"):
         values[name] = [getattr(entry.pace, name) for entry in entries]
     for name in ("oldest", "latest"):
         ages = [getattr(entry.pace, name) for entry in entries]
@@ -219,7 +220,10 @@ def mark_crashed(batch_id: str, worker: uuid.UUID, ids: Sequence[int]) -> None:
     """Count an engine's death for these requests, which were in flight then."""
     with transaction.atomic():
         _hold(batch_id, worker)
-        BatchRequest.objects.filter(pk__in=ids, state=RequestState.PENDING).update(crashes=F("crashes") + 1)
+        rows = BatchRequest.objects.filter(pk__in=ids, state=RequestState.PENDING)
+        if rows.update(crashes=F("crashes") + 1):
+            most = rows.aggregate(most=Max("crashes"))["most"]
+            Batch.objects.filter(pk=batch_id).update(deaths=Greatest("deaths", most))
 
 
 def fail_model(batch_id: str, worker: uuid.UUID, model_index: int | None, code: str, message: str) -> int:

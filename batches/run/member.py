@@ -174,6 +174,14 @@ class Member:
         """Have all requests been sent and answered?"""
         return not (self.ready or self._unread or self.suspects or self.in_flight)
 
+    @property
+    def _deaths(self) -> int | None:
+        """How many deaths of engines its pending requests have seen, the most; None before its first page is read. What
+        was ever sent comes before what was not, so later pages have none that has seen one."""
+        if self._unread and not self.ready:
+            return None
+        return max([*self.suspects, *(sent.level for sent in self.in_flight.values())], default=0)
+
     # What is in flight, and what came of it
 
     def send(self, segment: Segment, row: Pending, level: int, tally: Tally) -> Sent:
@@ -226,5 +234,6 @@ class Member:
         self.renewed = now = time.monotonic()
         oldest = next(iter(self.in_flight.values()), None)
         assert self.rates
-        pace = self.rates.read(None if oldest is None else now - oldest.at, self._sent, len(self.in_flight))
+        age = None if oldest is None else now - oldest.at
+        pace = self.rates.read(age, self._sent, len(self.in_flight), self._deaths)
         return Entry(self.batch.pk, taken, pace)

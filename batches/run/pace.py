@@ -15,7 +15,8 @@ RATE_SECONDS = 30.0  # over which the rates are measured
 class Pace:
     """oldest: seconds since the oldest of the requests in flight was sent. in_flight: how many these are, with those
     whose answers are not committed yet. latest: seconds since a request was sent last. Each is None where it is not
-    known. spent: the seconds for which requests were in flight since the pace before this one, summed over them."""
+    known. spent: the seconds for which requests were in flight since the pace before this one, summed over them.
+    deaths: of engines, that one of its pending requests has seen; the most."""
 
     requests_per_second: float | None = None
     tokens_per_second: float | None = None
@@ -23,6 +24,7 @@ class Pace:
     in_flight: int | None = None
     latest: float | None = None
     spent: float = 0.0
+    deaths: int | None = None
 
 
 UNKNOWN = Pace()
@@ -62,7 +64,7 @@ class Rates:
         self._read += made.input_tokens
         self._written += made.output_tokens
 
-    def read(self, oldest: float | None, sent: int, in_flight: int) -> Pace:
+    def read(self, oldest: float | None, sent: int, in_flight: int, deaths: int | None = None) -> Pace:
         """sent: how many requests have been sent so far. in_flight: how many of them have no answer."""
         now = time.monotonic()
         if sent > self._sent:
@@ -72,4 +74,4 @@ class Rates:
         latest = None if self._sent_at is None else now - self._sent_at
         requests, read, written = self._meter.read(self._requests, self._read, self._written)
         known = requests if self._requests >= self._least else None
-        return Pace(known, counted(read, written), oldest, in_flight, latest, spent)
+        return Pace(known, counted(read, written), oldest, in_flight, latest, spent, deaths)

@@ -299,6 +299,7 @@ class Turn:
 
     def _after_death(self, death: EngineDied) -> None:
         """Count the death for the requests in flight. One that was alone, and had seen enough, fails as the cause."""
+        self._looked = 0.0  # the load that follows is shown at once
         by_batch: dict[str, list[Sent]] = {}
         for sent in death.in_flight:
             by_batch.setdefault(sent.member.batch.pk, []).append(sent)

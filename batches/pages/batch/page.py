@@ -120,6 +120,8 @@ def _left(batch: Batch, expected: Forecast) -> Part:
             words = f"took {duration((end - (batch.in_progress_at or batch.created_at)).total_seconds())}"
     elif expected.completion_at and batch.in_progress_at:
         words = f"{_about(expected.completion_at)} left"
+    elif batch.in_progress_at and expected.why:
+        words = "time left not known"
     elif expected.start_at:
         words = f"starts in {_about(expected.start_at)}"
     return Part("left", "batches/detail/_left.html", {"words": words})

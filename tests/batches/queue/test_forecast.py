@@ -230,14 +230,57 @@ def leased(batch, worker, **fields):
 
 
 def test_of_what_runs_what_is_overdue_counts(queued, worker):
+    """Until it is so late that nobody knows: then the time left does not grow for ever."""
     known = model("known", 1.0, 10.0)
     Measurement.objects.filter(model=known).update(latency_p99=5.0)
     worker.set(model_name="known")
     runs = leased(queued(("known", 0), total=1000), worker, completed=999, in_flight=1)
+    behind = queued(("known", 3), priority=-1)
     assert wire.progress(runs)["eta_seconds"] == pytest.approx(2, abs=1)
+    leased(runs, worker, oldest_sent_at=timezone.now() - timedelta(seconds=50))
+    snapshot.forget()
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(45, abs=3)
     leased(runs, worker, oldest_sent_at=timezone.now() - timedelta(minutes=5))
     snapshot.forget()
-    assert wire.progress(runs)["eta_seconds"] == pytest.approx(295, abs=3)
+    shown = wire.batch_object(runs)
+    assert shown["progress"]["eta_seconds"] is None and shown["estimated_completion_at"] is None
+    assert shown["estimate"]["reason"] == "A request has been in flight for 5 min, far longer than answers take."
+    assert "far longer than answers take" in forecast.of(behind).why, "it waits for that"
+
+
+def test_no_end_is_told_while_the_request_that_kills_engines_is_looked_for(queued, worker):
+    model("known", 1.0, 10.0)
+    worker.set(model_name="known")
+    runs = leased(queued(("known", 0), total=100), worker, completed=90, in_flight_seconds=90.0, deaths=1)
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(10, abs=2), "it may have been the engine's own fault"
+    leased(runs, worker, deaths=2)
+    snapshot.forget()
+    shown = wire.batch_object(runs)
+    assert shown["progress"]["eta_seconds"] is None
+    assert shown["estimate"]["reason"] == snapshot.SEARCHING
+    leased(runs, worker, deaths=0)
+    snapshot.forget()
+    assert wire.progress(runs)["eta_seconds"] == pytest.approx(10, abs=2)
+
+
+def test_deaths_are_known_of_a_batch_as_long_as_a_request_that_has_seen_them_is_left(add_model, submitted, worker):
+    add_model()
+    batch = submitted([line("a"), line("b")])
+    claims.claim(batch.pk, worker.pk)
+    rows = [one.pk for one in batch.requests.all()]
+
+    def deaths(given=None):
+        commit.commit(batch.pk, worker.pk, [], Pace(deaths=given))
+        batch.refresh_from_db()
+        return batch.deaths
+
+    assert deaths() == 0
+    commit.mark_crashed(batch.pk, worker.pk, rows)
+    assert deaths() == 1
+    commit.mark_crashed(batch.pk, worker.pk, rows[:1])
+    assert deaths() == 2, "of the one that has seen the most"
+    commit.mark_crashed(batch.pk, worker.pk, [])
+    assert deaths() == 2 and deaths(1) == 1 and deaths() == 1 and deaths(0) == 0
 
 
 def test_of_what_runs_the_rest_is_as_measured_and_as_it_goes(queued, worker):

@@ -178,3 +178,18 @@ def test_the_longer_the_few_long_ones_the_sooner_all_are_sent():
     equal = Rest(800, Answers(5.0, 5.0, 5.0, 160))
     assert (equal.work - equal.saved(160)) / 160 == 20.0
     assert equal.saved(800) == equal.saved(900) == equal.work, "all of them at once"
+
+
+def test_a_request_far_beyond_what_answers_have_taken_is_lost():
+    usual, minute = Answers(1.0, 3.0, 1.2, 10), 60.0
+
+    def lost(oldest, of=usual, answered=0, own=0.0, in_flight=1):
+        """own: seconds that each of those took that were answered."""
+        spent = answered * own + in_flight * oldest
+        return remaining.is_lost(of, Progress(answered, 5, in_flight, spent, oldest, oldest, oldest))
+
+    assert [lost(seconds) for seconds in (2.0, 50.0, minute, 2 * minute)] == [False, False, False, True]
+    assert not lost(2 * minute, in_flight=0), "nothing is in flight"
+    assert not lost(5 * minute, answered=20, own=40.0) and lost(7 * minute, answered=20, own=40.0), "as its own are"
+    assert not lost(60 * minute, of=None), "where nothing is known yet"
+    assert lost(10 * minute, of=None, answered=3, own=2.0)

@@ -5,9 +5,11 @@ from collections import Counter
 import pytest
 
 from batches.models import BatchStatus
-from batches.run import engine_deaths
+from batches.queue import forecast, snapshot
+from batches.run import engine_deaths, turn
 from models_registry.gpu import window
-from tests.engines import line, sent, status_of
+from models_registry.models import Worker
+from tests.engines import fresh, in_thread, line, sent, status_of
 
 
 def test_an_engine_that_dies_is_started_again(add_model, submitted, gpu, close, home):
@@ -120,3 +122,26 @@ def test_an_engine_that_cannot_live_fails_the_batch_and_the_next_one_runs(add_mo
     assert error["code"] == "model_load_failed" and "out of memory" in error["message"] and "Lower" in error["message"]
     close(fine)
     assert fine.status == BatchStatus.COMPLETED
+
+
+def test_no_end_is_told_until_the_request_that_kills_engines_is_found(add_model, submitted, gpu, close, monkeypatch):
+    """Each death costs a start, of which pages say so at once; how many there will be nobody knows."""
+    monkeypatch.setattr(turn, "PROGRESS_SECONDS", 60.0)  # a load's beginning is shown at once all the same
+    add_model(**{"max-num-seqs": 16, "latency-ms": 20})
+    measured = submitted([line(f"{n}", f"text {n}") for n in range(40)])
+    gpu.serve()
+    close(measured)
+    batch = submitted([line(f"{n}", "[[crash]]" if n == 30 else f"text {n}") for n in range(60)])
+    serving, told, loads = in_thread(gpu), [], set()
+    while serving.is_alive():
+        before = fresh(batch).deaths
+        snapshot.forget()
+        expected = forecast.of(fresh(batch))
+        if (after := fresh(batch)).pending:
+            told.append((min(before, after.deaths), expected.completion_at, expected.why))
+        if Worker.objects.get(pk=gpu.worker.pk).state == "loading":
+            loads.add(before)
+    searched = [(end, why) for deaths, end, why in told if deaths >= 2]
+    assert searched and {end for end, _ in searched} == {None} and {why for _, why in searched} == {snapshot.SEARCHING}
+    assert loads >= {1, 2}, "every start is shown"
+    assert [one["custom_id"] for one in close(batch)[1]] == ["30"]

@@ -181,3 +181,14 @@ def test_who_is_late_or_leaves_sends_nothing():
     assert play(share, [one, other], 10) == []
     one.late = False
     assert play(share, [one, other], 10) == ["one"] * 5
+
+
+def test_a_batch_knows_the_deaths_that_its_requests_have_seen():
+    assert member("fine", 3)._deaths == 0 and member("suspect", 3, crashes=2)._deaths == 2
+    one = member("alone", 1, crashes=2)
+    segment, row = one.pop(2)
+    one.send(segment, row, 2, None)
+    assert one._deaths == 2, "in flight"
+    one.rewind()
+    one._unread.append(segment)
+    assert one._deaths is None, "before they are read"
