@@ -6,9 +6,9 @@ from pathlib import Path, PurePath
 from batches.files import blobs, store
 from batches.intake.repair import BadLines, endpoint_of_table, limits, named
 from batches.intake.tables.cells import TableError
-from batches.intake.tables.reading import CSV, REQUESTS, XLSX, format_of, guess
+from batches.intake.tables.reading import CSV, ENDINGS, REQUESTS, XLSX, format_of, guess
 from batches.intake.tables.requests import Making, make
-from batches.intake.tables.rows import headings, rows
+from batches.intake.tables.rows import NO_ROWS, headings, rows
 from batches.intake.validate import Report
 from batches.models import File, FileFormat, Purpose
 from vbs.accounts.models import Project
@@ -17,12 +17,13 @@ from vbs.openai.errors import InvalidRequest
 
 def is_one(path: Path, filename: str, has_prompt: bool) -> bool:
     """Whether an uploaded file is a table: by its content and its name, or because there is a prompt for its rows.
-    Raises InvalidRequest when there is one, and the file is no table."""
+    Raises InvalidRequest when it should be one and is none: it has such a name, or there is a prompt."""
+    has_ending = PurePath(filename).suffix.lower() in ENDINGS
     with path.open("rb") as file:
         try:
             found = format_of(file, filename)
         except TableError as error:
-            if has_prompt:
+            if has_prompt or has_ending:
                 raise InvalidRequest(str(error), param="file", code="invalid_file_format") from None
             return False  # the check of files of requests says what is wrong with it
     if has_prompt and found == REQUESTS:
@@ -31,7 +32,7 @@ def is_one(path: Path, filename: str, has_prompt: bool) -> bool:
             "one object a row).",
             param="prompt",
         )
-    return has_prompt or found == XLSX or (found == CSV and PurePath(filename).suffix.lower() in store.TABLES)
+    return has_prompt or found == XLSX or (found == CSV and has_ending)
 
 
 def take_in(project: Project, path: Path, filename: str, making: Making) -> tuple[File, str]:
@@ -54,7 +55,7 @@ def take_in(project: Project, path: Path, filename: str, making: Making) -> tupl
         if report.count:
             raise BadLines(report.all(), "row")
         if not target.tell():
-            raise InvalidRequest("The table has no rows below its headings.", param="file", code="empty_file")
+            raise InvalidRequest(NO_ROWS, param="file", code="empty_file")
         target.flush()
         name = named(store.label(filename), FileFormat.JSONL)
         return store.keep(project, Path(target.name), name, Purpose.BATCH, FileFormat.JSONL), endpoint

@@ -24,7 +24,7 @@ from batches.intake.records import one_line
 from batches.intake.tables.cells import Limits, TableError
 from batches.intake.tables.reading import ROWS, Reading, format_of, guess
 from batches.intake.tables.requests import Making, endpoint_by_columns, make
-from batches.intake.tables.rows import headings, rows
+from batches.intake.tables.rows import NO_ROWS, headings, rows
 from batches.intake.validate import REQUIRED, LineError, Report, lines, read
 from batches.models import File, FileFormat, Purpose
 from models_registry.catalog import aliases
@@ -107,7 +107,7 @@ def keep(project: Project, path: Path, filename: str, by: User) -> File:
     """Store an uploaded file, which only the person who sent it may use for now. Raises UnusableFile, OSError."""
     size = path.stat().st_size
     if size == 0:
-        raise UnusableFile("The file is empty. Choose one with a request on each line, or a table of prompts.")
+        raise UnusableFile("The file is empty. Choose a table with headings and rows, or a file with requests.")
     most = settings.VBS_MAX_BATCH_MB
     if size > most * 2**20:
         raise FileTooLarge(f"The file has {size:,} bytes; at most {most} MB are allowed in one batch. Split it.")
@@ -252,7 +252,8 @@ def check(
             try:
                 reading = reading or guess(source, file.filename, limits())
                 making.check(headings(source, reading, limits()))
-                make(rows(source, reading, limits()), making, requests, in_rows, limits())
+                if not make(rows(source, reading, limits()), making, requests, in_rows, limits()):
+                    return Checked(file, endpoint, fatal=NO_ROWS, reading=reading)
             except TableError as error:
                 return Checked(file, endpoint, fatal=str(error), reading=reading)
         else:

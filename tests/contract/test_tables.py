@@ -6,6 +6,7 @@ import json
 import pytest
 from openpyxl import Workbook
 
+from tests.batches.intake.wrong_tables import WRONG
 from vbs.run.stack import BASE_DIR
 
 EXAMPLE = BASE_DIR / "examples" / "reviews.csv"
@@ -73,6 +74,17 @@ def test_what_is_refused(vbs, name, content, data, param, said):
     error = answer.json()["error"]
     assert answer.status_code == 400 and error["param"] == param and said in error["message"], answer.text
     assert vbs.http.get("/files").json()["data"] == before, "nothing is kept"
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_table_is_told_with_its_remedy(vbs, name):
+    filename, content, template, said = WRONG[name]
+    answer = send(vbs, filename, content(), model="scripted", prompt=template)
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and said in error["message"], answer.text
+    if not filename.endswith(".txt"):  # its name says that it is a table, without a prompt too
+        again = send(vbs, filename, content(), model="scripted").json()["error"]
+        assert "must be JSONL" not in again["message"], again
 
 
 def test_every_wrong_row_is_told(vbs):

@@ -30,9 +30,15 @@ def pieces(file: IO[bytes], encoding: str, delimiter: str, row_bytes: int) -> It
         except StopIteration:
             return
         except csv.Error as error:
-            yield Piece(number, lines.taken(), None, f"The row cannot be read: {error}")
+            yield Piece(number, lines.taken(), None, _why(error))
         else:
             yield Piece(number, lines.taken(), cells)
+
+
+def _why(error: csv.Error) -> str:
+    if str(error) == "unexpected end of data":
+        return 'A double quote (") is opened in the row and never closed, so the rows after it count as its text'
+    return f"The row cannot be read: {error}"
 
 
 def delimiter_of(file: IO[bytes], encoding: str, known: Collection[str]) -> str:

@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 
 import orjson
 
-from batches.files.kinds import HEAD, unreadable
+from batches.files.kinds import HEAD, is_protected, unreadable
 from batches.intake.tables import delimited, encodings, json_lines, workbook
 from batches.intake.tables.cells import Limits, Piece, TableError
 
@@ -19,6 +19,9 @@ KNOWN = ("prompt", "input", "messages", "query", "queries", "documents", "system
 NAMED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _FORMATS = {CSV: "CSV", XLSX: "Excel", ROWS: "JSONL"}
 _LINES, _TABLES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
+_OFFICE = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".numbers")
+ENDINGS = (*_TABLES, *_OFFICE)  # of names of files that people take for tables
+_MARKUP = ("<!doctype", "<html", "<table", "<?xml")
 _LINE_BYTES = 16 * 2**20
 _FIRST_ROWS = 20  # that are looked at for the headings
 _MOST_HEADER_ROW = 1000
@@ -119,12 +122,16 @@ def format_of(file: IO[bytes], filename: str) -> str:
         return XLSX
     kind, encoding = unreadable(head), "utf-8"
     if kind and "UTF-16" not in kind:
+        if is_protected(file):
+            raise TableError("This Excel file has a password. Save it without one, or as “CSV UTF-8”.")
         raise TableError(f"This is {kind}. Export it as CSV, as Excel (.xlsx), or as JSONL.")
     if kind:
         encoding = encodings.guess(file)
     file.seek(0)
     first = _first_line(file, encoding)
     suffix = PurePath(filename).suffix.lower()
+    if first[:9].lower().startswith(_MARKUP):
+        raise TableError("This is HTML or XML. Export it as CSV, as Excel (.xlsx), or as JSONL.")
     if first.startswith("["):
         raise TableError("This is one JSON list. JSONL has one object a line, without commas between them: convert it.")
     if first.startswith("{") and (suffix not in _TABLES or first.startswith('{"')):

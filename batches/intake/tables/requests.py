@@ -279,8 +279,9 @@ def make(rows: Iterable[Row], making: Making, target: IO[bytes], report: Report,
             size, written = size + len(line), row.number
         if size > limits.table_bytes:
             raise TableError(
-                f"As requests, with every column beside them, the rows have more than {limits.table_bytes // 2**20} "
-                f"MB, which is the limit of one batch (reached at row {row.number:,}). Split the file."
+                f"As requests, the rows have more than {limits.table_bytes // 2**20} MB, the limit of one batch, from "
+                f"row {row.number:,} on. A request holds its prompt and beside it every column of the row, so a text "
+                "counts twice. Split the table before that row, or remove columns that you do not need."
             )
         if count > limits.requests + 1:  # who reads the lines reports that
             break

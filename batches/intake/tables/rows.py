@@ -11,6 +11,8 @@ from batches.intake.tables.reading import ROWS, XLSX, Reading
 
 _LOOKED_AT = 100  # rows of JSON objects, whose columns are the headings
 _MOST_COLUMNS = 2000
+_NO_HEADINGS = "The first row must name the columns, such as id,prompt, and each row below it becomes a request."
+NO_ROWS = "The table has no rows below its headings. Add at least one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +53,18 @@ def _heading_row(pieces: Iterator[Piece], reading: Reading) -> Piece | None:
 def _named(row: Piece | None) -> list[str]:
     """Headings without a text are called by their place, and of those that are alike the later ones get a number."""
     if row is None or row.is_blank or not isinstance(row.found, list):
-        why = f"{row.why}. " if row and row.why else ""
-        raise TableError(f"{why}The first row must name the columns, e.g. id,prompt.")
+        why = "The table is empty" if row is None else row.why or "The row of the headings is empty"
+        raise TableError(f"{why}. {_NO_HEADINGS}")
     cells = [cell.strip() for cell in row.found]
     while not cells[-1]:
         cells.pop()
         if not cells:
-            raise TableError("The first row must name the columns, e.g. id,prompt.")
+            raise TableError(f"The row of the headings is empty. {_NO_HEADINGS}")
     if len(cells) > _MOST_COLUMNS:
-        raise TableError(f"The table has {len(cells):,} columns; at most {_MOST_COLUMNS:,} are read.")
+        raise TableError(
+            f"The table has {len(cells):,} columns; at most {_MOST_COLUMNS:,} are read. Remove those that no prompt "
+            "needs."
+        )
     names: list[str] = []
     taken: set[str] = set()
     for place, cell in enumerate(cells, 1):

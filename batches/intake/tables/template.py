@@ -38,7 +38,8 @@ class Template:
             elif len(part[0]) == 2:
                 literal += part[0][0]
             else:
-                raise TemplateError(f"A single {part[0]} at character {part.start() + 1}: write {part[0] * 2} for it.")
+                where = f"A single {part[0]} at character {part.start() + 1}"
+                raise TemplateError(where + ": write {{ and }} where braces are part of the text, as in JSON.")
         self._literals.append(literal + text[end:])
 
     def check(self, headings: Iterable[str]) -> None:
@@ -61,8 +62,9 @@ def value(row: Mapping[str, str], column: str) -> str:
     for name, text in row.items():
         if name.strip().casefold() == wanted:
             return text
+    braces = "If the braces are part of the text, as in JSON, write {{ and }}."
     if not row:
-        raise TemplateError(f"There is no column {column[:60]!r}; there are none. Write {{{{ for a brace.")
+        raise TemplateError(f"There is no column {column[:60]!r}; there are none. {braces}")
     names = ", ".join(repr(name[:60]) for name in list(row)[:SHOWN])
     more = f" and {len(row) - SHOWN} more" if len(row) > SHOWN else ""
-    raise TemplateError(f"There is no column {column[:60]!r}; there is {names}{more}. Write {{{{ for a brace.")
+    raise TemplateError(f"There is no column {column[:60]!r}; there is {names}{more}. {braces}")

@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import IO
 from xml.parsers.expat import ExpatError
 
+from batches.files.kinds import archived
 from batches.intake.tables.cells import Piece, TableError
 from batches.intake.tables.delimited import line_of
 from batches.intake.tables.sheet_xml import Attributes, Handler, Rows, Shared, read
@@ -46,8 +47,8 @@ def check(file: IO[bytes]) -> None:
             sizes = {one.filename: one.file_size for one in archive.infolist()}  # no more than this is ever unpacked
     except _BROKEN as error:
         raise TableError(f"The file begins like an Excel file and is none ({error}). {_REMEDY}") from None
-    if _CONTENTS not in sizes or not any(name.startswith("xl/") for name in sizes):
-        raise TableError("This is a ZIP archive or another office file, not an Excel workbook (.xlsx).")
+    if kind := archived(sizes) or ("" if _CONTENTS in sizes else "a ZIP archive"):
+        raise TableError(f"This is {kind}, not an Excel workbook (.xlsx). {_REMEDY}")
     texts = max((size for name, size in sizes.items() if name.endswith("sharedStrings.xml")), default=0)
     if max(sizes.values()) > _SHEET_BYTES or texts > _TEXT_BYTES:
         raise TableError(

@@ -18,7 +18,7 @@ from batches.intake.repair import limits
 from batches.intake.tables.cells import TableError
 from batches.intake.tables.reading import REQUESTS, format_of, guess
 from batches.intake.tables.requests import CHAT, EMBEDDINGS, QUESTIONS, SYSTEMS, BadRow, Making, line_of
-from batches.intake.tables.rows import Row, headings, rows
+from batches.intake.tables.rows import NO_ROWS, Row, headings, rows
 from batches.intake.validate import MAX_CUSTOM_ID, REQUIRED
 from vbs.cli.terminal import JsonLines, reader_may_leave
 from vbs.cli.whole_file import NotAFile, whole_file
@@ -190,7 +190,7 @@ def _from_table(path: Path, making: Making) -> Iterator[tuple[int, bytes]]:
             is_empty = False
             yield row.number, line
     if is_empty:
-        raise TableError(f"{path} has no rows below its headings.")
+        raise TableError(f"{path}: {NO_ROWS}")
 
 
 def _check_id(number: int, custom_id: str, seen: dict[bytes, int]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from batches.intake.repair import endpoint_of_table
 from batches.intake.tables.cells import TableError
 from batches.intake.tables.requests import BadRow, Making
-from batches.intake.tables.rows import Row
+from batches.intake.tables.rows import NO_ROWS, Row
 from batches.pages.new import estimate
 from batches.pages.new.estimate import Estimate
 from batches.pages.new.forms import PROMPTS, Prompted, typed_prompts
@@ -73,7 +73,7 @@ def of(form: Prompted, first: Sequence[Row], count: int, headings: Sequence[str]
     named = made if has_model else replace(made, model="-")
     is_typed = form.way == PROMPTS
     if not count:
-        return Preview(NOTHING_YET if is_typed else "The table has no rows.")
+        return Preview(NOTHING_YET) if is_typed else Preview(NO_ROWS, is_error=True)
     try:
         named.check(headings)
     except TableError as error:

@@ -1,6 +1,7 @@
 """`manage.py make_batch`: what its lines look like, what it refuses, and that a file is whole or not there."""
 
 import json
+import re
 import tracemalloc
 from io import StringIO
 from pathlib import Path
@@ -11,6 +12,7 @@ from django.core.management import CommandError, call_command
 from batches.cli import synthetic
 from batches.intake.tables.template import Template, TemplateError
 from batches.intake.validate import Report, Rules, read
+from tests.batches.intake.wrong_tables import WRONG
 
 CHAT = "/v1/chat/completions"
 
@@ -63,9 +65,9 @@ def test_templates(text, filled):
         ("{text:>9}", "no column 'text:>9'"),
         ("{text[0]}", "no column"),
         ("{}", "no column ''"),
-        ('{"a": 1}', "for a brace"),
+        ('{"a": 1}', "as in JSON, write {{ and }}"),
         ("a { b", "single { at character 3: write {{"),
-        ("a } b", "single } at character 3: write }}"),
+        ("a } b", "single } at character 3: write {{ and }}"),
         ("\udcff", "not text"),
     ],
 )
@@ -135,7 +137,7 @@ def test_every_endpoint_has_its_body(tmp_path, endpoint, body):
         ("id,text\n,x\n", "rows.csv", "Row 2 of .*gives no id"),
         ("id,text\n" + "i" * 513 + ",x\n", "rows.csv", "512 characters"),
         ("id,text\na,b,c\n", "rows.csv", "Row 2 of .*has 3 cells, and the headings are 2"),
-        ('id,text\na,"x\n', "rows.csv", "Row 2 of .*cannot be read"),
+        ('id,text\na,"x\n', "rows.csv", "Row 2 of .*is opened in the row and never closed"),
         ("id,text\n", "rows.csv", "has no rows"),
         ("", "rows.csv", "first row must name the columns"),
         (b"id,text\na,\xc3\xa9\nb,\xc3\xa9\nc,\xff\n", "rows.csv", "Line 4 is not UTF-8"),
@@ -154,6 +156,12 @@ def test_bad_rows_are_named_and_leave_no_file(tmp_path, content, name, message):
     refused(message, "--from", path, "--prompt", "{text}", "--id-column", "id", out=out)
     assert out.read_text() == "from before"
     assert {one.name for one in tmp_path.iterdir()} == {name, "out.jsonl"}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_table_is_told_with_its_remedy(tmp_path, name):
+    filename, content, template, said = WRONG[name]
+    refused(re.escape(said), "--from", table(tmp_path, content(), filename), "--prompt", template)
 
 
 def test_no_such_table(tmp_path):

@@ -178,9 +178,10 @@ def test_the_format_is_that_of_the_content(content, name, format):
     "content, said",
     [
         (b"%PDF-1.7", "a PDF document. Export it as CSV, as Excel"),
-        (b"\xd0\xcf\x11\xe0", "an old Excel or Word file"),
+        (b"\xd0\xcf\x11\xe0", "an old Excel (.xls) or Word file"),
         (b'[{"a": 1}]', "one JSON list"),
         (b"PK\x03\x04", "begins like an Excel file and is none"),
+        (b"<html><table>", "HTML or XML. Export it as CSV"),
         ('{"body": {}}'.encode("utf-16"), "Export it as JSONL in UTF-8"),
         (b"\0\1\2\3" * 100, "a binary file"),
     ],

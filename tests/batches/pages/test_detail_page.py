@@ -287,11 +287,12 @@ def test_it_can_be_renamed(operator, many):
      (1, 0, "Run the 1 failed row"), (2, 1, "Run the 2 failed and the 1 not run rows")],
 )  # fmt: skip
 def test_what_was_not_run_can_be_run(operator, many, failed, not_run, words):
-    Batch.objects.update(
-        status="cancelled", outcome="cancelled", cancelled_at=timezone.now(), completed=60 - failed - not_run,
-        failed=failed + not_run, not_run=not_run,
-    )  # fmt: skip
-    assert f">{words}</button>" in text(operator.get(at(many)))
+    for status in ("cancelled", "expired"):
+        Batch.objects.update(
+            status=status, outcome=status, completed=60 - failed - not_run, failed=failed + not_run, not_run=not_run,
+            **{f"{status}_at": timezone.now()},
+        )  # fmt: skip
+        assert f">{words}</button>" in text(operator.get(at(many)))
 
 
 # Validation

@@ -1,5 +1,6 @@
 """A table, or a few typed prompts, become a batch in the browser."""
 
+import html
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from batches.files import blobs
 from batches.models import Batch, File
 from batches.pages.new.forms import typed_prompts
 from models_registry.models import Model
+from tests.batches.intake.wrong_tables import WRONG
 from tests.batches.pages.test_new_batch import (
     CHECK,
     HTMX,
@@ -240,3 +242,24 @@ def test_a_large_table_is_previewed_from_its_beginning(ann, django_assert_max_nu
 def test_an_upload_that_is_none(ann, name):
     start = fields(ann.get(NEW)) | {"file": SimpleUploadedFile(name, b"\0\1\2")}
     assert ann.post(CHECK, start).status_code == 422
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_table_is_told_with_its_remedy(ann, name):
+    filename, content, template, said = WRONG[name]
+    start = fields(ann.get(NEW)) | {"file": SimpleUploadedFile(filename, content())}
+    answer = ann.post(CHECK, start)
+    if answer.context["file"] is not None and not answer.context["table"].why:
+        answer = create(ann, answer, template=template)
+    page = html.unescape(text(answer))
+    assert page.count(said) == 1 and not Batch.objects.exists(), page[:3000]
+
+
+def test_what_reads_well_though_it_looks_odd(ann):
+    found = check(ann, b"text\nHello, world\nOnly this; column\n", "one.csv")
+    assert found.context["table"].headings == ("text",) and found.context["table"].count == 2
+    batch = made(create(ann, found, template="{text}"))
+    assert [one["row"] for one in requests(batch)] == [{"text": "Hello, world"}, {"text": "Only this; column"}]
+    found = check(ann, b"text,Text,b\nx,y,z\n", "twice.csv")
+    batch = made(create(ann, found, template='{text} {text (2)}: {{"b": "{b}"}}'))
+    assert requests(batch)[0]["body"]["messages"][0]["content"] == 'x y: {"b": "z"}'
