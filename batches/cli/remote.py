@@ -68,10 +68,10 @@ class Batches(Remote):
         """The newest ones first."""
         return self.listed("/v1/batches", limit)
 
-    def results(self, batch_id: str, **query: str) -> Iterator[bytes]:
+    def results(self, batch_id: str, content_type: str = "", **query: str) -> Iterator[bytes]:
         """The output in pieces of any size; while the batch runs, the lines that are complete so far. query: `format`
-        and `join`, for a table of the results."""
-        return self.stream(_path(batch_id, "/results") + (f"?{urlencode(query)}" if query else ""))
+        and `join`, for a table of the results. content_type: of the format. Raises RemoteError where another comes."""
+        return self.stream(_path(batch_id, "/results") + (f"?{urlencode(query)}" if query else ""), content_type)
 
     def errors(self, batch_id: str) -> Iterator[bytes]:
         return self.stream(_path(batch_id, "/errors"))

@@ -97,8 +97,16 @@ class Remote:
                 return
             params["after"] = str(page["last_id"])
 
-    def stream(self, path: str) -> Iterator[bytes]:
+    def stream(self, path: str, content_type: str = "") -> Iterator[bytes]:
+        """The body in pieces. Raises RemoteError where it is not of this type, if one is named."""
         with self._open("GET", path) as response:
+            sent = response.headers.get("content-type", "nothing that it names")
+            if content_type and _media_type(sent) != _media_type(content_type):
+                raise RemoteError(
+                    f"{self.url} sent {sent} where {content_type} was asked for, as a server of an earlier version "
+                    "does, which does not know that format: ask for none, or have the server upgraded.",
+                    response.status_code,
+                )
             yield from response.iter_bytes()
 
     @contextmanager
@@ -132,6 +140,10 @@ class Remote:
 
     def _stranger(self) -> RemoteError:
         return RemoteError(f"{self.url} does not answer as a vbs server does: is the address right?", 200)
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _host(url: str) -> str:

@@ -187,7 +187,8 @@ class Command(BaseCommand):
         batch = remote.retrieve(batch_id)
         if not report.ended(batch):
             self._tell(f"it is {batch['status']}; these are the lines so far")
-        pieces = remote.errors(batch_id) if errors else remote.results(batch_id, **query)
+        expected = FORMATS[kind].content_type if kind and kind != "jsonl" else ""
+        pieces = remote.errors(batch_id) if errors else remote.results(batch_id, expected, **query)
         if out is None:
             sink = JsonLines(self.stdout)
             for piece in pieces:

@@ -47,6 +47,19 @@ def test_every_refusal_is_one_exception(answer, status, message):
     assert raised.value.passing == (status in (None, 500, 502))
 
 
+def test_a_server_that_does_not_know_a_format_is_noticed():
+    def respond(request):
+        kind = "text/csv; charset=UTF-8" if request.url.params["join"] == "input" else "application/x-ndjson"
+        return httpx2.Response(200, headers={"content-type": kind}, content=b"a,b")
+
+    with remote(respond) as server:
+        assert b"".join(server.results("x", "text/csv", format="csv", join="input")) == b"a,b"
+        with pytest.raises(
+            RemoteError, match="sent application/x-ndjson where text/csv was asked for, as a server of an"
+        ):
+            next(server.results("x", "text/csv", format="csv", join=""))
+
+
 def test_what_is_asked():
     asked = []
 
