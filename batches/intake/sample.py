@@ -45,7 +45,7 @@ def look(file: File | None, default_model: str = "", endpoint: str = "") -> Samp
     lines = [line for line in head[:end].removeprefix(BOM).split(b"\n") if line.strip()]
     if not lines:
         return Sample(why="The input file is empty." if whole else "Its first request is longer than 64 KiB.")
-    bodies = [_body(line) for line in lines]
+    bodies = [body_of(line) for line in lines]
     model = _model(bodies[0], default_model)
     if not model:
         return Sample(why="The first line of the input file is not a request that names a model.")
@@ -54,7 +54,8 @@ def look(file: File | None, default_model: str = "", endpoint: str = "") -> Samp
     return Sample(model, round(len(lines) * times), unlimited=round(unlimited * times))
 
 
-def _body(line: bytes) -> dict[str, Any] | None:
+def body_of(line: bytes) -> dict[str, Any] | None:
+    """The body of a request; None where the line is none."""
     try:
         request = orjson.loads(line)
     except orjson.JSONDecodeError:

@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
-import orjson
 from django.conf import settings
 
 from batches.cost import MILLION
 from batches.files import blobs
 from batches.files.kinds import BOM
 from batches.intake import submit
-from batches.intake.sample import Sample
+from batches.intake.sample import HEAD, Sample, body_of
 from batches.models import File
+from batches.pages.new import tokens
 from batches.queue import forecast
 from batches.queue.forecast import Forecast
 from models_registry.catalog import aliases
@@ -22,18 +23,16 @@ from vbs.accounts.models import Project
 from vbs.configuration import runtime
 from vbs.openai.lengths import LENGTHS, is_unlimited
 
-CHARACTERS = 4  # in a token of English text
-HEAD = 64 * 1024
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """input_tokens: worked out from the number of characters. output_tokens: as many as this model wrote in measured
-    requests; with `at_most` the limit of the requests, because nothing was measured; None where there is no limit
-    either. cost: None without a price, or without tokens."""
+    """input_tokens: worked out by `tokens.rate`; input_source: a sentence that says of what. output_tokens: as many as
+    this model wrote in measured requests; with `at_most` the limit of the requests, because nothing was measured; None
+    where there is no limit either. cost: None without a price, or without tokens."""
 
     requests: int
     input_tokens: int
+    input_source: str
     output_tokens: int | None
     at_most: bool
     forecast: Forecast
@@ -49,7 +48,9 @@ def of(project: Project, options: dict[str, Any], bodies: Sequence[dict[str, Any
     endpoint, name = options["endpoint"], bodies[0].get("model") or options.get("default_model") or ""
     model = aliases.resolve(name) if isinstance(name, str) else None
     times = requests / len(bodies)
-    read = round(times * sum(map(_characters, bodies)) / CHARACTERS)
+    texts = [list(tokens.texts_of(body)) for body in bodies]
+    rate = tokens.rate(project, model, endpoint, list(chain.from_iterable(texts)))
+    read = round(times * sum(map(rate.tokens, texts)))
     limit = runtime.value("VBS_DEFAULT_MAX_TOKENS") or None
     limits = [_limit(endpoint, body) or limit for body in bodies]
     measured = speeds.of(model).output_tokens if model else None
@@ -64,7 +65,8 @@ def of(project: Project, options: dict[str, Any], bodies: Sequence[dict[str, Any
     cost = None
     if model and (model.input_price is not None or model.output_price is not None) and total is not None:
         cost = (read * (model.input_price or 0) + total * (model.output_price or 0)) / Decimal(MILLION)
-    return Estimate(requests, read, total, at_most, forecast.of_sample(draft, seen), cost, settings.VBS_CURRENCY)
+    expected = forecast.of_sample(draft, seen)
+    return Estimate(requests, read, rate.source, total, at_most, expected, cost, settings.VBS_CURRENCY)
 
 
 def _written(limits: Sequence[int | None], measured: float | None) -> tuple[float | None, bool]:
@@ -80,26 +82,9 @@ def _limit(endpoint: str, body: dict[str, Any]) -> int | None:
     return min((one for one in given if isinstance(one, int)), default=None)
 
 
-def _characters(value: Any) -> int:
-    """The characters of all texts in a body, but for those that are names of the API's."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(_characters(inner) for name, inner in value.items() if name not in ("model", "role", "type"))
-    return sum(map(_characters, value)) if isinstance(value, list) else 0
-
-
 def first_bodies(file: File) -> list[dict[str, Any]]:
     """The bodies of the first requests of a batch file, as far as they are whole. Raises OSError or the storage's
     exceptions."""
     head = blobs.part(file.blob, 0, HEAD)
     whole = head if len(head) >= file.bytes else head[: head.rfind(b"\n") + 1]
-    found = []
-    for line in whole.removeprefix(BOM).split(b"\n"):
-        try:
-            request = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        if isinstance(request, dict) and isinstance(body := request.get("body"), dict):
-            found.append(body)
-    return found
+    return [body for line in whole.removeprefix(BOM).split(b"\n") if (body := body_of(line)) is not None]
