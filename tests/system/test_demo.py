@@ -1,6 +1,7 @@
 """`manage.py demo` with a stack of its own: it ends well, or badly, or is interrupted, and leaves nothing running."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -47,10 +48,15 @@ def nothing_runs(data):
 
 
 def test_from_nothing_to_answers(demo, data):
+    """A bar that never goes back, as lines where there is no terminal; then what was done, and where to look."""
     said = demo.communicate(timeout=300)[0]
     assert demo.returncode == 0, said
+    assert not set(said) & {"\x1b", "\r"}
+    shares = [int(share) for share in re.findall(r"^ *(\d+) %  ", said, re.MULTILINE)]
+    assert shares == sorted(shares) and len({*shares}) > 5 and shares[-1] == 100, said
+    assert "loading smollm2-135m" in said and said.index("stopping the server") < said.index("100 %  done")
     assert "Q  What is the capital of France?" in said
-    assert "loading smollm2-135m" in said
+    assert re.search(r"/batches/batch_\w+/\n.*create_user NAME --role admin", said)
     assert len((data / "demo_output.jsonl").read_bytes().splitlines()) == 10
     assert nothing_runs(data)
 

@@ -34,7 +34,6 @@ def fast(monkeypatch):
 
 
 def test_a_restart_of_the_server_is_waited_for(fast, monkeypatch):
-    monkeypatch.setattr("batches.cli.watch.LINE_SECONDS", 0)
     out = StringIO()
     done = a_batch(status="completed")
     server = Script(a_batch(), RemoteError("refused"), RemoteError("bad gateway", 502), a_batch(), done)
@@ -48,10 +47,23 @@ def test_a_restart_of_the_server_is_waited_for(fast, monkeypatch):
 
 
 def test_plain_lines_are_few(fast):
+    """One when the words change, and none for each figure."""
     out = StringIO()
     counts = [{"total": 50, "completed": number, "failed": 0} for number in range(50)]
-    watch(Script(*[a_batch(request_counts=one) for one in counts], a_batch(status="failed")), a_batch(), out)
-    assert out.getvalue() == "running, 0/50, 2.5 requests/s, 50 tokens/s, 2 s left\n"
+    done = a_batch(status="completed", request_counts={"total": 50, "completed": 50, "failed": 0})
+    watch(Script(*[a_batch(request_counts=one) for one in counts], done), a_batch(), out)
+    assert out.getvalue().splitlines() == [
+        "  0 %  running, 0/50, 2.5 requests/s, 50 tokens/s, 2 s left",
+        "100 %  completed, 50/50, 2.5 requests/s, 50 tokens/s, 2 s left",
+    ]
+
+
+def test_a_load_is_told_in_figures(fast):
+    out, held = StringIO(), a_batch(status="validating", in_progress_at=None)
+    held["progress"] = held["progress"] | {"phase": "loading"}
+    watch(Script(held, held, a_batch(status="completed"), queue=a_queue(LOADING)), held, out)
+    assert out.getvalue().splitlines()[0] == "loading m, loading weights (40 %)"
+    assert len(out.getvalue().splitlines()) == 2 and "\x1b" not in out.getvalue()
 
 
 def test_loading_is_timed(fast):
