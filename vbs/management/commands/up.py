@@ -19,7 +19,7 @@ class Command(BaseCommand):
     help = "Run everything in the foreground: database, web server and workers. Ctrl-C stops it all."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--quiet", action="store_true", help="do not follow the programs' logs")
+        parser.add_argument("--quiet", action="store_true", help="do not show the programs' logs")
 
     def handle(self, *, quiet: bool, **options: Any) -> None:
         running = stack.Stack(settings.VBS_DATA_DIR, host=settings.VBS_HOST, port=settings.VBS_PORT)
@@ -48,17 +48,18 @@ class Command(BaseCommand):
         url = running.url
         self.stdout.write(f"""
 vbs is up. Ctrl-C stops it.
+  pages      {url}
   API        {url}/v1
-  models     {url}/models/
-  admin      {url}/admin/
   API docs   {url}/docs
   logs       {running.data / "logs"}""")
         if not get_user_model().objects.exists():
-            self.stdout.write(f"  sign in    `{PROGRAM} create_user NAME --role admin` makes somebody for the pages")
+            self.stdout.write(
+                f"  sign in    '{PROGRAM} create_user NAME --role admin' creates an account for the pages"
+            )
         if key := first_key():
-            self.stdout.write(f"  API key    {key}   (project default, an operator's; it is shown only this once)")
+            self.stdout.write(f"  API key    {key}   (an operator's, of the project default; shown only this once)")
         elif settings.VBS_API_AUTH == "required":
-            self.stdout.write(f"  API key    `{PROGRAM} create_api_key --project default --name NAME` makes another")
+            self.stdout.write(f"  API key    '{PROGRAM} create_api_key --project default --name NAME' creates another")
         self.stdout.write("")
         self.stdout.flush()
 
@@ -79,11 +80,11 @@ vbs is up. Ctrl-C stops it.
         found = stack.running(settings.VBS_DATA_DIR)
         if found is None:
             raise CommandError(f"{error} It has just ended: try again.")
-        self.stdout.write(f"vbs runs already at {found.url} (pid {found.pid}, data in {settings.VBS_DATA_DIR}):")
+        self.stdout.write(f"vbs already runs at {found.url} (pid {found.pid}, data in {settings.VBS_DATA_DIR}):")
         for program in found.programs:
             self.stdout.write(f"  {program.name:10} {program.state:9} {program.detail}")
         if not found.programs:
-            self.stdout.write("  it is just starting or stopping")
+            self.stdout.write("  it is starting or stopping")
 
 
 def first_key() -> str | None:
