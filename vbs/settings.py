@@ -94,7 +94,9 @@ VBS_MAX_CONNECTIONS: int = whole(
     "VBS_MAX_CONNECTIONS", 1000, "Connections at once; fewer where the system allows too few open files"
 )
 VBS_MAX_CONNECTIONS_PER_ADDRESS: int = whole(
-    "VBS_MAX_CONNECTIONS_PER_ADDRESS", 256, "Of them from one address; behind a proxy, that is everybody"
+    "VBS_MAX_CONNECTIONS_PER_ADDRESS",
+    256,
+    "Connections at once from one address; behind a proxy, all clients have its address",
 )
 VBS_MAX_STREAMS: int = whole("VBS_MAX_STREAMS", 16, "Downloads that one key, or one person, may have running at once")
 VBS_MAX_INTERACTIVE: int = whole(
@@ -113,7 +115,7 @@ VBS_MAX_BATCH_REQUESTS: int = whole(
 )
 VBS_MAX_LINE_MB: int = whole("VBS_MAX_LINE_MB", 16, "Longest line of an input file")
 VBS_MAX_ANSWER_MB: int = whole(
-    "VBS_MAX_ANSWER_MB", 64, "Longest answer of an engine; what is longer fails its request", 1, 900
+    "VBS_MAX_ANSWER_MB", 64, "Largest answer of an engine; a larger one fails its request", 1, 900
 )
 VBS_COMPLETION_WINDOWS: list[str] = several(
     "VBS_COMPLETION_WINDOWS",
@@ -132,7 +134,7 @@ VBS_RETENTION_DAYS: int = whole(
 )
 
 # Workers and engine
-VBS_IO_WORKERS: int = whole("VBS_IO_WORKERS", 2, "Processes for validation, outputs and clean-up")
+VBS_IO_WORKERS: int = whole("VBS_IO_WORKERS", 2, "Processes for validation, output files, downloads and upkeep")
 VBS_LEASE_SECONDS: int = whole(
     "VBS_LEASE_SECONDS", 30, "After this long without a sign of life a batch is taken from its worker", 5
 )
@@ -240,15 +242,15 @@ VBS_SLEEP_MODE: bool = switch(
 VBS_TRUST_REMOTE_CODE: bool = switch(
     "VBS_TRUST_REMOTE_CODE",
     False,
-    "Admins may say of a model that code which comes with it is run here (`trust_remote_code`)",
+    "Admins may allow code that comes with a model to run here (`trust_remote_code`)",
 )
 VBS_SCRIPTED_ENGINE: bool = switch(
     "VBS_SCRIPTED_ENGINE",
     False,
-    "Models of `scripted:`, an engine for tests and demos that requests can stop, may be added and run",
+    "Models of `scripted:` may be added and run: an engine for tests and demos, which requests can stop",
 )
 VBS_CURRENCY: str = text(
-    "VBS_CURRENCY", "USD", "What models' prices are in: three letters", validate.Regexp(r"^[A-Z]{3}$")
+    "VBS_CURRENCY", "USD", "Currency of the models' prices: three letters", validate.Regexp(r"^[A-Z]{3}$")
 )
 
 

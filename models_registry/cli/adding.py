@@ -26,11 +26,13 @@ def add_to(actions: Any) -> None:
     add.add_argument("--paste", metavar="TEXT", help=f"instead of these, {pasting.UNDERSTOOD}")
     add.add_argument("--name", dest="chosen", metavar="NAME", help="with --paste, the name that requests will use")
     add.add_argument(
-        "--hub", metavar="ORG/NAME", help="instead of SOURCE, a model of the hub, whose files 'fetch' downloads"
+        "--hub", metavar="ORG/NAME", help="instead of SOURCE, a model of the hub; 'model fetch' downloads its files"
     )
     add.add_argument("--revision", default="", help="of the hub's model: a branch, tag or commit")
     add.add_argument("--file", default="", help="of the hub's model: the .gguf file to use")
-    add.add_argument("--token", metavar="NAME", help="of the registry, for a gated or private model of the hub")
+    add.add_argument(
+        "--token", metavar="NAME", help="an access token kept by 'model token', for a gated or private model of the hub"
+    )
     add.add_argument("--task", help=f"{', '.join(Task.values)}; guessed when left out")
     add.add_argument(
         "--arg",
@@ -39,7 +41,7 @@ def add_to(actions: Any) -> None:
         metavar="KEY=VALUE",
         help="an option of the engine by its long name, e.g. max-model-len=2048 or enforce-eager; may be repeated",
     )
-    add.add_argument("--base", help="the model that SOURCE or the hub's model is a LoRA adapter of")
+    add.add_argument("--base", help="the base, where SOURCE or the model of the hub is a LoRA adapter")
     add.add_argument("--remote-name", default="", help="what the remote server calls the model, if not NAME")
     add.add_argument(
         "--pool", action="append", metavar="URL", help="another server with the same remote model; may be repeated"
@@ -58,10 +60,12 @@ def add_to(actions: Any) -> None:
     edit.add_argument("--arg", action="append", metavar="KEY=VALUE", help="as with add; these replace all options")
     edit.add_argument("--pool", action="append", metavar="URL", help="as with add; these replace all other servers")
     edit.add_argument("--no-pool", action="store_true", help="remove all other servers")
-    edit.add_argument("--token", metavar="NAME", help="of the registry, for a gated or private model of the hub")
+    edit.add_argument(
+        "--token", metavar="NAME", help="an access token kept by 'model token', for a gated or private model of the hub"
+    )
     edit.add_argument("--no-args", action="store_true", help="remove all options of the engine")
-    for name, what in (("--input-price", "reads"), ("--output-price", "writes")):
-        edit.add_argument(name, metavar="PRICE", help=f"of a million tokens that it {what}; none: no price")
+    for name, what in (("--input-price", "input"), ("--output-price", "output")):
+        edit.add_argument(name, metavar="PRICE", help=f"for a million {what} tokens; none removes it")
     _about(edit)
     edit.set_defaults(run=_edit)
 
@@ -69,10 +73,10 @@ def add_to(actions: Any) -> None:
 def _about(parser: Any) -> None:
     """The options that every model has."""
     parser.add_argument("--license", help="default: read from the model")
-    parser.add_argument("--notes")
+    parser.add_argument("--notes", help="shown on its page")
     for name, what in (
-        ("--trust-remote-code", "run the code that comes with the model: read it first"),
-        ("--allow-pickle", "load weights that are pickles, of which only tensors are read"),
+        ("--trust-remote-code", "run the code that comes with the model, which you have read"),
+        ("--allow-pickle", "load weights that are pickles; only tensors are read from them"),
     ):
         parser.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=what)
 
@@ -113,7 +117,7 @@ def _add(
         console.progress(f"not taken: {one['reason']}")
     console.say(line(model))
     if model["state"] == "draft":
-        console.progress(f"its files are not here yet: fetch them with {console.command('fetch', model['id'])}")
+        console.progress(f"its files are not here yet: {console.command('fetch', model['id'])} downloads them")
 
 
 def _add_demo(console: Console, registry: Registry, *, models: list[str], **_: Any) -> None:
@@ -147,7 +151,7 @@ def _edit(
         if given[price] is not None:
             changes[price] = None if given[price] == "none" else given[price]
     if not changes:
-        raise CommandError("there is nothing to change: give --task, --arg, --license …")
+        raise CommandError("there is nothing to change: give an option, such as --task, --arg or --license")
     console.say(line(registry.edit(name, **changes)))
 
 

@@ -31,16 +31,16 @@ def add_to(actions: Any) -> None:
     fetching = actions.add_parser("fetch", help="download the files of a model of the hub")
     fetching.add_argument("name")
     instead = fetching.add_mutually_exclusive_group()
-    instead.add_argument("--plan", action="store_true", help="only say what the download would take")
+    instead.add_argument("--plan", action="store_true", help="only show what the download would take")
     instead.add_argument("--pause", action="store_true", help="pause the download; what has arrived stays")
     instead.add_argument("--resume", action="store_true", help="continue after a pause")
     instead.add_argument("--cancel", action="store_true", help="stop the download and delete what has arrived")
     instead.add_argument("--retry", action="store_true", help="continue after a failure")
-    fetching.add_argument("--detach", action="store_true", help="do not wait for the end")
+    fetching.add_argument("--detach", action="store_true", help="return at once")
     fetching.set_defaults(run=_fetch)
 
     token = actions.add_parser(
-        "token", help="keep an access token of the hub, encrypted; it is read from standard input or asked for"
+        "token", help="keep an access token of the hub, encrypted; it is typed in, or read from standard input"
     )
     token.add_argument("name", help="the name of the token in the registry")
     token.add_argument("--remove", action="store_true", help="remove the token")
@@ -66,7 +66,7 @@ def _fetch(
             _say_plan(console.progress, registry, model)
         registry.fetch(name, "retry" if retry else "fetch")
     if not registry.has_worker("io"):
-        console.progress(f"no io worker runs, and it waits for one: on the server, '{PROGRAM} up' starts everything")
+        console.progress(f"no io worker runs, so the download waits: '{PROGRAM} up' on the server starts one")
     if detach:
         console.say(f"{name} is queued")
         return
@@ -82,20 +82,21 @@ def _say_plan(say: Callable[[str], None], registry: Registry, model: RegistryMod
         say(f"{size(file['size']) if file['size'] else '0 bytes':>10}  {one_line(file['path'])}")
     if (more := len(plan["files"]) - NAMED) > 0:
         say(f"{'':>10}  and {more} more")
-    there = f", {size(plan['present'])} of it here already" if plan["present"] else ""
+    there = f", {size(plan['present'])} already here" if plan["present"] else ""
     if plan["files"]:
         count, license = len(plan["files"]), plan["license"] or "not named"
         say(one_line(f"{size(plan['bytes']):>10}  in {count} files{there}; licence: {license}"))
     if plan["converted"]:
-        say(f"{size(plan['converted']):>10}  more, about, as it is turned into a folder")
+        say(f"{size(plan['converted']):>10}  more, about, while it is converted into a folder")
     if model["parent"]:
-        say(one_line(f"an adapter of {plan['made_for'] or 'a model that it does not name'}; here of {model['parent']}"))
+        made_for = plan["made_for"] or "a base that it does not name"
+        say(one_line(f"an adapter, made for {made_for}; its base here is {model['parent']}"))
     if plan["files"] and not model["parent"]:
         say(one_line(f"{model['id']} {_fit(registry, model['id'])}"))
     if plan["gated"]:
         say(f"{model['hub_id']} is gated: it needs a token with access")
     if plan["fits"]:
-        say(f"{size(plan['free_after']):>10}  of the disk stay free")
+        say(f"{size(plan['free_after']):>10}  stay free on the disk")
     else:
         say(f"the disk cannot hold it: {size(plan['disk_free'])} are free")
 
@@ -104,7 +105,7 @@ def _fit(registry: Registry, name: str) -> str:
     try:
         return registry.fit(name)["text"]
     except RemoteError as error:
-        return f"may fit or not: {error}"
+        return f"may or may not fit: {error}"
 
 
 def _follow(console: Console, registry: Registry, name: str) -> None:
@@ -179,8 +180,8 @@ def _lines(console: Console) -> Iterator[Show]:
 def _token(console: Console, registry: Registry, *, name: str, remove: bool, **_: Any) -> None:
     if remove:
         users = registry.remove_token(name)["models"]
-        without = f"; without it now: {', '.join(users)}" if users else ""
-        console.say(f"the token {name} is forgotten{without}")
+        without = f"; it was used by {', '.join(users)}" if users else ""
+        console.say(f"the token {name} is removed{without}")
         return
     given = getpass.getpass("Token: ") if sys.stdin.isatty() else sys.stdin.readline()
     registry.keep_token(name, given.strip())

@@ -19,7 +19,7 @@ from vbs.places import PROGRAM
 
 POLL_SECONDS = 0.4
 SHOWN = 20  # rows of a table, by default
-NO_WORKER = f"no GPU worker is alive: it waits until one runs (on the server, '{PROGRAM} up')"
+NO_WORKER = f"no gpu worker runs, so this waits: '{PROGRAM} up' on the server starts one"
 OPTIONS = (
     *("prompt", "max_tokens", "temperature", "requests", "prompt_tokens", "seed", "cold"),
     *("file", "minutes", "keep"),
@@ -30,8 +30,8 @@ ABOUT = {
     OperationKind.LOAD: "load a model",
     OperationKind.UNLOAD: "unload a model, and free its memory on the GPU",
     OperationKind.TEST: "send a model one request, and show the answer",
-    OperationKind.BENCHMARK: "measure a model: tokens and requests a second, latency, memory",
-    OperationKind.TUNE: "find a model's fastest engine options by trying some",
+    OperationKind.BENCHMARK: "measure a model: tokens and requests per second, latency, memory",
+    OperationKind.TUNE: "try engine options, and find the fastest ones for a model",
 }
 
 
@@ -40,41 +40,45 @@ def add_to(actions: Any) -> None:
     for kind, words in ABOUT.items():
         parsers[kind] = parser = actions.add_parser(kind.value, help=words)
         parser.add_argument("name")
-        parser.add_argument("--now", action="store_true", help="run before every batch; a running batch is interrupted")
-        parser.add_argument("--detach", action="store_true", help="do not wait for the end")
+        parser.add_argument(
+            "--now", action="store_true", help="run before all batches, and interrupt the one that runs"
+        )
+        parser.add_argument("--detach", action="store_true", help="return at once")
         parser.add_argument("--json", action="store_true", dest="json", help="as JSON")
         parser.set_defaults(run=_operate, kind=kind)
     measuring = (OperationKind.TEST, OperationKind.BENCHMARK, OperationKind.TUNE)
     test, benchmark, tune = map(parsers.__getitem__, measuring)
     for parser in (test, benchmark, tune):
-        parser.add_argument("--max-tokens", type=positive, metavar="N", help="longest answer, in tokens (default: 64)")
-    test.add_argument("--prompt", metavar="TEXT")
+        parser.add_argument(
+            "--max-tokens", type=positive, metavar="N", help="the longest answer, in tokens (default: 64)"
+        )
+    test.add_argument("--prompt", metavar="TEXT", help="what to ask")
     test.add_argument("--temperature", type=float, metavar="T", help="0 (the same answer every time) to 2")
     benchmark.add_argument("--requests", type=positive, metavar="N", help="how many requests (default: 100)")
-    tune.add_argument("--requests", type=positive, metavar="N", help="requests for each setting (default: 200)")
+    tune.add_argument(
+        "--requests", type=positive, metavar="N", help="how many requests for each setting (default: 200)"
+    )
     for parser in (benchmark, tune):
         parser.add_argument(
-            "--prompt-tokens", type=positive, metavar="N", help="length of a prompt, about (default: 64)"
+            "--prompt-tokens", type=positive, metavar="N", help="about how long a prompt is, in tokens (default: 64)"
         )
         parser.add_argument(
-            "--seed", type=int, metavar="N", help="another one makes other prompts, or takes other lines"
+            "--seed", type=int, metavar="N", help="another seed gives other prompts, or other lines of the file"
         )
-    tune.add_argument(
-        "--file", metavar="FILE_ID", help="send requests of this file, which was uploaded for batches, not made-up ones"
-    )
+    tune.add_argument("--file", metavar="FILE_ID", help="send requests of this uploaded batch file, not synthetic ones")
     tune.add_argument("--minutes", type=positive, metavar="N", help="how long it may take (default: 20)")
-    tune.add_argument("--keep", action="store_true", default=None, help="give the model the fastest setting at the end")
+    tune.add_argument("--keep", action="store_true", default=None, help="keep the fastest setting at the end")
     benchmark.add_argument(
-        "--cold", action="store_true", default=None, help="unload the model first, to measure its load, too"
+        "--cold", action="store_true", default=None, help="unload the model first, to measure its load too"
     )
 
-    keep = actions.add_parser("keep", help="give a model the fastest setting that 'tune' has found")
+    keep = actions.add_parser("keep", help="keep the fastest setting that 'tune' has found")
     keep.add_argument("operation", metavar="OP_ID")
     keep.set_defaults(run=_keep)
 
     listed = actions.add_parser("operations", help="list the operations, the newest first")
     listed.add_argument("name", nargs="?", help="only this model's")
-    listed.add_argument("--open", action="store_true", help="only those that wait or run")
+    listed.add_argument("--open", action="store_true", help="only operations that wait or run")
     listed.add_argument("--json", action="store_true", dest="json", help="as JSON, all of them")
     listed.set_defaults(run=_operations)
 
@@ -82,7 +86,7 @@ def add_to(actions: Any) -> None:
     cancel.add_argument("operation", metavar="OP_ID")
     cancel.set_defaults(run=_cancel)
 
-    measurements = actions.add_parser("measurements", help="list how fast a model was and how much memory it took")
+    measurements = actions.add_parser("measurements", help="list how fast a model was, and how much memory it took")
     measurements.add_argument("name")
     measurements.add_argument("--json", action="store_true", dest="json", help="as JSON, all of them")
     measurements.set_defaults(run=_measurements)
@@ -126,7 +130,7 @@ def _follow(console: Console, registry: Registry, operation_id: str) -> Operatio
             raise CommandError(f"{operation_id} is gone: its model was removed") from None
         raise
     except KeyboardInterrupt:
-        message = f"no longer followed; it continues. To end it: {console.command('cancel', operation_id)}"
+        message = f"The operation continues. To cancel it: {console.command('cancel', operation_id)}"
         raise CommandError(message, returncode=130) from None
 
 
@@ -153,7 +157,7 @@ def _tell(console: Console, operation: OperationObject) -> None:
 
 def _tell_tuning(console: Console, operation: OperationObject) -> None:
     tuning = cast(Tuning, operation["result"])
-    titles = ["", "setting", "req/s", "tokens/s", "p50 s", "load s", "failed", "what came of it"]
+    titles = ["", "setting", "req/s", "tokens/s", "p50 s", "load s", "failed", "result"]
     console.say(aligned([titles, *map(_words, candidates.table(tuning))], right=frozenset(range(2, 7))))
     if tuning["best"] and not tuning["kept"]:
         console.say(f"To keep the fastest: {console.command('keep', operation['id'])}")
@@ -165,7 +169,7 @@ def _words(row: candidates.Row) -> list[str]:
 
 def _keep(console: Console, registry: Registry, *, operation: str, **_: Any) -> None:
     done = registry.keep(operation)
-    console.say(f"{done['model']} has the setting: {candidates.words(cast(Tuning, done['result'])['best'])}")
+    console.say(f"{done['model']} now has the setting: {candidates.words(cast(Tuning, done['result'])['best'])}")
 
 
 def _lines(text: str) -> str:
@@ -189,7 +193,7 @@ def _measurements(console: Console, registry: Registry, *, name: str, json: bool
         return
     found = list(registry.measurements(own_name, SHOWN))
     if not found:
-        console.progress(f"{name} was never measured: try {console.command('benchmark', name)}")
+        console.progress(f"{name} has no measurements yet: {console.command('benchmark', name)} measures it")
         return
     titles = ["at", "kind", "requests", "failed", "req/s", "in/s", "out/s", "p50 s", "p99 s", "load s", "memory"]
     console.say(aligned([titles, *map(_row, found)], right=frozenset(range(2, len(titles)))))
@@ -204,9 +208,9 @@ def _operations(console: Console, registry: Registry, *, name: str | None, open:
         return
     found = list(registry.operations(chosen, SHOWN))
     if not found:
-        console.progress("there are no such operations: load, unload, test and benchmark each make one")
+        console.progress("there are no such operations: load, unload, test, benchmark and tune each make one")
         return
-    titles = ["id", "kind", "model", "state", "asked by", "at", "what came of it"]
+    titles = ["id", "kind", "model", "state", "asked by", "at", "result"]
     console.say(aligned([titles, *map(_line, found)]))
 
 

@@ -20,7 +20,7 @@ def add_to(actions: Any) -> None:
     show.add_argument("name")
     show.set_defaults(run=_show)
 
-    alias = actions.add_parser("alias", help="point an alias at a model; it works wherever a model's name does")
+    alias = actions.add_parser("alias", help="point an alias at a model; it can be used like the name of a model")
     alias.add_argument("alias", metavar="ALIAS", help="e.g. @production")
     to = alias.add_mutually_exclusive_group(required=True)
     to.add_argument("name", nargs="?", help="the model that the alias points at from now on")
@@ -31,13 +31,13 @@ def add_to(actions: Any) -> None:
     remove.add_argument("name")
     remove.add_argument("--files", action="store_true", help="also delete its folder, if vbs made it")
     remove.add_argument(
-        "--dry-run", action="store_true", help="only say what would be deleted, and what needs the model"
+        "--dry-run", action="store_true", help="only show what would be deleted, and what needs the model"
     )
     remove.set_defaults(run=_remove)
 
     cleanup = actions.add_parser("cleanup", help="delete the folders that vbs made and no model uses")
-    cleanup.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
-    cleanup.add_argument("--yes", action="store_true", help="do not ask first")
+    cleanup.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
+    cleanup.add_argument("--yes", action="store_true", help="delete without asking")
     cleanup.set_defaults(run=_cleanup)
 
 
@@ -74,7 +74,9 @@ def _remove(console: Console, registry: Registry, *, name: str, files: bool, dry
         console.say(f"{name} is still needed: {'; '.join(reasons)}" if reasons else f"{name} would be removed")
     if files:
         freed = f"{found['folder']}: {size(found['bytes'])} in {found['files']} files"
-        (console.say if dry_run else console.progress)(f"frees {freed if found['folder'] else 'no files of ours'}")
+        (console.say if dry_run else console.progress)(
+            f"frees {freed if found['folder'] else 'nothing: vbs did not make its files'}"
+        )
     if not dry_run:
         console.say(f"{name} is removed")
 
@@ -100,7 +102,7 @@ def _confirmed(question: str) -> bool:
     try:
         return input(question).strip().lower() in ("y", "yes")
     except EOFError:
-        raise CommandError("nobody is here to ask: give --yes, or --dry-run to look first") from None
+        raise CommandError("nobody can be asked here: give --yes, or --dry-run to look first") from None
 
 
 def _described(model: RegistryModel) -> dict[str, Any]:

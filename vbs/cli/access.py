@@ -28,7 +28,7 @@ R = TypeVar("R", bound=Remote)
 
 
 def add_arguments(parser: CommandParser) -> None:
-    parser.add_argument("--url", help="a distant server, for example https://gpu.example.com")
+    parser.add_argument("--url", help="the address of a distant server, such as https://gpu.example.com")
     parser.add_argument("--key", help="an API key of that server")
 
 

@@ -172,7 +172,7 @@ class Stack:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            raise AlreadyRunning(f"A stack runs already on {self.data}.") from None
+            raise AlreadyRunning(f"A vbs already runs on the data folder {self.data}.") from None
         lock.truncate(0)
         lock.write(json.dumps({"pid": os.getpid(), "url": self.url}))
         lock.flush()

@@ -29,7 +29,7 @@ FIRST_LINE_BYTES = 16 * 2**20
 
 
 class Command(BaseCommand):
-    help = "Submit batches, watch them, get their results: on this server, or with --url and --key on a distant one."
+    help = "Submit batches, watch them and get their results: on this server, or with --url and --key on a distant one."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -43,48 +43,53 @@ class Command(BaseCommand):
             made.add_argument("--project", help=f"whose batches, on this server ({DEFAULT_PROJECT})")
             return made
 
-        submit = action("submit", "upload a file of requests, or a table, and run it", batch=False)
+        submit = action("submit", "upload a batch file or a table, and run it", batch=False)
         submit.add_argument(
-            "file", type=Path, metavar="FILE", help="JSONL of requests; a table as CSV, TSV, XLSX or JSONL"
+            "file", type=Path, metavar="FILE", help="a batch file (JSONL), or a table (CSV, TSV, XLSX, JSONL of rows)"
         )
-        submit.add_argument("--name", default="", help="what to call the batch (default: the file's name)")
-        submit.add_argument("--model", default="", help="the model of lines that name none")
-        submit.add_argument("--prompt", default="", help="of a table: 'Summarise: {text}' puts in the column text")
-        submit.add_argument("--system", default="", help="of a table: the system prompt; it may name columns, too")
-        submit.add_argument("--id-column", default="", metavar="COL", help="of a table: the column with the custom_ids")
-        submit.add_argument("--max-tokens", type=int, metavar="N", help="of a table: the most tokens of an answer")
-        submit.add_argument("--temperature", type=float, metavar="N", help="of a table")
-        submit.add_argument("--endpoint", default="", help="default: the url of the file's first line")
+        submit.add_argument("--name", default="", help="the name of the batch (default: that of the file)")
+        submit.add_argument("--model", default="", help="the model for requests that name none")
+        submit.add_argument(
+            "--prompt", default="", help="for a table: the prompt template, in which {text} stands for the column text"
+        )
+        submit.add_argument("--system", default="", help="for a table: the system prompt, which may name columns too")
+        submit.add_argument("--id-column", default="", metavar="COL", help="for a table: the column with the ids")
+        submit.add_argument("--max-tokens", type=int, metavar="N", help="for a table: the longest answer, in tokens")
+        submit.add_argument("--temperature", type=float, metavar="N", help="for a table: from 0 to 2")
+        submit.add_argument("--endpoint", default="", help="default: that of the first request in the file")
         submit.add_argument("--priority", type=int, help="-100 to 100; a higher one runs first (default: 0)")
-        submit.add_argument("--metadata", nargs="+", action="extend", default=[], metavar="K=V")
+        submit.add_argument("--metadata", nargs="+", action="extend", default=[], metavar="K=V", help="to find it by")
         submit.add_argument("--wait", action="store_true", help="show the progress until the batch ends")
 
-        listing = action("list", "the newest batches", batch=False)
+        listing = action("list", "list the newest batches", batch=False)
         listing.add_argument(
             "--limit", type=int, default=20, metavar="N", help="how many batches to list (default: 20)"
         )
         listing.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
 
-        show = action("show", "one batch")
+        show = action("show", "show one batch")
         show.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
         show.add_argument("--wait", action="store_true", help="show the progress until the batch ends")
 
-        action("cancel", "stop a batch; what is finished is kept")
+        action("cancel", "cancel a batch; its answers so far are kept")
 
-        results = action("results", "the answers, also of a batch that still runs")
-        results.add_argument("--errors", action="store_true", help="the lines of the error file instead")
+        results = action("results", "get the answers, also while the batch runs")
+        results.add_argument("--errors", action="store_true", help="get the lines of the error file instead")
         results.add_argument(
-            "--format", choices=FORMATS, dest="kind", help="default: as FILE ends, else the lines of the output file"
+            "--format",
+            choices=FORMATS,
+            dest="kind",
+            help="default: by the ending of FILE, else the lines of the output file",
         )
-        results.add_argument("--join", choices=JOINS, help="input: the columns of the input beside the answers")
+        results.add_argument("--join", choices=JOINS, help="put the columns of the table beside the answers")
         results.add_argument(
             "--out", type=Path, metavar="FILE", help="write to this file, which appears when it is complete"
         )
 
-        retry = action("retry", "a new batch of what failed in this one, or was not run")
+        retry = action("retry", "run again what failed or was not run, as a new batch")
         retry.add_argument("--wait", action="store_true", help="show the progress until the batch ends")
 
-        action("logs", "what happened to a batch")
+        action("logs", "show what happened to a batch")
 
     def handle(self, *, action: str, url: str | None, key: str | None, project: str | None, **options: Any) -> None:
         self.where = [
@@ -134,7 +139,7 @@ class Command(BaseCommand):
                 **of_table,
             )
         except KeyboardInterrupt:
-            self._tell(f"Interrupted; whether the server has taken it in, {self._command('list')} shows.")
+            self._tell(f"Interrupted. {self._command('list')} shows whether the batch was created.")
             raise
         self._accepted(remote, batch, wait)
 
@@ -147,7 +152,7 @@ class Command(BaseCommand):
         elif batches:
             self.stdout.write(report.listing(batches))
         else:
-            self._tell(f"no batches yet: try '{PROGRAM} batch submit FILE'")
+            self._tell(f"There are no batches yet. '{PROGRAM} batch submit FILE' creates one.")
 
     def _show(self, remote: Batches, batch_id: str, as_json: bool, wait: bool, **_: Any) -> None:
         batch = remote.retrieve(batch_id)
@@ -178,15 +183,15 @@ class Command(BaseCommand):
             kind = next((name for name in FORMATS if out.suffix.lower() == f".{name}"), None)
         if errors and (kind or join):
             raise CommandError(
-                "--errors gives the lines of the error file: leave out --format and --join, or leave out --errors, for "
+                "--errors gives the lines of the error file: leave out --format and --join. Or leave out --errors: "
                 "tables have the failed requests too."
             )
         if out is None and kind in BINARY and self.stdout.isatty():
-            raise CommandError(f"{kind} is no text that a terminal shows: name a file with --out.")
+            raise CommandError(f"A terminal cannot show {kind}: name a file with --out.")
         query = {name: value for name, value in (("format", kind), ("join", join)) if value}
         batch = remote.retrieve(batch_id)
         if not report.ended(batch):
-            self._tell(f"it is {batch['status']}; these are the lines so far")
+            self._tell(f"The batch is {report.state(batch)}. These are its answers so far.")
         expected = FORMATS[kind].content_type if kind and kind != "jsonl" else ""
         pieces = remote.errors(batch_id) if errors else remote.results(batch_id, expected, **query)
         if out is None:
@@ -225,7 +230,7 @@ class Command(BaseCommand):
         if batch["errors"]:
             self.stdout.write("\n" + report.error_table(batch["errors"]["data"]))
         if batch["output_file_id"]:
-            self._tell(f"{self._command('results', batch['id'], '--out', 'FILE')} gets the answers")
+            self._tell(f"{self._command('results', batch['id'], '--out', 'FILE')} writes the answers to FILE")
         if not report.went_well(batch):
             self.stdout.flush()
             raise CommandError(self._shortfall(batch))

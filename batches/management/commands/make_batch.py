@@ -38,7 +38,7 @@ class Sink(Protocol):
 
 
 class Command(BaseCommand):
-    help = "Write the input file of a batch: one request for each row of a table, or synthetic ones."
+    help = "Write a batch file: one request for each row of a table, or synthetic requests."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -48,16 +48,17 @@ class Command(BaseCommand):
         source.add_argument("--count", type=int, metavar="N", help="N synthetic prompts of varying lengths")
         parser.add_argument(
             "--prompt",
-            help="'Summarise: {text}' puts in the column text; {{ and }} are braces (without it: the column prompt)",
+            help="the prompt template: {text} stands for the column text, {{ and }} for braces "
+            "(default: the column prompt)",
         )
         parser.add_argument(
             "--document",
             action="append",
             default=[],
             metavar="TEMPLATE",
-            help=f"for {' and '.join(QUESTIONS)}: a text that the prompt is compared with; may be given several times",
+            help=f"for {' and '.join(QUESTIONS)}: a text that the prompt is compared with; may be repeated",
         )
-        parser.add_argument("--system", help="the system prompt; it may name columns, too")
+        parser.add_argument("--system", help="the system prompt, which may name columns too")
         parser.add_argument(
             "--id-column", metavar="COL", help="the column with each row's custom_id (default: row-2, row-3 …)"
         )
@@ -71,10 +72,10 @@ class Command(BaseCommand):
             metavar="N",
             help="all synthetic prompts begin with the same N characters",
         )
-        parser.add_argument("--model", help="the model; without it, 'batch submit --model' has to name one")
+        parser.add_argument("--model", help="the model; without it, give 'batch submit' a --model")
         parser.add_argument("--endpoint", choices=list(REQUIRED), default=CHAT, help=f"default: {CHAT}")
-        parser.add_argument("--max-tokens", type=int, metavar="N")
-        parser.add_argument("--temperature", type=float, metavar="N")
+        parser.add_argument("--max-tokens", type=int, metavar="N", help="the longest answer, in tokens")
+        parser.add_argument("--temperature", type=float, metavar="N", help="from 0 to 2")
         parser.add_argument(
             "--split", action="store_true", help="write FILE-001 and so on, each with at most one batch"
         )
@@ -106,7 +107,10 @@ def complaints(given: SimpleNamespace) -> Iterator[tuple[bool, str]]:
         yield given.prompt is not None, "--prompt is for rows; leave it out with --count."
         yield given.id_column is not None, "--id-column is for rows; leave it out with --count."
         yield given.count < 1, f"--count is {given.count}; it must be at least 1."
-        yield not 0 <= given.shared_prefix <= 10**6, f"--shared-prefix is {given.shared_prefix}; 0 to 1,000,000 go."
+        yield (
+            not 0 <= given.shared_prefix <= 10**6,
+            f"--shared-prefix is {given.shared_prefix}; it must be from 0 to 1,000,000.",
+        )
         too_many = given.count > runtime.value("VBS_MAX_BATCH_REQUESTS") and not given.split
         yield too_many, f"--count is {given.count:,}: {_most_requests()}"
         yield bool(given.document), "--document is for rows; leave it out with --count."
@@ -172,7 +176,7 @@ def _from_table(path: Path, making: Making) -> Iterator[tuple[int, bytes]]:
     is_empty = True
     with path.open("rb") as file:
         if format_of(file, path.name) == REQUESTS:
-            raise TableError(f"{path} is no table: its first line is a request already, or no JSON object.")
+            raise TableError(f"{path} is not a table: its first line is already a request, or not a JSON object.")
         reading = guess(file, path.name, most)
         names = headings(file, reading, most)
         making.check(names)
@@ -221,7 +225,7 @@ def files(path: Path, split: bool) -> Iterator[Callable[[], Sink]]:
 
         yield next_file
         if split and (old := _numbered(path, made + 1)).exists():
-            raise NotAFile(f"{old} is there from another time, and would seem to belong to these: remove it first.")
+            raise NotAFile(f"{old} is left from an earlier run, and would seem to belong to this one: remove it first.")
 
 
 def _numbered(path: Path, number: int) -> Path:
@@ -237,7 +241,7 @@ def distribute(lines: Iterator[tuple[int, bytes]], next_file: Callable[[], Sink]
     total = count = size = 0
     for number, line in lines:
         if len(line) - 1 > line_bytes:
-            raise TooMuch(f"The request of row {number} has {len(line):,} bytes; at most {line_bytes:,} go.")
+            raise TooMuch(f"The request of row {number} has {len(line):,} bytes; at most {line_bytes:,} are allowed.")
         full = count == most_requests
         if full or size + len(line) > most_bytes:
             if not split:

@@ -26,18 +26,18 @@ SHOWN = 100
 
 
 class Command(BaseCommand):
-    help = "Show what runs and waits, of all projects; pause the queue for maintenance; set the priority of a batch."
+    help = "Show what runs and waits in all projects, pause the queue for maintenance, or set the priority of a batch."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-        show = actions.add_parser("show", help="show what runs, and what waits in its order")
+        show = actions.add_parser("show", help="show what runs and what waits, in order")
         show.add_argument("--json", action="store_true", dest="as_json", help="as JSON")
         pause = actions.add_parser(
-            "pause", help="run no batch until the queue is resumed; running batches are interrupted"
+            "pause", help="pause the queue: running batches are interrupted, and none is run until it is resumed"
         )
-        pause.add_argument("--reason", default="", metavar="TEXT", help="everybody who looks at the queue sees it")
-        actions.add_parser("resume", help="let batches run again; interrupted ones continue")
+        pause.add_argument("--reason", default="", metavar="TEXT", help="shown to everybody who looks at the queue")
+        actions.add_parser("resume", help="resume the queue: interrupted batches go on where they were")
         priority = actions.add_parser("priority", help="set the priority of a batch that has not ended")
         priority.add_argument("batch_id", metavar="BATCH")
         priority.add_argument("number", type=int, metavar="N", help="-100 to 100; a higher one runs first")
@@ -60,11 +60,9 @@ class Command(BaseCommand):
         self.stdout.write(aligned([["lane", "what it does"], *_doing(workers)]))
         rows = list(map(_row, (*found.running, *found.waiting)))
         if rows:
-            self.stdout.write(
-                aligned([["", "what", "priority", "requests", "starts", "ends", "why it is there"], *rows])
-            )
+            self.stdout.write(aligned([["", "name", "priority", "requests", "starts", "ends", "reason"], *rows]))
         elif not found.reading:
-            self.stdout.write(f"nothing runs, and nothing waits: '{PROGRAM} batch submit FILE' adds a batch")
+            self.stdout.write(f"Nothing runs and nothing waits. '{PROGRAM} batch submit FILE' adds a batch.")
         if found.more:
             self.stdout.write(f"and {found.more:,} more")
         if found.reading:

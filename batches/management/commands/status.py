@@ -214,7 +214,7 @@ def rows(found: Found) -> Iterator[list[str]]:
     if queue := found["queue"]:
         counts = ", ".join(f"{count:,} {status}" for status, count in queue["by_status"].items())
         yield ["batches", counts or "none yet"]
-        reason = queue["paused"] and (queue["paused"]["reason"] or f"{PROGRAM} queue resume ends it")
+        reason = queue["paused"] and (queue["paused"]["reason"] or f"'{PROGRAM} queue resume' ends it")
         held = f", paused ({reason})" if reason else ""
         yield ["queue", f"{queue['running_total']:,} running, {queue['waiting_total']:,} waiting{held}"]
         for batch in queue["running"] + queue["waiting"]:

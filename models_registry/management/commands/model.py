@@ -15,7 +15,7 @@ LISTED = {"model_not_found": "list", "alias_not_found": "list", "operation_not_f
 
 
 class Command(BaseCommand):
-    help = "Models that requests can name: on this server, or with --url and --key on a distant one."
+    help = "Add, load, measure and remove models: on this server, or with --url and --key on a distant one."
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -33,7 +33,7 @@ class Command(BaseCommand):
         except RemoteError as error:
             words = access.explained(error)
             if action := LISTED.get(error.code or ""):
-                words += f" {console.command(action)} names those there are."
+                words += f" {console.command(action)} lists them."
             raise CommandError(one_line(words)) from error
         except KeyboardInterrupt:
-            raise CommandError("interrupted; what was not finished is taken back", returncode=130) from None
+            raise CommandError("Interrupted. What was not finished is undone.", returncode=130) from None

@@ -221,7 +221,7 @@ def test_too_much_is_refused_or_split(tmp_path, settings):
 
     settings.VBS_MAX_BATCH_REQUESTS = 5
     before = files[0].read_text()
-    with pytest.raises(CommandError, match=r"out-003\.jsonl is there from another time"):
+    with pytest.raises(CommandError, match=r"out-003\.jsonl is left from an earlier run"):
         call_command("make_batch", *words, stdout=stdout, stderr=StringIO())
     assert files[0].read_text() == before
 

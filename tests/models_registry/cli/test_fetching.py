@@ -50,7 +50,7 @@ def test_a_plan(model):
     out, err = run("fetch", "m", "--plan")
     assert "model.safetensors" in out
     assert "in 5 files; licence: apache-2.0" in out
-    assert "of the disk stay free" in out
+    assert "stay free on the disk" in out
     assert err == ""
     assert not Download.objects.exists()
 
@@ -162,7 +162,7 @@ def test_a_token_is_read_and_kept(monkeypatch):
 
 def test_a_token_is_forgotten():
     downloads.add("m", "org/tiny", token=tokens.keep("mine", TOKEN))
-    assert run("token", "mine", "--remove")[0] == "the token mine is forgotten; without it now: m\n"
+    assert run("token", "mine", "--remove")[0] == "the token mine is removed; it was used by m\n"
     assert Model.objects.get().hub_token is None
     with pytest.raises(CommandError, match="no token 'mine'"):
         run("token", "mine", "--remove")

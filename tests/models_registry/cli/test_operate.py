@@ -63,7 +63,7 @@ def test_the_command_tunes_and_keeps(add_model, serving):
     assert "as it is:" in err and "The fastest: max-num-seqs 4" in err
     operation = Operation.objects.get()
     assert f"keep {operation.pk}" in last and Model.objects.get().engine_args["max-num-seqs"] == 1
-    assert run("keep", operation.pk)[0] == "scripted has the setting: max-num-seqs 4\n"
+    assert run("keep", operation.pk)[0] == "scripted now has the setting: max-num-seqs 4\n"
     assert Model.objects.get().engine_args["max-num-seqs"] == 4
     with pytest.raises(CommandError, match="No operation found"):
         run("keep", "op_1")
@@ -85,7 +85,7 @@ def test_the_command_says_that_nobody_works(add_model):
     assert run("cancel", out.strip())[0] == f"{out.strip()} is cancelled\n"
     with pytest.raises(CommandError, match="has ended already"):
         run("cancel", out.strip())
-    with pytest.raises(CommandError, match=r"No operation found with id 'op_1'\. 'manage.py model operations' names"):
+    with pytest.raises(CommandError, match=r"No operation found with id 'op_1'\. 'manage.py model operations' lists"):
         run("cancel", "op_1")
     with pytest.raises(CommandError, match="The model 'nobody' does not exist"):
         run("test", "nobody")
@@ -120,7 +120,9 @@ def test_interrupting_the_command_does_not_interrupt_the_work(add_model, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr("models_registry.cli.operate.time.sleep", interrupt)
-    with pytest.raises(CommandError, match=r"it continues\. To end it: 'manage.py model cancel op_") as error:
+    with pytest.raises(
+        CommandError, match=r"The operation continues\. To cancel it: 'manage.py model cancel op_"
+    ) as error:
         run("load", "scripted")
     assert error.value.returncode == 130 and Operation.objects.get().state == "queued"
 

@@ -385,6 +385,6 @@ def test_added_and_planned_on_the_command_line(served, base):
     assert (model.base, model.state) == (base, ModelState.DRAFT)
     out, _ = run("fetch", "a", "--plan")
     assert "adapter_model.safetensors" in out and "tokenizer" not in out
-    assert "an adapter of their/base; here of base" in out
+    assert "an adapter, made for their/base; its base here is base" in out
     fetched(model)
     assert f"{model.source}" in run("list")[0]

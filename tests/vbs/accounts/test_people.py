@@ -297,7 +297,7 @@ def test_the_command_asks_on_a_terminal(monkeypatch):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     typed = iter(["good enough it is", "something else", "short", "short", "good enough it is", "good enough it is"])
     monkeypatch.setattr("vbs.accounts.management.commands.create_user.getpass", lambda words: next(typed))
-    with pytest.raises(CommandError, match="not alike"):
+    with pytest.raises(CommandError, match="passwords differ"):
         made("vera", "--role", "admin")
     with pytest.raises(CommandError, match="too short"):
         made("vera", "--role", "admin")

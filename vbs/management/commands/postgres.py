@@ -9,7 +9,7 @@ from vbs.run import interrupts, postgres
 
 
 class Command(BaseCommand):
-    help = "Run the embedded PostgreSQL in the foreground until it is told to stop (for the supervisor)."
+    help = "Run the embedded PostgreSQL in the foreground until SIGTERM or SIGINT."
     requires_system_checks = ()
 
     def handle(self, **options: Any) -> None:

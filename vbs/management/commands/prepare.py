@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 
 
 class Command(BaseCommand):
-    help = "Make the database and the static files ready for the programs; does only what is not done yet."
+    help = "Prepare the database and the static files, as far as that is not done yet."
 
     def handle(self, **options: Any) -> None:
         call_command("migrate", interactive=False, verbosity=0)

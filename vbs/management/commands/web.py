@@ -12,7 +12,7 @@ from vbs.web.limits import MB, Bounds
 
 
 class Command(BaseCommand):
-    help = "Serve the API and the pages until SIGTERM or SIGINT"
+    help = "Serve the API and the pages until SIGTERM or SIGINT."
     requires_system_checks: list[str] = []  # handle() does this, when the address is known
 
     def add_arguments(self, parser: CommandParser) -> None:

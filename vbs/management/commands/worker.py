@@ -30,7 +30,7 @@ def _die_with_parent() -> None:
 
 
 class Command(BaseCommand):
-    help = "Run the workers of a cluster: io (validation, outputs, clean-up) or gpu (one worker, and its engine)."
+    help = "Run the workers of a cluster: io (validation, output files, upkeep) or gpu (one worker and its engine)."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("cluster", choices=["io", "gpu"])

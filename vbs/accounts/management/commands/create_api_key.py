@@ -12,12 +12,12 @@ from vbs.configuration import audit
 
 
 class Command(BaseCommand):
-    help = "Make an API key and print it, alone, on standard output. It is shown only here."
+    help = "Create an API key and print it, alone, on standard output: it is shown only once."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--project", required=True, help="created when it does not exist")
+        parser.add_argument("--project", required=True, help="the project; created when it does not exist")
         parser.add_argument("--name", required=True, help="what the key is for")
-        parser.add_argument("--days", type=int, help="expire after so many days")
+        parser.add_argument("--days", type=int, help="after how many days it expires (default: never)")
         parser.add_argument("--operator", action="store_true", help="the key may also change the registry of models")
 
     def handle(self, *, project: str, name: str, days: int | None, operator: bool, **options: Any) -> None:

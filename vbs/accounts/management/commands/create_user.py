@@ -16,15 +16,15 @@ from vbs.configuration import audit
 
 class Command(BaseCommand):
     help = (
-        "Create an account for the browser. Asks for the password; without a terminal, or with an empty answer, "
-        "one is generated and printed, alone, on standard output. It is shown only this once."
+        "Create an account for the browser. Asks for the password. Without a terminal, or with an empty answer, a "
+        "password is generated and printed, alone, on standard output: it is shown only once."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name", help="to sign in with")
         parser.add_argument("--role", required=True, choices=roles.ROLES)
         parser.add_argument(
-            "--project", action="append", default=[], help="a project whose batches they see; may be repeated"
+            "--project", action="append", default=[], help="a project whose batches they may see; may be repeated"
         )
 
     def handle(self, *, name: str, role: str, project: list[str], **options: Any) -> None:
@@ -44,16 +44,20 @@ class Command(BaseCommand):
                 audit.record_command("user.add", name, role)
         except people.AccountRefused as error:
             raise CommandError(str(error)) from None
-        self.stderr.write(f"{name} is made, as {role}." + (" The password:" if generated else ""))
+        self.stderr.write(
+            f"The account {name} is created, with the role {role}." + (" The password:" if generated else "")
+        )
         if not found and role != roles.ADMIN:
-            self.stderr.write(f"{name} is in no project yet and sees no batches: System → People adds some.")
+            self.stderr.write(
+                f"{name} is in no project yet and sees no batches: an admin adds projects under System → People."
+            )
         if generated:
             self.stdout.write(generated)
 
     def _password(self, name: str) -> str:
         if not sys.stdin.isatty():
             return ""
-        typed = getpass(f"Password for {name} (empty: one is made): ")
+        typed = getpass(f"Password for {name} (empty: one is generated): ")
         if typed and typed != getpass("Again: "):
-            raise CommandError("The two are not alike: nothing is made.")
+            raise CommandError("The two passwords differ: no account is created.")
         return typed
