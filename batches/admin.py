@@ -80,7 +80,7 @@ class BatchAdmin(ReadOnlyAdmin):
     def cancel(self, request: HttpRequest, queryset: QuerySet[Batch]) -> None:
         self._each(request, queryset, lambda batch: batch.request_cancel(), "asked to cancel")
 
-    @admin.action(description="Retry what has no good answer in the selected batches", permissions=["operate"])
+    @admin.action(description="Run again what failed or was not run in the selected batches", permissions=["operate"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Batch]) -> None:
         self._each(request, queryset, lambda batch: batch.retry(), "retried")
 

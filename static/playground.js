@@ -126,7 +126,7 @@
   const refusal = async (response) => {
     if (response.type === "opaqueredirect") return "You are signed out: load this page anew, and sign in.";
     const words = (await response.json().catch(() => null))?.error?.message;
-    return words ?? `The server answered ${response.status}. Load this page anew and try again.`;
+    return words ?? `The server answered ${response.status}. Reload this page and try again.`;
   };
 
   // One answer
@@ -205,7 +205,7 @@
         const [tokens, since] = long ? [written - 1, this.first] : [written, this.began];
         found.push(`${((1000 * tokens) / Math.max(1, this.last - since)).toFixed(1)} tokens/s`);
       }
-      if (read !== undefined) found.push(`${read} tokens in${written === undefined ? "" : `, ${written} out`}`);
+      if (read !== undefined) found.push(`${read} input tokens${written === undefined ? "" : `, ${written} output tokens`}`);
       if (this.ended) found.push(`${seconds(this.ended)} s in all`);
       if (this.ends.length) found.push(`ended by ${[...new Set(this.ends)].join(", ")}`);
       this.node.querySelector(".facts").textContent = found.join(" · ");

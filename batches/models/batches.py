@@ -246,7 +246,7 @@ class Batch(Leased):
                 self._enter(BatchStatus.IN_PROGRESS)
                 self.note("Started.")
             elif self.attempts > 1:
-                self.note(f"Taken up again, with {self.pending:,} of {self.total:,} requests left.")
+                self.note(f"Continued, with {self.pending:,} of {self.total:,} requests left.")
         return True
 
     def finish(self, worker: uuid.UUID | None = None) -> bool:

@@ -61,7 +61,9 @@ def test_two_models_side_by_side(playground):
         shown = reply(page, name)
         expect(shown.locator(".state")).to_have_text("completed")
         expect(shown.locator("pre")).to_have_text(f"one two three four {MARKUP}")
-        facts = r"first token after \d+\.\d\d s · \d+\.\d tokens/s · \d+ tokens in, \d+ out · .* ended by stop"
+        facts = (
+            r"first token after \d+\.\d\d s · \d+\.\d tokens/s · \d+ input tokens, \d+ output tokens · .* ended by stop"
+        )
         expect(shown.locator(".facts")).to_have_text(re.compile(facts))
     left, right = (reply(page, name).bounding_box() for name in ("@speaker", "speaker"))
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
@@ -76,7 +78,7 @@ def test_two_models_side_by_side(playground):
     assert body["messages"][2]["content"] == f"one two three four {MARKUP}" and "stream" not in body
     page.get_by_label("Message", exact=True).press("Control+Enter")
     expect(reply(page, "@speaker", 1).locator("pre")).to_have_text("and now")
-    page.get_by_role("button", name="Take the last turn back").click()
+    page.get_by_role("button", name="Undo the last turn").click()
     expect(page.get_by_label("Message", exact=True)).to_have_value("and now")
     expect(page.locator(".turn")).to_have_count(1)
 

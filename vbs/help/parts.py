@@ -13,7 +13,7 @@ AT = datetime(2026, 3, 2, 9, 30, tzinfo=UTC)
 COLORS = (
     ("ground", "behind the cards"), ("card", "of cards"), ("ink", "of text"), ("quiet", "of what explains"),
     ("line", "between rows"), ("hover", "under the pointer"), ("accent", "links, what is chosen"),
-    ("good", "went well"), ("fair", "waits, or wants a look"), ("bad", "failed, or cannot be undone"),
+    ("good", "went well"), ("fair", "waits, or needs attention"), ("bad", "failed, or cannot be undone"),
     ("other", "a further series"),
 )  # fmt: skip
 STATES = (

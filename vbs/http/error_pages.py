@@ -78,7 +78,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if error := refusal(sys.exc_info()[1], request):
         return refused(request, error, "Try again in a moment" if error.status_code == 503 else "Server error")
     body = unforeseen(None, request)
-    words = [body["error"]["message"], f"Try again in a moment. `{PROGRAM} status` says on the server what is wrong."]
+    words = [body["error"]["message"], f"Try again in a moment. On the server, '{PROGRAM} status' shows what is wrong."]
     return answer(request, 500, "Server error", words, body)
 
 

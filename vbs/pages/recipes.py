@@ -35,7 +35,7 @@ def recipes(server: str, model: str, window: str = "24h") -> tuple[Recipe, ...]:
         Recipe(
             "key",
             "A key",
-            "A key belongs to a project. Make one under System, or in a shell on the server; then let your shell know.",
+            "A key belongs to a project. Create one under System, or in a shell on the server; then export it.",
             f"{typed} create_api_key --project default --name mine\nexport KEY=sk-vbs-…",
         ),
         Recipe(
@@ -61,7 +61,7 @@ def recipes(server: str, model: str, window: str = "24h") -> tuple[Recipe, ...]:
         Recipe(
             "table",
             "A table instead of a file",
-            "Each row becomes one request; a column in braces stands for its value. What a table may be: see the API.",
+            "Each row becomes one request; a column in braces stands for its value.",
             f"cat > reviews.csv <<'EOF'\n{TABLE}EOF\n"
             f"curl -s {server}/v1/batches {auth} \\\n"
             f"     -F file=@reviews.csv -F model={model} -F 'prompt=Is this review positive? {{review}}'",
@@ -105,7 +105,7 @@ def recipes(server: str, model: str, window: str = "24h") -> tuple[Recipe, ...]:
         Recipe(
             "cancel",
             "Cancel, and retry what failed",
-            "What was answered is kept; the second makes a new batch of the requests that failed.",
+            "The answers so far are kept. A retry is a new batch of the requests that failed or were not run.",
             f"curl -s -X POST {server}/v1/batches/batch_…/cancel {auth}\n"
             f"curl -s -X POST {server}/v1/batches/batch_…/retry {auth}",
         ),

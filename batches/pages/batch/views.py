@@ -58,7 +58,7 @@ def cancel(request: Request, pk: str) -> HttpResponseBase:
         try:
             with transaction.atomic():
                 batch.request_cancel()
-                audit.record(request, "batch.cancel", pk, f"{batch.pending:,} requests left undone", batch.project)
+                audit.record(request, "batch.cancel", pk, f"{batch.pending:,} requests not run", batch.project)
         except Conflict as refusal:
             messages.error(request, refusal.message)
         else:
@@ -70,7 +70,7 @@ def cancel(request: Request, pk: str) -> HttpResponseBase:
     if batch.validated_at is None:
         left = "Its requests are not counted yet; none of them will be run."
     else:
-        left = f"{batch.pending:,} of its {batch.total:,} requests are left undone."
+        left = f"{batch.pending:,} of its {batch.total:,} requests will not be run."
     words = [
         left,
         f"The {batch.answered:,} answers so far are kept; its error file names the requests that were not run.",
@@ -122,7 +122,7 @@ def retry(request: Request, pk: str) -> HttpResponseBase:
         if request.htmx:
             return changes(request, detail.build(request.viewer, request.GET, pk), request.POST)
         return redirect("batch", pk)
-    messages.success(request, f"This batch runs what has no good answer in {pk}.")
+    messages.success(request, f"This batch runs the requests of {pk} that failed or were not run.")
     address = resolve_url("batch", again.pk)
     return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
 

@@ -73,7 +73,7 @@ def _file(sent: Sent, file: File, found: Checked | None) -> dict[str, Any]:
     found = found or repair.check(file, endpoint, model, sent.user)
     shown = {"form": form} | page.checked(found, sent.typed or {})
     if not found.ready:
-        return shown | {"blocked": "Once nothing is wrong in the file."}
+        return shown | {"blocked": "Correct the file first."}
     shown["ready"] = page.ready_token(found.ready, endpoint, model)
     if project := form.chosen_project:
         options = form.options() | {"endpoint": endpoint}
@@ -105,4 +105,4 @@ def preview_of(sent: Sent) -> Preview:
         return found
     if sent.file is None or not repair.is_table(sent.file):
         raise FileNotFoundError
-    return _table(sent, sent.file, None).get("preview") or Preview("The table cannot be read so.", is_error=True)
+    return _table(sent, sent.file, None).get("preview") or Preview("The table cannot be read this way.", is_error=True)

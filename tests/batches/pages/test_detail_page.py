@@ -166,7 +166,7 @@ def test_retries_lead_to_each_other(operator, ran):
     again = Batch.objects.get(retry_of=ran)
     assert answer.status_code == 302 and answer.url == at(again) and again.created_by == operator.user.username
     page = text(operator.get(at(again)))
-    assert at(ran) in page and "This batch runs what has no good answer" in page and operator.user.username in page
+    assert at(ran) in page and "that failed or were not run" in page and operator.user.username in page
     assert at(again) in text(operator.get(at(ran)))
     again.hide()
     assert at(again) not in text(operator.get(at(ran)))
@@ -226,12 +226,12 @@ def test_failures_are_told_by_their_causes(operator, many):
     page = text(operator.get(at(many)))
     causes = re.findall(r"<strong class=\"number\">(\d+) ×</strong> <span><code>(\w+)</code>", page)
     assert causes == [("17", "context_length_exceeded"), ("3", "engine_crashed")] and "20 failed</h2>" in page
-    assert page.count("and alike") == 1 and f'href="/batches/{many.pk}/requests/31">line 31<' in page
+    assert page.count("and similar") == 1 and f'href="/batches/{many.pk}/requests/31">line 31<' in page
 
 
 def test_of_many_failures_the_first_are_looked_at(operator, many, monkeypatch):
     monkeypatch.setattr(failures, "LOOKED_AT", 5)
-    assert "Of the first 5 that failed." in text(operator.get(at(many)))
+    assert "Counted in the first 5 that failed." in text(operator.get(at(many)))
 
 
 def test_without_failures_nothing_is_said_of_them(operator, project):
@@ -406,7 +406,7 @@ def test_cancelling_asks_first(operator, add_model, submitted):
     add_model()
     batch = submitted([line("a"), line("b")])
     asked = text(operator.get(at(batch, "cancel"), headers=HTMX))
-    assert "2 of its 2 requests are left undone." in asked and "<html" not in asked
+    assert "2 of its 2 requests will not be run." in asked and "<html" not in asked
     batch.refresh_from_db()
     assert batch.status == BatchStatus.VALIDATING
     page = text(operator.post(at(batch, "cancel"), follow=True))
