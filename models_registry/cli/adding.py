@@ -75,7 +75,7 @@ def _about(parser: Any) -> None:
     parser.add_argument("--license", help="default: read from the model")
     parser.add_argument("--notes", help="shown on its page")
     for name, what in (
-        ("--trust-remote-code", "run the code that comes with the model, which you have read"),
+        ("--trust-remote-code", "run the code that comes with the model: read the code first"),
         ("--allow-pickle", "load weights that are pickles; only tensors are read from them"),
     ):
         parser.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=what)

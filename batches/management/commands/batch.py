@@ -40,7 +40,7 @@ class Command(BaseCommand):
             if batch:
                 made.add_argument("batch_id", metavar="ID")
             access.add_arguments(made)
-            made.add_argument("--project", help=f"whose batches, on this server ({DEFAULT_PROJECT})")
+            made.add_argument("--project", help=f"the project, on this server (default: {DEFAULT_PROJECT})")
             return made
 
         submit = action("submit", "upload a batch file or a table, and run it", batch=False)
@@ -58,7 +58,9 @@ class Command(BaseCommand):
         submit.add_argument("--temperature", type=float, metavar="N", help="for a table: from 0 to 2")
         submit.add_argument("--endpoint", default="", help="default: that of the first request in the file")
         submit.add_argument("--priority", type=int, help="-100 to 100; a higher one runs first (default: 0)")
-        submit.add_argument("--metadata", nargs="+", action="extend", default=[], metavar="K=V", help="to find it by")
+        submit.add_argument(
+            "--metadata", nargs="+", action="extend", default=[], metavar="K=V", help="pairs to find the batch by"
+        )
         submit.add_argument("--wait", action="store_true", help="show the progress until the batch ends")
 
         listing = action("list", "list the newest batches", batch=False)

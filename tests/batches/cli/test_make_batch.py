@@ -144,7 +144,7 @@ def test_every_endpoint_has_its_body(tmp_path, endpoint, body):
         ("id,other\na,x\n", "rows.csv", "no column 'text'; there is 'id', 'other'"),
         ("[1]\n", "rows.jsonl", "one JSON list"),
         ('{"id": "a", "text": "x"}\n[1]\n', "rows.jsonl", "Row 2 of .*not a JSON object"),
-        ('{"id": "a"\n', "rows.jsonl", "no table: its first line is a request already, or no JSON object"),
+        ('{"id": "a"\n', "rows.jsonl", "not a table: its first line is already a request, or not a JSON object"),
         ('{"id": "a", "text": ' + "[" * 300 + "]" * 300 + "}", "rows.jsonl", "nested too deeply"),
         ('{"text": "x"}\n', "rows.jsonl", "no column 'id'"),
         (b"%PDF", "rows.csv", "This is a PDF document"),

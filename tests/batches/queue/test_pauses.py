@@ -148,7 +148,7 @@ def test_by_command(add_model, submitted, capsys):
 def test_the_command_says_what_each_lane_does(queued, capsys):
     call_command("queue", "show")
     shown = capsys.readouterr().out
-    assert "no GPU worker is running" in shown and "nothing runs, and nothing waits" in shown
+    assert "no GPU worker is running" in shown and "Nothing runs and nothing waits" in shown
     lane = {"model": "far", "state": "failed", "why": "it is away", "detail": "http://far is away", "activity": ""}
     lane |= {"since": time.time() - 120, "window": 0, "in_flight": 0, "requests_per_second": 0, "addresses": []}
     here = {"model": "near", "state": "running", "window": 16, "in_flight": 9, "requests_per_second": 2.5, "why": ""}
