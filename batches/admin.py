@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 
-from batches.models import Activity, Batch, BatchEvent, BatchRequest, File, Pause, Upload, UploadPart
+from batches.models import Activity, Batch, BatchEvent, BatchRequest, File, Pause, SearchIndex, Upload, UploadPart
 from vbs.admin.base import ReadOnlyAdmin
 from vbs.openai.errors import Conflict
 from vbs.pages.templatetags.plain import plain
@@ -161,6 +161,12 @@ class BatchRequestAdmin(OfBatchAdmin):
     @admin.display(description="error message")
     def said(self, row: BatchRequest) -> str:
         return plain(row.error_message) or "-"
+
+
+@admin.register(SearchIndex)
+class SearchIndexAdmin(OfBatchAdmin):
+    list_display = ["batch_id", "requests", "is_complete"]
+    list_filter = []
 
 
 @admin.register(BatchEvent)

@@ -19,6 +19,7 @@ class BatchesConfig(AppConfig):
         metrics.register()
         tasks.register("validate", "batches.tasks.validate")
         tasks.register("finalize", "batches.tasks.finalize")
+        tasks.register("index", "batches.tasks.index")
         workloads.register(BatchesWorkload())
         upkeep.register(*sweep.PARTS)
         jump.register(batches)

@@ -15,8 +15,11 @@ from batches.models import (
     Batch,
     BatchRequest,
     BatchStatus,
+    SearchedRequest,
+    SearchIndex,
 )
 from batches.run import unloadable
+from batches.search import indexing
 from vbs.broker import wake
 from vbs.configuration import runtime
 
@@ -55,8 +58,19 @@ def _purge_requests() -> None:
             continue
         while ids := list(BatchRequest.objects.filter(batch=batch).values_list("pk", flat=True)[:ROWS]):
             BatchRequest.objects.filter(pk__in=ids).delete()
+        _purge_words(batch)
         Batch.objects.filter(pk=batch.pk).update(purged_at=timezone.now())
         log.info("Deleted the request rows of %s, which ended at %s", batch.pk, ended)
+
+
+def _purge_words(batch: Batch) -> None:
+    index = SearchIndex.objects.filter(batch=batch).first()
+    if index is None:
+        return
+    searched = SearchedRequest.objects.filter(index=index)
+    while lines := list(searched.values_list("line", flat=True)[:ROWS]):
+        searched.filter(line__in=lines).delete()
+    index.delete()
 
 
 def _purge_activity() -> None:
@@ -75,4 +89,5 @@ PARTS = (
     purge.uploads,
     _purge_requests,
     _purge_activity,
+    indexing.sweep,
 )

@@ -20,3 +20,9 @@ def finalize(batch_id: str) -> None:
 
     with bind(batch_id=batch_id), temporary_errors.noted(batch_id, "Its files are not written"):
         insist(lambda: outputs.finalize(batch_id))
+
+
+def index() -> None:
+    from batches.search import indexing
+
+    insist(indexing.task)

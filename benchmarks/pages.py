@@ -54,11 +54,23 @@ def _addresses(running: System) -> list[tuple[str, str]]:
         "a project and a state": {"project": str(project), "state": "cancelled"},
         "from the middle": {"before": middle},
     }
+    searches = {
+        "a word of all": "word",
+        "a word of few": "seldom77",
+        "a word of one": f"{total - 7}",
+        "the beginning of a word": "sel",
+        "a phrase": f'"word {total // 2}"',
+        "no such word": "absent",
+    }
     return [
         *((one, one) for one in ("/", "/queue/", "/batches/")),
         *((f"/batches/, {name}", f"/batches/?{urlencode(query)}") for name, query in filters.items()),
         (f"one batch of {total:,}", f"/batches/{large}/"),
         ("its requests", f"/batches/{large}/requests"),
+        *(
+            (f"its requests, {name}", f"/batches/{large}/requests?{urlencode({'words': words})}")
+            for name, words in searches.items()
+        ),
         ("its last request", f"/batches/{large}/requests/{total}"),
         *((one, one) for one in ("/batches/new", "/models/", "/system/", "/system/log", "/system/audit", "/help/")),
     ]

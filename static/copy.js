@@ -8,7 +8,8 @@
       await navigator.clipboard.writeText(element.value ?? element.textContent);
       return "Copied";
     } catch {
-      // Without HTTPS there is no clipboard: select it, so that Ctrl+C does it.
+      // Without HTTPS there is no clipboard: show and select it, so that Ctrl+C does it.
+      element.closest("details")?.setAttribute("open", "");
       getSelection().selectAllChildren(element);
       return document.execCommand?.("copy") ? "Copied" : "Selected: press Ctrl+C";
     }

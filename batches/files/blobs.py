@@ -141,6 +141,16 @@ def opened(blob: str) -> Iterator[int]:
             os.close(descriptor)
 
 
+def is_gone(blob: str) -> bool:
+    """Whether the storage works, but does not have these bytes. Raises one of `troubles`."""
+    if default_storage.exists(blob):
+        return False
+    try:
+        _miss(blob)
+    except BlobGone:
+        return True
+
+
 def _miss(blob: str) -> NoReturn:
     """The exception for bytes that were not found. When a disk is not mounted or a bucket is wrong, no file is found,
     and that may be temporary."""

@@ -25,6 +25,7 @@ from batches.models.requests import (
     adding,
     request_id,
 )
+from batches.models.searching import SearchedRequest, SearchIndex
 from batches.models.statuses import CLOSING, PRIORITIES, RUNNABLE, TERMINAL, BatchStatus
 
 __all__ = [
@@ -55,6 +56,8 @@ __all__ = [
     "Pause",
     "Purpose",
     "RequestState",
+    "SearchIndex",
+    "SearchedRequest",
     "Upload",
     "UploadPart",
     "UploadStatus",

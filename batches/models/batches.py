@@ -19,6 +19,7 @@ from batches.models import expiry
 from batches.models.batch_rows import BatchQuerySet
 from batches.models.files import File
 from batches.models.requests import RequestState, add_failed
+from batches.models.searching import SearchIndex
 from batches.models.statuses import CLOSING, PRIORITIES, RUNNABLE, TERMINAL, BatchStatus
 from models_registry.models import Model
 from vbs.accounts.models import Project
@@ -215,6 +216,7 @@ class Batch(Leased):
             self.model_names, self.total, self.validated_at = model_names, total, timezone.now()
             self.unlimited = unlimited
             self.save(update_fields=["model_names", "total", "validated_at", "unlimited"])
+            SearchIndex.objects.create(batch=self)
             self.note(f"Validated: {total:,} requests for {', '.join(model_names)}; queued.")
             wake("gpu")
         return True
@@ -312,6 +314,7 @@ class Batch(Leased):
             status = BatchStatus.CANCELLED if self.status == BatchStatus.CANCELLING else BatchStatus(self.outcome)
             self._enter(status, output_file=output_file, error_file=error_file, requests_per_second=None)
             self.note(f"{status.value.capitalize()}: {self.counts.words()}.")
+            wake("index")
         return True
 
     def request_cancel(self) -> None:

@@ -1,9 +1,11 @@
 """The requests of a batch, and its activity: how many requests ended when."""
 
 import hashlib
+from typing import Self
 
 from django.db import connection, models
-from django.db.models import Q
+from django.db.models import Case, F, Func, IntegerField, Q, TextField, When
+from django.db.models.functions import Left
 
 
 class RequestState(models.IntegerChoices):
@@ -22,6 +24,19 @@ class RequestState(models.IntegerChoices):
         """The states that a retry runs again. A request of an ended batch that is pending was never run, because its
         model could not be loaded."""
         return (cls.PENDING, *cls.in_error_file())
+
+
+class RequestQuerySet(models.QuerySet["BatchRequest"]):
+    def with_size(self) -> Self:
+        """With the size of each answer in bytes as `size`, which is known without reading the answer."""
+        return self.annotate(size=Func(F("response"), function="octet_length", output_field=IntegerField()))
+
+    def with_answer(self, most: int, characters: int) -> Self:
+        """With `size`, and as `read` each answer that has at most so many bytes; of a longer one its first
+        characters."""
+        cut = Left("response", characters)
+        read = Case(When(size__lte=most, then=F("response")), default=cut, output_field=TextField())
+        return self.with_size().annotate(read=read)
 
 
 class BatchRequest(models.Model):
@@ -45,6 +60,8 @@ class BatchRequest(models.Model):
     input_tokens = models.PositiveIntegerField(null=True)
     output_tokens = models.PositiveIntegerField(null=True)
     finished_at = models.DateTimeField(null=True)
+
+    objects = RequestQuerySet.as_manager()
 
     class Meta:
         ordering = ["batch", "line"]

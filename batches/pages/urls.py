@@ -43,5 +43,6 @@ urlpatterns: list[URLPattern] = [
     path("batches/<str:pk>/requests", request_views.requests, name="batch-requests"),
     path("batches/<str:pk>/requests/<int:line>", request_views.request, name="batch-request"),
     path("batches/<str:pk>/requests/<int:line>/playground", request_views.playground, name="batch-request-playground"),
+    path("batches/<str:pk>/requests/<int:line>/again", request_views.again, name="batch-request-again"),
     path("batches/<str:pk>/requests/<int:line>/<str:side>", request_views.download, name="batch-request-file"),
 ]

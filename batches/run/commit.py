@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from django.conf import settings
 from django.db import DataError, connection, transaction
-from django.db.models import F, Max
+from django.db.models import F, Max, QuerySet
 from django.db.models.functions import Greatest, Now
 
 from batches.models import CLOSING, RUNNABLE, Batch, BatchRequest, LeaseLost, RequestState, expiry
@@ -67,7 +67,9 @@ LOST = BatchSignal(priority=0, lost=True)
 
 def pending(batch_id: str, model_index: int, after: Pending | None, limit: int) -> list[Pending]:
     """The next requests to run, those with the same prefix together."""
-    rows = BatchRequest.objects.filter(batch_id=batch_id, model_index=model_index, state=RequestState.PENDING)
+    rows: QuerySet[BatchRequest] = BatchRequest.objects.filter(
+        batch_id=batch_id, model_index=model_index, state=RequestState.PENDING
+    )
     if after is not None:
         rows = rows.extra(where=["(prefix, line) > (%s, %s)"], params=[after.prefix, after.line])
     fields = ("id", "prefix", "line", "offset", "length", "custom_id", "crashes")

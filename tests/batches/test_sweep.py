@@ -19,6 +19,7 @@ from batches.models import Batch, BatchStatus, File, FileStatus, RequestState, U
 from batches.queue import forecast, order, pauses
 from batches.run import claims, commit
 from batches.run.outcomes import failure
+from batches.search import indexing
 from models_registry.catalog import aliases
 from models_registry.gpu import worker_process as worker_module
 from models_registry.models import Model, Worker
@@ -94,6 +95,7 @@ def test_lost_wake_ups_are_found_again(project, add_model, submitted):
 def test_nothing_to_do_wakes_nobody(project, add_model, submitted):
     add_model()
     ended(submitted([line("a")]))
+    indexing.task()
     woken()
     upkeep.run()
     assert woken() == []
@@ -171,7 +173,7 @@ def test_a_batch_with_nothing_left_to_run_ends_without_a_gpu(add_model, submitte
     upkeep.run()
     batch.refresh_from_db()
     assert (batch.status, batch.outcome) == (BatchStatus.FINALIZING, BatchStatus.COMPLETED)
-    assert woken() == [("finalize", batch.pk)]
+    assert woken() == [("finalize", batch.pk), ("index",)]
 
 
 def changed(name, state):

@@ -44,6 +44,7 @@ def addresses(vbs):
         "batch-running": f"/batches/{running.id}/",
         "batch-waiting": f"/batches/{waiting[0].id}/",
         "requests": f"/batches/{done.id}/requests",
+        "requests-found": f"/batches/{done.id}/requests?words=what",
         "request": f"/batches/{done.id}/requests/8",
         "request-refused": f"/batches/{done.id}/requests/10",
         "request-playground": f"/batches/{done.id}/requests/8/playground",

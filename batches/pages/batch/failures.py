@@ -9,7 +9,7 @@ from django.db.models.functions import Left
 
 from batches.models import Batch, BatchRequest, RequestState
 from batches.pages.batch.measured import lasting
-from batches.pages.request.table import TooSlow, limited
+from batches.pages.request.chosen import TooSlow, limited
 from vbs.pages.parts import Part
 from vbs.timed_cache import Kept
 

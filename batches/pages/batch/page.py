@@ -32,7 +32,7 @@ MESSAGE = 500  # characters of one of them, of which the template shows all
 RETRIES = 10
 METADATA = 50  # pairs
 ANSWERS = 20  # requests of a page of the table
-SHOWING = ("state", "q", "after", "before")  # what an address may say of the table
+SHOWING = ("state", "q", "words", "after", "before")  # what an address may say of the table
 NOTHING = Forecast()
 
 

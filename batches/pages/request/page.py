@@ -1,17 +1,17 @@
 """One request: its call, its answer, and the requests beside it. Reads at most MOST bytes of each."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
-from django.db.models import QuerySet
 
 from batches.exchange import ExchangePiece, Side, answered, asked, pretty
 from batches.export.source import gone
 from batches.files import blobs
 from batches.finish.outputs import NOT_RUN
 from batches.models import Batch, BatchRequest, RequestState
-from batches.pages.request.table import SIZE, TooSlow, limited, response
+from batches.pages.request.chosen import ALL, Chosen, TooSlow, limited, lines, searched
 from vbs.live.pages import PageGone
 from vbs.openai import raw_json
 from vbs.openai.raw_json import Members, NotAnObject
@@ -22,6 +22,8 @@ from vbs.pages.words import size
 log = logging.getLogger(__name__)
 
 MOST = 2**20  # bytes
+
+Pair = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -50,31 +52,36 @@ class Neighbours:
 def find(batch: Batch, line: int) -> BatchRequest:
     """The row, with the size of its answer in bytes as `size`. Of a large answer it has only the beginning. Raises
     PageGone."""
-    rows = BatchRequest.objects.filter(batch=batch, line=line).defer("response")
-    rows = rows.annotate(size=SIZE, read=response(MOST, MOST_CHARACTERS))
+    rows = BatchRequest.objects.filter(batch=batch, line=line).defer("response").with_answer(MOST, MOST_CHARACTERS)
     if batch.purged_at or (row := rows.first()) is None:
         raise PageGone(f"{batch.pk}:{line}")
     return row
 
 
-def neighbours(batch: Batch, line: int) -> Neighbours:
-    """Found by the index on (batch, line). The next failed request may be far away, so `limited` bounds the search."""
-    rows = BatchRequest.objects.filter(batch=batch)
-    before, after = _beside(rows, line)
-    failed: tuple[int | None, int | None] = (None, None)
-    if batch.failed:
-        try:
+def neighbours(batch: Batch, line: int, chosen: Chosen = ALL) -> Neighbours:
+    """Those beside it among the chosen ones. The next one of these, or the next that failed, may be far away, so the
+    search for it is limited."""
+    beside: Pair = (None, None)
+    failed: Pair = (None, None)
+    try:
+        index = searched(chosen, batch)
+        before, after = (lines(batch, chosen, index, line, backwards, 1) for backwards in (True, False))
+        beside = _first(before), _first(after)
+        if batch.failed:
+            rows = BatchRequest.objects.filter(batch=batch, state__in=RequestState.in_error_file())
+            found = rows.values_list("line", flat=True)
             with limited(1):
-                failed = _beside(rows.filter(state__in=RequestState.in_error_file()), line)
-        except TooSlow:
-            log.warning("The failed requests next to %s:%s were not found in time", batch.pk, line)
-    return Neighbours(before, after, *failed)
+                failed = (
+                    found.filter(line__lt=line).order_by("-line").first(),
+                    found.filter(line__gt=line).order_by("line").first(),
+                )
+    except TooSlow:
+        log.warning("The requests next to %s:%s were not found in time", batch.pk, line)
+    return Neighbours(*beside, *failed)
 
 
-def _beside(rows: QuerySet[BatchRequest], line: int) -> tuple[int | None, int | None]:
-    lines = rows.values_list("line", flat=True)
-    before = lines.filter(line__lt=line).order_by("-line").first()
-    return before, lines.filter(line__gt=line).order_by("line").first()
+def _first(lines: Sequence[int]) -> int | None:
+    return lines[0] if lines else None
 
 
 # What was asked
@@ -102,11 +109,11 @@ class Unreadable(Exception):
     """The request cannot be read; the message says why."""
 
 
-def body(batch: Batch, row: BatchRequest) -> Members:
-    """The members of the request's body, as they were sent. Raises Unreadable."""
-    shown = prompt(batch, row)
+def body(shown: Shown) -> Members:
+    """The members of the body of a request, as they were sent. shown: from `prompt`. Raises Unreadable."""
     if shown.why:
-        raise Unreadable(shown.why if not shown.there else f"It has {size(row.length)}; at most {size(MOST)} are read.")
+        too_large = f"It has {size(shown.bytes)}; at most {size(MOST)} are read."
+        raise Unreadable(too_large if shown.there else shown.why)
     if (found := _sent(shown.raw.encode())) is None:
         raise Unreadable("Its line has no body that is a JSON object.")
     return found

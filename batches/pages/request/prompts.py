@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import orjson
 
 from batches.exchange import asked
-from batches.files import blobs
+from batches.files import lines
+from batches.files.lines import Place
 from batches.models import Batch
 from vbs.pages.plain import brief
 from vbs.timed_cache import Kept
@@ -16,10 +17,8 @@ log = logging.getLogger(__name__)
 
 KEPT_SECONDS = 600.0  # an input file never changes
 MOST_LINE = 16_384  # bytes of a line that are read; of a longer one the prompt is looked for in its beginning
-MOST_READ = 2**20  # bytes between the first line and the last one that are read at once
 _SAID = re.compile(r'"role":\s*"user",\s*"content":\s*"((?:[^"\\]|\\.)*)|"(?:prompt|input)":\s*"((?:[^"\\]|\\.)*)')
 
-Place = tuple[int, int, int]  # line, offset and length
 _kept: Kept[dict[int, str]] = Kept()
 
 
@@ -40,14 +39,9 @@ def forget() -> None:
 
 
 def _read(blob: str, places: Sequence[Place]) -> Iterator[tuple[int, str]]:
-    """In one piece where the lines are near each other: a distant storage takes long for each."""
-    start = min(offset for _, offset, _ in places)
-    span = max(offset + min(length, MOST_LINE) for _, offset, length in places) - start
-    whole = blobs.part(blob, start, span) if span <= MOST_READ else None
-    for line, offset, length in places:
-        most = min(length, MOST_LINE)
-        text = blobs.part(blob, offset, most) if whole is None else whole[offset - start : offset - start + most]
-        yield line, _whole(text) if length <= MOST_LINE else _cut(text)
+    lengths = {line: length for line, _, length in places}
+    for line, text in lines.read(blob, places, MOST_LINE):
+        yield line, _whole(text) if lengths[line] <= MOST_LINE else _cut(text)
 
 
 def _whole(text: bytes) -> str:

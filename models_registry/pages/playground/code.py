@@ -40,7 +40,7 @@ CALLS = {
 
 def codes(server: str, endpoint: str, members: Members) -> dict[str, str]:
     """server: scheme and host. Raises InvalidRequest for what cannot be written as Python."""
-    body = _one_line(raw_json.text_of(members))
+    body = one_line(members)
     line = {"custom_id": "playground-1", "method": "POST", "url": endpoint}
     try:
         python = _python(server, endpoint, {name: json.loads(bytes(value)) for name, value in members.items()})
@@ -48,17 +48,24 @@ def codes(server: str, endpoint: str, members: Members) -> dict[str, str]:
         raise InvalidRequest(f"The body cannot be written as Python: {error}", code="invalid_body") from error
     return {
         "line": f'{json.dumps(line)[:-1]}, "body": {body}}}',
-        "curl": f"curl -s {shlex.quote(server + endpoint)} \\\n"
-        '     -H "Authorization: Bearer $KEY" \\\n'
-        '     -H "Content-Type: application/json" \\\n'
-        f"     -d {shlex.quote(body)}",
+        "curl": curl(server, endpoint, body),
         "python": python,
     }
 
 
-def _one_line(text: bytes) -> str:
-    """The same JSON. What cannot be seen is written as an escape: it stands in texts only, where that is the same."""
-    compact = msgspec.json.format(text, indent=-1).decode()
+def curl(server: str, endpoint: str, data: str) -> str:
+    """data: the body, or `@` and the name of a file with it."""
+    return (
+        f"curl -s {shlex.quote(server + endpoint)} \\\n"
+        '     -H "Authorization: Bearer $KEY" \\\n'
+        '     -H "Content-Type: application/json" \\\n'
+        f"     -d {shlex.quote(data)}"
+    )
+
+
+def one_line(members: Members) -> str:
+    """As JSON. What cannot be seen is written as an escape: it stands in texts only, where that is the same."""
+    compact = msgspec.json.format(raw_json.text_of(members), indent=-1).decode()
     return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in compact)
 
 

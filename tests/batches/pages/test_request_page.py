@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import html
 import json
 import re
+import shlex
 
 import pytest
 from django.test import Client
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from batches.api.serializers import ENDPOINTS
 from batches.exchange import answered, asked
 from batches.files import blobs
+from batches.intake import ingest
 from batches.models import Batch, BatchStatus, File, RequestState
 from batches.pages.new.beginning import beginning
 from batches.pages.request import page as one
@@ -21,6 +24,7 @@ from models_registry.models import Model
 from tests.batches.pages.shown import HOSTILE, HTMX, answer, chat, made, member, other, request, text
 from tests.people import person
 from vbs.accounts.models import Project
+from vbs.configuration.models import AuditEntry
 from vbs.openai import raw_json
 
 
@@ -427,3 +431,116 @@ def test_in_the_playground_only_for_those_who_may(project, batch):
     assert person("viewer", project).get(url(batch, 1, "/playground")).status_code == 403
     assert "playground" not in text(person("viewer", project).get(url(batch, 1)))
     assert person("operator", other()).get(url(batch, 1, "/playground")).status_code == 404
+
+
+# As a command
+
+
+def test_it_can_be_copied_as_a_command(looker, project):
+    batch = made(project, [request("a", seed=2**64, messages=[{"role": "user", "content": "it's <b>\u202e \n$HOME"}])])
+    page = text(looker.get(url(batch, 1)))
+    assert 'data-copies="#curl"' in page
+    (command,) = re.findall(r'<pre id="curl" tabindex="0">(.*?)</pre>', page, re.S)
+    words = shlex.split(html.unescape(command))
+    assert (
+        words[:3] == ["curl", "-s", "http://testserver/v1/chat/completions"] and "Authorization: Bearer $KEY" in words
+    )
+    body = json.loads(words[-1])
+    assert body["seed"] == 2**64 and body["messages"][0]["content"] == "it's <b>\u202e \n$HOME" and body["model"] == "m"
+    assert "\u202e" not in page and "<b>" not in command
+
+
+def test_of_a_long_body_the_command_reads_a_file(looker, project):
+    lines = [request("a", messages=[{"role": "user", "content": "ä" * 30_000}]), b"no json"]
+    batch = made(project, lines)
+    page = text(looker.get(url(batch, 1)))
+    assert f"-d @{batch.pk}_1_body.json" in page and f'href="{url(batch, 1, "/body")}" download' in page
+    body = looker.get(url(batch, 1, "/body"))
+    assert json.loads(body.content)["messages"][0]["content"] == "ä" * 30_000
+    assert body.headers["Content-Disposition"] == f'attachment; filename="{batch.pk}_1_body.json"'
+    assert looker.get(url(batch, 2, "/body")).status_code == 404
+    assert 'id="curl"' not in text(looker.get(url(batch, 2)))
+
+
+def test_where_nothing_is_answered_directly_there_is_no_command(looker, batch, settings):
+    settings.VBS_INTERACTIVE = "off"
+    assert "curl" not in text(looker.get(url(batch, 1)))
+
+
+# Run again
+
+
+def again(client, batch, line, follow=False):
+    page = text(client.get(url(batch, line)))
+    (once,) = re.findall(r'name="once" value="([^"]+)"', page)
+    return lambda: client.post(url(batch, line, "/again"), {"once": once}, follow=follow)
+
+
+def test_one_request_is_run_again_once(project, batch):
+    Batch.objects.filter(pk=batch.pk).update(
+        name="reviews", metadata={"team": "search"}, priority=3, status=BatchStatus.COMPLETED, default_model="m"
+    )
+    asker = person("operator", project)
+    send = again(asker, batch, 2)
+    first, second = send(), send()
+    made_ = Batch.objects.exclude(pk=batch.pk).get()
+    assert first.url == second.url == f"/batches/{made_.pk}/"
+    assert (made_.name, made_.metadata, made_.priority, made_.default_model) == (
+        "reviews, line 2",
+        {"team": "search"},
+        3,
+        "m",
+    )
+    assert (made_.created_by, made_.endpoint, made_.status) == (asker.user.username, batch.endpoint, "validating")
+    raw = json.loads(content(asker.get(url(batch, 2, "/prompt"))))
+    with blobs.open_blob(made_.input_file.blob) as file:
+        assert json.loads(file.read()) == raw
+    assert f"Created to run line 2 of {batch.pk} again." in made_.events.values_list("message", flat=True)
+    assert list(AuditEntry.objects.values_list("action", "target")) == [("batch.create", made_.pk)]
+    page = text(asker.get(first.url))
+    assert "This batch runs line 2 of reviews again." in page and "created by that button already" in page
+
+
+def test_what_is_run_again_can_run(project, batch):
+    Model.objects.create(name="m", kind="scripted")
+    again(person("operator", project), batch, 1)()
+    made_ = Batch.objects.exclude(pk=batch.pk).get()
+    assert ingest.validate(made_.pk).total == 1 and made_.requests.get().custom_id == "id-1"
+
+
+def test_a_mark_is_for_one_request(project, batch):
+    asker = person("operator", project)
+    (once,) = re.findall(r'name="once" value="([^"]+)"', text(asker.get(url(batch, 1))))
+    for line in (1, 2, 1):
+        asker.post(url(batch, line, "/again"), {"once": once})
+    assert Batch.objects.count() == 3
+
+
+def test_what_cannot_be_run_again_says_why(project, batch, monkeypatch):
+    asker = person("operator", project)
+    send = again(asker, batch, 1, follow=True)
+    page = text(asker.post(url(batch, 1, "/again"), {"once": "forged"}, follow=True))
+    assert "is not run again. This form is more than a day old: reload the page." in page
+    part = blobs.part
+
+    def broken(*given):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(blobs, "part", broken)
+    assert "Its line cannot be read now (OSError)." in text(send())
+    monkeypatch.setattr(blobs, "part", part)
+    File.objects.update(status="deleted", deleted_at=timezone.now())
+    assert "is not run again. The input file was deleted." in text(send())
+    assert "Run again" not in text(asker.get(url(batch, 1)))
+    Batch.objects.update(purged_at=timezone.now())
+    assert send().redirect_chain[0][0] == f"/batches/{batch.pk}/requests"
+    assert Batch.objects.count() == 1
+
+
+def test_only_those_run_it_again_who_may_make_batches(project, batch):
+    viewer = person("viewer", project)
+    assert viewer.post(url(batch, 1, "/again")).status_code == 403 and "Run again" not in text(
+        viewer.get(url(batch, 1))
+    )
+    assert person("operator", other()).post(url(batch, 1, "/again")).status_code == 404
+    assert person("admin", project).get(url(batch, 1, "/again")).status_code == 405

@@ -12,6 +12,7 @@ from django.utils import timezone
 from batches.models import Batch, BatchRequest, BatchStatus, RequestState
 from batches.pages.new.beginning import beginning
 from batches.pages.request import table as many
+from batches.pages.request.chosen import limited
 from tests.batches.pages.shown import HOSTILE, HTMX, answer, chat, made, member, other, request, text
 from vbs.accounts.models import Project
 from vbs.pages.viewer import Viewer
@@ -60,6 +61,15 @@ def test_the_table(looker, batch):
     assert "id-1<" in page and "Yes." in page and "id-51" not in page and "Later lines" in page
     assert f'href="/batches/{batch.pk}/requests/1"' in page
     assert re.findall(r'<span class="quiet">([\d,]+)</span></a>', page) == ["120", "10", "100", "10"]
+
+
+def test_the_http_status_has_a_column(looker, batch):
+    page = text(looker.get(url(batch, "?state=failed")))
+    assert '<th scope="col" class="number">HTTP status</th>' in page and 'data-label="HTTP status">–<' in page
+    batch.requests.filter(line=101).update(status_code=400)
+    page = text(looker.get(url(batch, "?state=failed")))
+    assert '<td class="number" data-label="HTTP status">400</td>' in page
+    assert "Input tokens" in page and "Tokens in" not in page
 
 
 def test_htmx_is_answered_with_the_table_alone(looker, batch):
@@ -240,10 +250,10 @@ def test_no_answer_is_read_to_find_the_lines(batch):
 
 def test_a_search_that_takes_too_long_is_given_up(batch, monkeypatch):
     def slow(*given):
-        with many.limited(1), connection.cursor() as cursor:
+        with limited(1), connection.cursor() as cursor:
             cursor.execute("SELECT pg_sleep(30)")
 
-    monkeypatch.setattr(many, "_lines", slow)
+    monkeypatch.setattr(many, "lines", slow)
     assert "was stopped" in part(batch, q="x")["why"]
     assert BatchRequest.objects.exists(), "the connection goes on"
 

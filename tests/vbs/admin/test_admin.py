@@ -7,6 +7,7 @@ from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.models import Group, Permission, User
 from django.db import connection
+from django.db.models import CompositePrimaryKey
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -20,6 +21,7 @@ from batches.models import (
     File,
     Pause,
     RequestState,
+    SearchIndex,
     Upload,
     UploadPart,
 )
@@ -34,7 +36,7 @@ from vbs.configuration.models import AuditEntry, Override
 OURS = ("accounts", "batches", "configuration", "models_registry", "curation", "finetuning")
 READ_ONLY = (
     Batch, BatchEvent, BatchRequest, File, Upload, UploadPart, Worker, Download, Operation, Measurement, Alias,
-    Activity, Pause, Override, AuditEntry,
+    Activity, Pause, SearchIndex, Override, AuditEntry,
 )  # fmt: skip
 HOSTILE = "<b>hello</b><i>\x1b[31m\u202e'\"; DROP TABLE"
 
@@ -88,6 +90,7 @@ def rows(project, number):
         error_code=HOSTILE, error_message=HOSTILE, request_id=HOSTILE,
     )  # fmt: skip
     Activity.objects.create(batch=batch, at=now, completed=1)
+    SearchIndex.objects.create(batch=batch)
     Pause.objects.create(ended_at=now, asked_by=HOSTILE, reason=HOSTILE)
     KeptAnswer.objects.create(id=f"{number:064}", project=project, fingerprint="x", status=200, body=HOSTILE)
     Override.objects.create(name=f"SETTING {number}", value={HOSTILE: HOSTILE}, changed_by=HOSTILE)
@@ -104,11 +107,12 @@ def address(model, page, *words):
 
 
 def test_every_model_has_an_admin():
+    """But for those whose key has several columns, which Django's admin cannot show."""
     missing = [
         model
         for label in OURS
         for model in apps.get_app_config(label).get_models()
-        if model not in admin.site._registry
+        if model not in admin.site._registry and not isinstance(model._meta.pk, CompositePrimaryKey)
     ]
     assert missing == []
 
