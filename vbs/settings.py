@@ -15,11 +15,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 from vbs import logs
 from vbs.configuration import windows
-from vbs.configuration.declared import folder, one_of, several, switch, text, whole
+from vbs.configuration.declared import about, folder, one_of, several, switch, text, whole
 from vbs.database import timeouts
 from vbs.places import BASE_DIR, DATA_DIR
 from vbs.run import postgres, private
 
+about("Database and files")
 VBS_DATA_DIR: Path = folder("VBS_DATA_DIR", DATA_DIR, "Where everything that must survive lives", said="`data`")
 RUN_DIR = VBS_DATA_DIR / "run"
 LOG_DIR = VBS_DATA_DIR / "logs"
@@ -27,7 +28,7 @@ TMP_DIR = VBS_DATA_DIR / "tmp"
 MODELS_DIR = VBS_DATA_DIR / "models"
 private.close(VBS_DATA_DIR)
 
-# Web
+about("Web")
 VBS_HOST: str = text("VBS_HOST", "127.0.0.1", "Address to listen on")
 VBS_PORT: int = whole("VBS_PORT", 4080, "Port to listen on", 1, 65535)
 VBS_API_AUTH: str = one_of(
@@ -66,14 +67,14 @@ SECRET_KEY: str = text(
 ) or private.key(VBS_DATA_DIR / "secret_key")
 DEBUG: bool = switch("VBS_DEBUG", False, "Django's debug mode; never where others reach it", attribute="DEBUG")
 
-# Logs
+about("Logs")
 VBS_LOG_FORMAT: str = one_of("VBS_LOG_FORMAT", "human", "`json`: an object a line", ["human", "json"])
 VBS_LOG_LEVEL: str = one_of(
     "VBS_LOG_LEVEL", "INFO", "`DEBUG` … `CRITICAL`", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 )
 SENTRY_DSN: str = text("SENTRY_DSN", "", "Errors go there when it is set", secret=True)
 
-# Database and files
+about("Database and files")
 DATABASE_URL: str = text(
     "DATABASE_URL", "", "A PostgreSQL server; without it one is started in the data folder", secret=True
 )
@@ -84,7 +85,7 @@ VBS_DB_POOL: bool = switch(
 VBS_STORAGE: str = text("VBS_STORAGE", "", "`s3://bucket/prefix` for files; without it they are in the data folder")
 VBS_S3_ENDPOINT: str = text("VBS_S3_ENDPOINT", "", "URL of an S3 server that is not AWS")
 
-# Limits
+about("Limits")
 VBS_MAX_FILE_MB: int = whole("VBS_MAX_FILE_MB", 512, "Largest file in one upload")
 VBS_MAX_BATCH_MB: int = whole("VBS_MAX_BATCH_MB", 200, "Largest input file of a batch")
 VBS_MAX_SPOOL_MB: int = whole(
@@ -99,6 +100,8 @@ VBS_MAX_CONNECTIONS_PER_ADDRESS: int = whole(
     "Connections at once from one address; behind a proxy, all clients have its address",
 )
 VBS_MAX_STREAMS: int = whole("VBS_MAX_STREAMS", 16, "Downloads that one key, or one person, may have running at once")
+
+about("Direct requests")
 VBS_MAX_INTERACTIVE: int = whole(
     "VBS_MAX_INTERACTIVE",
     128,
@@ -106,6 +109,8 @@ VBS_MAX_INTERACTIVE: int = whole(
     most=100_000,
     changes="Holds for requests that come from now on.",
 )
+
+about("Limits")
 VBS_MAX_BATCH_REQUESTS: int = whole(
     "VBS_MAX_BATCH_REQUESTS",
     50_000,
@@ -117,6 +122,8 @@ VBS_MAX_LINE_MB: int = whole("VBS_MAX_LINE_MB", 16, "Longest line of an input fi
 VBS_MAX_ANSWER_MB: int = whole(
     "VBS_MAX_ANSWER_MB", 64, "Largest answer of an engine; a larger one fails its request", 1, 900
 )
+
+about("Batches")
 VBS_COMPLETION_WINDOWS: list[str] = several(
     "VBS_COMPLETION_WINDOWS",
     ["24h"],
@@ -133,7 +140,7 @@ VBS_RETENTION_DAYS: int = whole(
     changes="Lowering it permanently deletes the rows of older batches within a minute. Their output files stay.",
 )
 
-# Workers and engine
+about("Workers and engines")
 VBS_IO_WORKERS: int = whole("VBS_IO_WORKERS", 2, "Processes for validation, output files, downloads and upkeep")
 VBS_LEASE_SECONDS: int = whole(
     "VBS_LEASE_SECONDS", 30, "After this long without a sign of life a batch is taken from its worker", 5
@@ -160,6 +167,8 @@ VBS_REQUEST_ATTEMPTS: int = whole(
     most=1000,
     changes="A batch that runs keeps the limit with which its turn began.",
 )
+
+about("Direct requests")
 VBS_INTERACTIVE: str = one_of(
     "VBS_INTERACTIVE",
     "loaded",
@@ -171,6 +180,8 @@ VBS_INTERACTIVE: str = one_of(
 VBS_INTERACTIVE_SWAP_SECONDS: int = whole(
     "VBS_INTERACTIVE_SWAP_SECONDS", 120, "With `swap`: how long a request waits for its model to be loaded"
 )
+
+about("Workers and engines")
 VBS_DEFAULT_MAX_TOKENS: int = whole(
     "VBS_DEFAULT_MAX_TOKENS",
     0,
@@ -190,6 +201,8 @@ VBS_WORKER_URL: str = text(
     "that port, and wants a key that is derived from the secret key",
     lambda url: url == "" or validate.URL(schemes={"http"}, require_tld=False)(url),
 )
+
+about("Remote servers")
 VBS_REMOTE_KEY: str = text(
     "VBS_REMOTE_KEY", "", "Bearer key for remote engines, sent to those of `VBS_REMOTE_ORIGINS` alone", secret=True
 )
@@ -199,7 +212,7 @@ VBS_REMOTE_ORIGINS: list[str] = several(
     "Remote servers that get the key, e.g. `https://vllm.example.org,http://10.0.0.7:8000`",
 )
 
-# Models: where they come from, and when new work waits
+about("Models")
 VBS_HUB_URL: str = text(
     "VBS_HUB_URL", "https://huggingface.co", "The hub that models are fetched from", validate.URL(require_tld=False)
 )
@@ -214,14 +227,20 @@ VBS_MODEL_ROOTS: list[str] = several(
     [],
     "Folders that models may be in, comma-separated; unset: any on the command line, else only `data/models`",
 )
+
+about("Remote servers")
 VBS_PRIVATE_URLS: bool = switch(
     "VBS_PRIVATE_URLS", False, "Remote servers that were added by API or page may have private addresses"
 )
+
+about("Models")
 VBS_MEDIA_DOMAINS: list[str] = several(
     "VBS_MEDIA_DOMAINS",
     [],
     "Hosts that images and sounds in requests may be fetched from, comma-separated; unset: only `data:`",
 )
+
+about("GPU")
 VBS_GPU_MAX_CELSIUS: int = whole(
     "VBS_GPU_MAX_CELSIUS",
     90,
@@ -239,6 +258,8 @@ VBS_GPU_MAX_USED_PERCENT: int = whole(
 VBS_SLEEP_MODE: bool = switch(
     "VBS_SLEEP_MODE", False, "On a GPU, models that make room sleep in main memory and wake in seconds"
 )
+
+about("Models")
 VBS_TRUST_REMOTE_CODE: bool = switch(
     "VBS_TRUST_REMOTE_CODE",
     False,

@@ -23,6 +23,8 @@ class Setting:
     """default and words: what it is when nothing is given, and what it means, as docs/settings.md says them.
     attribute: its name in vbs.settings.
 
+    subject: what it is about: a heading of the page of settings.
+
     changes: when a change takes hold, for a setting that can be changed while vbs runs; empty for the others, which are
     read once at the start. parse: for one that can be changed, gives its value from text or JSON; raises ValueError
     with what is wrong. range, choices: the allowed values; empty where they are none.
@@ -32,6 +34,7 @@ class Setting:
     default: str
     words: str
     attribute: str
+    subject: str = ""
     secret: bool = False
     changes: str = ""
     parse: Callable[[Any], Any] | None = None
@@ -57,6 +60,12 @@ class Setting:
 
 
 SETTINGS: dict[str, Setting] = {}  # by name, in the order of their declaration
+_subjects = [""]  # the last one is of what is declared next
+
+
+def about(subject: str) -> None:
+    """What is declared from here on is about this."""
+    _subjects.append(subject)
 
 
 def text(
@@ -142,7 +151,8 @@ def table() -> str:
 
 def _declare(name: str, default: Any, words: str, said: str = "", attribute: str = "", **more: Any) -> None:
     plain = _plain(default)
-    SETTINGS[name] = Setting(name, said or (f"`{plain}`" if plain else ""), words, attribute or name, **more)
+    default = said or (f"`{plain}`" if plain else "")
+    SETTINGS[name] = Setting(name, default, words, attribute or name, _subjects[-1], **more)
 
 
 def _plain(value: Any) -> str:

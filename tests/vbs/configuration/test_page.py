@@ -57,9 +57,18 @@ def test_every_setting_is_there_and_no_secret(admin, settings, monkeypatch, djan
     for secret in ("hf_verysecret", "k3y@", settings.SECRET_KEY, "me:pass"):
         assert secret not in page
     row = page.partition('id="setting-HF_TOKEN"')[2].partition("</tr>")[0]
-    assert ">set</span>" in row and "environment" in row and "Change" not in row
-    assert ">not set</span>" in page.partition('id="setting-VBS_REMOTE_KEY"')[2].partition("</tr>")[0]
+    assert ">set</code>" in row and "environment" in row and "Change" not in row
+    assert ">not set</code>" in page.partition('id="setting-VBS_REMOTE_KEY"')[2].partition("</tr>")[0]
     assert "https://***@mirror.example/hub" in page
+
+
+def test_settings_are_grouped_by_what_they_are_about(admin):
+    page = text(admin.get(PAGE))
+    found = re.findall(r'<section id="(about-[\w-]+)"', page)
+    assert len(found) == len(set(found)) >= 8 and all(f'href="#{place}"' in page for place in found)
+    assert all(one.subject for one in SETTINGS.values())
+    web = page.partition('id="about-web"')[2].partition("</section>")[0]
+    assert "VBS_PORT" in web and "VBS_RETENTION_DAYS" not in web
 
 
 def test_who_has_set_what(admin):
@@ -67,7 +76,7 @@ def test_who_has_set_what(admin):
     Override.objects.create(name="VBS_REQUEST_ATTEMPTS", value="<script>", changed_by="x")
     page = text(admin.get(PAGE))
     row = page.partition(f'id="setting-{DAYS}"')[2].partition("</tr>")[0]
-    assert ">7</span>" in row and "&lt;b&gt;Eve" in row and "Reset" in row
+    assert ">7</code>" in row and "&lt;b&gt;Eve" in row and "Reset" in row
     refused = page.partition('id="setting-VBS_REQUEST_ATTEMPTS"')[2].partition("</tr>")[0]
     assert "not a value that it can have" in refused and "Reset" in refused and "<script>" not in page
 

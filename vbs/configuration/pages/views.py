@@ -22,7 +22,8 @@ WRONG = 422
 @require_GET
 @page("configuration.view_override")
 def settings(request: Request) -> HttpResponse:
-    return show(request, "configuration/index.html", table.build(request.viewer, request.GET))
+    subjects = [(subject, table.anchor(subject)) for subject in table.subjects()]
+    return show(request, "configuration/index.html", table.build(request.viewer, request.GET), subjects=subjects)
 
 
 @require_http_methods(["GET", "POST"])
@@ -50,9 +51,10 @@ def reset(request: Request, name: str) -> HttpResponseBase:
     value = one.shown(runtime.at_start(one))
     if request.method == "GET":
         words = [f"{one.shown(runtime.value(name))} holds now; {value} will, as {_origin(one)} says."]
-        if name == LOSES and runtime.at_start(one) < runtime.value(name):
+        if loses := name == LOSES and runtime.at_start(one) < runtime.value(name):
             words.append(f"The request rows of batches that ended more than {value} days ago are deleted permanently.")
-        return confirm(request, title=f"Reset {name}?", words=words, button="Reset it", back=reverse("settings"))
+        title, button, back = f"Reset {name}?", "Reset the setting", reverse("settings")
+        return confirm(request, title=title, words=words, button=button, back=back, danger=loses)
     with transaction.atomic():
         if changed := runtime.reset(name):
             audit.record(request, "setting.reset", name, f"{one.shown(changed[0])} → {value}")
