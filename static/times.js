@@ -31,6 +31,16 @@
     root.querySelectorAll?.("time[data-form]").forEach(write);
   };
 
+  // A form whose days are those of a time zone
+
+  for (const field of document.querySelectorAll("input[data-zone]")) {
+    if (field.value) continue; // the address has named one
+    field.value = zone;
+    for (const label of field.form.querySelectorAll("label")) {
+      label.textContent = label.textContent.replace("(UTC)", `(${zone})`);
+    }
+  }
+
   writeAll(document);
   new MutationObserver((changes) => {
     for (const change of changes) change.addedNodes.forEach(writeAll);

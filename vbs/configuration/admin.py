@@ -19,4 +19,4 @@ class AuditEntryAdmin(ReadOnlyAdmin):
     list_select_related = ["project"]
     search_fields = ["username", "action", "target"]
     fields = ["at", "username", "user", "action", "target", "detail", "project"]
-    sortable_by = ()  # by its key, which is by time
+    sortable_by = ()  # by time, for which there is an index

@@ -32,7 +32,13 @@ class AuditEntry(models.Model):
     project = models.ForeignKey("accounts.Project", null=True, on_delete=models.SET_NULL, related_name="+")
 
     class Meta:
-        ordering = ["-id"]
+        ordering = ["-at", "-id"]
+        indexes = [
+            models.Index(fields=["at", "id"], name="audit_when"),
+            models.Index(fields=["username", "at", "id"], name="audit_who"),
+            models.Index(fields=["action", "at"], name="audit_what", opclasses=["varchar_pattern_ops", "timestamptz_ops"]),
+            models.Index(fields=["target"], name="audit_object", opclasses=["varchar_pattern_ops"]),
+        ]
         verbose_name_plural = "audit entries"
 
     def __str__(self) -> str:

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Any
+from datetime import UTC, date, timedelta, tzinfo
 
 from django import forms
 from django.contrib.postgres.search import SearchQuery
@@ -15,6 +14,7 @@ from django.http import QueryDict
 from batches import phase
 from batches.models import TERMINAL, WORDS, Batch, BatchQuerySet, BatchStatus
 from vbs.accounts.models import Project
+from vbs.pages.days import DaysForm, first_moment
 from vbs.pages.viewer import Viewer, choices
 
 PAGE = 50
@@ -27,10 +27,9 @@ _STATES = [
     (LIVE, "Live: not ended yet"),
     *((name, name.capitalize()) for name in (*phase.PHASES, *TERMINAL)),
 ]
-_DAY = forms.DateInput({"type": "date"}, "%Y-%m-%d")
 
 
-class HistoryFilterForm(forms.Form):
+class HistoryFilterForm(DaysForm):
     """What is asked for. All of it is optional."""
 
     state = forms.ChoiceField(label="State", choices=_STATES, required=False)
@@ -41,10 +40,6 @@ class HistoryFilterForm(forms.Form):
         widget=forms.TextInput(attrs={"list": "models", "autocomplete": "off", "dir": "auto", "spellcheck": "false"}),
     )
     project = forms.ChoiceField(label="Project", required=False)
-    since = forms.DateField(
-        label="From day (UTC)", required=False, widget=forms.DateInput({"type": "date"}, "%Y-%m-%d")
-    )
-    until = forms.DateField(label="To day (UTC)", required=False, widget=forms.DateInput({"type": "date"}, "%Y-%m-%d"))
     words = forms.CharField(
         label="Name, metadata, id",
         required=False,
@@ -53,6 +48,7 @@ class HistoryFilterForm(forms.Form):
     )
     before = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput)
     after = forms.CharField(required=False, max_length=40, widget=forms.HiddenInput)
+    field_order = ("state", "model", "project", "since", "until", "words")
 
     def __init__(self, query: QueryDict, projects: Sequence[Project]) -> None:
         super().__init__(query, label_suffix="")
@@ -62,12 +58,6 @@ class HistoryFilterForm(forms.Form):
             field = self.fields["project"]
             assert isinstance(field, forms.ChoiceField)
             field.choices = [("", "All"), *((str(one.pk), one.name) for one in projects)]
-
-    def clean(self) -> dict[str, Any]:
-        given = self.cleaned_data
-        if given.get("since") and given.get("until") and given["since"] > given["until"]:
-            self.add_error("until", f"{given['until']} is before {given['since']}: no day lies between them.")
-        return given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +69,7 @@ class Filter:
     project: str = ""
     since: date | None = None
     until: date | None = None
+    zone: tzinfo = UTC
     words: str = ""
     before: str = ""
     after: str = ""
@@ -93,6 +84,8 @@ class Filter:
         for name in ("state", "model", "project", "since", "until", "words"):
             if value := getattr(self, name):
                 given[name] = str(value)
+        if self.since or self.until:
+            given["zone"] = str(self.zone)
         given.update(place)
         return f"?{given.urlencode()}" if given else "?"
 
@@ -147,8 +140,8 @@ def _near(rows: BatchQuerySet, asked: Filter, ascending: bool) -> BatchQuerySet:
     if ascending:
         return rows.filter(pk__gt=asked.after)
     start = asked.before
-    if asked.until and (not start or _id_after(asked.until) < start):
-        start = _id_after(asked.until)
+    if asked.until and (not start or _id_after(asked.until, asked.zone) < start):
+        start = _id_after(asked.until, asked.zone)
     return rows.filter(pk__lt=start) if start else rows
 
 
@@ -165,9 +158,9 @@ def _matching(viewer: Viewer, asked: Filter) -> BatchQuerySet:
     if asked.project:
         rows = rows.filter(project=int(asked.project))
     if asked.since:
-        rows = rows.filter(pk__gte=_id_of(asked.since))
+        rows = rows.filter(pk__gte=_id_of(asked.since, asked.zone))
     if asked.until:
-        rows = rows.filter(pk__lt=_id_after(asked.until))
+        rows = rows.filter(pk__lt=_id_after(asked.until, asked.zone))
     words = asked.words.strip()
     if words.startswith("batch_"):  # the digits of an id are hexadecimal, and g comes after all of them
         digits = re.fullmatch(r"batch_[0-9a-f]*", words)
@@ -192,15 +185,10 @@ def _every(words: str) -> SearchQuery:
     return SearchQuery(" & ".join(quoted) + ":*", config="simple", search_type="raw")
 
 
-def _id_of(day: date) -> str:
+def _id_of(day: date, zone: tzinfo) -> str:
     """The smallest id that a batch of this day can have: an id begins with the millisecond at which it was made."""
-    return _id_at(day, 0)
+    return f"batch_{max(0, int(first_moment(day, zone).timestamp())) * 1000:012x}"
 
 
-def _id_after(day: date) -> str:
-    return _id_at(day, 86_400)
-
-
-def _id_at(day: date, seconds: int) -> str:
-    moment = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() + seconds
-    return f"batch_{max(0, int(moment)) * 1000:012x}"
+def _id_after(day: date, zone: tzinfo) -> str:
+    return _id_of(day + timedelta(days=1), zone) if day < date.max else "batch_g"

@@ -160,13 +160,17 @@ def test_models_and_aliases_are_offered(root):
     assert '<option value="org/a">' in page and '<option value="@production">' in page
 
 
-def test_by_days_in_utc(root, mine):
+def test_by_days_of_a_zone_or_of_utc(root, mine):
     first = batch(mine, datetime(2026, 3, 1, 0, 0, tzinfo=UTC))
     last = batch(mine, datetime(2026, 3, 1, 23, 59, 59, 999000, tzinfo=UTC))
     next_day = batch(mine, datetime(2026, 3, 2, 0, 0, tzinfo=UTC))
     assert found(root, since="2026-03-01", until="2026-03-01") == [last.pk, first.pk]
     assert found(root, since="2026-03-02") == [next_day.pk]
     assert found(root, until="2026-02-28") == []
+    assert found(root, until="2026-03-01", zone="Europe/Berlin") == [first.pk]
+    assert found(root, since="2026-03-02", zone="Europe/Berlin") == [next_day.pk, last.pk]
+    assert "zone=Europe%2FBerlin" in text(root.get("/batches/", {"since": "2026-03-01", "zone": "Europe/Berlin"}))
+    assert root.get("/batches/", {"since": "2026-03-01", "zone": "Europe/Atlantis"}).status_code == 422
 
 
 def test_by_words_of_the_metadata(root, mine):

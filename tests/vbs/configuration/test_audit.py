@@ -1,5 +1,6 @@
 """The audit log and what signing in leaves in it; that passwords cannot be tried without end."""
 
+import html
 import re
 import threading
 import time
@@ -30,7 +31,7 @@ def entry(action="batch.cancel", **given):
 
 
 def targets(response):
-    return re.findall(r"<td data-label=\"Target\" dir=\"auto\">(t\d+|batch_\w+)</td>", text(response))
+    return re.findall(r"<td data-label=\"Object\" dir=\"auto\"><a [^>]*>(t\d+|batch_\w+)</a></td>", text(response))
 
 
 # What is shown
@@ -72,7 +73,11 @@ def test_the_newest_first_page_by_page(admin):
         ({"until": "9999-12-31"}, ["batch_c", "batch_b", "batch_a"]),
         ({"user": "vera", "since": "2026-03-02"}, ["batch_c"]),
         ({"before": "x"}, ["batch_c", "batch_b", "batch_a"]),
-        ({"after": "9" * 18}, []),
+        ({"after": "9" * 17 + "-1"}, []),
+        ({"before": "9" * 18}, ["batch_c", "batch_b", "batch_a"]),
+        ({"since": "2026-03-03", "zone": "Pacific/Auckland"}, ["batch_c", "batch_b"]),
+        ({"until": "2026-03-01", "zone": "America/New_York"}, ["batch_a"]),
+        ({"since": "2026-03-02", "until": "2026-03-02", "zone": "Asia/Kolkata"}, ["batch_a"]),
     ],
 )
 def test_filters(admin, query, found):
@@ -86,17 +91,41 @@ def test_filters(admin, query, found):
     assert answer.status_code == 200 and targets(answer) == found
 
 
-@pytest.mark.parametrize("query", [{"since": "yesterday"}, {"user": "x" * 200}, {"target": "a\0b"}])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *({"since": "yesterday"}, {"user": "x" * 200}, {"target": "a\0b"}, {"since": "2026-03-02", "until": "2026-03-01"}),
+        *({"since": "2026-03-01", "zone": name} for name in ("Mars/Olympus", "../../etc/passwd", "Europe", "/etc/passwd")),
+        *({"zone": name} for name in ("a\0b", "x" * 100)),
+    ],
+)
 def test_a_filter_that_cannot_be_read(admin, query):
     entry()
     answer = admin.get("/system/audit", query)
-    assert answer.status_code == 422 and 'class="error"' in text(answer)
+    assert answer.status_code == 422 and 'error"' in text(answer)
 
 
 def test_a_filter_goes_along_with_the_pages(admin):
     AuditEntry.objects.bulk_create(AuditEntry(username="a&b", action="a.b") for _ in range(60))
     (older,) = re.findall(r'rel="next" href="([^"]+)"', text(admin.get("/system/audit", {"user": "a&b"})))
     assert "user=a%26b&amp;before=" in older
+
+
+def test_each_cell_leads_to_all_of_its_kind_by_an_address_that_can_be_passed_on(admin):
+    entry("key.make", username="key sk-vbs-abc… (a & b)", target="sk-vbs-1…")
+    entry("batch.cancel", target="batch_b")
+    for column, action in (("Who", "key.make"), ("Action", "key.make"), ("Object", "key.make")):
+        cell = re.search(rf'data-label="{column}"[^>]*><a href="([^"]+)"', text(admin.get("/system/audit?action=key")))
+        found = admin.get(html.unescape(cell[1]))
+        assert re.findall(r"<code>([\w.]+)</code></a></td>", text(found)) == [action], column
+
+
+def test_a_page_names_the_zone_of_its_days(admin):
+    page = text(admin.get("/system/audit", {"zone": "Europe/Berlin"}))
+    assert "From (Europe/Berlin)" in page and 'name="zone" value="Europe/Berlin" data-zone' in page
+    assert "To (UTC)" in text(admin.get("/system/audit")) and "<script>" not in text(
+        admin.get("/system/audit", {"zone": "<script>"})
+    )
 
 
 def test_hostile_text_is_text(admin):
@@ -124,17 +153,29 @@ def test_projects(admin):
     assert targets(admin.get("/system/audit")) == ["batch_b"]
 
 
-def test_a_long_log_takes_no_more_queries(admin):
+def test_a_long_log_takes_no_more_queries_and_is_read_by_its_indexes(admin):
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO configuration_auditentry (at, username, action, target, detail) "
-            "SELECT now() - n * interval '1 minute', 'user' || n % 50, 'batch.cancel', 'batch_' || n, '' "
-            "FROM generate_series(100000, 1, -1) n"
+            "SELECT now() - n * interval '1 minute', 'user' || n % 50, CASE WHEN n % 5000 = 0 THEN 'key.make' "
+            "ELSE 'batch.cancel' END, 'batch_' || n, '' FROM generate_series(100000, 1, -1) n"
         )
-    for query in ({}, {"user": "nobody"}, {"target": "batch_99999"}, {"since": "2020-01-01", "until": "2020-01-02"}):
+        cursor.execute("ANALYZE configuration_auditentry")
+    old = f"{timezone.now() - timedelta(days=60):%Y-%m-%d}"
+    for query in (
+        *({}, {"user": "nobody"}, {"user": "user7"}, {"target": "batch_99999"}, {"action": "key.make"}),
+        *({"action": "none."}, {"since": "2020-01-01", "until": "2020-01-02"}, {"since": old, "until": old}),
+    ):
         with CaptureQueriesContext(connection) as queries:
             assert admin.get("/system/audit", query).status_code == 200
-        assert len(queries) <= 8
+        assert len(queries) <= 9
+        (asked,) = (one["sql"] for one in queries if 'FROM "configuration_auditentry"' in one["sql"])
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN ANALYZE {asked}")
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+        assert "Seq Scan on configuration_auditentry" not in plan, plan
+        read = sum(int(rows) for rows in re.findall(r"Rows Removed by Filter: (\d+)", plan))
+        assert read < 5000, plan
 
 
 # Signing in
