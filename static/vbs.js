@@ -168,6 +168,31 @@
     if (event.target.matches("[data-submits]")) event.target.form.requestSubmit();
   });
 
+  // A form is sent once, however often its button is pressed meanwhile; the server knows its mark as well.
+
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (event.defaultPrevented || form.method !== "post") return; // htmx, or a script of the page, sends it
+    if ("sent" in form.dataset) event.preventDefault();
+    form.dataset.sent = "";
+  });
+  window.addEventListener("pageshow", () => {
+    document.querySelectorAll("form[data-sent]").forEach((form) => delete form.dataset.sent);
+  });
+  document.addEventListener("htmx:confirm", (event) => {
+    const { elt, verb } = event.detail;
+    if (verb !== "get" && elt.classList.contains("htmx-request")) event.preventDefault();
+  });
+
+  // The address of a search names only what was filled in, so that it can be passed on.
+
+  document.addEventListener("formdata", ({ target, formData }) => {
+    if (target.getAttribute("role") !== "search") return;
+    const given = [...formData.entries()];
+    for (const [name, value] of given) if (value === "") formData.delete(name);
+    if (![...target.querySelectorAll("[type=date]")].some((day) => day.value)) formData.delete("zone");
+  });
+
   // A question, in a dialog
 
   document.addEventListener("htmx:afterSwap", (event) => {

@@ -48,13 +48,15 @@ def free(worker: Worker, asked_by: str) -> Operation:
 
 
 def restart_engine(worker: Worker, asked_by: str) -> Operation:
-    """Unload the worker's model and load it again. Raises ModelError."""
+    """Unload the worker's model and load it again; once, however often it is asked for meanwhile. Raises ModelError."""
     model = _loaded(worker)
     with transaction.atomic():
-        older = model.operations.filter(kind=OperationKind.LOAD, state=OperationState.QUEUED, worker=worker.pk)
+        unload = operations.ask(OperationKind.UNLOAD, model, now=True, asked_by=asked_by, worker=worker.pk)
+        older = model.operations.filter(
+            kind=OperationKind.LOAD, state=OperationState.QUEUED, worker=worker.pk, created_at__lt=unload.created_at
+        )
         for load in older:
             operations.cancel(load)  # the load must come after this unload
-        operations.ask(OperationKind.UNLOAD, model, now=True, asked_by=asked_by, worker=worker.pk)
         return operations.ask(OperationKind.LOAD, model, now=True, asked_by=asked_by, worker=worker.pk)
 
 

@@ -17,6 +17,7 @@ from models_registry.hub import downloads
 from models_registry.models import READING, HubToken, Model, ModelState, Operation, OperationKind, Task
 from vbs.pages.access import Request
 from vbs.pages.forms import GuardedForm
+from vbs.pages.once import OnceField
 
 WRONG = 422  # what was typed cannot be taken
 MOST_OPTIONS = 20_000  # characters
@@ -160,6 +161,7 @@ class AddForm(GuardedForm):
     notes = _text("Notes", rules.MOST_NOTES, rows=2)
     trust_remote_code = CODE
     allow_pickle = PICKLE
+    once = OnceField()
 
     def __init__(self, *given: Any, may_pickle: bool, may_trust: bool, **options: Any) -> None:
         super().__init__(*given, **options)
@@ -199,6 +201,7 @@ class AddForm(GuardedForm):
         registered."""
         data = dict(self.cleaned_data)
         on_hub, name, source = data.pop("on_hub"), data.pop("name"), data.pop("source")
+        del data["once"]
         data["task"] = data["task"] or None
         if not on_hub:
             return importer.add(name, source, on_server=True, later=downloads.start, **data)
@@ -251,6 +254,7 @@ class RunForm(GuardedForm):
 
     kind: OperationKind
     now = _switch("Before all batches", "Interrupts a running batch")
+    once = OnceField()
 
     def __init__(self, *given: Any, model: Model, **options: Any) -> None:
         options["initial"] = {name: default for name, (default, _) in operations.OPTIONS[self.kind].items()}
@@ -264,6 +268,7 @@ class RunForm(GuardedForm):
         """projects: those that the user sees, None for all. Raises ModelError."""
         data = dict(self.cleaned_data)
         now = data.pop("now")
+        del data["once"]
         return operations.ask(self.kind, self.model, now=now, asked_by=asked_by, options=data, projects=projects)
 
 

@@ -121,10 +121,13 @@ _BY_DIGEST = Written(lambda: ApiKey.objects.usable().select_related("project").f
 
 
 class KeptAnswer(models.Model):
-    """The answer to a creation that was sent with an `Idempotency-Key` (vbs/openai/idempotency.py)."""
+    """The answer to a creation that was sent with an `Idempotency-Key` (vbs/openai/idempotency.py), or what a form has
+    made (vbs/pages/once.py)."""
 
     id = models.CharField(primary_key=True, max_length=64, help_text="Digest of the project, the route and the key")
-    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="+")
+    project = models.ForeignKey(
+        Project, null=True, on_delete=models.CASCADE, related_name="+", help_text="None for a form that has none"
+    )
     fingerprint = models.CharField(max_length=64, help_text="Digest of the body")
     status = models.PositiveSmallIntegerField(null=True, help_text="None while its transaction lasts")
     body = models.TextField(blank=True, help_text="JSON")

@@ -38,13 +38,13 @@ class OnceField(forms.CharField):
         return text
 
 
-def first(mark: str, project: Project) -> bool:
+def first(mark: str, project: Project | None = None) -> bool:
     """Whether the form with this mark has made nothing yet; at the commit, it has. Of two at the same time the second
     waits for the first."""
     return not mark or _kept(mark, project)[1]
 
 
-def make(mark: str, project: Project, create: Callable[[], str]) -> tuple[str, bool]:
+def make(mark: str, project: Project | None, create: Callable[[], str]) -> tuple[str, bool]:
     """The id of what the form with this mark makes, which `create` does and returns, and True; the id of what it has
     made before, and False. Of two at the same time the second waits for the first."""
     with transaction.atomic():
@@ -57,8 +57,16 @@ def make(mark: str, project: Project, create: Callable[[], str]) -> tuple[str, b
         return kept.body, is_new
 
 
+def keep(mark: str, made: str) -> None:
+    """Keeps the id of what the form with this mark has made, where that took longer than a transaction may."""
+    if mark:
+        kept, _ = _kept(mark, None)
+        kept.body = made
+        kept.save(update_fields=["body"])
+
+
 def made(mark: str) -> str:
-    """The id of what the form with this mark has made with `make`; empty when it has made nothing."""
+    """The id of what the form with this mark has made with `make` or `keep`; empty when it has made nothing."""
     found = KeptAnswer.objects.filter(pk=_key(mark)).first() if mark else None
     return found.body if found else ""
 
@@ -67,7 +75,7 @@ def _key(mark: str) -> str:
     return hashlib.sha256(f"{SALT} {mark}".encode()).hexdigest()
 
 
-def _kept(mark: str, project: Project) -> tuple[KeptAnswer, bool]:
+def _kept(mark: str, project: Project | None) -> tuple[KeptAnswer, bool]:
     return KeptAnswer.objects.get_or_create(
         pk=_key(mark), defaults={"project": project, "fingerprint": "form", "status": 200}
     )

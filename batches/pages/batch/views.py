@@ -118,12 +118,18 @@ def retry(request: Request, pk: str) -> HttpResponseBase:
             again = batch.retry(request.user.get_username())
             audit.record(request, "batch.retry", pk, f"as {again.pk}", batch.project)
     except Conflict as refusal:
+        if other := batch.retries.live().first():  # by a second click, or somebody else
+            messages.info(request, f"{brief(batch.title, 80)} is being retried already, by this batch.")
+            return _to(request, resolve_url("batch", other.pk))
         messages.error(request, refusal.message)
         if request.htmx:
             return changes(request, detail.build(request.viewer, request.GET, pk), request.POST)
         return redirect("batch", pk)
     messages.success(request, f"This batch runs the requests of {pk} that failed or were not run.")
-    address = resolve_url("batch", again.pk)
+    return _to(request, resolve_url("batch", again.pk))
+
+
+def _to(request: Request, address: str) -> HttpResponseBase:
     return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
 
 

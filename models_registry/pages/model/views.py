@@ -4,7 +4,7 @@ anything.
 Forms and buttons work without scripts and answer with a page. htmx gets the parts that changed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from django.conf import settings
@@ -22,12 +22,13 @@ from models_registry.gpu import operations
 from models_registry.gpu.tuning import keep as keeping
 from models_registry.hub import downloads
 from models_registry.models import OPEN_OPERATIONS, Model, OperationKind
-from models_registry.pages.forms import RUN_FORMS, WRONG, EditForm, FitForm, TestForm, may_trust, taken
+from models_registry.pages.forms import RUN_FORMS, WRONG, EditForm, FitForm, RunForm, TestForm, may_trust, taken
 from models_registry.pages.model.page import parts
 from models_registry.pages.models import page as models_page
 from models_registry.pages.models.rows import CHANGES
 from vbs.configuration import audit
 from vbs.live.pages import Parts, changes, show
+from vbs.pages import once
 from vbs.pages.access import Request, page
 from vbs.pages.words import size
 from vbs.redaction import hide_locations
@@ -123,10 +124,19 @@ def run(request: Request, pk: int) -> HttpResponseBase:
     kind = next((form for name, form in RUN_FORMS.items() if name in request.POST), TestForm)
     form = kind(request.POST, model=model, prefix=kind.kind)
     user, projects = request.user.get_username(), request.viewer.projects
-    if not form.is_valid() or taken(form, lambda: form.ask(user, projects)) is None:
+    if not form.is_valid() or (asked := taken(form, lambda: _asked(form, user, projects))) is None:
         return _model(request, model, **{f"{kind.kind}_form": form})
-    audit.record(request, f"model.{kind.kind}", model.name)
+    if asked:
+        audit.record(request, f"model.{kind.kind}", model.name)
+    else:
+        messages.info(request, f"This form was sent before: the {kind.kind} of {model.name} is not run twice.")
     return redirect("model", pk)
+
+
+def _asked(form: RunForm, user: str, projects: Collection[int] | None) -> bool:
+    """False when this form has queued its operation before."""
+    _, is_new = once.make(form.cleaned_data["once"], None, lambda: form.ask(user, projects).pk)
+    return is_new
 
 
 @require_POST

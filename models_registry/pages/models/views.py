@@ -16,11 +16,12 @@ from models_registry.catalog import allowed
 from models_registry.catalog.folders import ModelError
 from models_registry.fit import judge
 from models_registry.hub import downloads
-from models_registry.models import ModelState
+from models_registry.models import Model, ModelState
 from models_registry.pages.forms import WRONG, AddForm, PasteForm, may_trust, taken
 from models_registry.pages.models.page import build
 from vbs.configuration import audit
 from vbs.live.pages import show
+from vbs.pages import once
 from vbs.pages.access import Request, page
 from vbs.pages.words import size
 
@@ -84,8 +85,12 @@ def plan(request: Request) -> HttpResponse:
 @page("models_registry.add_model")
 def add(request: Request) -> HttpResponseBase:
     form = AddForm(request.POST, **_may(request))
+    if form.is_valid() and (made := once.made(form.cleaned_data["once"])):
+        messages.info(request, "This form was sent before: its model is added already.")
+        return _to(request, resolve_url("model", made) if Model.objects.filter(pk=made).exists() else "/models/")
     if not form.is_valid() or (model := taken(form, form.add)) is None:
         return _models(request, PasteForm(), form)
+    once.keep(form.cleaned_data["once"], str(model.pk))
     coming = (
         f", and being {'fetched' if model.hub_id else 'converted'}" if model.state == ModelState.DOWNLOADING else ""
     )
@@ -93,7 +98,10 @@ def add(request: Request) -> HttpResponseBase:
     if model.trust_remote_code:
         audit.record(request, "model.trust", model.name, allowed.trust_words(True))
     messages.success(request, f"{model.name} is added{coming}.")
-    address = resolve_url("model", model.pk)
+    return _to(request, resolve_url("model", model.pk))
+
+
+def _to(request: Request, address: str) -> HttpResponseBase:
     return HttpResponseClientRedirect(address) if request.htmx else redirect(address)
 
 

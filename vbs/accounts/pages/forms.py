@@ -117,6 +117,7 @@ class PasswordForm(forms.Form):
         help_text=GENERATED,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )
+    once = OnceField()
 
 
 class _Belongs(GuardedForm):
@@ -158,6 +159,10 @@ class PersonForm(_Belongs):
 
 class ProjectForm(GuardedForm):
     name = name_field("Name")
+
+
+class NewProjectForm(ProjectForm):
+    once = OnceField()
 
 
 class MembersForm(ProjectForm):

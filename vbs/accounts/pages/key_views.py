@@ -8,6 +8,7 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils.html import format_html
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods
 
@@ -18,6 +19,7 @@ from vbs.configuration import audit
 from vbs.live.pages import show
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
+from vbs.pages.templatetags.words import when
 
 WRONG = 422
 WORDS = "revoked: programs that use it are refused from now on."
@@ -91,17 +93,17 @@ def revoke(request: Request, pk: int) -> HttpResponse:
     key = _find(request, pk)
     if request.method == "GET":
         used = (
-            f"It was last used at {key.last_used_at:%Y-%m-%d %H:%M} UTC." if key.last_used_at else "It was never used."
+            format_html("It was last used {}.", when(key.last_used_at)) if key.last_used_at else "It was never used."
         )
         return confirm(
             request,
             title=f"Revoke the key “{key.name}” ({key.prefix}…)?",
             words=[
                 "Every program that uses it is refused from then on. Batches that were made with it continue.",
-                f"It belongs to the project {key.project}. {used}",
+                format_html("It belongs to the project {}. {}", key.project, used),
                 "This cannot be undone: such a program needs a new key.",
             ],
-            button="Revoke it",
+            button="Revoke the key",
             back=reverse("keys"),
         )
     with transaction.atomic():

@@ -16,13 +16,18 @@ from django.views.decorators.http import require_http_methods, require_POST
 from vbs.accounts import people as domain
 from vbs.accounts import roles
 from vbs.accounts.models import DEFAULT_PROJECT, Project
-from vbs.accounts.pages.forms import MembersForm, NewPersonForm, PasswordForm, PersonForm, ProjectForm
+from vbs.accounts.pages.forms import MembersForm, NewPersonForm, NewProjectForm, PasswordForm, PersonForm
 from vbs.configuration import audit
+from vbs.pages import once
 from vbs.pages.access import Request, page
 from vbs.pages.confirm import confirm
 
 WRONG = 422
 PER_PAGE = 100
+SENT = (
+    "This form was sent before, and has done its work. If it generated a password, that was shown then: set another one "
+    "if it is lost."
+)
 
 
 @require_http_methods(["GET", "POST"])
@@ -48,7 +53,7 @@ def _people(request: Request, **wrong: Any) -> HttpResponse:
         "newer": reverse("people") if after else "",
         "older": _after(shown[-1]["user"]) if len(found) > PER_PAGE else "",
         "form": _person_form(request) if viewer.may("auth.add_user") else None,
-        "project_form": ProjectForm(auto_id="project_%s"),
+        "project_form": NewProjectForm(auto_id="project_%s"),
         "projects": viewer.all_own(Project.objects.prefetch_related("members"), "pk"),
     }
     return render(request, "system/people.html", context | wrong, status=WRONG if wrong else 200)
@@ -83,6 +88,8 @@ def _add(request: Request) -> HttpResponse:
         data = form.cleaned_data
         try:
             with transaction.atomic():
+                if not once.first(data["once"]):
+                    return _sent_before(request)
                 user, generated = domain.make(data["name"], data["password"], data["role"], data["projects"])
                 words = f"{data['role']}; projects: {', '.join(one.name for one in data['projects']) or 'none'}"
                 audit.record(request, "user.add", user.username, words)
@@ -90,6 +97,11 @@ def _add(request: Request) -> HttpResponse:
         except domain.AccountRefused as error:
             form.add_error(error.field, str(error))
     return _people(request, form=form)
+
+
+def _sent_before(request: Request) -> HttpResponse:
+    messages.warning(request, SENT)
+    return redirect("people")
 
 
 def _told(request: Request, user: User, generated: str, words: str) -> HttpResponse:
@@ -153,6 +165,8 @@ def password(request: Request, pk: int) -> HttpResponse:
     if form.is_valid():
         try:
             with transaction.atomic():
+                if not once.first(form.cleaned_data["once"]):
+                    return _sent_before(request)
                 user, generated = domain.reset_password(request.user, pk, form.cleaned_data["password"])
                 audit.record(request, "user.password", user.username)
             return _told(request, user, generated, f"{user.username} has another password.")
@@ -201,16 +215,21 @@ def active(request: Request, pk: int) -> HttpResponse:
 @require_POST
 @page("accounts.add_project")
 def add_project(request: Request) -> HttpResponse:
-    form = ProjectForm(request.POST, auto_id="project_%s")
+    form = NewProjectForm(request.POST, auto_id="project_%s")
     if form.is_valid():
         name = form.cleaned_data["name"]
+
+        def make() -> str:
+            made = Project.objects.create(name=name)
+            audit.record(request, "project.add", name, project=made)
+            return str(made.pk)
+
         try:
-            with transaction.atomic():
-                made = Project.objects.create(name=name)
-                audit.record(request, "project.add", name, project=made)
-            messages.success(request, f"The project “{name}” is made. Choose who sees it.")
-            may = request.viewer.may("accounts.change_project") and request.viewer.sees(made.pk)
-            return redirect("project-edit", made.pk) if may else redirect("people")
+            pk, is_new = once.make(form.cleaned_data["once"], None, make)
+            words = f"The project “{name}” is made. Choose who sees it." if is_new else f"“{name}” was made already."
+            messages.success(request, words)
+            may = request.viewer.may("accounts.change_project") and request.viewer.sees(int(pk))
+            return redirect("project-edit", pk) if may else redirect("people")
         except IntegrityError:
             form.add_error("name", _taken(name))
     if not request.viewer.may("auth.view_user"):
