@@ -1,13 +1,13 @@
-// Jump to a batch, a model or a page: "/", Ctrl-K or ⌘K opens a dialog, and what is typed finds them.
+// Jump to a batch, a model, a page or a document: "/", Ctrl-K or ⌘K opens a dialog, and what is typed finds them.
 "use strict";
 (() => {
   const opener = document.querySelector("[data-jump]");
   const dialog = document.createElement("dialog");
   dialog.id = "jump";
-  dialog.ariaLabel = "Jump to a batch, a model or a page";
+  dialog.ariaLabel = "Jump to a batch, a model, a page or a document";
   dialog.innerHTML = `
     <input type="search" role="combobox" aria-expanded="true" aria-controls="jump-found" aria-autocomplete="list"
-      aria-label="Jump to a batch, a model or a page" placeholder="A batch, a model or a page" maxlength="100"
+      aria-label="Jump to a batch, a model, a page or a document" placeholder="A batch, a model, a page or a document" maxlength="100"
       autocomplete="off" spellcheck="false" dir="auto">
     <div id="jump-found" role="listbox" aria-label="Found"></div>
     <p class="help" role="status"></p>`;

@@ -9,11 +9,14 @@ class VbsConfig(AppConfig):
 
     def ready(self) -> None:
         from vbs import checks, tasks, upkeep  # noqa: F401  (the checks register themselves)
+        from vbs.help.jump import documents
         from vbs.live import topics
         from vbs.openai import idempotency
+        from vbs.pages import jump
 
         tasks.register("sweep", "vbs.upkeep.task")
         upkeep.register(idempotency.purge, upkeep.remove_old_temporary_files, topics.sweep)
+        jump.register(documents, last=True)
 
 
 class AdminConfig(admin_apps.AdminConfig):

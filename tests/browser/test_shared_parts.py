@@ -78,7 +78,7 @@ def test_jumping_by_keys(sign_in, batches, key):
     done, _ = batches
     page = sign_in(at="/models/")
     page.keyboard.press(key)
-    box = page.get_by_role("combobox", name="Jump to a batch, a model or a page")
+    box = page.get_by_role("combobox", name="Jump to a batch, a model, a page or a document")
     expect(box).to_be_focused()
     option = page.locator("#jump").get_by_role("option")
     expect(option.first).to_be_visible()

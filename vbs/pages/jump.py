@@ -18,7 +18,7 @@ LONGEST = 100  # characters that are looked for
 
 # Pages that the navigation does not have.
 FURTHER = (
-    ("/batches/new", "New batch"), ("/system/settings", "Configuration"), ("/system/keys", "API keys"),
+    ("/batches/new", "New batch"), ("/system/settings", "Settings"), ("/system/keys", "API keys"),
     ("/system/people", "People and projects"), ("/system/audit", "Audit log"), ("/system/log", "Logs"),
     ("/system/disk", "Clean the disk"), ("/docs", "Every route of the API"), ("/help/parts", "Parts of pages"),
 )  # fmt: skip
@@ -36,17 +36,18 @@ class Target:
 
 Source = Callable[[Viewer, str], Iterable[Target]]
 SOURCES: list[Source] = []
+LAST: list[Source] = []  # what is found there comes after the pages
 
 
-def register(*sources: Source) -> None:
-    SOURCES.extend(sources)
+def register(*sources: Source, last: bool = False) -> None:
+    (LAST if last else SOURCES).extend(sources)
 
 
 def found(viewer: Viewer, text: str) -> list[dict[str, str]]:
     """What the text finds, at most MOST of each source; without a text the first FEW of each."""
     text = text.replace("\0", "").strip()[:LONGEST]
     most = MOST if text else FEW
-    return [asdict(one) for source in (*SOURCES, _pages) for one in islice(source(viewer, text), most)]
+    return [asdict(one) for source in (*SOURCES, _pages, *LAST) for one in islice(source(viewer, text), most)]
 
 
 def _pages(viewer: Viewer, text: str) -> Iterable[Target]:

@@ -32,5 +32,5 @@ def icon(request: HttpRequest) -> HttpResponse:
 @require_GET
 @page()
 def jump(request: Request) -> JsonResponse:
-    """What begins with `q`, in all projects of the viewer: batches, models and pages."""
+    """What `q` finds, in all projects of the viewer: batches, models, pages and documents."""
     return JsonResponse({"found": jumping.found(request.viewer, request.GET.get("q", ""))})

@@ -1,4 +1,4 @@
-"""What `/` and Ctrl-K find: batches, models and pages that somebody may see, and nothing of others."""
+"""What `/` and Ctrl-K find: documents, and batches, models and pages that somebody may see, and nothing of others."""
 
 import pytest
 from django.db import connection
@@ -9,6 +9,7 @@ from models_registry.models import Alias, Model
 from tests.batches.pages.test_history_page import HOSTILE, batch
 from tests.people import person, superuser
 from vbs.accounts.models import Project
+from vbs.help import documents
 from vbs.pages.jump import MOST
 
 pytestmark = pytest.mark.django_db
@@ -59,6 +60,18 @@ def test_a_model_by_its_name_and_by_an_alias():
     Model.objects.create(name="other", source="/nowhere")
     looker = person("viewer")
     assert addresses(looker, "qwen") == addresses(looker, "newest") == [f"/models/{model.pk}/"]
+
+
+def test_a_document_by_its_title_and_a_section_by_its_heading():
+    looker = person("viewer")
+    document = next(one for one in documents.documents() if len(one.rendered.contents) > 1)
+    assert f"/help/{document.name}" in addresses(looker, document.title)
+    heading = document.rendered.contents[1]
+    (one,) = [one for one in found(looker, heading.text) if one["address"].endswith(f"/help/{document.name}#{heading.anchor}")]
+    assert (one["kind"], one["note"]) == ("Document", document.title)
+    assert looker.get(one["address"]).status_code == 200
+    kinds = [one["kind"] for one in found(looker, "models")]
+    assert kinds.index("Page") < kinds.index("Document"), "a page comes before what is written about it"
 
 
 @pytest.mark.parametrize("role", ["", "viewer", "operator", "admin", "superuser"])
