@@ -48,6 +48,7 @@ def _device(nvml: Any, handle: Any) -> dict[str, Any]:
 
     memory, busy = ask(lambda card: gpus.memory_of(nvml, card)), ask(nvml.nvmlDeviceGetUtilizationRates)
     return {
+        "uuid": ask(nvml.nvmlDeviceGetUUID),
         "name": ask(nvml.nvmlDeviceGetName),
         "memory_used": memory and memory.used,
         "memory_total": memory and memory.total,

@@ -110,7 +110,9 @@ def _value(obj: Model, name: str) -> str:
 
 
 class Site(admin.AdminSite):
-    site_header = index_title = "Database admin"
+    site_header = "Database admin (times in UTC)"
+    index_title = "Database admin"
+    site_url = "/system/"  # it lies under System
     site_title = "vbs"
     final_catch_all_view = False  # an unknown address gets the same page as everywhere: vbs/http/redirects.py
 

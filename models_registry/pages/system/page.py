@@ -1,4 +1,4 @@
-"""The parts of the system's page: every worker, and whether the server has what it needs."""
+"""The parts of the system's page: every machine with its workers, and whether the server has what it needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +6,16 @@ from typing import Any
 
 from django.conf import settings
 from django.urls import reverse
-from django.utils import timezone
 
 from models_registry.gpu import control
 from models_registry.models import STALE, Worker
 from models_registry.pages.lanes import lanes
-from models_registry.pages.machines import readings
+from models_registry.pages.machines import by_machine, readings, window
 from models_registry.readiness import OK, STORAGE
 from vbs.live.pages import Page
 from vbs.pages.parts import Part, pulse
 from vbs.pages.viewer import Viewer
-from vbs.pages.words import duration, size
+from vbs.pages.words import size
 from vbs.places import PROGRAM
 from vbs.run import space
 
@@ -37,12 +36,12 @@ class Check:
 
 def build(viewer: Viewer, query: Any) -> dict[str, Part]:
     rows = list(Worker.objects.order_by("cluster", "started_at", "pk")[: MOST + 1])
-    shown = sorted(rows[:MOST], key=lambda worker: not worker.alive)
-    cards = [_card(worker, viewer) for worker in shown]
+    shown = rows[:MOST]
+    found = [_machine(place, there, viewer) for place, there in enumerate(by_machine(shown))]
     return {
         "health": Part("health", "system/_health.html", {"checks": _checks(rows, viewer.may(OPERATES))}),
         "lanes": lanes(shown, viewer),
-        "workers": Part("workers", "system/_workers.html", {"more": len(rows) > len(shown)}, cards),
+        "workers": Part("workers", "system/_workers.html", {"more": len(rows) > len(shown)}, found),
         "pulse": pulse(reverse("system-live")),
     }
 
@@ -50,10 +49,19 @@ def build(viewer: Viewer, query: Any) -> dict[str, Part]:
 PAGE = Page(build=build, topics=lambda: ("workers",))
 
 
-# Workers
+# Machines and their workers
 
 
-def _card(worker: Worker, viewer: Viewer) -> Part:
+def _machine(place: int, workers: Sequence[Worker], viewer: Viewer) -> Part:
+    """A machine, how it is, and its workers, the dead ones last."""
+    alive = [worker for worker in workers if worker.alive]
+    how = Part(f"readings-{place}", "system/_readings.html", {"readings": readings(alive)})
+    rows = [_row(worker, viewer) for worker in (*alive, *(worker for worker in workers if worker not in alive))]
+    host = workers[0].hostname if viewer.may(OPERATES) else ""
+    return Part(f"machine-{place}", "system/_machine.html", {"host": host, "number": place + 1}, [how, *rows])
+
+
+def _row(worker: Worker, viewer: Viewer) -> Part:
     """A worker and its changing values. fix: what to do about a dead worker. loaded: whether it has an engine that can
     be started again."""
     alive, operates = worker.alive, viewer.may(OPERATES)
@@ -62,29 +70,19 @@ def _card(worker: Worker, viewer: Viewer) -> Part:
         "worker": worker,
         "alive": alive,
         "name": str(worker) if operates else f"{worker.cluster}, pid {worker.pid}",
-        "host": worker.hostname if operates else "",
         "fix": "" if alive else _fix(worker) if operates else SILENT,
         "restarting": alive and asked is not None and asked >= worker.started_at,
         "loaded": alive and bool(worker.model_name) and worker.engine_pid is not None,
     }
-    return Part(f"worker-{worker.pk}", "system/_worker.html", context, [_beat(worker, viewer, alive)])
-
-
-def _beat(worker: Worker, viewer: Viewer, alive: bool) -> Part:
-    """age: since the last heartbeat. doing: a sentence."""
-    context = {
+    beat = {
         "state": worker.state if alive else "dead",
         "alive": alive,
         "doing": control.activity(worker, viewer),
-        "age": _age((timezone.now() - worker.heartbeat_at).total_seconds()),
-        "readings": list(readings(worker.health)) if alive else [],
+        "window": window(worker) if alive else "",
+        "silent_since": None if alive else worker.heartbeat_at,
     }
-    return Part(f"beat-{worker.pk}", "system/_beat.html", context)
-
-
-def _age(seconds: float) -> str:
-    """The age in whole seconds, so that the part does not change at every look."""
-    return f"{max(0, int(seconds))} s" if seconds < 60 else duration(seconds)
+    shown = Part(f"beat-{worker.pk}", "system/_beat.html", beat)
+    return Part(f"worker-{worker.pk}", "system/_worker.html", context, [shown])
 
 
 def _fix(worker: Worker) -> str:
@@ -92,7 +90,7 @@ def _fix(worker: Worker) -> str:
         f"No heartbeat for more than {STALE.seconds} s: its process has ended, hangs, or cannot reach the database. "
         f"On {worker.hostname}, see whether pid {worker.pid} runs and what the log of {worker.cluster} says; "
         f"'{PROGRAM} up' starts it again. What it held is taken over by others once its lease has run out "
-        f"({settings.VBS_LEASE_SECONDS} s), and this card goes an hour after its last heartbeat."
+        f"({settings.VBS_LEASE_SECONDS} s), and this entry goes an hour after its last heartbeat."
     )
 
 
@@ -109,14 +107,14 @@ def _checks(rows: Sequence[Worker], for_operator: bool) -> list[Check]:
     ]
     storage = STORAGE.state()
     folder = settings.VBS_DATA_DIR / "files" if for_operator else "the folder of files"
-    fix = "Files can be neither uploaded nor downloaded: see whether the disk is full (Clean the disk) and who owns "
+    fix = "Files can be neither uploaded nor downloaded: see whether the disk is full (under Disk) and who owns "
     fix += f"{folder}."
     if settings.VBS_STORAGE:
         fix = "Files can be neither uploaded nor downloaded: check VBS_STORAGE, VBS_S3_ENDPOINT and the credentials."
     found.append(Check("Storage", "can be written to" if storage == OK else storage, storage == OK, fix))
     disk = space.of(settings.VBS_DATA_DIR)
     state = f"{size(disk.free)} of {size(disk.total)} are free"
-    found.append(Check("Disk", state, not disk.is_low, "Clean the disk, or remove models, below."))
+    found.append(Check("Disk", state, not disk.is_low, "Clean it under Disk, or remove models."))
     return found
 
 

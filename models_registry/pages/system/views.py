@@ -44,7 +44,8 @@ def restart(request: Request, pk: UUID) -> HttpResponseBase:
         "stays away.",
     ]
     done = f"{worker} restarts within 5 seconds, or as soon as its work can be handed back."
-    return _ask(request, worker, "restart", f"Restart {worker}?", words, done, lambda: control.restart(worker))
+    title, step = f"Restart {worker}?", lambda: control.restart(worker)
+    return _ask(request, worker, "restart", title, "Restart the worker", words, done, step)
 
 
 @require_http_methods(["GET", "POST"])
@@ -61,6 +62,7 @@ def engine(request: Request, pk: UUID) -> HttpResponseBase:
         worker,
         "restart-engine",
         f"Restart the engine of {worker}?",
+        "Restart the engine",
         words,
         done,
         lambda: control.restart_engine(worker, user),
@@ -78,16 +80,24 @@ def free(request: Request, pk: UUID) -> HttpResponseBase:
         "queue first.",
     ]
     done = f"{worker.model_name} is taken off the GPU."
-    return _ask(request, worker, "free", f"Free the GPU of {worker}?", words, done, lambda: control.free(worker, user))
+    title, step = f"Free the GPU memory of {worker}?", lambda: control.free(worker, user)
+    return _ask(request, worker, "free", title, "Free the GPU memory", words, done, step)
 
 
 def _ask(
-    request: Request, worker: Worker, verb: str, title: str, words: list[str], done: str, step: Callable[[], object]
+    request: Request,
+    worker: Worker,
+    verb: str,
+    title: str,
+    button: str,
+    words: list[str],
+    done: str,
+    step: Callable[[], object],
 ) -> HttpResponseBase:
-    """Asks first; once the person has agreed, does the step."""
+    """Asks first; once the person has agreed, does the step. Nothing is lost by it, so nothing is red."""
     if request.method == "GET":
-        button = title.partition(" of ")[0].removesuffix("?") if verb != "restart" else "Restart it"
-        return confirm(request, title=title, words=words, button=button, back=resolve_url("system"))
+        back = resolve_url("system")
+        return confirm(request, title=title, words=words, button=button, back=back, danger=False)
     try:
         with transaction.atomic():
             step()

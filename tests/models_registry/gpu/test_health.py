@@ -36,6 +36,7 @@ def test_a_gpu_and_the_machine_around_it() -> None:
     found = health.read(nvml)
     assert found["devices"] == [
         {
+            "uuid": "GPU-5",
             "name": "NVIDIA H200",
             "memory_used": 30 * GIB,
             "memory_total": 140 * GIB,

@@ -43,7 +43,7 @@ def test_an_idle_engine_that_is_killed(gpu, add_model, caplog):
     worker.set(
         health={"devices": [], "losses": reading} | dict.fromkeys(("memory_used", "memory_total", "utilization"), 0)
     )
-    said = machines([worker], Viewer(frozenset(), None)).children[0].context["lost"]
+    said = machines([worker], Viewer(frozenset(), None)).children[0].context["workers"][0].lost
     assert said.startswith("The idle engine of m ended <time ") and "killed by SIGKILL" in said
     lost = {labels["why"]: count for labels, count in scrape()["vbs_engine_losses"] if labels["worker"] == str(worker)}
     assert lost == {"memory": 0, "other": 1}

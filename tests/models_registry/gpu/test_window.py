@@ -258,15 +258,15 @@ def test_a_worker_tells_of_its_window(add_model, gpu, monkeypatch) -> None:
 
     def beat() -> str:
         gpu.worker.set(health=worker_process._reading())
-        context = machines(Worker.objects.all(), Viewer(frozenset(), None)).children[0].context
-        return next((reading.text for reading in context["readings"] if reading.name == "Requests at once"), "")
+        (shown,) = machines(Worker.objects.all(), Viewer(frozenset(), None)).children[0].context["workers"]
+        return shown.window
 
     assert beat() == ""
     engine = gpu.load(add_model(**{"max-num-seqs": 256}), lambda words: None)
     gpu.window = Window(engine, asked_at=lambda: asked)
-    assert beat() == "320"
+    assert beat() == "320 requests at once"
     asked = timezone.now()
-    assert beat() == "248, not 320: places are kept for those who ask it directly"
+    assert beat() == "248 requests at once, not 320: places are kept for those who ask it directly"
     assert gpu_object(gpu.worker)["window"]["size"] == 248
 
 

@@ -123,11 +123,48 @@ def test_workers_and_health(viewer):
     worker(model_name="tiny", engine_pid=4711, state="running", activity=f"Running {BAD}", health={"devices": [device]})
     worker(cluster="io", pid=22, version="0.0.9")
     page = text(viewer.get("/system/"))
-    for shown in ("pid 4711", "tiny", "pid 22", "55 °C", "3.0 GiB of 4.0 GiB", "heartbeat", "can be written"):
+    for shown in ("pid 4711", "tiny", "pid 22", "55 °C", "3.0 GiB of 4.0 GiB", "can be written", "Machine 1"):
         assert shown in page, shown
-    assert "<dd>0.0.9</dd>" in page and __version__ not in page, "each its own, not that of the web server"
+    assert "vbs 0.0.9" in page and __version__ not in page, "each its own, not that of the web server"
     assert BAD not in page and "&lt;script&gt;" in page
-    assert ">problem<" not in page and "Restart" not in page and "Logs" not in page
+    assert ">problem<" not in page and "Restart" not in page and "Logs" not in page and "heartbeat" not in page
+
+
+def test_a_machine_is_shown_once_however_many_workers_look_at_it(operator, viewer):
+    here = {"memory_used": 23 * 2**30, "memory_total": 24 * 2**30, "utilization": 100}
+    cards = [
+        {"uuid": f"GPU-{number}", "memory_used": number * 2**30, "memory_total": 80 * 2**30, "utilization": 99}
+        for number in (1, 2)
+    ]
+    for place, seen_by in enumerate((cards[:1], cards[1:])):
+        health = here | {"devices": seen_by, "at": place, "window": {"size": 80, "usual": 80, "why": ""}}
+        worker(pid=place, model_name="tiny", state="running", health=health, home=f"/data/run/gpu{place}")
+    for pid in range(2, 4):
+        worker(cluster="io", pid=pid, health=here | {"devices": cards, "at": 9, "utilization": 98})
+    worker(pid=4, hostname="far", health=here | {"memory_used": 2**30, "devices": []})
+    for page in ("/system/", "/", "/models/"):
+        shown = text(operator.get(page))
+        assert shown.count("GPU 0 memory</dt>") == shown.count("GPU 1 use</dt>") == 1, page
+        assert shown.count("<dt>Memory</dt>") == 2 and shown.count("<dt>Processors</dt>") == 2, "of two machines"
+        assert "23.0 GiB of 24.0 GiB" in shown and "1.0 GiB of 24.0 GiB" in shown and "80 requests at once" in shown
+        assert "far" in shown and "far" not in text(viewer.get(page)).replace("so far", "")
+
+
+def test_a_number_has_one_colour_on_every_page(operator):
+    """Full processors are well used; of full memory there is a warning."""
+    worker(health={"devices": [], "memory_used": 19, "memory_total": 20, "utilization": 100})
+    meters = [re.findall(r"<meter[^>]*>", text(operator.get(page))) for page in ("/system/", "/", "/models/")]
+    assert meters[0] == meters[1] == meters[2] and len(meters[0]) == 2
+    memory, processors = meters[0]
+    assert 'low="80" high="92"' in memory and "low" not in processors and 'value="100"' in processors
+
+
+@pytest.mark.parametrize("do", ACTIONS)
+def test_what_loses_nothing_is_not_red(operator, do):
+    _, there = loaded()
+    question = text(operator.get(f"/system/workers/{there.pk}/{do}", headers=HTMX))
+    assert "danger" not in question and 'class="main"' in question
+    assert "danger" not in text(operator.get("/system/"))
 
 
 def test_nothing_runs(viewer):
@@ -138,7 +175,7 @@ def test_nothing_runs(viewer):
 def test_a_dead_worker_says_what_to_do(operator):
     dead = worker(hostname="far", heartbeat_at=timezone.now() - timedelta(minutes=3))
     page = text(operator.get("/system/"))
-    assert "On far, see whether pid 1 runs" in page and "heartbeat 3 min ago" in page and "GPU worker" in page
+    assert "On far, see whether pid 1 runs" in page and "last heartbeat <time" in page and "GPU worker" in page
     assert f"/system/workers/{dead.pk}/restart" not in page
     answer = operator.post(f"/system/workers/{dead.pk}/restart", follow=True)
     assert "gives no sign of life" in text(answer)
@@ -152,7 +189,7 @@ def test_a_storage_that_cannot_be_written(viewer, monkeypatch):
 
     monkeypatch.setattr(system, "STORAGE", readiness.Storage())
     page = text(viewer.get("/system/"))
-    assert "not writable: OSError" in page and "Clean the disk" in page
+    assert "not writable: OSError" in page and "(under Disk)" in page
 
 
 def test_a_storage_that_hangs_does_not_hang_the_page(monkeypatch):
@@ -175,7 +212,7 @@ def test_a_fixed_number_of_queries_and_small_news(operator, django_assert_num_qu
         worker(cluster="io", pid=pid)
     with django_assert_num_queries(6):
         page = operator.get("/system/live")
-    assert len(seen(page)) == 3 + 31 * 2 + 1
+    assert len(seen(page)) == 3 + 2 + 31 * 2 + 1, "parts, a machine with its readings, its workers with their doings"
     marks = seen(operator.get("/system/live"))
     Worker.objects.filter(pk=first.pk).update(state="running", activity="Running one")
     changed = text(operator.get("/system/live", {"seen": marks}))
