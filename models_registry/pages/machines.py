@@ -25,7 +25,7 @@ HOT = 90  # per cent of the highest temperature; most of the way there is as usu
 
 @dataclass(frozen=True)
 class Reading:
-    """One number of a machine. percent: of the maximum, where there is one. warns: the nearer the maximum, the worse."""
+    """One number of a machine. percent: of the maximum, where there is one. warns: being near the maximum is bad."""
 
     name: str
     text: str
@@ -36,8 +36,8 @@ class Reading:
 @dataclass(frozen=True)
 class Serving:
     """What a worker that serves models does. name: tells it apart from others of its machine. doing: a sentence, unless
-    it is idle. waits: why it takes up no work, when it is idle. window: how many requests its engine gets at once. lost:
-    a sentence when its engine ended while it was idle."""
+    it is idle. waits: why an idle one takes up no work. window: how many requests its engine gets at once. lost: a
+    sentence when its engine ended while it was idle."""
 
     name: str
     doing: str
@@ -115,7 +115,7 @@ def readings(workers: Iterable[Worker]) -> list[Reading]:
     if not found:
         return []
     devices = {device.get("uuid") or (place, at): device for place, at, device in _devices(found)}
-    shown = []
+    shown: list[Reading] = []
     for number, device in enumerate(devices.values()):
         shown += _of_device(device, f"GPU {number}" if len(devices) > 1 else "GPU")
     return shown + list(_of_machine(max(found, key=lambda health: health.get("at", 0))))

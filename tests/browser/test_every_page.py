@@ -1,6 +1,6 @@
 """Every page in Chromium: light and dark, phone and wide, as each role. Nothing keeps people out, nothing spills.
 
-With VBS_SCREENSHOTS=folder the pictures of the documentation are drawn there.
+With VBS_SCREENSHOTS=folder the pictures of the documentation are drawn there, with VBS_SHOTS=folder those of all pages.
 """
 
 import os
@@ -9,16 +9,23 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from tests.amount import few
 from tests.browser.conftest import barriers
 from tests.live import line
+from vbs.places import BASE_DIR
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 NO_PAGE = re.compile(r"download|/results|/output|/errors|\.jsonl|\.csv")
 HOSTILE = "<script>alert(1)</script> \x1b[31mred\x1b[0m \u202edesrever\u202c"
-PHONE, WIDE = {"width": 380, "height": 800}, {"width": 1280, "height": 860}
+PHONE, WIDE = {"width": 390, "height": 844}, {"width": 1280, "height": 860}
+PICTURES = {
+    name
+    for path in (BASE_DIR / "README.md", *(BASE_DIR / "docs").glob("*.md"))
+    for name in re.findall(r"screenshots/([\w-]+\.png)", path.read_text())
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +41,12 @@ def addresses(vbs):
     running = vbs.create([line(f"slow-{n}", model="slow") for n in range(4000)])  # longer than all tests take
     waiting = [vbs.create([line("w", model="scripted")], extra_body={"priority": n}) for n in (-10, 0)]
     vbs.wait(running, until={"in_progress"})
+    script = "from models_registry.models import Model; from vbs.accounts.models import Project; "
+    script += "from django.contrib.auth.models import User; "
+    script += "print(Model.objects.get(name='scripted').pk, User.objects.get(username='viewer').pk, "
+    script += "Project.objects.get(name='one').pk)"
+    model, person, project = vbs.manage("shell", "--verbosity=0", "-c", script).split()[-3:]
+    person = f"/system/people/{person}/"
     yield {
         "overview": "/",
         "queue": "/queue/",
@@ -43,21 +56,36 @@ def addresses(vbs):
         "batch-failed": f"/batches/{failed.id}/",
         "batch-running": f"/batches/{running.id}/",
         "batch-waiting": f"/batches/{waiting[0].id}/",
+        "batch-cancel": f"/batches/{running.id}/cancel",
+        "batch-name": f"/batches/{running.id}/name",
+        "queue-pause": "/queue/pause",
         "requests": f"/batches/{done.id}/requests",
         "requests-found": f"/batches/{done.id}/requests?words=what",
         "request": f"/batches/{done.id}/requests/8",
         "request-refused": f"/batches/{done.id}/requests/10",
         "request-playground": f"/batches/{done.id}/requests/8/playground",
         "new-batch": "/batches/new",
+        "new-batch-file": "/batches/new?way=file",
+        "new-batch-prompts": "/batches/new?way=prompts",
         "models": "/models/",
+        "model": f"/models/{model}/",
         "playground": "/playground/",
         "system": "/system/",
+        "system-log": "/system/log?still",
+        "system-disk": "/system/disk",
         "settings": "/system/settings",
+        "setting": "/system/settings/VBS_RETENTION_DAYS",
         "keys": "/system/keys",
         "people": "/system/people",
+        "person": person,
+        "person-password": f"{person}password",
+        "project": f"/system/projects/{project}/",
         "audit": "/system/audit",
         "help": "/help/",
+        "help-found": "/help/?q=queue",
         "help-api": "/help/api",
+        "help-operations": "/help/operations",
+        "help-settings": "/help/settings",
         "help-parts": "/help/parts",
     }
     vbs.client.batches.cancel(running.id)
@@ -70,13 +98,19 @@ def look(page, name, form):
     spill = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     if spill > 1:
         found.append(f"{name} ({form}): {spill} px too wide")
-    if folder := os.environ.get("VBS_SCREENSHOTS"):
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        picture = path / f"{name}-{form}.png"
+    draw(page, f"{name}-{form}.png")
+    return found
+
+
+def draw(page, name):
+    """The pictures that the documents show, for them; or all whole pages, for whoever wants to look."""
+    if (folder := os.environ.get("VBS_SCREENSHOTS")) and name in PICTURES:
+        picture = Path(folder) / name
+        picture.parent.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=picture)
         Image.open(picture).quantize(128).save(picture, optimize=True)
-    return found
+    if folder := os.environ.get("VBS_SHOTS"):
+        page.screenshot(path=Path(folder) / name, full_page=True)
 
 
 def test_barriers_are_found(sign_in):
@@ -134,3 +168,60 @@ def test_a_stranger_sees_nothing_of_another_project(sign_in, addresses):
         if name.startswith(("batch-", "request")):
             assert status == 404, name
         assert "zanzibar" not in shown and "ask-1" not in shown, name
+
+
+@pytest.mark.parametrize("form", ["light", "dark"])
+def test_what_is_shown_before_signing_in_and_when_something_is_wrong(chromium, vbs, sign_in, form):
+    """Errors have the navigation of whoever has signed in."""
+    context = chromium.new_context(base_url=vbs.stack.url, color_scheme=form, viewport=PHONE)
+    outside, wrong = context.new_page(), []
+    for name, address in (("login", "/login"), ("admin-login", "/admin/"), ("not-found-outside", "/nothing")):
+        outside.goto(address)
+        wrong += look(outside, name, form)
+    outside.goto("/admin/")
+    assert outside.url.endswith("/login?next=/admin/")
+    outside.goto("/login")
+    outside.get_by_label("Username").fill("nobody")
+    outside.get_by_label("Password").fill("wrong")
+    outside.get_by_role("button", name="Sign in").click()
+    expect(outside.locator(".message.error")).to_be_visible()
+    wrong += look(outside, "login-refused", form)
+    context.close()
+    page = sign_in("viewer", allow=("404", "403"), color_scheme=form, viewport=WIDE)
+    for name, address, status in (
+        ("not-found", "/nothing", 404), ("not-found-api", "/v2/nothing", 404), ("forbidden", "/system/people", 403),
+        ("no-batch", "/batches/batch_none/", 404),
+    ):  # fmt: skip
+        assert page.goto(address).status == status
+        assert page.get_by_role("navigation", name="Pages").get_by_role("link", name="Batches").count() == 1, name
+        wrong += look(page, name, form)
+    page.goto("/queue/")
+    page.evaluate(
+        "document.querySelectorAll('[name=csrfmiddlewaretoken]').forEach((one) => (one.value = 'x'.repeat(64)))"
+    )
+    page.locator("form[action='/logout'] button").click()
+    expect(page.locator("h1")).to_have_text("The form is too old")
+    assert page.get_by_role("navigation", name="Pages").count() == 1
+    wrong += look(page, "too-old", form)
+    assert wrong == [], "\n".join(wrong)
+
+
+def test_what_is_shown_only_once(sign_in):
+    """A key and a generated password, and what is said when their form is sent again."""
+    page = sign_in("admin", viewport=WIDE, color_scheme="dark", at="/system/keys")
+    page.get_by_label("Name", exact=True).fill("for a picture")
+    page.get_by_role("button", name="Create key").click()
+    expect(page.locator("#secret")).to_contain_text("sk-vbs-")
+    wrong = look(page, "key-made", "dark")
+    page.reload()
+    expect(page.locator("#messages")).to_contain_text("made its key already")
+    expect(page.locator("#keys")).to_contain_text("for a picture")
+    page.goto("/system/people")
+    page.get_by_label("Name to sign in with").fill("vera")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator("#secret")).to_be_visible()
+    wrong += look(page, "password-made", "dark")
+    page.reload()
+    expect(page.locator("#messages")).to_contain_text("This form was sent before")
+    assert page.locator("tbody th", has_text="vera").count() == 1
+    assert wrong == [], "\n".join(wrong)

@@ -36,7 +36,9 @@ class AuditEntry(models.Model):
         indexes = [
             models.Index(fields=["at", "id"], name="audit_when"),
             models.Index(fields=["username", "at", "id"], name="audit_who"),
-            models.Index(fields=["action", "at"], name="audit_what", opclasses=["varchar_pattern_ops", "timestamptz_ops"]),
+            models.Index(
+                fields=["action", "at"], name="audit_what", opclasses=["varchar_pattern_ops", "timestamptz_ops"]
+            ),
             models.Index(fields=["target"], name="audit_object", opclasses=["varchar_pattern_ops"]),
         ]
         verbose_name_plural = "audit entries"

@@ -16,12 +16,23 @@ COLORS = (
     ("good", "went well"), ("fair", "waits, or needs attention"), ("bad", "failed, or cannot be undone"),
     ("other", "a further series"),
 )  # fmt: skip
-STATES = (
+STATES = (  # each is its own class
     ("Of a batch", ("validating", "queued", "loading", "running", "writing", "cancelling")),
     ("How it ended", ("completed", "failed", "expired", "cancelled")),
-    ("Of a model", ("ready", "downloading", "loaded", "asleep", "unchecked")),
+    ("Of a model", ("ready", "downloading", "paused", "loaded", "asleep", "unchecked")),
+    ("Of an operation", ("queued", "running", "succeeded", "failed", "cancelled")),
+    ("Of the queue", ("waiting", "paused")),
+    ("Of a key", ("usable", "expired", "revoked")),
+    ("Of a person", ("active", "inactive")),
+    ("Of the server", ("health-ok", "health-attention", "health-bad")),
 )
 SPACES = (4, 8, 12, 16, 20, 28)  # px
+READINGS = (
+    {"name": "GPU memory", "text": "129 GiB of 140 GiB", "percent": 92},
+    {"name": "Memory", "text": "21.4 GiB of 24.0 GiB", "percent": 89, "warns": True},
+    {"name": "Processors", "text": "98 %", "percent": 98},
+    {"name": "Requests at once", "text": "248"},
+)
 
 
 class SampleForm(forms.Form):
@@ -50,6 +61,7 @@ def context() -> dict[str, Any]:
         "spaces": SPACES,
         "form": SampleForm(filled, label_suffix="", auto_id="sample_%s"),
         "at": AT,
+        "readings": READINGS,
         "charts": [_pace(), _day(), _loads()],
     }
 

@@ -6,6 +6,7 @@ from django.db import transaction
 from django.http import Http404, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.html import format_html
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from batches.models import PRIORITIES, Batch, Pause
@@ -15,6 +16,7 @@ from vbs.configuration import audit
 from vbs.live.pages import changes, show
 from vbs.openai.errors import Conflict
 from vbs.pages.access import Request, page, way_back
+from vbs.pages.templatetags.words import exact
 from vbs.pages.words import number
 
 WRONG = 422  # what was typed cannot be taken
@@ -81,7 +83,7 @@ def pause(request: Request) -> HttpResponseBase:
                 audit.record(request, "queue.pause", detail=held.reason)
                 messages.success(request, "The queue is paused. Nothing is lost.")
             else:
-                messages.info(request, f"The queue is paused already, since {held.began_at:%Y-%m-%d %H:%M} UTC.")
+                messages.info(request, format_html("The queue is paused already, since {}.", exact(held.began_at)))
         snapshot.forget()
         return redirect("queue")
     template = "batches/queue/_pause.html" if request.htmx else "batches/queue/pause.html"

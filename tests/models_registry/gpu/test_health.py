@@ -66,7 +66,7 @@ def test_what_the_driver_keeps_is_neither_there_nor_used() -> None:
 def test_what_a_card_does_not_tell_is_null() -> None:
     mute = FakeGpu(name=None, total=None, busy=None, celsius=None, power=None, limit=None)
     (device,) = of(mute)["devices"]
-    assert set(device.values()) == {None}
+    assert device.pop("uuid") == "GPU-5" and set(device.values()) == {None}
     assert len(device) == 7
     (device,) = of(FakeGpu(busy=0, power=0, used=0))["devices"]
     assert (device["utilization"], device["power_watts"], device["memory_used"]) == (0, 0.0, 0)  # which is no null

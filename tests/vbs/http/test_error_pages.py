@@ -84,6 +84,7 @@ def test_a_server_error_names_its_line_in_the_log(db, monkeypatch, caplog):
     answer = viewer.get("/system/keys", headers=BROWSER)
     is_page(answer, 500, "Server error", "err_")
     assert "the secret cause" not in text(answer) and "the secret cause" in caplog.text
+    assert '<nav aria-label="Pages">' in text(answer) and "Sign out" in text(answer)
 
 
 def test_a_page_that_cannot_be_shown_is_a_line():

@@ -92,14 +92,18 @@ FORMS = {
     ),
     "key-edit": lambda world: ((world.key.pk,), {"name": "newer", "expires": "never"}),
     "key-revoke": lambda world: ((world.key.pk,), {}),
-    "people": lambda world: ((), {"name": "vera", "role": "viewer"} | world.mark("/system/people", form="/system/people")),
+    "people": lambda world: (
+        (), {"name": "vera", "role": "viewer"} | world.mark("/system/people", form="/system/people")
+    ),
     "person": lambda world: ((world.other.pk,), {"role": "operator"}),
     "person-password": lambda world: ((world.other.pk,), world.mark(f"/system/people/{world.other.pk}/password")),
     "person-active": lambda world: ((world.other.pk,), {"active": "no"}),
     "project-add": lambda world: ((), {"name": "new"} | world.mark("/system/people", form="/system/projects")),
     "project-edit": lambda world: ((Project.objects.create(name="old").pk,), {"name": "newer"}),
     "setting": lambda world: (("VBS_MAX_WAIT_MINUTES",), {"value": "12"}),
-    "setting-reset": lambda world: (("VBS_MAX_WAIT_MINUTES",), {"was": runtime.change("VBS_MAX_WAIT_MINUTES", 12, "root")}),
+    "setting-reset": lambda world: (
+        ("VBS_MAX_WAIT_MINUTES",), {"was": runtime.change("VBS_MAX_WAIT_MINUTES", 12, "root")}
+    ),
     "project": lambda world: ((), {"project": world.project.pk}),
 }  # fmt: skip
 
@@ -113,7 +117,7 @@ def world(db, monkeypatch):
 def rows():
     """Every row of every table, but for what each sending leaves."""
     found = {}
-    for model in apps.get_models():
+    for model in apps.get_models(include_auto_created=True):
         if model._meta.model_name not in NOT_COMPARED and not model._meta.proxy:
             values = model._default_manager.order_by("pk").values()
             found[model._meta.label] = [{k: v for k, v in row.items() if k not in MOVES} for row in values]
@@ -123,7 +127,9 @@ def rows():
 def test_each_address_that_takes_a_form_is_tried_here(root):
     patient = Client(raise_request_exception=False)
     patient.cookies = root.cookies
-    assert {name for name, address, _ in PAGES if patient.post(address).status_code != 405} == FORMS.keys() | MAKE_NOTHING
+    assert {
+        name for name, address, _ in PAGES if patient.post(address).status_code != 405
+    } == FORMS.keys() | MAKE_NOTHING
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -67,7 +67,9 @@ def test_a_document_by_its_title_and_a_section_by_its_heading():
     document = next(one for one in documents.documents() if len(one.rendered.contents) > 1)
     assert f"/help/{document.name}" in addresses(looker, document.title)
     heading = document.rendered.contents[1]
-    (one,) = [one for one in found(looker, heading.text) if one["address"].endswith(f"/help/{document.name}#{heading.anchor}")]
+    (one,) = [
+        one for one in found(looker, heading.text) if one["address"].endswith(f"/help/{document.name}#{heading.anchor}")
+    ]
     assert (one["kind"], one["note"]) == ("Document", document.title)
     assert looker.get(one["address"]).status_code == 200
     kinds = [one["kind"] for one in found(looker, "models")]

@@ -92,9 +92,7 @@ def edit(request: Request, pk: int) -> HttpResponse:
 def revoke(request: Request, pk: int) -> HttpResponse:
     key = _find(request, pk)
     if request.method == "GET":
-        used = (
-            format_html("It was last used {}.", when(key.last_used_at)) if key.last_used_at else "It was never used."
-        )
+        used = format_html("It was last used {}.", when(key.last_used_at)) if key.last_used_at else "It was never used."
         return confirm(
             request,
             title=f"Revoke the key “{key.name}” ({key.prefix}…)?",

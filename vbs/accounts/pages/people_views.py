@@ -25,8 +25,8 @@ from vbs.pages.confirm import confirm
 WRONG = 422
 PER_PAGE = 100
 SENT = (
-    "This form was sent before, and has done its work. If it generated a password, that was shown then: set another one "
-    "if it is lost."
+    "This form was sent before, and has done its work. If it generated a password, that was shown then: set another "
+    "one if it is lost."
 )
 
 
