@@ -236,7 +236,7 @@ def test_the_number_of_queries_is_constant(root, queued, known, worker, other, m
         lease = timezone.now() + timedelta(seconds=60)
         queued(leased_by=uuid.uuid4(), leased_until=lease, status="in_progress", in_progress_at=timezone.now())
         operations.ask("benchmark", known, {"seed": number})
-    assert count() == few <= 21
+    assert count() == few + 1 <= 21, "one counts what is not listed"
     with CaptureQueriesContext(connection) as found:
         root.get("/queue/live")
     assert len(found) <= 12, "the plan is kept for a moment"
