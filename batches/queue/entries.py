@@ -1,23 +1,26 @@
 """The queue: what runs, and what waits, in the order in which workers will take it up, with a reason for each place."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from django.utils import timezone
 
 from batches.models import Batch, BatchStatus
-from batches.queue import forecast, order
+from batches.queue import forecast, order, reasons
+from batches.queue.reasons import Placed
 from batches.queue.simulated_queue import Placement
 from batches.queue.snapshot import Forecast
 from models_registry.catalog import aliases
 from models_registry.gpu import operations
-from models_registry.gpu.arbiter import Reason
+from models_registry.gpu.arbiter import patience
 from models_registry.models import OPEN_OPERATIONS, Operation, OperationState
 
 NOTHING = Forecast()
-JUST_COME = "It has just come."  # since the snapshot of the queue
+
+Engine = tuple[UUID | None, str]  # its worker, and the lane of its remote model, empty on the GPU
 
 
 @dataclass(frozen=True)
@@ -68,13 +71,14 @@ class Entry:
 @dataclass(frozen=True)
 class Entries:
     """waiting_total: how many wait, also beyond those in `waiting`. operations: how many of these are no batches. more:
-    how many are not in `waiting`. reading: batches whose lines are still being read."""
+    how many are not in `waiting`. reading: batches whose lines are still being read. engines: where what runs does."""
 
     running: tuple[Entry, ...]
     waiting: tuple[Entry, ...]
     waiting_total: int
     operations: int
     reading: int
+    engines: Mapping[str, Engine]
 
     @property
     def more(self) -> int:
@@ -86,69 +90,67 @@ def entries(most: int) -> Entries:
     plan, placements = forecast.plan(), order.placements()
     open_operations = Operation.objects.filter(state__in=OPEN_OPERATIONS).select_related("model").order_by("pk")
     asked = {row.pk: row for row in open_operations.defer("log", "result")[: operations.MOST_OPEN]}
-    taken = list(Batch.objects.running().select_related("project")[:most])
-    parts = shares(taken)
+    queued = {pk: row for pk, row in asked.items() if row.state == OperationState.QUEUED}
+
+    waiting = Batch.objects.waiting().select_related("project")
+    ids = [turn.id for turn in placements]
+    first = {row.pk: row for row in waiting.filter(pk__in=ids[:most])}
+    others = list(waiting.exclude(pk__in=ids)[:most])
+    taken = list(Batch.objects.running().select_related("project")[:most])  # last: what is claimed meanwhile is in both
+    runs = {row.pk for row in taken}
+
+    on = engines(taken)
+    parts = shares(taken, on)
     running = [Entry(row, plan.get(row.pk, NOTHING), share=parts.get(row.pk)) for row in taken]
     running += [Entry(row) for row in asked.values() if row.state == OperationState.RUNNING]
-
-    waiting = Batch.objects.waiting().exclude(pk__in=[row.pk for row in taken]).select_related("project")
-    ids = [turn.id for turn in placements]
-    first: dict[str, Batch | Operation] = {row.pk: row for row in waiting.filter(pk__in=ids[:most])}
-    first |= {pk: row for pk, row in asked.items() if row.state == OperationState.QUEUED}
-    found = list(_placed(placements[:most], first, plan))
-    others = waiting.exclude(pk__in=ids)[: most - len(found)]
-    found += [_unplaced(row, plan.get(row.pk)) for row in others]
-    new = [row for pk, row in asked.items() if row.state == OperationState.QUEUED and pk not in ids]
-    found += [Entry(row, NOTHING, 0, JUST_COME) for row in new[: most - len(found)]]
-    queued = sum(row.state == OperationState.QUEUED for row in asked.values())
-    reading = Batch.objects.filter(status=BatchStatus.VALIDATING, validated_at=None).count()
+    waits = {pk: row for pk, row in first.items() if pk not in runs} | queued
+    found = list(_placed(placements[:most], waits, plan))
+    unplaced = [*(row for row in others if row.pk not in runs), *(row for pk, row in queued.items() if pk not in ids)]
+    found += [
+        Entry(row, plan.get(row.pk, NOTHING), 0, reasons.unplaced(plan.get(row.pk)))
+        for row in unplaced[: most - len(found)]
+    ]
     # Counted only where there are more, so that it is as many as are listed whatever happens in between.
-    total = len(found) if len(ids) <= most and len(found) < most else max(len(found), waiting.count() + queued)
-    return Entries(tuple(running), tuple(found), total, queued, reading)
+    total = len(found) if len(ids) <= most and len(found) < most else max(len(found), waiting_count() + len(queued))
+    return Entries(tuple(running), tuple(found), total, len(queued), reading_count(), on)
 
 
-def shares(running: Iterable[Batch]) -> dict[str, float]:
-    """By batch, the part of what its engine has in flight that is the batch's. The batches of a worker run together on
-    one engine, but for those of remote models. running: all batches that run; one whose engine has nothing in flight is
-    left out."""
+def waiting_count() -> int:
+    """How many batches wait. Every page has its number from here."""
+    return Batch.objects.waiting().count()
+
+
+def reading_count() -> int:
+    """How many batches are being validated."""
+    return Batch.objects.filter(status=BatchStatus.VALIDATING, validated_at=None).count()
+
+
+def engines(running: Iterable[Batch]) -> dict[str, Engine]:
+    """By batch, where it runs. The batches of a worker run together on one engine, but for those of remote models."""
+    lanes = aliases.lanes()
+    return {batch.pk: (batch.leased_by, lanes.get(next(iter(batch.pinned_names()), ""), "")) for batch in running}
+
+
+def shares(running: Iterable[Batch], on: Mapping[str, Engine] | None = None) -> dict[str, float]:
+    """By batch, the part of what its engine has in flight that is the batch's. running: all batches that run; one whose
+    engine has nothing in flight is left out. on: their engines, as `engines` gives them, where they are known."""
     rows = [batch for batch in running if batch.in_flight is not None]
     if not rows:
         return {}
-    lanes, whole = aliases.lanes(), Counter[object]()
-    engine = {batch.pk: (batch.leased_by, lanes.get(next(iter(batch.pinned_names()), ""), "")) for batch in rows}
+    engine, whole = engines(rows) if on is None else on, Counter[object]()
     for batch in rows:
         whole[engine[batch.pk]] += batch.in_flight or 0
     return {batch.pk: (batch.in_flight or 0) / whole[engine[batch.pk]] for batch in rows if whole[engine[batch.pk]]}
 
 
 def _placed(
-    placements: Iterable[Placement], rows: dict[str, Batch | Operation], plan: dict[str, Forecast]
-) -> Iterable[Entry]:
-    position = 0
-    for turn in placements:
-        if (row := rows.get(turn.id)) is not None:  # what has ended since is not there any more
-            position += 1
-            yield Entry(row, plan.get(turn.id, NOTHING), position, words(turn))
-
-
-def _unplaced(batch: Batch, expected: Forecast | None) -> Entry:
-    if expected is None:
-        return Entry(batch, NOTHING, 0, JUST_COME)
-    return Entry(batch, expected, 0, "Its model is being fetched." if expected.fetching else "It cannot run as it is.")
-
-
-def words(turn: Placement) -> str:
-    """The reason for a place in words, such as `Its deadline is near.`"""
-    match turn.reason:
-        case Reason.PRIORITY:
-            return "Its priority is higher than that of what came before it."
-        case Reason.WAITED:
-            return "It has waited longer than VBS_MAX_WAIT_MINUTES."
-        case Reason.DEADLINE:
-            return "Its deadline is near."
-        case Reason.LOADED:
-            return "Its model is loaded by then."
-    return "Order of arrival, after those of a higher priority." if turn.passed else "Order of arrival."
+    placements: Iterable[Placement], rows: Mapping[str, Batch | Operation], plan: Mapping[str, Forecast]
+) -> Iterator[Entry]:
+    # What has ended since, or runs by now, is not there any more.
+    placed = [Placed(turn, rows[turn.id]) for turn in placements if turn.id in rows]
+    why = reasons.of_places(placed, timezone.now(), patience())
+    for position, (one, reason) in enumerate(zip(placed, why, strict=True), 1):
+        yield Entry(one.row, plan.get(one.turn.id, NOTHING), position, reason)
 
 
 def _until(moment: datetime | None) -> float | None:

@@ -52,11 +52,12 @@ class Times:
 @dataclass(frozen=True)
 class Placement:
     """A work at its place in the order, and why it is there. passed: work of a higher priority that came later goes
-    before it."""
+    before it. priority: with which it has this place."""
 
     id: str
     reason: Reason
     passed: bool = False
+    priority: int = 0
 
 
 class SimulatedQueue:
@@ -116,7 +117,7 @@ class SimulatedQueue:
         self.here.discard(place)
         self.changes += 1
         if work.id not in self.turns and place not in self._had:
-            self.turns[work.id] = Placement(work.id, reason, self._passed(self.jobs[place]))
+            self.turns[work.id] = Placement(work.id, reason, self._passed(self.jobs[place]), work.priority)
         return self.cut(place, work.model)
 
     def cut(self, place: int, engine: str) -> list[Segment]:

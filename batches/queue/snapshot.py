@@ -56,7 +56,8 @@ NOTHING = Answers(0.0, 0.0, 0.0, 1)
 class Forecast:
     """start_at, completion_at: None when they are not known; then `why` says why. seconds: how long its requests take
     on the engine. requests: how many are left. model: the first that it names. measurements: how many the speed of its
-    models rests on; the fewest, of several models. fetching: it waits until a model of it is fetched."""
+    models rests on; the fewest, of several models. fetching: it waits until a model of it is fetched. stuck: no model
+    that it needs can be loaded."""
 
     start_at: datetime | None = None
     completion_at: datetime | None = None
@@ -66,6 +67,7 @@ class Forecast:
     measurements: int = 0
     why: str = ""
     fetching: bool = False
+    stuck: bool = False
 
 
 class QueueSnapshot:
@@ -168,7 +170,7 @@ class QueueSnapshot:
                 parts = [replace(part, rest=None, why=SEARCHING) for part in parts]
             measured = min((self._models.speed(name).measurements for name in runs.values()), default=0)
         if fetched or not parts:
-            self.forecasts[batch.pk] = replace(blank, why=why, fetching=bool(fetched))
+            self.forecasts[batch.pk] = replace(blank, why=why, fetching=bool(fetched), stuck=not fetched)
             return
         self.forecasts[batch.pk] = replace(blank, seconds=self._seconds(parts), measurements=measured, why=why)
         self._jobs.append(_job(batch, batch.validated_at or self._now, parts))
