@@ -85,6 +85,30 @@ DEMO_MODELS = {
 }
 
 
+# The one that pages offer as a button: a worker fetches its packages and converts the one file in them.
+OFFERED_KEY = "smollm2"
+OFFERED = DEMO_MODELS[OFFERED_KEY]
+OFFERED_BYTES = 98 * 2**20  # of the file, about
+
+
+def offered_source() -> Path:
+    """Where the file of the offered model is, once its packages are fetched."""
+    return OFFERED.find(_folder(OFFERED_KEY))
+
+
+def is_offered(model: Model) -> bool:
+    """Is it the offered model, registered by a page and not ready yet?"""
+    return model.source == str(offered_source())
+
+
+def bring_offered(on_progress: Progress) -> Path:
+    """Fetch the packages of the offered model, unless they are here. Returns its file. Raises ModelError."""
+    _fetch(OFFERED_KEY, OFFERED.packages, on_progress)
+    if not (source := offered_source()).is_file():
+        raise ModelError(f"{source} is missing from {OFFERED.packages[0]}: remove {_folder(OFFERED_KEY)} and try again")
+    return source
+
+
 def add(key: str, on_progress: Progress) -> tuple[Model, bool]:
     """The demo model of this key of DEMO_MODELS, and whether it is new. Raises ModelError."""
     demo = DEMO_MODELS[key]
@@ -105,16 +129,20 @@ def add(key: str, on_progress: Progress) -> tuple[Model, bool]:
         (folder / GEMMA_FILE).unlink(missing_ok=True)  # its parts are kept
 
 
+def _folder(key: str) -> Path:
+    return Path(settings.VBS_DATA_DIR) / "cache" / "demo" / key
+
+
 def _fetch(key: str, packages: tuple[str, ...], on_progress: Progress) -> Path:
-    folder = Path(settings.VBS_DATA_DIR) / "cache" / "demo" / key
+    folder = _folder(key)
     part = folder.with_name(f"{key}.part")
     pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--disable-pip-version-check"]
-    with made_folders.lock(folder):
+    with made_folders.lock(folder) as held:
         if folder.exists():
             return folder
         on_progress(f"fetching {' '.join(packages)}")
         shutil.rmtree(part, ignore_errors=True)
-        done = subprocess.run([*pip, "--target", str(part), *packages], capture_output=True, text=True)
+        done = subprocess.run([*pip, "--target", str(part), *packages], capture_output=True, text=True, pass_fds=[held])
         if done.returncode:
             shutil.rmtree(part, ignore_errors=True)
             said = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines() or [""]

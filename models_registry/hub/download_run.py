@@ -23,7 +23,7 @@ from django.db import connection, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 
-from models_registry.catalog import folders, made_folders, partial_files, rules, sources
+from models_registry.catalog import demo, folders, made_folders, partial_files, rules, sources
 from models_registry.catalog.folders import ModelError
 from models_registry.catalog.made_folders import Progress
 from models_registry.hub import client as hub
@@ -228,6 +228,8 @@ class DownloadRun:
             source.unlink(missing_ok=True)
             os.link(self.folder / file.sum, source)
             made_folders.make(self.target, source, made_folders.converted, held, self._say)
+        elif demo.is_offered(self.model):
+            made_folders.make(self.target, demo.bring_offered(self._say), made_folders.converted, held, self._say)
         elif downloads.is_conversion(self.model):
             source = sources.folder(self.model.source, on_server=True)  # checked again, for links may have changed
             if not source.is_file():

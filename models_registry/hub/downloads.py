@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
-from models_registry.catalog import allowed, partial_files, rules
+from models_registry.catalog import allowed, demo, partial_files, rules
 from models_registry.catalog.add import register
 from models_registry.catalog.folders import ModelError
 from models_registry.engine.spec import EngineKind
@@ -116,6 +116,21 @@ def add(
         return register(row, base.task, {})
     allowed.check(row)
     return register(row, task or Task.CHAT, rules.check_options(EngineKind.VLLM, options))
+
+
+def add_offered_demo() -> tuple[Model, bool]:
+    """The demo model that pages offer, and whether it is new. It is registered, and a worker fetches and converts it;
+    one that failed is queued again. Raises ModelError."""
+    offered = demo.OFFERED
+    if there := Model.objects.filter(name=offered.name).first():
+        if there.state in (ModelState.DRAFT, ModelState.FAILED):
+            start(there)
+        return there, False
+    row = Model(name=offered.name, state=ModelState.DRAFT, source=str(demo.offered_source()), license=offered.license)
+    with transaction.atomic():
+        register(row, Task.CHAT, rules.check_options(EngineKind.VLLM, dict(offered.engine_args)))
+        start(row)
+    return row, True
 
 
 def plan(model: Model) -> DownloadPlan:
@@ -267,7 +282,10 @@ def doing(model: Model, download: Download) -> str:
     """What is done with the model after its bytes have come, in words; empty before that, and when nothing is done."""
     if download.state != DownloadState.RUNNING or download.bytes_done < download.bytes_total:
         return ""
-    return "being converted" if model.hub_file or not model.hub_id else "being put in its place"
+    if model.hub_id and not model.hub_file:
+        return "being put in its place"
+    is_here = not demo.is_offered(model) or demo.offered_source().exists()
+    return "being converted" if is_here else "being fetched"
 
 
 def _check_can_come(model: Model) -> None:
@@ -326,7 +344,10 @@ def _plan_conversion(model: Model) -> DownloadPlan:
     try:
         file = HubFile(source.name, source.stat().st_size)
     except OSError as error:
-        raise ModelError(f"{source} cannot be read ({error.strerror}): put it back, or remove {model.name}") from error
+        if not demo.is_offered(model):
+            words = f"{source} cannot be read ({error.strerror}): put it back, or remove {model.name}"
+            raise ModelError(words) from error
+        file = HubFile(source.name, demo.OFFERED_BYTES)
     return DownloadPlan(
         commit="",
         files=[],

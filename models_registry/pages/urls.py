@@ -6,6 +6,7 @@ from models_registry.pages.logs import page as logs
 from models_registry.pages.logs import views as logs_views
 from models_registry.pages.model import page as model
 from models_registry.pages.model import views as model_views
+from models_registry.pages.models import demo
 from models_registry.pages.models import page as models
 from models_registry.pages.models import views as models_views
 from models_registry.pages.playground import views as playground_views
@@ -19,6 +20,7 @@ urlpatterns = [
     path("models/read", models_views.read, name="models-read"),
     path("models/plan", models_views.plan, name="models-plan"),
     path("models/add", models_views.add, name="models-add"),
+    path("models/demo", demo.add, name="models-demo"),
     path("models/<int:pk>/", model_views.model, name="model"),
     live.path("models/<int:pk>/live", model.PAGE, name="model-live"),
     path("models/<int:pk>/act", model_views.act, name="model-act"),
