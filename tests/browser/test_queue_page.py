@@ -35,7 +35,8 @@ def test_hold_the_queue_change_its_order_and_let_it_go_on(vbs, sign_in):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.get_by_role("button", name="Resume the queue").click()
-    running = page.locator("#running article")
+    running = page.locator("#running")
+    expect(running).to_contain_text("Running on queued", timeout=30_000)
     expect(running.locator(f"a[href='/batches/{first.id}/']")).to_be_visible(timeout=30_000)
     expect(running).to_contain_text("requests/s", timeout=30_000)
     page.set_viewport_size({"width": 360, "height": 900})

@@ -20,6 +20,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86400:.0f} days"
 
 
+def about(seconds: float) -> str:
+    """How long something still takes, as every page says it: `about 3 min`. So rounded that it seldom changes."""
+    if seconds < 60:
+        return "a few seconds" if seconds < 20 else "less than a minute"
+    return f"about {duration(seconds)}"
+
+
 def size(number: int) -> str:
     """A number of bytes, rounded."""
     if abs(number) >= 2**30:

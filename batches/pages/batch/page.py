@@ -25,7 +25,7 @@ from vbs.live.pages import Page, PageGone
 from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.plain import brief
 from vbs.pages.viewer import Viewer
-from vbs.pages.words import duration, number
+from vbs.pages.words import about, duration, number
 
 LINES = 100  # of the log
 MESSAGE = 500  # characters of one of them, of which the template shows all
@@ -175,8 +175,7 @@ def _rate(value: float | None) -> str:
 
 
 def _about(moment: datetime) -> str:
-    seconds = (moment - timezone.now()).total_seconds()
-    return f"about {duration(seconds)}" if seconds >= 1 else "a moment"
+    return about((moment - timezone.now()).total_seconds())
 
 
 def _answers(batch: Batch, query: QueryDict) -> tuple[Part, Part]:

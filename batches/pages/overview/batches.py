@@ -1,17 +1,13 @@
-"""The batches on the first page: those that run, that wait, and that ended last."""
+"""The batches on the first page: those that wait, and those that ended last. `batches.pages.running` has what runs."""
 
-from collections.abc import Sequence
 from datetime import datetime
 
 from django.db.models import QuerySet
 
-from batches import phase
 from batches.models import TERMINAL, Batch
-from batches.pages.share import share_words
-from batches.queue import forecast
-from batches.queue.entries import shares
+from batches.pages.running import is_own
+from batches.queue import entries, forecast
 from batches.queue.snapshot import Forecast
-from batches.run import pace
 from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer
 
@@ -19,37 +15,14 @@ FIRST = 5  # batches of those that wait, and of those that have ended
 RECENT = 50  # the page looks at the newest ended batches, and shows those that ended last
 
 
-def running(viewer: Viewer, taken: Sequence[Batch]) -> Part:
-    """The batches on workers. A batch of a project that the viewer does not see is shown without its details."""
-    forecasts, parts = forecast.plan(), shares(taken)
-    runs = [
-        _runs(viewer, place, batch, forecasts.get(batch.pk), parts.get(batch.pk)) for place, batch in enumerate(taken)
-    ]
-    return Part("running", "batches/overview/_running.html", {}, runs)
-
-
-def _runs(viewer: Viewer, place: int, batch: Batch, expected: Forecast | None, share: float | None) -> Part:
-    own = viewer.sees(batch.project_id)
-    context = {
-        "batch": batch,
-        "own": own,
-        "state": phase.word(batch),
-        "percent": int(batch.percent()),
-        "speed": pace.of(batch),
-        "share": share_words(share),
-        "ends_at": expected.completion_at if expected else None,
-    }
-    return Part(f"runs-{batch.pk if own else place}", "batches/overview/_runs.html", context)
-
-
 def waiting(viewer: Viewer, paused: bool) -> Part:
     """How many batches wait, and the first of them in the queue's order. There is no forecast while the queue is
-    paused."""
-    queue = Batch.objects.waiting()
-    first = list(queue.select_related("project")[:FIRST])
-    count, forecasts = queue.count(), {} if paused else forecast.plan()
-    rows = [(batch, viewer.sees(batch.project_id), forecasts.get(batch.pk, Forecast())) for batch in first]
-    return Part("waiting", "batches/overview/_waiting.html", {"count": count, "rows": rows, "more": count - len(rows)})
+    paused. A batch of another project is shown without its details."""
+    first = list(Batch.objects.waiting().select_related("project")[:FIRST])
+    count, forecasts = entries.waiting_count(), {} if paused else forecast.plan()
+    rows = [(batch, is_own(viewer, batch), forecasts.get(batch.pk, Forecast())) for batch in first]
+    context = {"count": count, "reading": entries.reading_count(), "rows": rows, "more": count - len(rows)}
+    return Part("waiting", "batches/overview/_waiting.html", context)
 
 
 def ended(viewer: Viewer) -> Part:

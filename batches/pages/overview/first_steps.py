@@ -1,50 +1,53 @@
-"""The steps that a new server needs until it answers its first requests."""
+"""The steps that a new server needs until it has answered its first requests: a model, a batch, its answers."""
 
 from typing import Any
 
 from django.conf import settings
+from django.urls import reverse
 
+from batches import phase
 from batches.models import Batch
-from models_registry.models import Model, ModelState
+from models_registry.hub import downloads
+from models_registry.models import Download, DownloadState, Model, ModelState
+from models_registry.pages.models import demo
+from vbs.accounts import people
 from vbs.accounts.models import ApiKey
 from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer
-from vbs.places import PROGRAM
+
+MODEL, BATCH, ANSWERS = "model", "batch", "answers"
 
 
 def first_steps(viewer: Viewer) -> Part:
-    """Empty once all of them are done. Each with where it is done in the browser, for who may, and how a shell does it.
-    Three queries."""
-    has_model = Model.objects.filter(state=ModelState.READY).exists()
-    has_key = viewer.own(ApiKey.objects.usable()).exists()
-    has_batch = viewer.own(Batch.objects.all()).exists()
-    no_key = "This server needs no key (VBS_API_AUTH=open)."
-    is_open = settings.VBS_API_AUTH == "open"
-    steps: list[dict[str, Any]] = [
-        {
-            "title": "Get a model",
-            "words": "Download one from the hub, or use a small demo model.",
-            "done": has_model,
-            "address": "/models/",
-            "button": "Models",
-            "command": f"{PROGRAM} model add-demo",
-        },
-        {
-            "title": "Create a key",
-            "words": no_key if is_open else "Programs send it with each request.",
-            "done": has_key or is_open,
-            "address": "/system/keys" if viewer.may("accounts.view_apikey") else "",
-            "button": "Keys",
-            "command": f"{PROGRAM} create_api_key --project default --name first",
-        },
-        {
-            "title": "Run a batch",
-            "words": "A file with a request on each line; examples/demo_batch_10.jsonl is one to try.",
-            "done": has_batch,
-            "address": "/batches/new" if viewer.may("batches.add_batch") else "",
-            "button": "New batch",
-            "command": f"{PROGRAM} batch submit examples/demo_batch_10.jsonl --model smollm2-135m --wait",
-        },
-    ]
-    shown = [] if all(step["done"] for step in steps) else steps
-    return Part("steps", "batches/overview/_steps.html", {"steps": shown})
+    """Empty once all of them are done. Of those that are done only the names are shown."""
+    ready = list(Model.objects.filter(state=ModelState.READY).order_by("pk").values_list("name", flat=True)[:1])
+    own = viewer.own(Batch.objects.filter(hidden=False))
+    has_answers = own.filter(completed__gt=0).exists()
+    if ready and has_answers:
+        return Part("steps", "batches/overview/_steps.html")
+    newest = own.with_holding().order_by("-pk").first()
+    done = {MODEL: bool(ready), BATCH: newest is not None, ANSWERS: has_answers}
+    context: dict[str, Any] = {
+        "steps": done,
+        "next": next(name for name, is_done in done.items() if not is_done),
+        "ready": "".join(ready),
+        "people": people.admins() if not viewer.may("models_registry.add_model") else [],
+        "back": reverse("overview"),
+    }
+    if not ready:
+        context |= {"demo": demo.progress(viewer), "coming": _coming()}
+    if newest is not None and not has_answers:
+        context |= {"batch": newest, "state": phase.word(newest)}
+    if settings.VBS_API_AUTH != "open" and viewer.may("accounts.view_apikey"):
+        context["needs_key"] = not viewer.own(ApiKey.objects.usable()).exists()
+    return Part("steps", "batches/overview/_steps.html", context)
+
+
+def _coming() -> dict[str, Any] | None:
+    """A model other than the demo model that is being fetched or converted."""
+    rows = Download.objects.filter(model__state=ModelState.DOWNLOADING).exclude(model__name=demo.NAME)
+    if (row := rows.select_related("model").order_by("pk").first()) is None:
+        return None
+    percent = 100 * row.bytes_done // row.bytes_total if row.bytes_total else None
+    doing = downloads.doing(row.model, row) or ("being fetched" if row.state == DownloadState.RUNNING else row.state)
+    return {"model": row.model, "percent": percent, "doing": str(doing)}

@@ -1,24 +1,35 @@
-"""The state of each part of the server, and what to do when one is not well. /ready checks more: it writes to the
-storage."""
+"""The state of the server in one line, and its problems with what to do about each. /ready checks more: it writes to
+the storage."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from django.conf import settings
-from django.db.models import Count, Q
+from django.db.models import Max
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 
-from models_registry.gpu.control import activity
-from models_registry.models import Download, DownloadState, Model, ModelState, Worker, WorkerState
+from batches.pages.overview import unproven
+from models_registry.catalog import demo
+from models_registry.models import Measurement, MeasurementKind, Model, ModelState, Worker, WorkerState
+from models_registry.pages.models.rows import CHANGES
 from models_registry.pages.system.page import OPERATES
 from vbs.pages.parts import Part
+from vbs.pages.plain import brief, visible
+from vbs.pages.templatetags.words import when
 from vbs.pages.viewer import Viewer
 from vbs.pages.words import duration, size
 from vbs.places import PROGRAM
 from vbs.run import space
 
-OK, ATTENTION, BAD = "ok", "attention", "bad"
+ATTENTION, BAD = "attention", "bad"
+LOST_SECONDS = 86_400  # for which the end of an idle engine is told, unless its model is loaded again
+NAMED = 3  # models that a problem names
 NO_WORKER = {
     "io": "Uploaded batches are not read, outputs are not written and models are not fetched.",
     "gpu": "No model is loaded and no batch runs.",
@@ -26,40 +37,62 @@ NO_WORKER = {
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A part of the server. state: OK, ATTENTION or BAD. command, address: where to correct it, if it needs that."""
+class Problem:
+    """state: BAD, or ATTENTION where work goes on. words: what is wrong, and what to do. command, address: where to
+    correct it, and link: the words of that address."""
 
     name: str
     state: str
     words: str
     command: str = ""
     address: str = ""
+    link: str = ""
 
 
-def health(workers: Sequence[Worker], viewer: Viewer) -> Part:
-    found = facts(workers, viewer)
-    context = {"facts": found, "wrong": sum(fact.state != OK for fact in found)}
+def health(workers: Sequence[Worker], viewer: Viewer, first_steps: bool) -> Part:
+    """workers: all rows, including those of dead workers. first_steps: the page tells them, so a lack of models is no
+    problem."""
+    found = sorted(problems(workers, viewer, first_steps), key=lambda problem: problem.state != BAD)
+    context = {"problems": found, "facts": facts(workers)}
     return Part("health", "batches/overview/_health.html", context)
 
 
-def facts(workers: Sequence[Worker], viewer: Viewer) -> list[Fact]:
-    """Two queries. workers: all rows, including those of dead workers."""
-    return [
-        Fact("Web", OK, "Answers: this page comes from it."),
-        Fact("Database", OK, _database()),
-        _storage(viewer),
-        _io(workers),
-        *_gpu(workers, viewer),
-        _models(),
-        _downloads(),
-    ]
+def facts(workers: Sequence[Worker]) -> list[str]:
+    """What the line says beside that all is well, or how many problems there are."""
+    found = [_engine(worker) for worker in workers if worker.cluster == "gpu" and worker.alive]
+    with suppress(OSError):  # it is told as a problem
+        found.append(f"{_whole(space.of(settings.VBS_DATA_DIR).free)} free")
+    return found
 
 
-def _database() -> str:
-    return "Answers." if settings.DATABASE_URL else "Answers; it is the one in the data folder."
+def _engine(worker: Worker) -> str:
+    if worker.state == WorkerState.LOADING:
+        return visible(worker.activity) or "A model is being loaded"
+    if not worker.model_name:
+        return "No model is loaded"
+    return f"{visible(worker.model_name)} {'is at work' if worker.state == WorkerState.RUNNING else 'is loaded'}"
 
 
-def _storage(viewer: Viewer) -> Fact:
+def problems(workers: Sequence[Worker], viewer: Viewer, first_steps: bool = False) -> Iterator[Problem]:
+    """In a bounded number of queries."""
+    yield from _storage(viewer)
+    alive = [worker for worker in workers if worker.alive]
+    for cluster, name in (("io", "io workers"), ("gpu", "GPU worker")):
+        if all(worker.cluster != cluster for worker in alive):
+            yield _dead(cluster, name, workers)
+    gpu = [worker for worker in alive if worker.cluster == "gpu"]
+    for worker in gpu:
+        if worker.state == WorkerState.IDLE and worker.activity:
+            words = f"It takes up no work: {visible(worker.activity)}."
+            yield Problem("GPU worker", ATTENTION, words, address=reverse("system"), link="System")
+    yield from _lost(gpu)
+    yield from _unreachable(gpu)
+    yield from _models(first_steps)
+    if not first_steps:
+        yield from _unproven(gpu, viewer)
+
+
+def _storage(viewer: Viewer) -> Iterator[Problem]:
     """The folder of the files. Only /ready checks a remote storage, by writing to it."""
     folder = settings.VBS_DATA_DIR
     look = f"ls -ld {folder}" if viewer.may(OPERATES) else ""
@@ -67,19 +100,19 @@ def _storage(viewer: Viewer) -> Fact:
         disk = space.of(folder)
         writable = os.access(folder, os.W_OK | os.X_OK)
     except OSError as error:
-        return Fact("Storage", BAD, f"The data folder cannot be read: {error.strerror}.", look)
+        yield Problem("Storage", BAD, f"The data folder cannot be read: {error.strerror}.", look)
+        return
     free = f"{_whole(disk.free)} of {_whole(disk.total)} are free"
     where = " for models and scratch files; batches' files are in S3" if settings.VBS_STORAGE else ""
+    remedy = {"command": f"{PROGRAM} model cleanup", "address": reverse("models"), "link": "Models"}
     if not writable:
-        return Fact("Storage", BAD, "The data folder cannot be written to: give it to the server.", look)
-    if disk.is_full:
-        words = f"{free}: outputs and models do not fit any more. Remove models, or make room."
-        return Fact("Storage", BAD, words, f"{PROGRAM} model cleanup", "/models/")
-    if disk.is_low:
-        return Fact(
-            "Storage", ATTENTION, f"{free}{where}: it may soon be full.", f"{PROGRAM} model cleanup", "/models/"
-        )
-    return Fact("Storage", OK, f"{free}{where}.")
+        yield Problem("Storage", BAD, "The data folder cannot be written to: give it to the server.", look)
+    elif disk.is_full:
+        words = f"{free}: outputs and models do not fit any more. Remove models, or make space."
+        yield Problem("Storage", BAD, words, **remedy)
+    elif disk.is_low:
+        words = f"{free}{where}. Remove models, or make space, before it is full."
+        yield Problem("Storage", ATTENTION, words, **remedy)
 
 
 def _whole(number: int) -> str:
@@ -87,37 +120,7 @@ def _whole(number: int) -> str:
     return f"{number // 2**30:,} GiB" if number >= 10 * 2**30 else size(number)
 
 
-def _io(workers: Sequence[Worker]) -> Fact:
-    alive = sum(worker.alive for worker in workers if worker.cluster == "io")
-    if not alive:
-        return _dead("io", "io workers", workers)
-    return Fact("io workers", OK, f"{alive} {'runs' if alive == 1 else 'run'}.")
-
-
-def _gpu(workers: Sequence[Worker], viewer: Viewer) -> Iterator[Fact]:
-    """The GPU's workers and their engines."""
-    alive = [worker for worker in workers if worker.cluster == "gpu" and worker.alive]
-    if not alive:
-        yield _dead("gpu", "gpu worker", workers)
-        yield Fact("Engine", ATTENTION, "Its worker does not run, so its state is unknown.")
-        return
-    waits = next((activity(one, viewer) for one in alive if one.state == WorkerState.IDLE and one.activity), "")
-    busy = sum(one.state != WorkerState.IDLE for one in alive)
-    if waits:
-        yield Fact("gpu worker", ATTENTION, f"Takes up no work: {waits}.")
-    else:
-        yield Fact("gpu worker", OK, "Working." if busy else "Running, with nothing to do.")
-    loading = next((activity(one, viewer) for one in alive if one.state == WorkerState.LOADING), "")
-    loaded = ", ".join(one.model_name for one in alive if one.model_name)
-    if loading:
-        yield Fact("Engine", OK, f"{loading}.")
-    else:
-        yield Fact(
-            "Engine", OK, f"{loaded} is loaded." if loaded else "No model is loaded. The next batch loads its model."
-        )
-
-
-def _dead(cluster: str, name: str, workers: Sequence[Worker]) -> Fact:
+def _dead(cluster: str, name: str, workers: Sequence[Worker]) -> Problem:
     last = max((worker.heartbeat_at for worker in workers if worker.cluster == cluster), default=None)
     silent = (timezone.now() - last).total_seconds() if last else 0.0
     ago = "less than a minute" if silent < 60 else duration(silent)
@@ -125,29 +128,77 @@ def _dead(cluster: str, name: str, workers: Sequence[Worker]) -> Fact:
     words = (
         f"None is running. {heard}{NO_WORKER[cluster]} '{PROGRAM} up' starts everything; this starts the worker alone:"
     )
-    return Fact(name, BAD, words, f"{PROGRAM} worker {cluster}")
+    return Problem(name, BAD, words, f"{PROGRAM} worker {cluster}", reverse("system"), "System")
 
 
-def _models() -> Fact:
-    count = Model.objects.aggregate(
-        ready=Count("pk", filter=Q(state=ModelState.READY)), failed=Count("pk", filter=Q(state=ModelState.FAILED))
-    )
-    ready = f"{count['ready']} {'is' if count['ready'] == 1 else 'are'} ready"
-    if count["failed"]:
-        words = f"{count['failed']} cannot be used, {ready}: the page of models says why."
-        return Fact("Models", ATTENTION, words, f"{PROGRAM} model list", "/models/")
-    if not count["ready"]:
-        return Fact(
-            "Models", ATTENTION, "There is no model that batches can use.", f"{PROGRAM} model add-demo", "/models/"
+def _lost(workers: Sequence[Worker]) -> Iterator[Problem]:
+    """Engines that ended by themselves while they were idle, and whose models are not loaded again."""
+    told = [(worker.health.get("losses") or {}).get("last") for worker in workers]
+    losses = [last for last in told if last and time.time() - last["at"] < LOST_SECONDS]
+    if not losses:
+        return
+    loads = Measurement.objects.filter(kind=MeasurementKind.LOAD, model__name__in=[last["model"] for last in losses])
+    loaded = dict(loads.order_by().values_list("model__name").annotate(at=Max("at")))
+    for last in losses:
+        at = datetime.fromtimestamp(last["at"], UTC)
+        if last["model"] in loaded and loaded[last["model"]] > at:
+            continue
+        words = format_html(
+            "The idle engine of {} ended {}: {}. The next request starts it again. If memory ran out, end what else "
+            "uses it, or give the model less.",
+            visible(last["model"]),
+            when(at),
+            last["how"],
         )
-    return Fact("Models", OK, f"{ready}.".capitalize())
+        yield Problem("Engine", ATTENTION, words, address=reverse("models"), link="Models")
 
 
-def _downloads() -> Fact:
-    states = dict(Download.objects.order_by().values_list("state").annotate(count=Count("pk")))
-    if failed := states.get(DownloadState.FAILED, 0):
-        words = f"{failed} {'has' if failed == 1 else 'have'} failed: the page of models says why and tries again."
-        return Fact("Downloads", ATTENTION, words, f"{PROGRAM} model fetch NAME", "/models/")
-    shown = (DownloadState.RUNNING, DownloadState.QUEUED, DownloadState.PAUSED)
-    said = ", ".join(f"{states[state]} {state.label}" for state in shown if states.get(state))
-    return Fact("Downloads", OK, f"{said}." if said else "None.", address="/models/" if said else "")
+def _unreachable(workers: Sequence[Worker]) -> Iterator[Problem]:
+    """Remote models whose servers get no requests, and their addresses that are lost."""
+    for lane in (lane for worker in workers for lane in worker.lanes):
+        is_idle = lane["state"] == "idle"  # what it knows of its addresses may be old
+        lost = [] if is_idle else [one for one in lane["addresses"] if one["state"] == "lost"]
+        name = brief(lane["model"], 80)
+        if lane["state"] == "failed":
+            words = f"The server of {name} failed when it was asked last: {visible(lane['why'])}."
+        elif lane["why"]:
+            words = f"The server of {name} gets no requests now: {visible(lane['why'])}."
+        elif lost:
+            of = f"{len(lost)} of {len(lane['addresses'])} addresses of {name}"
+            why = visible(lost[0]["why"])
+            words = f"{of} cannot be reached{f': {why}' if why else ''}. The others get its requests."
+        else:
+            continue
+        words += " See whether it runs, and whether its URL and its key are right."
+        state = BAD if lane["why"] else ATTENTION
+        yield Problem("Remote server", state, words, address=reverse("models"), link="Models")
+
+
+def _models(first_steps: bool) -> Iterator[Problem]:
+    rows = Model.objects.filter(state=ModelState.FAILED)
+    if first_steps:  # they tell it of the demo model
+        rows = rows.exclude(name=demo.OFFERED.name)
+    if failed := list(rows.values_list("name", flat=True)[: NAMED + 1]):
+        words = f"{_names(failed)} cannot be used. The page of models says why, and tries again."
+        yield Problem("Models", ATTENTION, words, address=reverse("models"), link="Models")
+
+
+def _unproven(workers: Sequence[Worker], viewer: Viewer) -> Iterator[Problem]:
+    busy = {lane["model"] for worker in workers for lane in worker.lanes} | {worker.model_name for worker in workers}
+    if not (found := unproven.models(busy)):
+        return
+    errors = unproven.last_errors(found, viewer.may(CHANGES))
+    has, it, its = ("has", "it", "its page") if len(found) == 1 else ("have", "them", "their pages")
+    words = f"{_names([model.name for model in found])} {has} never answered a request."
+    if len(found) == 1 and found[0].pk in errors:
+        words += f" {errors[found[0].pk]}"
+    words += f" Test {it} on {its} before a batch needs {it}."
+    address = reverse("model", args=[found[0].pk]) if len(found) == 1 else reverse("models")
+    yield Problem("Models", ATTENTION, words, address=address, link="Test it" if len(found) == 1 else "Models")
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = [brief(name, 60) for name in names[:NAMED]]
+    if len(names) > NAMED:
+        return f"{', '.join(shown)} and others"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

@@ -1,4 +1,4 @@
-"""The first page: what runs and waits, the state of the machine, the last day, and the first steps."""
+"""The first page: whether all is well, the first steps, what runs, waits and has ended, and the last day."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,21 @@ from django.urls import reverse
 
 from batches import activity_day
 from batches.models import Batch, Pause
+from batches.pages import running
 from batches.pages.overview import batches
 from batches.pages.overview.first_steps import first_steps
 from batches.pages.overview.health import health
-from models_registry.models import Worker
-from models_registry.pages.machines import busy, machines
+from batches.queue import entries
+from models_registry.gpu import operations
+from models_registry.models import Operation, OperationState, Worker
+from models_registry.pages.machines import busy
 from vbs.live.pages import Page
 from vbs.pages.charts.series import Row, bars
 from vbs.pages.parts import LATER, SOON, Part, pulse
 from vbs.pages.viewer import Viewer
 
 HOUR = 3600  # seconds
+MOST = 100  # batches that run
 
 
 def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
@@ -25,17 +29,25 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
     only."""
     workers = list(Worker.objects.order_by("started_at"))
     serving = [worker for worker in workers if worker.cluster == "gpu" and worker.alive]
-    taken = list(Batch.objects.running().select_related("project")[:100])
+    taken = list(Batch.objects.running().select_related("project")[:MOST])
+    on = entries.engines(taken)
     pause = Pause.objects.filter(ended_at=None).first()
+    steps, ended = first_steps(viewer), batches.ended(viewer)
+    waiting = batches.waiting(viewer, paused=pause is not None)
+    asked = Operation.objects.filter(state=OperationState.RUNNING).select_related("model").defer("log", "result")
+    at_work = [running.operation(row, serving) for row in asked.order_by("pk")[: operations.MOST_OPEN]]
+    waits = bool(waiting.context["count"])
+    shown = {"waits": waits, "is_new": bool(steps.context) and not (waits or ended.context["rows"])}
     return {
+        "health": health(workers, viewer, first_steps=bool(steps.context)),
         "banner": Part("paused", "batches/overview/_banner.html", {"pause": pause}),
-        "steps": first_steps(viewer),
-        "machines": machines(serving, viewer),
-        "running": batches.running(viewer, taken),
-        "waiting": batches.waiting(viewer, paused=pause is not None),
-        "ended": batches.ended(viewer),
+        "steps": steps,
+        "running": running.section(
+            viewer, serving, taken, entries.engines(taken), "batches/overview/_running.html", also=at_work, **shown
+        ),
+        "waiting": waiting,
+        "ended": ended,
         "day": _day(activity_day.hours(viewer)),
-        "health": health(workers, viewer),
         "pulse": pulse(reverse("overview-live"), SOON if taken or busy(serving) else LATER),
     }
 
@@ -48,6 +60,7 @@ def _day(hours: Sequence[activity_day.Hour]) -> Part:
     requests = [Row(hour.at, (hour.completed, hour.failed)) for hour in hours]
     tokens = [Row(hour.at, (hour.input_tokens, hour.output_tokens)) for hour in hours]
     context = {
+        "hides": not any(hour.completed or hour.failed for hour in hours),
         "completed": sum(hour.completed for hour in hours),
         "failed": sum(hour.failed for hour in hours),
         "input_tokens": sum(hour.input_tokens for hour in hours),

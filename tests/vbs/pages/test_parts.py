@@ -22,7 +22,7 @@ from vbs.pages.viewer import Viewer
 
 EVERYTHING = Viewer(frozenset(roles._OPERATOR), None)
 NOBODY, ADDS = Viewer(frozenset(), None), Viewer(frozenset({"batches.add_batch"}), None)
-RUNNING = "batches/overview/_running.html"  # shows its children, or what who may can do
+WAITING = "batches/queue/_waiting.html"  # shows its children, or what who may can do
 
 
 def inner(text="/", name="inner"):
@@ -30,7 +30,7 @@ def inner(text="/", name="inner"):
 
 
 def outer(*children):
-    return Part("running", RUNNING, {}, children)
+    return Part("waiting", WAITING, {"empty": True}, children)
 
 
 def drawn(*parts, viewer=NOBODY):
@@ -60,7 +60,7 @@ def test_what_is_sent_takes_the_place_of_what_has_its_id():
     (fragment,) = drawn(outer(inner()))
     sent = news([fragment])
     assert re.findall(r'<(\w+) id="(\w+)"( hx-swap-oob="true")?', sent) == [
-        ("section", "running", ' hx-swap-oob="true"'), ("div", "inner", ""),
+        ("section", "waiting", ' hx-swap-oob="true"'), ("div", "inner", ""),
     ]  # fmt: skip
     assert re.findall(r'name="seen" value="([^"]+)"', sent) == list(whole([fragment]))
     assert sent.startswith("<template><section") and "hx-swap-oob" not in fragment.html()

@@ -42,8 +42,7 @@ def code(text: str) -> SafeString:
 @register.filter
 def until(at: datetime) -> SafeString:
     """How long it is till then. So rounded that it does not change with every look."""
-    seconds = (at - timezone.now()).total_seconds()
-    text = "in less than a minute" if seconds < 60 else f"in about {words.duration(seconds)}"
+    text = f"in {words.about((at - timezone.now()).total_seconds())}"
     return _time(at.replace(second=0, microsecond=0), "kept", text)
 
 
