@@ -146,10 +146,10 @@ def is_own(viewer: Viewer, batch: Batch) -> bool:
 def operation(row: Operation, workers: Iterable[Worker], position: int = 0, reason: str = "") -> Part:
     """An operation that runs, or waits at this place for this reason."""
     runs = row.state == OperationState.RUNNING
-    state, doing = _doing(row, workers) if runs else (phase.QUEUED, "")
+    doing = _doing(row, workers) if runs else ""
     context = {
         "operation": row,
-        "state": state,
+        "state": phase.of_operation(row) if runs else phase.QUEUED,
         "doing": doing,
         "runs": runs,
         "position": position,
@@ -158,13 +158,12 @@ def operation(row: Operation, workers: Iterable[Worker], position: int = 0, reas
     return Part(f"operation-{row.pk}", "batches/running/_operation.html", context)
 
 
-def _doing(row: Operation, workers: Iterable[Worker]) -> tuple[str, str]:
-    """The phase of an operation that runs, and what it is at in the words of its worker or lane."""
+def _doing(row: Operation, workers: Iterable[Worker]) -> str:
+    """What an operation that runs is at, in the words of its worker or lane."""
     for worker in workers:
         if worker.work_id == row.pk:
-            loads = worker.state == WorkerState.LOADING
-            return (phase.LOADING if loads else phase.RUNNING), visible(worker.activity)
+            return visible(worker.activity)
         for lane in worker.lanes:
             if lane["model"] == row.model.name:
-                return phase.RUNNING, visible(lane["activity"])
-    return phase.RUNNING, ""
+                return visible(lane["activity"])
+    return ""

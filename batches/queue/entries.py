@@ -105,7 +105,8 @@ def entries(most: int) -> Entries:
     running += [Entry(row) for row in asked.values() if row.state == OperationState.RUNNING]
     waits = {pk: row for pk, row in first.items() if pk not in runs} | queued
     found = list(_placed(placements[:most], waits, plan))
-    unplaced = [*(row for row in others if row.pk not in runs), *(row for pk, row in queued.items() if pk not in ids)]
+    unplaced: list[Batch | Operation] = [row for row in others if row.pk not in runs]
+    unplaced += [row for pk, row in queued.items() if pk not in ids]
     found += [
         Entry(row, plan.get(row.pk, NOTHING), 0, reasons.unplaced(plan.get(row.pk)))
         for row in unplaced[: most - len(found)]

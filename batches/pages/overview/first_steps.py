@@ -21,11 +21,11 @@ MODEL, BATCH, ANSWERS = "model", "batch", "answers"
 def first_steps(viewer: Viewer) -> Part:
     """Empty once all of them are done. Of those that are done only the names are shown."""
     ready = list(Model.objects.filter(state=ModelState.READY).order_by("pk").values_list("name", flat=True)[:1])
-    own = viewer.own(Batch.objects.filter(hidden=False))
+    own = viewer.own(Batch.objects.filter(hidden=False).with_holding())
     has_answers = own.filter(completed__gt=0).exists()
     if ready and has_answers:
         return Part("steps", "batches/overview/_steps.html")
-    newest = own.with_holding().order_by("-pk").first()
+    newest = own.order_by("-pk").first()
     done = {MODEL: bool(ready), BATCH: newest is not None, ANSWERS: has_answers}
     context: dict[str, Any] = {
         "steps": done,

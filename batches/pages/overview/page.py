@@ -42,9 +42,7 @@ def build(viewer: Viewer, query: QueryDict) -> dict[str, Part]:
         "health": health(workers, viewer, first_steps=bool(steps.context)),
         "banner": Part("paused", "batches/overview/_banner.html", {"pause": pause}),
         "steps": steps,
-        "running": running.section(
-            viewer, serving, taken, entries.engines(taken), "batches/overview/_running.html", also=at_work, **shown
-        ),
+        "running": running.section(viewer, serving, taken, on, "batches/overview/_running.html", also=at_work, **shown),
         "waiting": waiting,
         "ended": ended,
         "day": _day(activity_day.hours(viewer)),
