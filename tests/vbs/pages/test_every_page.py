@@ -9,7 +9,8 @@ from django.conf import settings as product
 from django.contrib.staticfiles import finders
 
 from tests.people import person, superuser, text
-from tests.vbs.pages.test_every_action import PAGES
+from tests.vbs.pages.test_every_action import EXAMPLES, PAGES
+from tests.vbs.pages.test_every_form import World
 from vbs.accounts.models import Project
 from vbs.pages.access import NAVIGATION
 
@@ -66,3 +67,25 @@ def test_every_state_that_has_a_colour_is_on_the_page_of_parts(root):
 @pytest.mark.parametrize("part", ["tabs", "readings", "secret", "pager", "alias", "chart", "stacked", "facts", "rows"])
 def test_every_part_is_on_the_page_of_parts(root, part):
     assert re.search(rf'class="[^"]*\b{part}\b', text(root.get("/help/parts")))
+
+
+def test_every_page_has_one_heading_of_its_own_and_no_id_twice(db):
+    world, seen = World(), 0
+    there = {
+        "/models/1/": f"/models/{world.model.pk}/", "/people/1/": f"/people/{world.other.pk}/",
+        "/help/a": "/help/operations",
+        "/projects/1/": f"/projects/{world.project.pk}/", "/keys/1/": f"/keys/{world.key.pk}/",
+        "/settings/batch_1": "/settings/VBS_MAX_WAIT_MINUTES", "/batch_1/": f"/{world.batch.pk}/",
+        EXAMPLES["uuid"]: str(world.worker.pk),
+    }  # fmt: skip
+    for name, address, _ in PAGES:
+        for example, found in there.items():
+            address = address.replace(example, found)
+        answer = world.root.get(address, headers={"Accept": "text/html"})
+        if answer.status_code != 200 or answer.streaming or "<main" not in text(answer):
+            continue
+        assert text(answer).count("<h1") == 1, name
+        ids = re.findall(r'\sid="([^"]+)"', text(answer))
+        assert len(ids) == len(set(ids)), (name, [one for one in set(ids) if ids.count(one) > 1])
+        seen += 1
+    assert seen > 30, seen
