@@ -1,4 +1,4 @@
-"""The lanes of remote models, as the pages of the queue and of the system show them."""
+"""The lanes of remote models, as the page of the system shows them."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime

@@ -1,4 +1,5 @@
-"""The machines that workers run on, and the workers that serve models. Every page where something runs shows them."""
+"""The machines that workers run on, and the workers that serve models, as the pages of models and of the system show
+them."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence

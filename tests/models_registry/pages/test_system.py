@@ -96,20 +96,20 @@ def test_the_remote_models_that_run(operator, viewer):
     lane = {"model": BAD, "state": "running", "why": "", "activity": "Running a batch", "window": 20, "in_flight": 7}
     lanes = [lane | {"requests_per_second": 1.5, "addresses": addresses}]
     Worker.objects.create(cluster="gpu", hostname="box", pid=1, lanes=lanes)
-    for page in ("/system/", "/queue/"):
+    for page in ("/system/",):
         whole, main = (client.get(page).content.decode() for client in (operator, viewer))
         assert BAD not in whole and "Remote models" in whole and "7 of 20" in whole
         assert "http://far.lan:8/v1" in whole and "held: it answered 429, 0 of 4" in whole
         assert "far.lan" not in main and "1 of 2 open" in main and "7 of 20" in main
     Worker.objects.update(heartbeat_at=timezone.now() - timedelta(hours=1))
-    assert "Remote models" not in operator.get("/queue/").content.decode()
+    assert "Remote models" not in operator.get("/system/").content.decode()
 
 
 def test_a_failed_remote_model_says_since_when_and_why_and_where_to_operators_alone(operator, viewer):
     lane = {"model": "far", "state": "failed", "why": "it cannot be reached", "detail": "http://far.lan is away"}
     lane |= {"activity": "", "since": 1_767_225_600, "window": 0, "in_flight": 0, "requests_per_second": 0}
     Worker.objects.create(cluster="gpu", hostname="box", pid=1, lanes=[lane | {"addresses": []}])
-    for page in ("/system/", "/queue/"):
+    for page in ("/system/",):
         whole, main = (client.get(page).content.decode() for client in (operator, viewer))
         for shown in (whole, main):
             assert '<span class="state failed">failed</span>' in shown and "2026-01-01 00:00:00 UTC" in shown
@@ -142,7 +142,7 @@ def test_a_machine_is_shown_once_however_many_workers_look_at_it(operator, viewe
     for pid in range(2, 4):
         worker(cluster="io", pid=pid, health=here | {"devices": cards, "at": 9, "utilization": 98})
     worker(pid=4, hostname="far", health=here | {"memory_used": 2**30, "devices": []})
-    for page in ("/system/", "/", "/models/"):
+    for page in ("/system/", "/models/"):
         shown = text(operator.get(page))
         assert shown.count("GPU 0 memory</dt>") == shown.count("GPU 1 use</dt>") == 1, page
         assert shown.count("<dt>Memory</dt>") == 2 and shown.count("<dt>Processors</dt>") == 2, "of two machines"
@@ -153,8 +153,8 @@ def test_a_machine_is_shown_once_however_many_workers_look_at_it(operator, viewe
 def test_a_number_has_one_colour_on_every_page(operator):
     """Full processors are well used; of full memory there is a warning."""
     worker(health={"devices": [], "memory_used": 19, "memory_total": 20, "utilization": 100})
-    meters = [re.findall(r"<meter[^>]*>", text(operator.get(page))) for page in ("/system/", "/", "/models/")]
-    assert meters[0] == meters[1] == meters[2] and len(meters[0]) == 2
+    meters = [re.findall(r"<meter[^>]*>", text(operator.get(page))) for page in ("/system/", "/models/")]
+    assert meters[0] == meters[1] and len(meters[0]) == 2
     memory, processors = meters[0]
     assert 'low="80" high="92"' in memory and "low" not in processors and 'value="100"' in processors
 

@@ -70,8 +70,13 @@ FORMS = {
     "batch-name": lambda world: ((world.batch.pk,), {"name": "reviews"}),
     "batch-priority": lambda world: ((world.batch.pk,), {"priority": 7}),
     "batch-retry": lambda world: ((world.ended.pk,), {}),
+    "batch-request-again": lambda world: (
+        (world.ended.pk, 1),
+        world.mark(f"/batches/{world.ended.pk}/requests/1", form=f"/batches/{world.ended.pk}/requests/1/again"),
+    ),
     "queue-pause": lambda world: ((), {"reason": "a new card"}),
     "queue-resume": lambda world: ((), {"was": pauses.pause("root", "").pk}),
+    "models-demo": lambda world: ((), {"next": "/"}),
     "models-add": lambda world: ((), server(task="chat") | world.mark("/models/read", data={"text": SERVER})),
     "model-act": lambda world: ((world.model.pk,), {"do": "load", "on": "model"}),
     "model-run": lambda world: (
