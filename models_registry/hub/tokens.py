@@ -1,23 +1,15 @@
-"""Stores access tokens of the hub, encrypted with a key that is derived from the server's secret key.
+"""Stores access tokens of the hub, encrypted."""
 
-So a copy of the database alone does not reveal them.
-"""
-
-import base64
 import re
-
-from cryptography.fernet import Fernet, InvalidToken
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from django.conf import settings
 
 from models_registry.catalog.folders import ModelError
 from models_registry.models import HubToken
+from vbs.database import sealed
 from vbs.places import PROGRAM
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MOST_TOKEN = 1000  # characters
-PURPOSE = b"vbs: access tokens of the hub"  # another purpose gives another key
+PURPOSE = "access tokens of the hub"
 
 
 def keep(name: str, token: str) -> HubToken:
@@ -28,18 +20,17 @@ def keep(name: str, token: str) -> HubToken:
             "a letter or digit first"
         )
     check(token.strip())
-    secret = _cipher().encrypt(token.strip().encode()).decode()
+    secret = sealed.seal(token.strip(), PURPOSE)
     return HubToken.objects.update_or_create(name=name, defaults={"secret": secret})[0]
 
 
 def reveal(token: HubToken) -> str:
     """Decrypt it. Raises ModelError when it was stored with another secret key."""
     try:
-        return _cipher().decrypt(token.secret.encode()).decode()
-    except InvalidToken:
+        return sealed.unseal(token.secret, PURPOSE)
+    except sealed.Unreadable as error:
         raise ModelError(
-            f"the access token {token.name} cannot be read: the server's secret key (VBS_SECRET_KEY, or secret_key in "
-            f"the data folder) has changed since it was stored. Store it again: {PROGRAM} model token {token.name}"
+            f"the access token {token.name} cannot be read: {error}. Store it again: {PROGRAM} model token {token.name}"
         ) from None
 
 
@@ -50,8 +41,3 @@ def check(token: str) -> None:
             f"this is not an access token: one has 1 to {MOST_TOKEN:,} letters, digits and signs, without blanks. "
             "Copy it again, as a whole"
         )
-
-
-def _cipher() -> Fernet:
-    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=PURPOSE).derive(settings.SECRET_KEY.encode())
-    return Fernet(base64.urlsafe_b64encode(key))
