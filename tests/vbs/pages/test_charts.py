@@ -6,7 +6,7 @@ import pytest
 from django.template.loader import render_to_string
 from django.utils import timezone
 
-from vbs.pages.charts.series import Point, Row, bars, lines, points
+from vbs.pages.charts.series import MOST_STEPS, Amount, Point, Row, bars, lines, points, rates
 
 START = timezone.now().replace(minute=0, second=0, microsecond=0)
 
@@ -32,8 +32,20 @@ def test_measurements_of_one_time_share_a_row():
     assert "predicted: 2 GiB; measured: 1 to 3 GiB" in chart.description
 
 
+def test_short_runs_beside_long_ones_make_no_teeth():
+    """Many turns of a second that were slow, beside long ones that were not: a line near what the sum says."""
+    turns = [Amount(START + timedelta(minutes=n), 50.0, 1.0, "batch") for n in range(1000) if n % 10]
+    turns += [Amount(START + timedelta(minutes=n), 6000.0, 60.0, "batch") for n in range(0, 1000, 10)]
+    chart = rates("Output tokens per second", "tokens/s", [*turns, Amount(START, 8.0, 2.0, "benchmark")])
+    batch = [row.values[0] for row in chart.rows if row.values[0] is not None]
+    assert 1 < len(chart.rows) <= MOST_STEPS + 1 and chart.kinds == ("batch", "benchmark")
+    assert min(batch) > 85 and max(batch) < 100, batch
+    assert [row.values[1] for row in chart.rows if row.values[1] is not None] == [4.0]
+    assert rates("t", "u", [Amount(START, 1.0, 0.0, "batch")]) is None, "no time is no rate"
+
+
 def test_nothing_to_draw():
-    assert points("t", "u", []) is None
+    assert points("t", "u", []) is None and rates("t", "u", []) is None
     assert points("t", "u", [Point(START, float("nan"), "load")]) is None
     assert lines("t", "u", ["a"], [Row(START, (None,))]) is None
 

@@ -6,7 +6,7 @@ A chart is a table, which a page has behind it: static/charts.js draws what the 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from django.utils.text import slugify
@@ -14,6 +14,8 @@ from django.utils.text import slugify
 from vbs.pages.words import number
 
 Form = Literal["lines", "points", "bars"]
+STEPS = (60, 300, 900, 3600, 4 * 3600, 86_400, 7 * 86_400)  # seconds
+MOST_STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,16 @@ class Point:
 
     at: datetime
     value: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Amount:
+    """So much in so many seconds. at: when that was. kind: which of the chart's series it belongs to."""
+
+    at: datetime
+    amount: float
+    seconds: float
     kind: str
 
 
@@ -71,6 +83,29 @@ def points(title: str, unit: str, measured: Sequence[Point]) -> Chart | None:
     for one in measured:
         found.setdefault(one.at, [None] * len(kinds))[kinds.index(one.kind)] = one.value
     return lines(title, unit, kinds, [Row(at, tuple(values)) for at, values in found.items()], "points")
+
+
+def rates(title: str, unit: str, measured: Sequence[Amount]) -> Chart | None:
+    """Amounts a second, in steps so long that there are at most MOST_STEPS. What is in one step is added up, so what
+    lasted a moment counts for a moment, and beside long ones it makes no tooth."""
+    if not measured:
+        return None
+    times = [one.at.timestamp() for one in measured]
+    step = next((one for one in STEPS if (max(times) - min(times)) / one < MOST_STEPS), STEPS[-1])
+    sums: dict[tuple[int, str], list[float]] = {}
+    for at, one in zip(times, measured, strict=True):
+        found = sums.setdefault((int(at // step), one.kind), [0.0, 0.0])
+        found[0] += one.amount
+        found[1] += one.seconds
+    return points(
+        title,
+        unit,
+        [
+            Point(datetime.fromtimestamp(place * step, UTC), amount / seconds, kind)
+            for (place, kind), (amount, seconds) in sums.items()
+            if seconds > 0
+        ],
+    )
 
 
 def bars(title: str, unit: str, kinds: Sequence[str], rows: Sequence[Row], seconds: int) -> Chart:
