@@ -12,7 +12,7 @@ from rest_framework.exceptions import ValidationError as Invalid
 
 from batches.api.serializers import ENDPOINTS, Metadata
 from batches.models import MOST_NAME, Batch
-from batches.pages.new.page import model_choices, only_model
+from batches.pages.new.page import model_choices, usual_model
 from batches.pages.new.table import Table
 from vbs.accounts.models import Project
 from vbs.configuration import runtime
@@ -198,7 +198,7 @@ class Prompted(NewBatch):
 
     def __init__(self, viewer: Viewer, data: Any = None, **options: Any) -> None:
         super().__init__(viewer, data, **options)
-        self.initial["model"] = self.initial.get("model") or only_model()
+        self.initial["model"] = self.initial.get("model") or usual_model(self.fields["project"].initial)
 
     def clean_parameters(self) -> dict[str, Any]:
         if not (text := self.cleaned_data["parameters"].strip()):

@@ -13,11 +13,12 @@ from django.core import signing
 from batches.export.cells import inert
 from batches.intake.repair import CLIPPED, Checked, is_table, remedy
 from batches.intake.validate import LineError, Report
-from batches.models import File
-from models_registry.models import Alias, Model, ModelState, Task
+from batches.models import Batch, File
+from models_registry.models import Alias, Model, ModelState, Task, Worker
 from vbs.pages.plain import visible
 
 SALT = "batches.new"
+LAST = 20  # batches of a project that are looked at for the model that it uses
 
 
 # Names
@@ -30,11 +31,18 @@ def ready_names() -> dict[str, str]:
     return dict(named) | dict(models)
 
 
-def only_model() -> str:
-    """The model that is chosen beforehand, because there is no other for chat, or no other at all; else empty."""
+def usual_model(project: int | None) -> str:
+    """The model that is chosen beforehand: the only one for chat, or the only one at all; of several the one that the
+    last batch of this project named, else one that is loaded. Empty where none of these can be used now."""
     models = Model.objects.filter(state=ModelState.READY).values_list("name", "task")
     found = [name for name, task in models if task == Task.CHAT] or [name for name, _ in models]
-    return found[0] if len(found) == 1 else ""
+    if len(found) == 1:
+        return found[0]
+    names = ready_names()
+    last = Batch.objects.filter(project=project).order_by("-id").values_list("default_model", "model_names")[:LAST]
+    used = (name for default, named in last for name in (default, *named) if name in names)
+    loaded = Worker.objects.loaded()
+    return next(used, None) or next((name for name in found if name in loaded), "")
 
 
 def model_choices(none: str) -> list[Any]:

@@ -186,7 +186,7 @@ def _preset(data: QueryDict, file: File) -> None:
     if not repair.is_table(file):
         data["endpoint"] = repair.guess_endpoint(file, data.get("model", ""))
         return
-    data["model"] = data.get("model") or create.only_model()
+    data["model"] = data.get("model") or create.usual_model(file.project_id)
     data["id_column"] = table.look(file, data).ids
     if data.get("do") == "sample":
         data["template"] = samples.TEMPLATE

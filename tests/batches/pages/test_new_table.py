@@ -7,11 +7,12 @@ import re
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.utils import timezone
 
 from batches.files import blobs
 from batches.models import Batch, File
 from batches.pages.new.forms import typed_prompts
-from models_registry.models import Model
+from models_registry.models import Model, Worker
 from tests.batches.intake.wrong_tables import WRONG
 from tests.batches.pages.test_new_batch import (
     CHECK,
@@ -30,6 +31,7 @@ from vbs.accounts.models import Project
 from vbs.places import BASE_DIR
 
 REVIEWS = (BASE_DIR / "examples" / "reviews.csv").read_bytes()
+CHAT = "/v1/chat/completions"
 TEMPLATE = "Is this positive? {Review}"
 
 
@@ -263,3 +265,21 @@ def test_what_reads_well_though_it_looks_odd(ann):
     found = check(ann, b"text,Text,b\nx,y,z\n", "twice.csv")
     batch = made(create(ann, found, template='{text} {text (2)}: {{"b": "{b}"}}'))
     assert requests(batch)[0]["body"]["messages"][0]["content"] == 'x y: {"b": "z"}'
+
+
+def test_of_several_models_the_one_is_chosen_that_the_project_used_last(ann, project):
+    def chosen():
+        return ann.get(NEW).context["form"]["model"].value()
+
+    assert chosen() == "scripted"
+    Model.objects.create(name="second", kind="scripted")
+    assert chosen() == "", "of two that nobody has used, none"
+    Worker.objects.create(cluster="gpu", hostname="here", pid=1, model_name="second")
+    assert chosen() == "second", "the one that is loaded"
+    other = Project.objects.create(name="another")
+    for owner, name in ((project, "scripted"), (other, "second")):
+        Batch.objects.create(project=owner, endpoint=CHAT, default_model=name, expires_at=timezone.now())
+    assert chosen() == "scripted", "what its own project used last"
+    assert check(ann, REVIEWS, "reviews.csv").context["form"]["model"].value() == "scripted"
+    Model.objects.filter(name="scripted").update(state="draft")
+    assert chosen() == "second", "what cannot be used now is not chosen"
