@@ -23,11 +23,12 @@ from models_registry.workloads import Work
 @dataclass(frozen=True)
 class SimulatedWorker:
     """A worker, or a lane of one: as of `Work`, empty for its GPU. loaded: the model whose engine it has, or empty.
-    running: the ids of all that it runs at once."""
+    running: the ids of all that it runs at once. load_spent: seconds that it has been loading what these need."""
 
     loaded: str = ""
     running: tuple[str, ...] = ()
     lane: str = ""
+    load_spent: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def simulate(
     held = [[queue.places[one] for one in slot.running if one in queue.places] for slot in slots]
     for places in held:
         queue.hold(places)
-    for worker, places in zip(workers, held, strict=True):
-        worker.begin_with(sorted(places))
+    for worker, slot, places in zip(workers, slots, held, strict=True):
+        worker.begin_with(sorted(places), slot.load_spent)
     events = [(0.0, number) for number in range(len(workers))]
     idle: list[int] = []
     reasons = {"": blocked}
@@ -107,6 +108,7 @@ class _Worker:
         self._queue, self._engines = queue, engines
         self._loaded_at = queue.now
         self._engine: SharedEngine | None = None
+        self._load_spent = 0.0  # of the next load, which has begun already
         self._coming: list[Member] = []  # once the engine is loaded
         self._running: dict[int, list[Segment]] = {}  # by place
         self._ranking: Iterator[tuple[Work, Reason]] = iter(())
@@ -115,9 +117,10 @@ class _Worker:
         self._ranked_until: datetime | None = None
         self._looked = -1
 
-    def begin_with(self, places: list[int]) -> None:
+    def begin_with(self, places: list[int], load_spent: float = 0.0) -> None:
         """It has the work at these places now. What has a lower priority than work that waits for another engine makes
         way at once."""
+        self._load_spent = load_spent
         parts = [part for place in places for part in self._queue.left[place]]
         if not parts:
             return
@@ -171,12 +174,12 @@ class _Worker:
     def _load(self, place: int, engine: str, segments: list[Segment]) -> bool:
         """Load the engine for this work, unless it is loaded. The clock is then at the end of that. False when it is
         not known how long that takes."""
-        load = 0.0 if engine == self.loaded else self._engines.loads.get(engine)
-        if self._queue.jobs[place].uncounted:
+        load, late = self._seconds_to_load(engine)
+        if self._queue.jobs[place].uncounted and not late:
             load = load or 0.0
         known = load is not None
         if load is None:
-            why = next((part.why for part in segments if part.why), "")
+            why = late or next((part.why for part in segments if part.why), "")
             why = why or f"How long {engine} takes to load has never been measured."
             self._queue.tell(place, None, None, why)
             self.blocked = f"What runs before it cannot be estimated. {why}"
@@ -184,11 +187,25 @@ class _Worker:
         if engine != self.loaded:
             self.loaded, self._loaded_at = engine, self._queue.moment(self.clock)
         if self._queue.jobs[place].uncounted:
-            self._queue.tell(place, self.clock, self.clock)
+            if known:
+                self._queue.tell(place, self.clock, self.clock)
             self._queue.put(place)
         elif known and not self.blocked:
             self._coming.append(self._member(place, segments))
         return known
+
+    def _seconds_to_load(self, engine: str) -> tuple[float | None, str]:
+        """How long it still takes until this engine is loaded. None where that is not known, with the reason if it is
+        that the load under way takes longer than loads have taken."""
+        if engine == self.loaded:
+            return 0.0, ""
+        load, spent = self._engines.loads.get(engine), self._load_spent
+        self._load_spent = 0.0
+        if load is None or not spent:
+            return load, ""
+        if spent < load:
+            return load - spent, ""
+        return None, f"{engine} takes longer to load than usual ({load:.0f} s)."
 
     def _member(self, place: int, segments: list[Segment]) -> Member:
         self._running[place] = segments

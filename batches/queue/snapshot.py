@@ -129,7 +129,9 @@ class QueueSnapshot:
                 self._blocked, self._loaded = f"The GPU takes nothing up now: {worker.activity}", worker.model_name
             else:
                 here = tuple(pk for pk in held[worker.pk] if self._lanes.get(pk) is None)
-                self._slots.append(SimulatedWorker(worker.model_name, here))
+                loads = worker.loading_since if worker.state == WorkerState.LOADING else None
+                spent = max(0.0, (self._now - loads).total_seconds()) if loads else 0.0
+                self._slots.append(SimulatedWorker(worker.model_name, here, load_spent=spent))
             if window := worker.health.get("window"):
                 self._models.windows[worker.model_name] = window["size"]
             for lane in worker.lanes:

@@ -13,6 +13,7 @@ from models_registry.engine.machine import leftovers
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.sleeping import SleepingEngines
 from models_registry.engine.spec import Adapter, EngineSpec
+from models_registry.engine.start_progress import Starts
 from models_registry.engine.watch import figures
 
 log = logging.getLogger(__name__)
@@ -156,8 +157,10 @@ class Resident:
         """A cold start, with options reduced as little as makes the model fit. The next start of this spec uses the
         same reduced options at once."""
 
+        starts = Starts(on_progress)
+
         def begin(reduced: dict[str, Any]) -> Engine:
-            return self._begin(spec, reduced, on_progress)
+            return self._begin(spec, reduced, starts)
 
         engine = self.engine = reduced_start.start(spec, begin, on_progress, self._reduced.get(repr(spec)), self.sleep)
         self._reduced[repr(spec)] = engine.started.reduced
@@ -165,13 +168,13 @@ class Resident:
             self.sleepers.record_fixed_answer(engine)
         return engine
 
-    def _begin(self, spec: EngineSpec, reduced: dict[str, Any], on_progress: Progress) -> Engine:
+    def _begin(self, spec: EngineSpec, reduced: dict[str, Any], starts: Starts) -> Engine:
         """Start the engine. One that was killed is started again; one that ended with a reason is not."""
         attempt = 1
         while True:
             sleeping = self.sleepers.engines if self.sleep else None
             try:
-                return server.start(spec, self.home, self.start_seconds, on_progress, reduced, sleeping)
+                return server.start(spec, self.home, self.start_seconds, starts.begin(), reduced, sleeping)
             except LoadError as error:
                 if sleeping and (error.killed or (error.shortage and error.shortage.of not in OWN_SHARE)):
                     log.warning("Ending %d engines that sleep, for %s: %s", len(sleeping), spec.name, error.reason)

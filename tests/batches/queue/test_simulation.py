@@ -283,6 +283,19 @@ def test_a_time_to_load_that_is_not_known_is_not_guessed():
     assert found["x"].why == "How long new takes to load has never been measured."
 
 
+def test_a_load_under_way_takes_what_is_left_of_it_and_no_promise_is_kept_alive():
+    jobs = [job("runs", "b"), job("waits", "a")]
+    found = played(jobs, [SimulatedWorker("", ("runs",), load_spent=150.0)], LOADS).times
+    assert seconds_of(found) == {"runs": (50, 60), "waits": (160, 170)}
+    found = played(jobs, [SimulatedWorker("", ("runs",), load_spent=200.0)], LOADS).times
+    assert seconds_of(found) == {"runs": (None, None), "waits": (None, None)}
+    assert found["runs"].why == "b takes longer to load than usual (200 s)."
+    assert "b takes longer to load than usual (200 s)." in found["waits"].why
+    asked = replace(jobs[0], id="load", uncounted=True)
+    found = played([asked, jobs[1]], [SimulatedWorker("", ("load",), load_spent=999.0)], LOADS).times
+    assert seconds_of(found) == {"load": (None, None), "waits": (None, None)}
+
+
 def test_the_second_model_of_a_batch_may_be_the_one_that_is_not_known():
     parts = (segment("a", 10.0), segment("b", None, "b has never been measured."))
     found = played([job("x", parts=parts)], [SimulatedWorker("a")], LOADS).times
