@@ -1,7 +1,7 @@
 """Models that requests can name, their aliases, downloads, operations and measurements, and the workers."""
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -37,7 +37,18 @@ class ModelState(models.TextChoices):
     FAILED = "failed", "failed"  # `reason` says why it cannot be served
 
 
+UNCHECKED = "unchecked"  # what is shown in place of `ready` before the first check
+CHECK_KEPT = timedelta(minutes=1)  # for which a check that finds the same as the one before is not written
+
+
 class ModelQuerySet(models.QuerySet["Model"]):
+    def record_check(self, error: str = "") -> None:
+        """Write that these models could be loaded now, or why not. Remote models have `server_answers` and
+        `server_fails` for that."""
+        error = error.replace("\0", "")
+        old = models.Q(checked_at=None) | ~models.Q(check_error=error) | models.Q(checked_at__lt=Now() - CHECK_KEPT)
+        self.filter(old).exclude(kind=EngineKind.REMOTE).update(checked_at=Now(), check_error=error)
+
     def described(self) -> "ModelQuerySet":
         """With aliases and base, which lists of models show."""
         return self.select_related("base").prefetch_related("aliases")
@@ -77,6 +88,9 @@ class Model(models.Model):
     pool = models.JSONField(
         default=list, db_default=[], blank=True, help_text="URLs of further remote servers that serve the same"
     )
+    key_secret = models.TextField(
+        default="", db_default="", editable=False, help_text="The key of the remote server, encrypted"
+    )
     private_address = models.BooleanField(
         default=False, help_text="The remote server may have a private address: it was added on this machine"
     )
@@ -101,6 +115,10 @@ class Model(models.Model):
     )
     state = models.CharField(max_length=12, choices=ModelState.choices, default=ModelState.READY)
     reason = models.TextField(blank=True, help_text="Why it failed, and what to do")
+    checked_at = models.DateTimeField(null=True, editable=False, help_text="When it was last loaded, or could not be")
+    check_error = models.TextField(
+        default="", db_default="", editable=False, help_text="Why it could not be loaded then; empty where it could"
+    )
     hub_id = models.CharField(max_length=200, blank=True, help_text="Repository on the hub: organisation/name")
     hub_revision = models.CharField(max_length=200, blank=True, help_text="Branch, tag or commit that was asked for")
     hub_file = models.CharField(max_length=500, blank=True, help_text="The one .gguf file of the repository")
@@ -130,6 +148,30 @@ class Model(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def shown_state(self) -> str:
+        """Its state in the word that pages, the API and the commands use: `ready` where that was true at the last
+        check, and `unchecked` before the first."""
+        if self.state != ModelState.READY:
+            return self.state
+        if self.kind == EngineKind.REMOTE:
+            return self.server_state
+        if self.checked_at is None:
+            return UNCHECKED
+        return ModelState.FAILED.value if self.check_error else ModelState.READY.value
+
+    @property
+    def shown_reason(self) -> str:
+        """Why it is shown as failed, for operators; empty where it is not."""
+        if self.state != ModelState.READY:
+            return self.reason
+        return self.server_failure if self.kind == EngineKind.REMOTE else self.check_error
+
+    @property
+    def last_check(self) -> datetime | None:
+        """When it was last loaded, or its server asked."""
+        return self.server_asked_at if self.kind == EngineKind.REMOTE else self.checked_at
 
     def spec(self) -> EngineSpec:
         """The spec of the engine that serves it; for an adapter that of its base."""
@@ -288,6 +330,8 @@ class Operation(Leased):
     result = models.JSONField(null=True, blank=True)
     error = models.TextField(blank=True)
     log = models.TextField(blank=True, help_text="What it did, a line each, with the time of day")
+    doing = models.CharField(max_length=200, blank=True, default="", db_default="", help_text="What it does now")
+    percent = models.PositiveSmallIntegerField(null=True, blank=True, help_text="How far it is, where that is known")
     asked_by = models.CharField(max_length=150, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True)
@@ -403,6 +447,12 @@ class WorkerQuerySet(models.QuerySet["Worker"]):
         running = (lane for _, _, lanes in found for lane in lanes if lane["addresses"] and lane["state"] != "failed")
         return names | {lane["model"] for lane in running}
 
+    def loading(self) -> dict[str, str]:
+        """The models that live workers are loading, with what each load does."""
+        rows = self.alive().filter(state=WorkerState.LOADING).values_list("activity", flat=True)
+        told = (row.removeprefix("Loading ").partition(": ") for row in rows)
+        return {name: doing for name, _, doing in told}
+
     def asleep(self) -> set[str]:
         """Names of models whose engines sleep."""
         return {name for health in self.alive().values_list("health", flat=True) for name in health.get("asleep", ())}
@@ -430,6 +480,7 @@ class Worker(models.Model):
     engine_pid = models.IntegerField(null=True, blank=True)
     engine_url = models.CharField(max_length=500, blank=True)
     adapters = models.JSONField(default=list, blank=True, help_text="Those that its engine has, by the engine's names")
+    loading_since = models.DateTimeField(null=True, blank=True, help_text="When the start that it waits for began")
     restart_asked_at = models.DateTimeField(null=True, blank=True, help_text="Somebody wants it to end and start anew")
     lanes = models.JSONField(
         default=list, db_default=[], blank=True, help_text="The remote models that it runs at present"

@@ -89,8 +89,8 @@ def lane(gpu):
     """The lane of a remote model, in this thread: `lane("far").serve()`."""
     made = {}
 
-    def of(name, **keys):
-        return made.setdefault(name, RemoteLane(name, gpu.worker, keys.get("keys", {})))
+    def of(name):
+        return made.setdefault(name, RemoteLane(name, gpu.worker))
 
     return of
 

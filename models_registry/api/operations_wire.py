@@ -6,7 +6,7 @@ Only operators see what tells of another project's work: who asked for it, and w
 from typing import Any, Literal, TypedDict
 
 from models_registry.api.wire import shown_reason
-from models_registry.models import Measurement, Operation
+from models_registry.models import Measurement, Operation, OperationState
 from vbs.openai.schema import unix
 
 
@@ -48,7 +48,10 @@ class MeasurementList(TypedDict):
 
 
 class OperationObject(TypedDict):
-    """log: null in a list without `log=true`. log, result and asked_by: null for a key that is not an operator's."""
+    """log: null in a list without `log=true`. log, result and asked_by: null for a key that is not an operator's.
+
+    doing, percent: what it does and how far it is, while it runs.
+    """
 
     id: str
     object: Literal["registry.operation"]
@@ -61,6 +64,8 @@ class OperationObject(TypedDict):
     error: str | None
     log: str | None
     asked_by: str | None
+    doing: str | None
+    percent: int | None
     attempts: int
     created_at: int
     started_at: int | None
@@ -107,6 +112,7 @@ def measurement_object(row: Measurement, for_operator: bool) -> MeasurementObjec
 
 
 def operation_object(row: Operation, for_operator: bool, with_log: bool = True) -> OperationObject:
+    is_running = row.state == OperationState.RUNNING
     return {
         "id": row.pk,
         "object": "registry.operation",
@@ -119,6 +125,8 @@ def operation_object(row: Operation, for_operator: bool, with_log: bool = True) 
         "error": shown_reason(row.error, for_operator),
         "log": row.log if with_log and for_operator else None,
         "asked_by": (row.asked_by or None) if for_operator else None,
+        "doing": (row.doing or None) if is_running else None,
+        "percent": row.percent if is_running else None,
         "attempts": row.attempts,
         "created_at": int(row.created_at.timestamp()),
         "started_at": unix(row.started_at),

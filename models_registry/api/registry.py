@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from models_registry.api import operations_wire
+from models_registry.api import hub_wire, operations_wire
 from models_registry.api import registry_wire as wire
 from models_registry.api.serializers import AliasPut, ModelChange, ModelCreate, PasteRead
 from models_registry.catalog import add, aliases, allowed, paste, remove, rules
@@ -174,7 +174,7 @@ def _add(given: dict[str, Any], shell: Shell | None) -> Model:
     about = {name: given[name] for name in rules.EDITABLE if name in given}
     base = find_model(given["base"]) if given.get("base") else None
     if "hub_id" in given:
-        if odd := [name for name in ("remote_name", "pool", "copy") if given.get(name)]:
+        if odd := [name for name in ("remote_name", "pool", "key", "copy") if given.get(name)]:
             raise ModelError(f"{odd[0]} does not apply to a model of the hub: leave it out")
         about.pop("pool", None)
         places = {name: given[name] for name in ("revision", "file") if given.get(name)}
@@ -182,7 +182,7 @@ def _add(given: dict[str, Any], shell: Shell | None) -> Model:
         return downloads.add(given["name"], given["hub_id"], base=base, token=token, **places, **about)
     if odd := [name for name in ("revision", "file", "token") if given.get(name)]:
         raise ModelError(f"{odd[0]} applies only to a model of the hub: leave it out, or give hub_id instead of source")
-    about |= {"remote_name": given.get("remote_name", ""), "base": base}
+    about |= {"remote_name": given.get("remote_name", ""), "key": given.get("key", ""), "base": base}
     if shell:
         return add.add(given["name"], given["source"], copy=given["copy"], on_progress=shell.progress, **about)
     if given["copy"]:
@@ -238,12 +238,12 @@ class _DownloadAction(RegistryView):
     verb: str
     act: Callable[[Model], Download | None]
 
-    @extend_schema(request=None, responses={200: schema_of(wire.DownloadObject), **CHANGES})
+    @extend_schema(request=None, responses={200: schema_of(hub_wire.DownloadObject), **CHANGES})
     def post(self, request: Request, name: str) -> Response:
         model = find_model(name)
         type(self).act(model)
         self.record(f"model.{self.verb}", model.name)
-        return Response(wire.download_object(find_download(model), for_operator=True))
+        return Response(hub_wire.download_object(find_download(model), for_operator=True))
 
 
 class ModelFetch(_DownloadAction):
@@ -281,10 +281,10 @@ def find_download(model: Model) -> Download:
 class ModelPlan(RegistryView):
     """What a download of the model needs. Asks the hub."""
 
-    @extend_schema(responses={200: schema_of(wire.PlanObject), **ERRORS})
+    @extend_schema(responses={200: schema_of(hub_wire.PlanObject), **ERRORS})
     def get(self, request: Request, name: str) -> Response:
         model = find_model(name)
-        return Response(wire.plan_object(model, downloads.plan(model)))
+        return Response(hub_wire.plan_object(model, downloads.plan(model)))
 
 
 def read_fit_options(request: Request) -> tuple[int | None, int]:

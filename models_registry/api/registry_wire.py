@@ -9,34 +9,16 @@ from typing import Any, Literal, TypedDict
 
 from django.conf import settings
 
-from models_registry.api.wire import model_object, shown_reason
+from models_registry.api.hub_wire import DownloadObject, download_object
+from models_registry.api.wire import model_object
 from models_registry.catalog import folders, remove
 from models_registry.catalog.paste import Proposal
-from models_registry.catalog.remove import Leftover
 from models_registry.engine.spec import EngineKind
 from models_registry.fit.formula import Fit, Need
-from models_registry.hub import downloads
-from models_registry.hub.downloads import DownloadPlan
-from models_registry.models import Alias, Download, HubToken, Model
+from models_registry.models import Alias, Download, Model
 from models_registry.serving.engines import Availability
 from models_registry.speed import speeds
-from vbs.openai.schema import ModelObject, unix
-
-
-class DownloadObject(TypedDict):
-    object: Literal["registry.download"]
-    model: str
-    state: str
-    reason: str | None
-    doing: str | None
-    commit: str | None
-    bytes_total: int
-    bytes_done: int
-    bytes_per_second: float | None
-    attempts: int
-    created_at: int
-    started_at: int | None
-    finished_at: int | None
+from vbs.openai.schema import ModelObject
 
 
 class RegistryModel(ModelObject):
@@ -46,6 +28,7 @@ class RegistryModel(ModelObject):
     source: str | None
     remote_name: str | None
     pool: list[str]
+    has_key: bool
     hub_id: str | None
     hub_revision: str | None
     hub_file: str | None
@@ -102,36 +85,6 @@ class NeedObject(TypedDict):
     total: int
 
 
-class PlannedFile(TypedDict):
-    path: str
-    size: int
-
-
-class PlanObject(TypedDict):
-    """What a download takes, in bytes. present: how much of `bytes` is here already. converted: about how much a
-    conversion to a folder takes in addition. need: how much more disk space is needed.
-
-    promised: what the other downloads still take. free_after: the free disk space after all of them. fits: whether
-    there is any. made_for: the base that an adapter's own files name.
-    """
-
-    object: Literal["registry.plan"]
-    model: str
-    commit: str
-    files: list[PlannedFile]
-    bytes: int
-    present: int
-    converted: int
-    need: int
-    promised: int
-    disk_free: int
-    free_after: int
-    fits: bool
-    license: str | None
-    gated: bool
-    made_for: str | None
-
-
 class FitObject(TypedDict):
     """Whether a model fits. change: engine options that make it fit. loads: how many measured loads the correction
     is worked out from.
@@ -177,34 +130,6 @@ class AddedDemo(RegistryModel):
     steps: list[str]
 
 
-class LeftoverObject(TypedDict):
-    """A folder that this server made and no model uses. what: a sentence about what it is."""
-
-    id: str
-    object: Literal["registry.leftover"]
-    folder: str
-    what: str
-    bytes: int
-    files: int
-
-
-class LeftoverList(TypedDict):
-    object: Literal["list"]
-    data: list[LeftoverObject]
-
-
-class TokenObject(TypedDict):
-    """An access token of the hub, without its secret. models: the models that use it."""
-
-    id: str
-    object: Literal["registry.token"]
-    models: list[str]
-
-
-class DeletedToken(TokenObject):
-    deleted: Literal[True]
-
-
 class ProposalObject(TypedDict):
     """The parameters for POST /v1/registry/models that a pasted text gives; `source` or `hub_id` is null."""
 
@@ -235,6 +160,7 @@ def registry_model(
         "source": (model.source or None) if for_operator else None,
         "remote_name": (model.remote_name or None) if for_operator else None,
         "pool": model.pool if for_operator else [],
+        "has_key": bool(model.key_secret),
         "hub_id": model.hub_id or None,
         "hub_revision": model.hub_revision or None,
         "hub_file": model.hub_file or None,
@@ -264,44 +190,6 @@ def has_own_code(model: Model) -> bool:
         return folders.own_code(folders.config(Path(model.source)))
     except folders.ModelError:  # its files are gone or damaged; the engine says so when it starts
         return False
-
-
-def download_object(download: Download, for_operator: bool) -> DownloadObject:
-    return {
-        "object": "registry.download",
-        "model": download.model.name,
-        "state": download.state,
-        "reason": shown_reason(download.reason, for_operator),
-        "doing": downloads.doing(download.model, download) or None,
-        "commit": download.commit or None,
-        "bytes_total": download.bytes_total,
-        "bytes_done": download.bytes_done,
-        "bytes_per_second": download.bytes_per_second,
-        "attempts": download.attempts,
-        "created_at": int(download.created_at.timestamp()),
-        "started_at": unix(download.started_at),
-        "finished_at": unix(download.finished_at),
-    }
-
-
-def plan_object(model: Model, plan: DownloadPlan) -> PlanObject:
-    return {
-        "object": "registry.plan",
-        "model": model.name,
-        "commit": plan.commit,
-        "files": [{"path": file.path, "size": file.size} for file in plan.files],
-        "bytes": plan.bytes,
-        "present": plan.present,
-        "converted": plan.converted,
-        "need": plan.need,
-        "promised": plan.promised,
-        "disk_free": plan.disk_free,
-        "free_after": plan.free_after,
-        "fits": plan.fits,
-        "license": plan.license or None,
-        "gated": plan.gated,
-        "made_for": plan.made_for or None,
-    }
 
 
 def removal_object(model: Model, going: remove.Preview, needed_by: list[str], deleted: bool) -> RemovalObject:
@@ -358,25 +246,8 @@ def alias_object(alias: Alias) -> AliasObject:
     }
 
 
-def leftover_object(leftover: Leftover) -> LeftoverObject:
-    return {
-        "id": leftover.id,
-        "object": "registry.leftover",
-        "folder": str(leftover.folder),
-        "what": leftover.what,
-        "bytes": leftover.bytes,
-        "files": leftover.files,
-    }
-
-
-def token_object(token: HubToken) -> TokenObject:
-    """An access token without its secret."""
-    models = Model.objects.filter(hub_token=token).values_list("name", flat=True)
-    return {"id": token.name, "object": "registry.token", "models": list(models)}
-
-
 def refused_options(found: Proposal | None) -> list[RefusedOption]:
-    return [{"option": option, "reason": shown_reason} for option, shown_reason in found.refused] if found else []
+    return [{"option": option, "reason": reason} for option, reason in found.refused] if found else []
 
 
 def proposal_object(found: Proposal) -> ProposalObject:

@@ -1,4 +1,4 @@
-"""The parameters of the registry's routes. Answers are in registry_wire.
+"""The parameters of the registry's routes. Answers are in registry_wire and hub_wire.
 
 Serializers check only types and sizes; models_registry/catalog checks whether a model can be added or changed.
 """
@@ -12,6 +12,7 @@ from models_registry.catalog.add import MOST_SOURCE
 from models_registry.catalog.paste import MOST_TEXT
 from models_registry.catalog.rules import MOST_ADDRESSES, MOST_NOTES, MOST_URL
 from models_registry.hub.tokens import MOST_TOKEN
+from models_registry.remote_keys import MOST_KEY
 from vbs.openai.fields import Flag, PlainObject, PlainText
 
 SOURCES = ("source", "hub_id", "paste")
@@ -45,6 +46,13 @@ class ModelAbout(_Strict):
         required=False,
         max_length=MOST_ADDRESSES - 1,
         help_text="URLs of further servers of a remote model",
+    )
+    key = PlainText(
+        required=False,
+        allow_blank=True,
+        max_length=MOST_KEY,
+        write_only=True,
+        help_text="The key of a remote model's server; empty: none. No answer has it",
     )
     license = PlainText(required=False, allow_blank=True, max_length=100)
     notes = PlainText(required=False, allow_blank=True, max_length=MOST_NOTES)

@@ -7,6 +7,7 @@ from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from models_registry.api import hub_wire
 from models_registry.api import registry_wire as wire
 from models_registry.api.registry import CHANGES, RegistryView, model_object, read_fit_options
 from models_registry.api.serializers import TokenPut
@@ -43,20 +44,20 @@ class DemoModels(RegistryView):
 class Tokens(RegistryView):
     """No answer contains a token's secret. Only admins keep tokens, as on the pages, so no key may."""
 
-    @extend_schema(request=TokenPut, responses={200: schema_of(wire.TokenObject), **CHANGES})
+    @extend_schema(request=TokenPut, responses={200: schema_of(hub_wire.TokenObject), **CHANGES})
     def put(self, request: Request, name: str) -> Response:
         _check_admin(request)
         kept = tokens.keep(name, checked(TokenPut(data=request.data))["token"])
         self.record("token.keep", kept.name)
-        return Response(wire.token_object(kept))
+        return Response(hub_wire.token_object(kept))
 
-    @extend_schema(responses={200: schema_of(wire.DeletedToken), **CHANGES})
+    @extend_schema(responses={200: schema_of(hub_wire.DeletedToken), **CHANGES})
     def delete(self, request: Request, name: str) -> Response:
         _check_admin(request)
         token = None if "\0" in name else HubToken.objects.filter(name=name).first()
         if token is None:
             raise NotFound(f"There is no token '{ids.shown(name)}'.", param="token", code="token_not_found")
-        gone = wire.token_object(token)
+        gone = hub_wire.token_object(token)
         token.delete()
         self.record("token.remove", name)
         return Response({**gone, "deleted": True})
@@ -73,23 +74,23 @@ def _check_admin(request: Request) -> None:
 class Leftovers(RegistryView):
     permission_classes = [IsOperatorAlways]
 
-    @extend_schema(responses={200: schema_of(wire.LeftoverList), **CHANGES})
+    @extend_schema(responses={200: schema_of(hub_wire.LeftoverList), **CHANGES})
     def get(self, request: Request) -> Response:
         check_parameters(request.query_params)
-        return Response({"object": "list", "data": [wire.leftover_object(one) for one in remove.leftovers()]})
+        return Response({"object": "list", "data": [hub_wire.leftover_object(one) for one in remove.leftovers()]})
 
 
 class LeftoverDetail(RegistryView):
     permission_classes = [IsOperatorAlways]
 
-    @extend_schema(responses={200: schema_of(wire.LeftoverObject), **CHANGES})
+    @extend_schema(responses={200: schema_of(hub_wire.LeftoverObject), **CHANGES})
     def delete(self, request: Request, name: str) -> Response:
         found = next((one for one in remove.leftovers() if one.id == name), None)
         if found is None:
             raise NotFound(f"No model has left '{ids.shown(name)}' behind.", param="id", code="leftover_not_found")
         remove.clean(found)
         self.record("folder.remove", found.id)
-        return Response(wire.leftover_object(found))
+        return Response(hub_wire.leftover_object(found))
 
 
 class FolderFit(RegistryView):

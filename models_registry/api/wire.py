@@ -4,7 +4,7 @@ from typing import Any
 
 from models_registry import workloads
 from models_registry.gpu import control
-from models_registry.models import Model, Worker, WorkerState
+from models_registry.models import Model, ModelState, Worker, WorkerState
 from models_registry.serving.engines import Availability
 from models_registry.speed import speeds
 from models_registry.speed.speeds import Speed
@@ -15,6 +15,13 @@ from vbs.pages.viewer import Viewer
 def shown_reason(words: str, for_operator: bool) -> str | None:
     """Why something failed. Only an operator sees the message, which may name folders and addresses of the server."""
     return (words if for_operator else "It failed. The operators of this server see why.") if words else None
+
+
+def reason_of(model: Model, for_operator: bool) -> str | None:
+    """Why a model is `failed`. Why its remote server is, has words that everybody may read."""
+    if model.state == ModelState.READY and model.server_state == ModelState.FAILED and not for_operator:
+        return model.server_failure_public
+    return shown_reason(model.shown_reason, for_operator)
 
 
 def model_object(
@@ -32,7 +39,8 @@ def model_object(
         "object": "model",
         "created": int(model.created_at.timestamp()),
         "owned_by": "vbs",
-        "state": model.state,
+        "state": model.shown_state,
+        "checked_at": unix(model.last_check),
         "task": model.task,
         "context_length": model.context_length,
         "size_bytes": model.size_bytes,
@@ -41,7 +49,7 @@ def model_object(
         "server": _server(model, for_operator),
         "aliases": [alias.name for alias in model.aliases.all()],
         "parent": model.base.name if model.base else None,
-        "reason": shown_reason(model.reason, for_operator),
+        "reason": reason_of(model, for_operator),
         "license": model.license or None,
         "revision": model.revision or None,
         "quantization": model.engine_args.get("quantization"),

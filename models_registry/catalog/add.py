@@ -18,6 +18,8 @@ from models_registry.engine.spec import EngineKind
 from models_registry.models import NO_FAILURE, Model, ModelState, Task
 
 MOST_SOURCE = 900  # characters, so that it fits into its column also as an absolute path
+# Where one of these changes, what the last check found does not hold any more.
+CHECKED_AGAIN = ("task", "engine_args", "pool", "key_secret", "trust_remote_code", "allow_pickle")
 SOURCES = "give a folder, a .gguf file, an http(s)://…/v1 URL, or scripted:"
 
 
@@ -29,6 +31,7 @@ def add(
     *,
     remote_name: str = "",
     pool: list[str] | None = None,
+    key: str = "",
     base: Model | None = None,
     copy: bool = False,
     license: str = "",
@@ -43,11 +46,11 @@ def add(
 
     task: guessed from the model by default. engine_args: options of the engine by their long names without dashes; for
     vLLM those of models_registry.engine.options. remote_name: the remote server's name of the model. pool: URLs of
-    further servers that serve it. base: the model whose LoRA adapter the folder holds. copy: keep a copy of the folder
-    under MODELS_DIR instead of using it where it is. license: read from the folder by default. on_server: the caller
-    has no shell on this machine, so only folders and servers that models may come from are allowed. later: queues the
-    conversion of a .gguf file, for a caller that does not wait for it (`hub.downloads.start`). on_progress: called with
-    each step that takes long.
+    further servers that serve it. key: the remote server's. base: the model whose LoRA adapter the folder holds. copy:
+    keep a copy of the folder under MODELS_DIR instead of using it where it is. license: read from the folder by
+    default. on_server: the caller has no shell on this machine, so only folders and servers that models may come from
+    are allowed. later: queues the conversion of a .gguf file, for a caller that does not wait for it
+    (`hub.downloads.start`). on_progress: called with each step that takes long.
     """
     options = engine_args or {}
     rules.check_name(name, task)
@@ -67,7 +70,9 @@ def add(
         row.kind, row.source, row.remote_name = EngineKind.REMOTE.value, source.rstrip("/"), remote_name
         row.private_address = not on_server
         row.pool = rules.check_pool(row, pool or [], on_server)
+        row.key_secret = rules.sealed_key(row, key)
         return register(row, task or Task.CHAT, options)
+    rules.sealed_key(row, key)
     if remote_name or pool:
         given = f"a remote name ({remote_name}) is" if remote_name else "further addresses (pool) are"
         raise ModelError(f"{given} only for a model on a remote server, and {source!r} is not one: leave it out")
@@ -88,14 +93,19 @@ def add(
 
 
 def edit(model: Model, *, on_server: bool = True, **changes: Any) -> Model:
-    """Change some of EDITABLE. Returns the changed model. Raises ModelError; then nothing has changed."""
+    """Change some of EDITABLE, or the `key` of its remote server (empty: none). Returns the changed model. Raises
+    ModelError; then nothing has changed."""
+    key = changes.pop("key", None)
     with transaction.atomic():
         row = Model.objects.select_for_update().filter(pk=model.pk).first()
         if row is None:
             raise ModelError(f"the model {model.name} has been removed")
         checked = rules.check_changes(row, on_server=on_server, **changes)
-        asked_anew = {"server_asked_at": None, **NO_FAILURE} if "pool" in checked else {}
-        Model.objects.filter(pk=row.pk).update(**checked, **asked_anew)
+        if key is not None:
+            checked["key_secret"] = rules.sealed_key(row, key)
+        if any(name in checked and checked[name] != getattr(row, name) for name in CHECKED_AGAIN):
+            checked |= {"checked_at": None, "check_error": "", "server_asked_at": None, **NO_FAILURE}
+        Model.objects.filter(pk=row.pk).update(**checked)
         passed_on = {name: checked[name] for name in ("task", "context_length") if name in checked}
         if passed_on:
             row.adapters.update(**passed_on)

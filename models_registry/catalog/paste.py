@@ -287,7 +287,7 @@ def _url(word: str) -> Proposal:
         revision = within[1] if len(within) > 1 else ""
         return _hub("/".join(steps[:2]), revision, file if file.endswith(".gguf") else "")
     if user:
-        raise PasteError("the URL has a user or a password in it: leave them out, and set the key as VBS_REMOTE_KEY")
+        raise PasteError("the URL has a user or a password in it: leave them out, and give the key by itself")
     path = re.match(r"(?:/[^/]+)*?/v1(?=/|$)", parts.path)
     if not host or not path:
         raise PasteError(f"the URL is neither that of a model on a hub nor that of a server (…/v1): give {UNDERSTOOD}")

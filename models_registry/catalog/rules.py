@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 
+from models_registry import remote_keys
 from models_registry.catalog import adapter_folders, allowed, sources
 from models_registry.catalog.folders import ModelError, Taken, examine
 from models_registry.engine import options as engine_options
@@ -107,6 +108,16 @@ def check_pool(row: Model, pool: Any, on_server: bool) -> list[str]:
             raise ModelError(f"{plain} is there twice: give each address of {row.name} once")
         urls.append(plain)
     return urls[1:]
+
+
+def sealed_key(row: Model, key: str) -> str:
+    """What is kept of the key for a model's remote server; empty for none. Raises ModelError, without the key."""
+    if key and row.kind != EngineKind.REMOTE:
+        raise ModelError(f"a key is only for a model on a remote server, and {row.name} is not one: leave it out")
+    try:
+        return remote_keys.seal(key)
+    except remote_keys.WrongKey as error:
+        raise ModelError(str(error)) from None
 
 
 def check_texts(row: Model) -> None:

@@ -1,7 +1,10 @@
 """`manage.py model add|add-demo|edit`."""
 
 import argparse
+import getpass
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -13,10 +16,13 @@ from models_registry.catalog.rules import PRICES
 from models_registry.cli import Console, size
 from models_registry.cli.remote import Registry
 from models_registry.models import Task
+from models_registry.remote_keys import MOST_KEY
 from vbs.logs import one_line
 
 ABOUT = ("license", "notes", "trust_remote_code", "allow_pickle")  # options of every model
 PLACE = ("revision", "file", "token", "base", "remote_name", "pool", "copy")  # options about the source of a new model
+KEY_FILE = "a file, or with - of standard input"
+MOST_FIRST_LINE = MOST_KEY + 100  # characters; a longer one is told to be no key
 
 
 def add_to(actions: Any) -> None:
@@ -46,6 +52,7 @@ def add_to(actions: Any) -> None:
     add.add_argument(
         "--pool", action="append", metavar="URL", help="another server with the same remote model; may be repeated"
     )
+    add.add_argument("--key-file", metavar="FILE", help=f"the remote server's key, as the first line of {KEY_FILE}")
     add.add_argument("--copy", action="store_true", help="copy the folder instead of using it where it is")
     _about(add)
     add.set_defaults(run=_add)
@@ -60,6 +67,8 @@ def add_to(actions: Any) -> None:
     edit.add_argument("--arg", action="append", metavar="KEY=VALUE", help="as with add; these replace all options")
     edit.add_argument("--pool", action="append", metavar="URL", help="as with add; these replace all other servers")
     edit.add_argument("--no-pool", action="store_true", help="remove all other servers")
+    edit.add_argument("--key-file", metavar="FILE", help=f"as with add: {KEY_FILE}")
+    edit.add_argument("--no-key", action="store_true", help="forget the key of the remote server")
     edit.add_argument(
         "--token", metavar="NAME", help="an access token kept by 'model token', for a gated or private model of the hub"
     )
@@ -111,7 +120,7 @@ def _add(
     places = {"name": chosen or name, "source": source, "hub_id": hub, "paste": paste, "task": task}
     if arg:
         places["engine_args"] = dict(map(_option, arg))
-    about = _given(given, PLACE) | _said(given)
+    about = _given(given, PLACE) | _said(given) | _key(given)
     model = registry.add(**{key: value for key, value in places.items() if value is not None}, **about)
     for one in model["refused"]:
         console.progress(f"not taken: {one['reason']}")
@@ -147,12 +156,35 @@ def _edit(
         raise CommandError("--pool and --no-pool contradict each other: leave one out")
     if given["pool"] or given["no_pool"]:
         changes["pool"] = given["pool"] or []
+    if given["key_file"] and given["no_key"]:
+        raise CommandError("--key-file and --no-key contradict each other: leave one out")
+    changes |= {"key": ""} if given["no_key"] else _key(given)
     for price in PRICES:
         if given[price] is not None:
             changes[price] = None if given[price] == "none" else given[price]
     if not changes:
         raise CommandError("there is nothing to change: give an option, such as --task, --arg or --license")
     console.say(line(registry.edit(name, **changes)))
+
+
+def _key(given: dict[str, Any]) -> dict[str, str]:
+    """The key in the file that was named. It is never an argument, which everybody on the machine could read."""
+    if (name := given["key_file"]) is None:
+        return {}
+    if name == "-":
+        text = getpass.getpass("Key: ") if sys.stdin.isatty() else sys.stdin.readline(MOST_FIRST_LINE)
+    else:
+        try:
+            with Path(name).open(encoding="utf-8") as file:
+                text = file.readline(MOST_FIRST_LINE)
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+            raise CommandError(f"{name} cannot be read: {why}") from None
+    if not (key := text.strip()):
+        raise CommandError(
+            f"there is no key in {'what was given' if name == '-' else name}: write it in the first line"
+        )
+    return {"key": key}
 
 
 def _option(text: str) -> tuple[str, Any]:

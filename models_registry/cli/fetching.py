@@ -11,7 +11,8 @@ from django.core.management.base import CommandError
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from models_registry.api.registry_wire import DownloadObject, RegistryModel
+from models_registry.api.hub_wire import DownloadObject
+from models_registry.api.registry_wire import RegistryModel
 from models_registry.cli import Console, size
 from models_registry.cli.remote import Registry, patiently
 from vbs.cli.remote import RemoteError
@@ -62,7 +63,7 @@ def _fetch(
     if given["resume"]:
         registry.fetch(name, "resume")
     else:
-        if model["state"] not in ("downloading", "ready"):  # otherwise the answer says why it cannot continue
+        if model["state"] in ("draft", "failed"):  # otherwise the answer says why it cannot continue
             _say_plan(console.progress, registry, model)
         registry.fetch(name, "retry" if retry else "fetch")
     if not registry.has_worker("io"):
@@ -128,7 +129,7 @@ def _follow(console: Console, registry: Registry, name: str) -> None:
         case "cancelled":
             console.say(f"{name} is a draft again: the download was cancelled")
         case _:
-            console.say(one_line(f"{name} is ready in {model['source']}"))
+            console.say(one_line(f"{name} is fetched into {model['source']}"))
 
 
 def _look(registry: Registry, name: str) -> RegistryModel:

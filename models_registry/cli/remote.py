@@ -7,16 +7,13 @@ from urllib.parse import quote
 
 import httpx2
 
+from models_registry.api.hub_wire import DeletedToken, DownloadObject, LeftoverObject, PlanObject
 from models_registry.api.operations_wire import MeasurementObject, OperationObject
 from models_registry.api.registry_wire import (
     AddedDemo,
     AliasObject,
     CreatedModel,
-    DeletedToken,
-    DownloadObject,
     FitObject,
-    LeftoverObject,
-    PlanObject,
     RegistryModel,
     RemovalObject,
 )

@@ -20,8 +20,9 @@ from models_registry.engine import error_bodies
 from models_registry.engine.control import is_healthy
 from models_registry.engine.error_bodies import PATIENCE, clean
 from models_registry.engine.log_reasons import of_request
-from models_registry.engine.pool import PROBE_SECONDS, Pool, PoolAddress, retry_after
-from models_registry.engine.server import Engine, is_welcome
+from models_registry.engine.remote.pool import PROBE_SECONDS, Pool, PoolAddress, retry_after
+from models_registry.engine.remote.servers import is_welcome
+from models_registry.engine.server import Engine
 from models_registry.engine.spec import Address
 from models_registry.engine.watch import liveness
 from vbs.outgoing import client
@@ -359,6 +360,8 @@ class Client:
                         "invalid_response", f"The answer of {where} is compressed ({said}): it was asked not to."
                     )
                 body = await self._read(response)
+                if response.status >= 400:
+                    body = error_bodies.without(body, address.key)
                 kind = response.headers.get("Content-Type", "")
                 sent = len(call.body) if self.engine.pid is None else None
                 answer = Answer(call.key, response.status, body, call.request_id, kind=kind, sent=sent)

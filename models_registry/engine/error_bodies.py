@@ -10,6 +10,7 @@ import orjson
 
 MOST_MESSAGE = 4000  # characters
 MOST_CODE = 100
+SHORTEST_KEY = 6  # characters that are hidden; fewer are in every text
 PATIENCE = {408, 425, 429, 502, 503, 504}  # statuses that the request did not cause
 
 
@@ -19,6 +20,11 @@ def parsed(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
+
+
+def without(body: bytes, key: str) -> bytes:
+    """The body without the key that its server was sent, which some servers repeat when they refuse it."""
+    return body.replace(key.encode(), b"***") if len(key) >= SHORTEST_KEY else body
 
 
 # The codes of errors whose server gives none in the usual form, but `BadRequestError`, `Bad Request` or nothing.
@@ -79,8 +85,8 @@ def key_refused(status: int, sent: bool) -> str:
     sent: whether it got a key.
     """
     if sent:
-        return f"the model's server answers {status}: check the key in VBS_REMOTE_KEY"
+        return f"the model's server answers {status}: check the key in VBS_REMOTE_KEY, or the model's own"
     return (
         f"the model's server answers {status} and got no key: set VBS_REMOTE_KEY, and name its address in "
-        "VBS_REMOTE_ORIGINS"
+        "VBS_REMOTE_ORIGINS, or give the model a key of its own"
     )

@@ -8,7 +8,6 @@ worker crashes, the next one reads it and adopts the engine, or ends it.
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import secrets
 import shutil
@@ -16,8 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,17 +25,12 @@ import psutil
 from models_registry.engine import defaults, process_end
 from models_registry.engine.control import is_healthy
 from models_registry.engine.environment import minimal
-from models_registry.engine.error_bodies import key_refused
 from models_registry.engine.log_reasons import LoadError, Shortage, ShortageKind, explain
 from models_registry.engine.machine import leftovers, main_memory
-from models_registry.engine.pool import Pool
+from models_registry.engine.remote.pool import Pool
 from models_registry.engine.spec import Adapter, Address, EngineKind, EngineSpec, StartResult
 from models_registry.engine.start_progress import StartProgress
-from vbs.outgoing.client import AddressError, SendError, UnknownHost, origin, send
-from vbs.places import PROGRAM
 from vbs.run import processes
-
-log = logging.getLogger(__name__)
 
 CODE = Path(__file__).resolve().parents[2]
 MODULES = {
@@ -46,9 +39,7 @@ MODULES = {
 }
 SERVE = ("vllm.entrypoints.cli.main", "serve")
 POLL_SECONDS = 0.1
-REACH_ATTEMPTS, REACH_SECONDS = 4, 10
 NO_MEDIA = "no-domain-is-in.vbs-media-domains.invalid"  # vLLM names it when it refuses a URL
-MOST_LISTED = 16 * 2**20  # bytes of a remote server's list of models
 KEPT_LOGS = 10
 LORA_RANK = 16  # the highest where nothing is said: vLLM 0.32, LoRAConfig.max_lora_rank
 ROOM_FOR_RPC = 65  # bytes; a folder with a longer path has no space for a socket named by a UUID
@@ -150,88 +141,6 @@ class Engine:
         finally:
             loop.remove_reader(watch)
             os.close(watch)
-
-
-def remote(spec: EngineSpec, keys: Mapping[str, str], most: int) -> Engine:
-    """An Engine for servers that somebody else runs. Raises LoadError when none of its addresses answers; those that do
-    not answer now are looked at again while it is used.
-
-    keys: by the origin of their servers; a server that is not among them gets none. most: calls at once at each.
-    """
-    urls = [url.rstrip("/") for url in (spec.source, *spec.pool)]
-    failed: dict[str, LoadError] = {}
-    left = urls
-    for attempt in range(1, REACH_ATTEMPTS + 1):
-        with ThreadPoolExecutor(len(left)) as asking:
-            found = dict(zip(left, asking.map(lambda url: _not_reached(url, keys, spec.private), left), strict=True))
-        failed = {url: error for url, error in failed.items() if url not in found}
-        failed |= {url: error for url, (error, _) in found.items() if error}
-        left = [url for url, (_, again) in found.items() if again]
-        if len(failed) < len(urls) or not left:
-            break
-        if attempt < REACH_ATTEMPTS:
-            time.sleep(attempt)
-    if len(failed) == len(urls):
-        raise failed[urls[0]]
-    addresses = [Address(url, key=_key(url, keys)) for url in urls]
-    pool = Pool(addresses, most)
-    for one in pool.addresses:
-        if error := failed.get(one.address.url):
-            log.warning("One of %d addresses of %s does not answer: %s", len(urls), spec.name, error)
-            one.unheard("it did not answer when it was first looked at")
-    return Engine(spec, addresses[0], most * len(urls), pool=pool)
-
-
-def is_welcome(status: int) -> bool:
-    """Does this status of GET /models say that the server is there for us? Not every server lists its models."""
-    return status < 500 and not 300 <= status < 400 and status not in (401, 403)
-
-
-def _key(url: str, keys: Mapping[str, str]) -> str:
-    try:
-        return keys.get(origin(url), "")
-    except AddressError:
-        return ""
-
-
-def _not_reached(url: str, keys: Mapping[str, str], private: bool) -> tuple[LoadError | None, bool]:
-    """Why the server at this URL cannot be used, if it cannot; and whether that may pass."""
-    key = _key(url, keys)
-    try:
-        reply = send(
-            "GET",
-            f"{url}/models",
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            private=private,
-            seconds=REACH_SECONDS,
-            most_bytes=MOST_LISTED,
-        )
-    except (SendError, UnknownHost) as error:
-        return _away(url, str(error), "it does not answer"), True
-    except AddressError as error:
-        hint = f"A model that '{PROGRAM} model add' adds may have a private address." if not private else ""
-        public = "the model's server is not asked, because its address is not allowed"
-        return LoadError(f"the server at {url} is not asked: {error}", hint, public=public), False
-    if reply.status in (401, 403):
-        hint = "It does not accept VBS_REMOTE_KEY: set the key that it expects."
-        none = f"It got no key: set VBS_REMOTE_KEY, and add {origin(url)} to VBS_REMOTE_ORIGINS, to which it is sent."
-        public = key_refused(reply.status, sent=bool(key))
-        return LoadError(f"{url} answers {reply.status}", hint if key else none, public=public), False
-    if 300 <= reply.status < 400:
-        hint = "Redirects are not followed: add the model with the URL that it leads to."
-        public = f"the model's server answers {reply.status}, a redirect, which is not followed"
-        return LoadError(f"{url} answers {reply.status}, a redirect", hint, public=public), False
-    if not is_welcome(reply.status):
-        return _away(url, f"it answers {reply.status}", f"it answers {reply.status}"), True
-    return None, False
-
-
-def _away(url: str, reason: str, said: str) -> LoadError:
-    return LoadError(
-        f"the server at {url} cannot be reached ({reason})",
-        "Check that it runs, and that its URL is right.",
-        public=f"the model's server cannot be reached ({said})",
-    )
 
 
 def start(
@@ -390,7 +299,7 @@ def flags(options: dict[str, Any]) -> list[str]:
 def _wait(engine: Engine, process: subprocess.Popen[bytes], timeout: float, on_progress: Progress) -> None:
     assert engine.log is not None
     deadline = time.monotonic() + timeout
-    stages = StartProgress(engine.log)
+    progress = StartProgress(engine.log)
     while not is_healthy(engine.address):
         if (status := process.poll()) is not None:
             if status < 0:
@@ -400,7 +309,7 @@ def _wait(engine: Engine, process: subprocess.Popen[bytes], timeout: float, on_p
             raise explain(engine.log, f"the engine ended with status {status} while it was starting")
         if time.monotonic() > deadline:
             raise explain(engine.log, f"the engine was not ready after {timeout:.0f} s (VBS_ENGINE_START_SECONDS)")
-        on_progress(stages.look())
+        on_progress(progress.look())
         time.sleep(POLL_SECONDS)
 
 

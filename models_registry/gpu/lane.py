@@ -3,11 +3,13 @@
 The local GPU is a lane (`loop.Gpu`), and each remote model is another (`lanes.RemoteLane`). They run side by side.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
+from django.db import connection
 from django.utils import timezone
 
 from models_registry import workloads
@@ -18,6 +20,9 @@ from models_registry.gpu.window import Window
 from models_registry.models import Model, Worker, WorkerState
 from models_registry.workloads import Work
 from vbs.database import outages
+from vbs.database.outages import DATABASE_ERRORS, first_line
+
+log = logging.getLogger(__name__)
 
 
 class Lane(ABC):
@@ -67,6 +72,16 @@ class Lane(ABC):
     @abstractmethod
     def show(self, state: WorkerState, activity: str = "", work: Work | None = None) -> None:
         """Let pages see what goes on here. The activity has no id of the work, because not everybody may know it."""
+
+    def record_check(self, model: Model, error: str = "") -> None:
+        """Write that the model was loaded, and so its base, or why it was not. It is not written while the database is
+        away, for a load goes on without it."""
+        checked = [model.pk] if error or model.base_id is None else [model.pk, model.base_id]
+        try:
+            Model.objects.filter(pk__in=checked).record_check(error)
+        except DATABASE_ERRORS as away:
+            connection.close()
+            log.warning("It is not written whether %s was loaded: %s", model, first_line(away))
 
     @property
     def loaded(self) -> str:

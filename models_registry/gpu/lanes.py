@@ -7,7 +7,6 @@ the cluster and every few seconds, and starts their lanes; a lane without work e
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,10 +14,11 @@ import psycopg
 from django.db import connection
 from django.utils import timezone
 
+from models_registry import remote_keys
 from models_registry.catalog.allowed import not_ready
-from models_registry.engine import server
 from models_registry.engine.log_reasons import LoadError
-from models_registry.engine.pool import MOST
+from models_registry.engine.remote import servers
+from models_registry.engine.remote.pool import MOST
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.spec import EngineKind
 from models_registry.gpu.lane import Lane
@@ -42,13 +42,13 @@ END_SECONDS = 20.0  # for lanes to end when the worker has to stop
 
 
 class RemoteLane(Lane):
-    """The lane of one remote model. keys: keys for its servers, by their origin."""
+    """The lane of one remote model."""
 
-    def __init__(self, name: str, worker: Worker, keys: Mapping[str, str]) -> None:
+    def __init__(self, name: str, worker: Worker) -> None:
         super().__init__(worker)
         self.name = name
-        self.keys = keys
         self.state, self.activity = WorkerState.IDLE, ""
+        self._keys: dict[str, str] = {}  # that the engine was made with
         self.idle_since = time.monotonic()
         self._engine: Engine | None = None
         self._answered = 0  # of its pool, when its state was kept last
@@ -64,19 +64,31 @@ class RemoteLane(Lane):
         if why := not_ready(model):
             raise LoadError(why)
         on_progress("looking whether its server answers")
-        spec, engine = model.spec(), self._engine
-        if engine is None or engine.spec != spec or (engine.pool and engine.pool.why):
-            self._engine = None
-            rows = Model.objects.filter(pk=model.pk)
-            try:
-                self._engine = engine = server.remote(spec, self.keys, MOST)
-            except LoadError as error:
-                rows.server_fails(str(error), error.public)
-                raise
+        rows = Model.objects.filter(pk=model.pk)
+        try:
+            engine, is_new = self._asked(model)
+        except LoadError as error:
+            rows.server_fails(str(error), error.public)
+            raise
+        if is_new:
             rows.server_answers()
             self._meter = Meter(RATE_SECONDS, 0)
             self.loaded_at = timezone.now()
         return engine
+
+    def _asked(self, model: Model) -> tuple[Engine, bool]:
+        """The engine, and whether its servers were asked now. Raises LoadError."""
+        spec, engine = model.spec(), self._engine
+        try:
+            keys = remote_keys.of(model)
+        except remote_keys.UnreadableKey as error:
+            raise LoadError(str(error), public="the key of the model's server cannot be read") from None
+        if engine and engine.spec == spec and keys == self._keys and not (engine.pool and engine.pool.why):
+            return engine, False
+        self._engine = None
+        self._engine = engine = servers.remote(spec, keys, MOST)
+        self._keys = keys
+        return engine, True
 
     def unload(self, model: Model) -> bool:
         had, self._engine = self._engine is not None, None
@@ -147,8 +159,8 @@ def _wake() -> None:
 class Lanes:
     """The lanes of one worker, and the thread that starts them."""
 
-    def __init__(self, worker: Worker, keys: Mapping[str, str]) -> None:
-        self.worker, self.keys = worker, keys
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
         self.soon = threading.Event()  # a look is due within a second
         self.lanes: dict[str, RemoteLane] = {}
         self._threads: dict[str, threading.Thread] = {}
@@ -209,7 +221,7 @@ class Lanes:
                 if name in self._threads:
                     self._again.add(name)
                     continue
-            lane = self.lanes.get(name) or RemoteLane(name, self.worker, self.keys)
+            lane = self.lanes.get(name) or RemoteLane(name, self.worker)
             lane.ended = _wake
             if work := lane.next():
                 found.append((-work.priority, work.since.timestamp(), lane))
@@ -258,7 +270,7 @@ class Lanes:
 
     def _reading(self, name: str) -> dict[str, Any]:
         """What a lane does. One that runs nothing, and whose model's server failed when it was asked last, says so."""
-        lane = self.lanes.get(name) or RemoteLane(name, self.worker, self.keys)
+        lane = self.lanes.get(name) or RemoteLane(name, self.worker)
         reading, failed = lane.reading(), self._failed.get(name)
         if failed is None or failed.server_failed_at is None:
             return reading

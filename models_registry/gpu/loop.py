@@ -12,6 +12,7 @@ from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.resident import Resident
 from models_registry.engine.server import Engine, Progress
 from models_registry.engine.spec import EngineSpec
+from models_registry.engine.start_progress import start_of
 from models_registry.gpu import adapters, health
 from models_registry.gpu.lane import Lane
 from models_registry.gpu.lost_engines import LostEngines
@@ -45,6 +46,7 @@ class Gpu(Lane):
         super().__init__(worker)
         self.resident = resident
         self.losses = LostEngines()
+        self._start = ""  # of an engine, that is shown
 
     @property
     def engine(self) -> Engine | None:
@@ -66,10 +68,12 @@ class Gpu(Lane):
         loading = SharedLoad(self, model, on_progress)
         try:
             engine = self.resident.acquire(self._spec(model), loading.on_progress, model.adapter())
-        except LoadError:
+        except LoadError as error:
+            self.record_check(model, str(error))
             if loading.gone:
                 raise loading.gone from None
             raise
+        self.record_check(model)
         if engine is not before:
             self.loaded_at = timezone.now()
             measurements.record_load(model, engine)
@@ -141,9 +145,13 @@ class Gpu(Lane):
 
     def show(self, state: WorkerState, activity: str = "", work: Work | None = None) -> None:
         engine = self.resident.engine
+        since: dict[str, Any] = {}
+        if (start := start_of(activity) if state == WorkerState.LOADING else "") != self._start:
+            self._start, since = start, {"loading_since": timezone.now() if start else None}
         self.worker.set(
             state=state,
             activity=activity[:500],
+            **since,
             work_kind=work.source.kind if work else "",
             work_id=work.id if work else "",
             model_name=engine.spec.name if engine and not engine.spec.trial else "",  # a trial serves nobody else

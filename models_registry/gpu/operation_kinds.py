@@ -101,6 +101,7 @@ def _test(turn: OperationTurn) -> dict[str, Any]:
     model = turn.model
     path, given = benchmark.body(model, **turn.options)
     engine = turn.load()
+    turn.part_done("waiting for the answer", 0.1)
     began = time.monotonic()
     call = benchmark.call(0, model, path, given)
     answer = turn.drive(benchmark.one(engine, call, replace(limits(), patience=PATIENCE)))
@@ -139,7 +140,9 @@ def _benchmark(turn: OperationTurn) -> dict[str, Any]:
     def report() -> None:
         rates = tally.rates
         speeds = f"{rates['requests_per_second']:.1f}/s, {rates['output_tokens_per_second']:,.0f} output tokens/s"
-        turn.say(f"{tally.requests + tally.failed:,} of {count:,} requests, {speeds}")
+        done = tally.requests + tally.failed
+        turn.say(f"{done:,} of {count:,} requests, {speeds}")
+        turn.part_done(f"{done:,} of {count:,} requests", done / count)
 
     window = in_flight(engine)
     if words := shortfall(engine, window):

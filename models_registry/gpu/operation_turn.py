@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 from django.db import connection
 from django.utils import timezone
 
+from models_registry.engine import start_progress
 from models_registry.engine.client import EngineDied
 from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.server import Engine
 from models_registry.gpu import operations
 from models_registry.gpu.lane import Lane
 from models_registry.gpu.loop import loaded_words
-from models_registry.models import Model, Operation, OperationState, WorkerState
+from models_registry.models import Model, Operation, OperationKind, OperationState, WorkerState
 from models_registry.workloads import Work
 from vbs.database.outages import DATABASE_ERRORS, first_line, insist
 from vbs.logs import bind, bound, one_line
@@ -34,6 +35,8 @@ TICK_SECONDS = 0.2  # between two looks whether it has to stop
 BEAT_SECONDS = 1.0  # between two renewals of the lease
 OUTAGE_SECONDS = 600.0  # for which a result is kept in memory while the database cannot be reached
 MOST_LINE = 2000  # characters of a line of the log
+MOST_DOING = 200  # characters
+LOAD_PERCENT = 40  # of an operation that loads its model first
 
 
 class OperationStopped(Exception):
@@ -61,9 +64,12 @@ class OperationTurn:
         self.options: dict[str, Any] = operation.options
         self.makes_room = self.goes_on = False
         self.kept: dict[str, Any] | None = operation.result
+        self.base_percent = 0  # that is behind it once the model is loaded
         self._worker = gpu.worker.pk
         self._lines: list[str] = []
+        self._loading = ""  # what the worker's row says of the load
         self._doing = ""
+        self._percent: int | None = None
         self._stop: OperationStopped | None = None
         self._over = threading.Event()
 
@@ -100,6 +106,16 @@ class OperationTurn:
         self._lines.append(f"{timezone.now():%H:%M:%S} {one_line(text)[:MOST_LINE]}\n")
         log.info("%s: %s", self.operation, text)
 
+    def progress(self, doing: str = "", percent: float | None = None) -> None:
+        """Show what it does, and how far it is: never less far than before. It is written within about a second."""
+        self._doing = one_line(doing)[:MOST_DOING] or self._doing
+        if percent is not None:
+            self._percent = max(self._percent or 0, min(int(percent), 99))
+
+    def part_done(self, doing: str, part: float) -> None:
+        """The same after a load. part: of what follows it, from 0 to 1."""
+        self.progress(doing, self.base_percent + (100 - self.base_percent) * part)
+
     def keep(self, found: dict[str, Any]) -> None:
         """Write what was found so far into the operation's row."""
         self.kept = found
@@ -117,16 +133,24 @@ class OperationTurn:
         before, had = self.gpu.engine, set(self.gpu.adapters)
         said = ""
 
+        share = 100 if self.operation.kind == OperationKind.LOAD else LOAD_PERCENT
+
         def on_progress(doing: str) -> None:
             nonlocal said
             self.check()
             if doing != said:
                 said = doing
                 self.say(f"{doing[:1].upper()}{doing[1:]} …")
+                loading, done = f"Loading {self.model.name}: {doing}", start_progress.percent(doing)
+                if start_progress.start_of(loading) != start_progress.start_of(self._loading):
+                    self._percent = None  # another start begins anew
+                self._loading = loading
+                self.progress(doing, None if done is None else share * done / 100)
 
         with self.loading():
             engine = self.gpu.load(self.model, on_progress)
         if engine is not before:
+            self.base_percent = share
             self.say(loaded_words(self.model, engine))
         elif self.model.base and self.model.served_name not in had:
             self.say(f"Loaded the adapter {self.model.name} into the engine of {engine.spec.name}.")
@@ -138,9 +162,9 @@ class OperationTurn:
     def loading(self) -> Iterator[None]:
         """Shows that the model is being loaded. Raises OperationStopped."""
         self.check()
-        self._doing = f"Loading {self.model.name}"
+        self._loading = f"Loading {self.model.name}"
         yield
-        self._doing = ""
+        self._loading = ""
         self.check()
 
     def stay(self, seconds: float) -> None:
@@ -202,15 +226,16 @@ class OperationTurn:
         """Renew the lease, write new lines of the log, and look whether the operation has to stop."""
         count = len(self._lines)
         try:
-            if not operations.renew(self.operation, self._worker, "".join(self._lines[:count])):
+            progress = {"doing": self._doing, "percent": self._percent}
+            if not operations.renew(self.operation, self._worker, "".join(self._lines[:count]), **progress):
                 self._stop = OperationStopped("it was cancelled, or somebody else has taken it over")
                 return
             del self._lines[:count]
             if self.makes_room and self.gpu.outranked(self.work):
                 later = "goes on" if self.goes_on else "begins anew"
                 self._stop = OperationStopped(f"something more urgent waits; it {later} after that", again=True)
-            state = WorkerState.LOADING if self._doing else WorkerState.RUNNING
-            self.gpu.show(state, self._doing or f"Running {self.operation.kind} {self.model}", self.work)
+            state = WorkerState.LOADING if self._loading else WorkerState.RUNNING
+            self.gpu.show(state, self._loading or f"Running {self.operation.kind} {self.model}", self.work)
         except DATABASE_ERRORS as error:
             connection.close()
             log.warning("The database is out of reach: %s", first_line(error))

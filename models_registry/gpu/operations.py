@@ -211,9 +211,10 @@ def claim(operation_id: str, worker: uuid.UUID) -> Operation | None:
     return Operation.objects.select_related("model__base").get(pk=operation_id)
 
 
-def renew(operation: Operation, worker: uuid.UUID, lines: str) -> bool:
-    """Renew the lease, and add lines to the log. False when it was cancelled, or the lease is lost."""
-    return _ours(operation, worker).renew(**_log(lines))
+def renew(operation: Operation, worker: uuid.UUID, lines: str, **progress: Any) -> bool:
+    """Renew the lease, add lines to the log, and write the progress. False when it was cancelled, or the lease is
+    lost. progress: `doing` and `percent`."""
+    return _ours(operation, worker).renew(**progress, **_log(lines))
 
 
 def keep_result(operation: Operation, worker: uuid.UUID, result: Any) -> bool:

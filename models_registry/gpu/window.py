@@ -1,7 +1,7 @@
 """The window of an engine, which is how many requests it gets at once, and what each request may take.
 
 That of a local engine starts at what suits `max-num-seqs`, and follows the engine's own figures from there (`Sizing`).
-That of a remote one is what its addresses bear, which follows their answers (`models_registry.engine.pool`).
+That of a remote one is what its addresses bear, which follows their answers (`models_registry.engine.remote.pool`).
 """
 
 import asyncio

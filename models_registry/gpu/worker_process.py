@@ -27,7 +27,6 @@ from vbs.broker import is_worker_of, wake
 from vbs.database import outages
 from vbs.database.outages import DATABASE_ERRORS, insist
 from vbs.logs import bind
-from vbs.outgoing.addresses import origin
 from vbs.places import PROGRAM
 from vbs.run import processes
 
@@ -72,8 +71,7 @@ def _begin(**signal: Any) -> None:
             step(resident.home)
         gpu = GPU = Gpu(worker, resident)
         insist(lambda: gpu.show(WorkerState.IDLE))
-        keys = {origin(server): settings.VBS_REMOTE_KEY for server in settings.VBS_REMOTE_ORIGINS}
-        LANES = Lanes(worker, keys)
+        LANES = Lanes(worker)
         gpu.ended = LANES.soon.set
         LANES.start()
         # When this process ends, before it waits for its children.

@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 from django.conf import settings
 
+from models_registry import remote_keys
 from models_registry.catalog import add as importer
 from models_registry.catalog import allowed, paste, remove, rules
 from models_registry.catalog.folders import ModelError
@@ -109,6 +110,15 @@ OF_THE_BASE = "an adapter has what its base has"
 OF_FILES = "it is only for a whole model whose files are here"
 
 
+class KeyField(forms.CharField):
+    """The key of a remote server. What is typed is not shown again, also where the form has an error."""
+
+    widget = forms.PasswordInput(attrs={"autocomplete": "new-password"})
+
+    def __init__(self, help_text: str) -> None:
+        super().__init__(label="Key", max_length=remote_keys.MOST_KEY, required=False, help_text=help_text)
+
+
 class PasteForm(forms.Form):
     text = forms.CharField(
         label="Add a model",
@@ -130,6 +140,9 @@ class PasteForm(forms.Form):
             raise forms.ValidationError(str(error)) from error
 
 
+FIRST = ("name", "source", "key")
+
+
 class AddForm(GuardedForm):
     """on_hub: the source is a repository of the hub, which will be downloaded. may_pickle, may_trust: whether the form
     offers that."""
@@ -137,6 +150,7 @@ class AddForm(GuardedForm):
     on_hub = forms.BooleanField(required=False, widget=forms.HiddenInput)
     name = _text("Name", 200, "The name that requests use", required=True)
     source = _text("Source", importer.MOST_SOURCE, required=True)
+    key = KeyField("What the server wants as its API key, if it wants one. It is encrypted, and not shown again.")
     revision = _text("Revision", 200, "A branch, tag or commit; empty: the newest")
     file = _text("File", 500, "The one .gguf file of the repository; empty: all that is needed")
     token = forms.ModelChoiceField(
@@ -175,10 +189,24 @@ class AddForm(GuardedForm):
         if is_url and not on_hub:
             self.withhold("base", "it is not for a server's address")
         else:
-            for name in ("remote_name", "pool"):
+            for name in ("key", "remote_name", "pool"):
                 self.withhold(name, "it is only for a server's address")
         for name in () if on_hub else ("revision", "file", "token"):
             self.withhold(name, OF_THE_HUB)
+
+    @property
+    def first_fields(self) -> list[forms.BoundField]:
+        """What everybody fills in."""
+        return [self[name] for name in FIRST if name in self.fields]
+
+    @property
+    def more_fields(self) -> list[forms.BoundField]:
+        return [field for field in self.visible_fields() if field.name not in FIRST]
+
+    @property
+    def shows_more(self) -> bool:
+        """Whether one of the folded fields has a value or an error, and so has to be seen."""
+        return any(field.value() or field.errors for field in self.more_fields)
 
     def draft(self) -> Model:
         """The hub's model of this form, not saved, to ask what its download will take."""
@@ -216,6 +244,8 @@ class AddForm(GuardedForm):
 
 class EditForm(GuardedForm):
     task = forms.ChoiceField(choices=Task.choices)
+    key = KeyField("No key is stored: the server gets none of this model.")
+    remove_key = _switch("Remove the key", "The server is sent none of this model from then on.")
     engine_args = OptionsField(label="Engine options", help_text=OPTIONS_HELP)
     pool = AddressesField()
     license = _text("Licence", 100)
@@ -232,16 +262,29 @@ class EditForm(GuardedForm):
         adapter, has_files = model.base is not None, model.kind == EngineKind.VLLM and not model.base
         for name in ("task", "engine_args") if adapter else ():
             self.withhold(name, OF_THE_BASE)
-        if model.kind != EngineKind.REMOTE:
-            self.withhold("pool", "it is only for a model on a remote server")
+        if model.key_secret:
+            self.fields["key"].help_text = "A key is stored. Give another one to replace it; empty: it stays."
+        else:
+            self.withhold("remove_key", "no key is stored")
+        for name in ("key", "pool") if model.kind != EngineKind.REMOTE else ():
+            self.withhold(name, "it is only for a model on a remote server")
         if not has_files:
             self.withhold("allow_pickle", OF_FILES)
         if not has_files or not (may_trust or model.trust_remote_code):
             self.withhold("trust_remote_code", TRUST_IS_FOR if has_files else OF_FILES)
 
+    def clean(self) -> dict[str, Any]:
+        found = super().clean() or self.cleaned_data
+        if found.get("key") and found.get("remove_key"):
+            self.add_error("key", "Give another key, or remove the one that is stored, not both.")
+        return found
+
     def save(self) -> Model:
         """Raises ModelError."""
-        return importer.edit(self.model, **{name: self.cleaned_data[name] for name in self.changed_data})
+        changes = {name: self.cleaned_data[name] for name in self.changed_data if name != "remove_key"}
+        if self.cleaned_data.get("remove_key"):
+            changes["key"] = ""
+        return importer.edit(self.model, **changes)
 
 
 class FitForm(forms.Form):
@@ -282,7 +325,7 @@ class TestForm(RunForm):
 class BenchmarkForm(RunForm):
     kind = OperationKind.BENCHMARK
     requests = forms.IntegerField(label="Requests")
-    prompt_tokens = forms.IntegerField(label="Tokens in")
+    prompt_tokens = forms.IntegerField(label="Input tokens")
     max_tokens = forms.IntegerField(label="Output tokens")
     cold = _switch("Load it again first", "Also measures the load")
     field_order = ("requests", "prompt_tokens", "max_tokens", "cold", "now")

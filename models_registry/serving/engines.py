@@ -1,5 +1,6 @@
 """Which engine answers an interactive request, and whether one would be answered now."""
 
+import logging
 import random
 import socket
 import uuid
@@ -8,9 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from django.conf import settings
 from django.db.models import Q
 
+from models_registry import remote_keys
 from models_registry.catalog import aliases
 from models_registry.catalog.allowed import not_ready
 from models_registry.engine import server
@@ -23,6 +24,8 @@ from vbs.openai.errors import ApiError, InvalidRequest, NotFound, Unavailable
 from vbs.outgoing.addresses import origin
 from vbs.places import PROGRAM
 from vbs.timed_cache import Kept
+
+log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 1.0  # for which an engine that was found is not looked for again
 PRIORITY = "priority"  # vLLM's scheduling policy
@@ -108,10 +111,15 @@ def refusal() -> ApiError | None:
 
 
 def remote(model: Model) -> Served:
+    """Raises NotLoaded where its key cannot be read."""
     spec = model.spec()
+    try:
+        keys = remote_keys.of(model)
+    except remote_keys.UnreadableKey:
+        log.exception("The server of %s is not asked", model.name)
+        raise NotLoaded(f"{model.name} is not asked: the key of its server cannot be read.", param="model") from None
     urls = [url.rstrip("/") for url in (spec.source, *spec.pool)]
-    own = {origin(server) for server in settings.VBS_REMOTE_ORIGINS}
-    addresses = tuple(Address(url, key=settings.VBS_REMOTE_KEY if origin(url) in own else "") for url in urls)
+    addresses = tuple(Address(url, key=keys.get(origin(url), "")) for url in urls)
     return Served(model.name, model.served_name, addresses, spec.kind, spec.private)
 
 

@@ -242,7 +242,7 @@ async def _refusal(response: aiohttp.ClientResponse, served: Served, address: Ad
         return BadGateway(f"{words[0].upper()}{words[1:]}.")
     if served.is_remote and status < 400:
         return BadGateway(f"The model's server answers {status}: a redirect, which is not followed.")
-    found = error_bodies.parsed(await _read(response, MOST_ERROR))
+    found = error_bodies.parsed(error_bodies.without(await _read(response, MOST_ERROR), address.key))
     code, message = error_bodies.refusal(status, found)
     error = found.get("error") if isinstance(found, dict) else None
     param = error.get("param") if isinstance(error, dict) else None

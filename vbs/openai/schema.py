@@ -196,6 +196,7 @@ class ModelObject(TypedDict):
     owned_by: str
     # Ours
     state: str
+    checked_at: int | None
     task: str
     context_length: int | None
     size_bytes: int | None

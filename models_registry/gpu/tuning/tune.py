@@ -135,6 +135,7 @@ class _Run:
         if self._left() < expected / 2:
             raise _OutOfTime
         self.turn.say(f"{candidates.words(setting)} …")
+        self.turn.progress(f"trying {candidates.words(setting)}", 100 * (1 - self._left() / self.seconds))
         self.tuning["trying"] = setting
         self.turn.keep(cast(dict[str, Any], self.tuning))
         began = time.monotonic()
@@ -211,6 +212,8 @@ class _Run:
             return self.turn.gpu.try_out(self.model, own, on_progress)
 
     def _watch(self) -> None:
+        """Raises _OutOfTime."""
+        self.turn.progress(percent=100 * (1 - self._left() / self.seconds))
         if self._left() <= 0:
             raise _OutOfTime
 

@@ -16,9 +16,11 @@ from typing import BinaryIO
 
 from django.conf import settings
 
+from models_registry import remote_keys
 from models_registry.models import Worker
 from vbs.logs import mask
 from vbs.pages.plain import visible
+from vbs.timed_cache import Kept
 
 PROGRAMS = ("web", "io", "gpu", "supervisord")
 LINES, LINE_CHARACTERS, TAIL_BYTES = 200, 1000, 512 * 1024
@@ -26,6 +28,8 @@ LINES, LINE_CHARACTERS, TAIL_BYTES = 200, 1000, 512 * 1024
 _HOME = re.compile(r"[a-z0-9-]{1,20}")  # as VBS_WORKER_NAME may be
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[mK]")
 _LEAST_SECRET = 6  # characters; a shorter one is found everywhere
+FRESH_SECONDS = 5.0  # for which the keys that were read are those that are hidden
+_remote_keys: Kept[list[str]] = Kept()
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,9 @@ def clean(line: bytes, most: int = LINE_CHARACTERS) -> str:
 
 
 def hide(text: str) -> str:
-    """The text without the secrets in vbs's own settings."""
-    for secret in (settings.HF_TOKEN, settings.VBS_REMOTE_KEY, settings.SECRET_KEY, _password()):
+    """The text without the secrets in vbs's own settings, and without the keys of remote models."""
+    remote = _remote_keys.get("", FRESH_SECONDS, remote_keys.every)
+    for secret in (settings.HF_TOKEN, *remote, settings.SECRET_KEY, _password()):
         if len(secret) >= _LEAST_SECRET:
             text = text.replace(secret, "***")
     return text

@@ -18,6 +18,7 @@ from models_registry.models import (
     Model,
     Operation,
     OperationKind,
+    OperationState,
 )
 from models_registry.pages.models.rows import CHANGES
 from vbs.pages.charts import series
@@ -26,8 +27,8 @@ from vbs.pages.viewer import Viewer
 from vbs.pages.words import number
 
 RECENT = 10  # operations on the page
-DRAWN = 200  # measurements in the charts
-LISTED = 25  # of them in the table below
+DRAWN = 200  # runs, and loads, in the charts
+LISTED = 10  # of them in the tables below
 LOG = 20_000  # characters of an operation's log, its end
 TRIED = ("requests/s", "tokens/s", "p50 s", "load s", "failed")
 
@@ -37,10 +38,10 @@ FACTS = {
     "requests": ("requests", ""),
     "failed": ("failed", ""),
     "requests_per_second": ("requests/s", ""),
-    "input_tokens": ("tokens in", ""),
-    "input_tokens_per_second": ("tokens/s in", ""),
-    "output_tokens": ("tokens out", ""),
-    "output_tokens_per_second": ("tokens/s out", ""),
+    "input_tokens": ("input tokens", ""),
+    "input_tokens_per_second": ("input tokens/s", ""),
+    "output_tokens": ("output tokens", ""),
+    "output_tokens_per_second": ("output tokens/s", ""),
     "latency_p50": ("latency, p50", " s"),
     "latency_p99": ("latency, p99", " s"),
     "load_seconds": ("loading took", " s"),
@@ -65,6 +66,7 @@ def _ran(row: Operation, newest: bool, for_operator: bool) -> Part:
     context = {
         "operation": row,
         "is_open": is_open,
+        "is_running": row.state == OperationState.RUNNING,
         "unfold": is_open or newest,
         "seconds": (row.finished_at - row.started_at).total_seconds() if row.finished_at and row.started_at else None,
         "error": shown_reason(row.error, for_operator),
@@ -128,59 +130,69 @@ def _value(key: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
-COLUMNS = (
-    *("tokens/s in", "tokens/s out", "requests/s", "requests", "failed", "p50", "p99"),
-    *("load", "memory", "predicted"),
-)
+RUNS = ("requests", "failed", "input tokens/s", "output tokens/s", "requests/s", "p50", "p99")
+LOADS = ("took", "memory", "predicted memory")
 
 
 def measurements(model: Model) -> Part:
-    """A model's measurements as charts and as a table."""
-    rows = list(model.measurements.defer("versions", "options")[:DRAWN])
-    context = {
-        "charts": [chart for chart in _charts(rows, model.task) if chart],
-        "columns": COLUMNS,
-        "rows": [(row, _cells(row)) for row in rows[:LISTED]],
-        "more": max(0, len(rows) - LISTED),
-    }
-    return Part("measured", "models/_measured.html", context)
+    """A model's measurements as charts and tables: its runs, which are turns of batches and benchmarks, apart from its
+    loads."""
+    rows = model.measurements.defer("versions", "options")
+    runs = list(rows.exclude(kind=MeasurementKind.LOAD)[:DRAWN])
+    loads = list(rows.filter(kind=MeasurementKind.LOAD)[:DRAWN])
+    groups = [
+        _group("Runs", _drawn_runs(runs, model.task), RUNS, [(row, row.kind, _run(row)) for row in runs[:LISTED]]),
+        _group("Loads", _drawn_loads(loads), LOADS, [(row, "", _load(row)) for row in loads[:LISTED]]),
+    ]
+    return Part("measured", "models/_measured.html", {"groups": [group for group in groups if group["rows"]]})
 
 
-def _charts(rows: list[Measurement], task: str) -> Iterable[series.Chart | None]:
-    kept = "input_tokens" if task in READING else "output_tokens"
-    rates = [
-        series.Point(row.at, getattr(row, kept) / row.engine_seconds, row.kind)
+def _group(
+    title: str, charts: Iterable[series.Chart | None], columns: tuple[str, ...], rows: list[Any]
+) -> dict[str, Any]:
+    return {"title": title, "charts": [chart for chart in charts if chart], "columns": columns, "rows": rows}
+
+
+def _drawn_runs(rows: list[Measurement], task: str) -> Iterable[series.Chart | None]:
+    kept, words = ("input_tokens", "Input") if task in READING else ("output_tokens", "Output")
+    amounts = [series.Amount(row.at, getattr(row, kept), row.engine_seconds, row.kind) for row in rows]
+    yield series.rates(f"{words} tokens per second", "tokens/s", amounts)
+
+
+def _drawn_loads(rows: list[Measurement]) -> Iterable[series.Chart | None]:
+    seconds = [series.Point(row.at, row.load_seconds, "load") for row in rows if row.load_seconds is not None]
+    memory = [
+        series.Point(row.at, taken / formula.GIB, kind)
+        for kind, name in (("measured", "memory_bytes"), ("predicted", "predicted_bytes"))
         for row in rows
-        if row.kind != MeasurementKind.LOAD and row.seconds
+        if (taken := getattr(row, name))
     ]
-    loads = [series.Point(row.at, row.load_seconds, row.kind) for row in rows if row.load_seconds is not None]
-    memory = [series.Point(row.at, row.memory_bytes / formula.GIB, "measured") for row in rows if row.memory_bytes]
-    memory += [
-        series.Point(row.at, row.predicted_bytes / formula.GIB, "predicted") for row in rows if row.predicted_bytes
-    ]
-    direction = "Input" if task in READING else "Output"
-    yield series.points(f"{direction} tokens per second", "tokens/s", rates)
-    yield series.points("Seconds to load", "s", loads)
+    yield series.points("Seconds to load", "s", seconds)
     yield series.points("Memory taken, and what was predicted", "GiB", memory)
 
 
-def _cells(row: Measurement) -> tuple[str, ...]:
+def _run(row: Measurement) -> tuple[str, ...]:
     def rate(count: int) -> str:
-        return number(count / row.engine_seconds) if row.seconds and row.requests else ""
+        return number(count / row.engine_seconds) if row.engine_seconds and row.requests else ""
 
-    def seconds(value: float | None) -> str:
-        return f"{value:.2f} s" if value is not None else ""
-
-    ran = bool(row.requests or row.failed)
     return (
+        f"{row.requests:,}",
+        f"{row.failed:,}",
         rate(row.input_tokens),
         rate(row.output_tokens),
         rate(row.requests),
-        f"{row.requests:,}" if ran else "",
-        f"{row.failed:,}" if ran else "",
-        seconds(row.latency_p50),
-        seconds(row.latency_p99),
-        seconds(row.load_seconds),
+        _seconds(row.latency_p50),
+        _seconds(row.latency_p99),
+    )
+
+
+def _load(row: Measurement) -> tuple[str, ...]:
+    return (
+        _seconds(row.load_seconds),
         formula.size(row.memory_bytes) if row.memory_bytes else "",
         formula.size(row.predicted_bytes) if row.predicted_bytes else "",
     )
+
+
+def _seconds(value: float | None) -> str:
+    return f"{value:.2f} s" if value is not None else ""

@@ -86,6 +86,10 @@ ACTIONS: dict[str, tuple[str, Callable[[Model, str], object]]] = {
     "cancel": ("The download of {} is cancelled.", lambda model, user: downloads.cancel(model)),
     "retry": ("{} is being fetched again.", lambda model, user: downloads.retry(model)),
     "load": ("{} will be loaded.", lambda model, user: operations.ask(OperationKind.LOAD, model, asked_by=user)),
+    "check": (
+        "The server of {} is asked whether it is there.",
+        lambda model, user: operations.ask(OperationKind.LOAD, model, asked_by=user),
+    ),
     "unload": ("{} will be unloaded.", lambda model, user: operations.ask(OperationKind.UNLOAD, model, asked_by=user)),
     "test": ("{} will be tested.", lambda model, user: operations.ask(OperationKind.TEST, model, asked_by=user)),
     "benchmark": (

@@ -1,9 +1,11 @@
 """What the table of models and the page of one model share: a model's state, and its actions at the moment."""
 
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
-from models_registry.api.wire import shown_reason
+from models_registry.api.wire import reason_of, shown_reason
+from models_registry.engine import start_progress
 from models_registry.engine.spec import EngineKind
 from models_registry.hub import downloads as fetch
 from models_registry.models import (
@@ -31,19 +33,27 @@ def rows(models: list[Model], viewer: Viewer) -> list[dict[str, Any]]:
     downloads = {row.model_id: row for row in Download.objects.filter(model__in=keys).defer("files")}
     latest = _latest(keys)
     fast = speeds.all() if len(models) != 1 else {models[0].pk: speeds.of(models[0])}
-    loaded, asleep = Worker.objects.loaded(), Worker.objects.asleep()
+    here = _Here(Worker.objects.loaded(), Worker.objects.asleep(), Worker.objects.loading())
     return [
         _row(
             model,
             downloads.get(model.pk),
             latest.get(model.pk),
             fast.get(model.pk, speeds.UNKNOWN),
-            loaded,
-            asleep,
+            here,
             for_operator,
         )
         for model in models
     ]
+
+
+@dataclass(frozen=True)
+class _Here:
+    """What the workers have: names as of `Worker.objects`, and what the loads do that are under way, by name."""
+
+    loaded: set[str]
+    asleep: set[str]
+    loading: dict[str, str]
 
 
 def _latest(keys: list[int]) -> dict[int, Operation]:
@@ -63,30 +73,57 @@ def _row(
     download: Download | None,
     operation: Operation | None,
     speed: Speed,
-    loaded: set[str],
-    asleep: set[str],
+    here: _Here,
     for_operator: bool,
 ) -> dict[str, Any]:
-    """doing: the operation that runs or waits, or the last one if it failed. moves: whether the row will soon
-    change."""
-    here = (model.served_name if model.base else model.name) in loaded
+    """doing: the operation that runs or waits, or the last one if it failed. progress: of that, or of a load that other
+    work needs. moves: whether the row will soon change."""
+    loaded = (model.served_name if model.base else model.name) in here.loaded
     fetching = _fetching(model, download, for_operator) if download else None
     is_open = operation is not None and operation.state in OPEN_OPERATIONS
     failed = operation is not None and operation.state == OperationState.FAILED
+    progress = _progress(model, operation, speed, here.loading)
     return {
         "model": model,
-        "reason": shown_reason(model.reason, for_operator),
+        "source": _source(model, for_operator),
+        "reason": reason_of(model, for_operator),
         "fit_id": _fit_id(model),
         "speed": speed,
-        "loaded": here,
-        "asleep": not here and model.name in asleep,
+        "loaded": loaded,
+        "asleep": not loaded and model.name in here.asleep,
         "fetching": fetching,
         "doing": operation if is_open or failed else None,
         "is_open": is_open,
+        "progress": progress,
         "error": shown_reason(operation.error, for_operator) if operation else "",
-        "actions": _actions(model, download, operation, here),
-        "moves": is_open or bool(fetching and fetching["moves"]),
+        "actions": _actions(model, download, operation, loaded),
+        "moves": is_open or bool(progress) or bool(fetching and fetching["moves"]),
     }
+
+
+def _source(model: Model, for_operator: bool) -> str:
+    """Where the model is from; folders and addresses are for operators."""
+    if model.hub_id:
+        return f"{model.hub_id} {model.hub_file}".strip()
+    if model.kind == EngineKind.SCRIPTED:
+        return "scripted engine, without a model"
+    if for_operator:
+        return model.source
+    return "remote server" if model.kind == EngineKind.REMOTE else ""
+
+
+def _progress(
+    model: Model, operation: Operation | None, speed: Speed, loading: dict[str, str]
+) -> dict[str, Any] | None:
+    """What an operation that runs does, or a load of the model that a batch or a request needs. percent: how far it is,
+    where that is known. usual: the seconds that loads of it have taken, while it is loaded."""
+    loads = loading.get(model.name)
+    usual = speed.load_seconds if loads is not None else None
+    if operation and operation.state == OperationState.RUNNING:
+        return {"what": operation.kind, "words": operation.doing, "percent": operation.percent, "usual": usual}
+    if loads is None:
+        return None
+    return {"what": "load", "words": loads, "percent": start_progress.percent(loads), "usual": usual}
 
 
 def _fit_id(model: Model) -> str:
@@ -132,6 +169,9 @@ def _actions(
     if operation and operation.state in OPEN_OPERATIONS:
         found.append(("stop", f"Cancel {operation.kind}"))
     elif model.state == ModelState.READY:
-        found.append(("unload", "Unload") if loaded else ("load", "Load"))
+        if model.kind == EngineKind.REMOTE:
+            found.append(("check", "Check"))
+        else:
+            found.append(("unload", "Unload") if loaded else ("load", "Load"))
         found += [("test", "Test"), ("benchmark", "Benchmark")]
     return found

@@ -8,7 +8,8 @@ import pytest
 
 from batches.models import BatchRequest
 from models_registry.catalog import add
-from models_registry.engine import client, pool, server
+from models_registry.engine import client
+from models_registry.engine.remote import pool, servers
 from models_registry.gpu import operations
 from models_registry.models import Measurement, OperationKind
 from tests.engines import line
@@ -40,7 +41,7 @@ def far(transactional_db, hostile, monkeypatch, settings):
 
 def test_who_made_a_batch_is_not_told_where_its_model_is(transactional_db, submitted, lane, close, monkeypatch, caplog):
     """Nor by its log. The worker's log, which is its operators', says it."""
-    monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(servers.time, "sleep", lambda seconds: None)
     add.add("far", "http://localhost:9/v1")
     batch = submitted([line("a", model="far")])
     lane("far").serve()
@@ -226,13 +227,13 @@ def test_false_usage_spoils_neither_the_sums_nor_the_speed(far, hostile, submitt
 
 
 @pytest.mark.parametrize("key, words", [
-    ("k", "The model's server answers 401: check the key in VBS_REMOTE_KEY."),
+    ("k", "The model's server answers 401: check the key in VBS_REMOTE_KEY, or the model's own."),
     ("", "The model's server answers 401 and got no key: set VBS_REMOTE_KEY, and name its address in "
-         "VBS_REMOTE_ORIGINS."),
+         "VBS_REMOTE_ORIGINS, or give the model a key of its own."),
 ])  # fmt: skip
 def test_a_line_for_which_our_key_is_refused_names_the_settings_that_help(
     far, hostile, submitted, lane, close, key, words
 ):
-    lane("far", keys={hostile.root: key})
+    add.edit(far, key=key)
     odd = http(b'{"error": {"message": "Bad key."}}', status="401 Unauthorized")
     assert run(hostile, odd, submitted, lane, close)["error"]["message"] == f"Bad key. {words}"

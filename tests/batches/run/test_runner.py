@@ -237,11 +237,11 @@ def test_a_model_on_a_remote_server(project, submitted, gpu, lane, close):
     with subprocess.Popen([*command, "--served-model-name", "theirs"], env=environment) as server:
         try:
             until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
-            add.add("ours", f"http://127.0.0.1:{port}/v1", remote_name="theirs")
+            add.add("ours", f"http://127.0.0.1:{port}/v1", remote_name="theirs", key="its-key")
             batch = submitted([line(f"{n}", f"text {n}", model="ours") for n in range(50)])
             gpu.serve()
             assert close(batch) == ([], []), "it is not for the GPU"
-            lane("ours", keys={f"http://127.0.0.1:{port}": "its-key"}).serve()
+            lane("ours").serve()
             good, bad = close(batch)
             assert not bad and {one["response"]["body"]["model"] for one in good} == {"ours"}
             assert server.poll() is None

@@ -59,7 +59,7 @@ def folders(tmp_path, settings):
 def test_a_folder(api, folders):
     given = {"name": "org/tiny", "source": str(model_folder(folders / "tiny")), "notes": "n", "license": "mit"}
     made = api("POST", MODELS, given | {"engine_args": {"max_model_len": "1k"}})
-    assert (made["id"], made["state"], made["task"], made["kind"]) == ("org/tiny", "ready", "chat", "vllm")
+    assert (made["id"], made["state"], made["task"], made["kind"]) == ("org/tiny", "unchecked", "chat", "vllm")
     assert made["engine_args"] == {"max-model-len": 1000} and made["context_length"] == 1000
     assert (made["source"], made["license"], made["notes"]) == (given["source"], "mit", "n")
     assert made["refused"] == [] and made["download"] is None and made["own_code"] is False

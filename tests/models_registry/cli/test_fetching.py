@@ -58,7 +58,7 @@ def test_a_plan(model):
 def test_fetched_and_followed(model, worker):
     out, err = run("fetch", "m")
     model.refresh_from_db()
-    assert out == f"m is ready in {model.source}\n"
+    assert out == f"m is fetched into {model.source}\n"
     assert "model.safetensors" in err, "what it takes is said first"
     assert "queued: 0 MiB of" in err
     assert "io worker" not in err
@@ -76,7 +76,7 @@ def test_it_fails(model, worker, served):
     with pytest.raises(CommandError, match=r"m: config\.json of org/tiny came twice"):
         run("fetch", "m")
     served.faults = []
-    assert "is ready" in run("fetch", "m", "--retry")[0]
+    assert "is fetched into" in run("fetch", "m", "--retry")[0]
 
 
 def test_paused_resumed_cancelled(model, worker):
@@ -147,7 +147,7 @@ def test_a_bar_on_a_terminal(served, monkeypatch):
     out = io.StringIO()
     call_command("model", "fetch", "m", stdout=out, stderr=shown)
     thread.join()
-    assert "is ready" in out.getvalue()
+    assert "is fetched into" in out.getvalue()
     assert "done" in shown.getvalue()
     assert "/s" in shown.getvalue()
 

@@ -43,7 +43,7 @@ def test_add_show_list_remove(tmp_path: Path) -> None:
     assert (shown["task"], shown["source"], shown["context_length"]) == ("chat", folder, 2048)
     assert json.loads(run("list", "--json")[0]) == [shown]
     (line,) = run("list")[0].splitlines()
-    assert line.split()[:4] == ["tiny", "ready", "chat", "vllm"]
+    assert line.split()[:4] == ["tiny", "unchecked", "chat", "vllm"]
     run("remove", "tiny")
     assert json.loads(run("list", "--json")[0]) == []
 

@@ -13,10 +13,11 @@ import time
 import httpx2
 import pytest
 
-from models_registry.engine import client, pool, server
+from models_registry.engine import client
 from models_registry.engine.client import Answer, Call, Client, Limits
 from models_registry.engine.log_reasons import LoadError
-from models_registry.engine.pool import AddressState, Pool, PoolAddress, retry_after
+from models_registry.engine.remote import pool, servers
+from models_registry.engine.remote.pool import AddressState, Pool, PoolAddress, retry_after
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
 from tests.hostile import http, serving
 from tests.models_registry.engine.started import scripted
@@ -24,7 +25,7 @@ from tests.models_registry.engine.started import scripted
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch):
-    monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(servers.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(client, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setattr(pool, "HOLD_SECONDS", 0.02)
     monkeypatch.setattr(pool, "HOLD_MOST", 0.1)
@@ -37,7 +38,7 @@ def stats(url):
 
 def engine(*urls, most=64):
     spec = EngineSpec("far", urls[0], kind=EngineKind.REMOTE, private=True, pool=urls[1:])
-    return server.remote(spec, {}, most)
+    return servers.remote(spec, {}, most)
 
 
 async def calls(texts):
@@ -189,7 +190,7 @@ def test_a_model_is_loaded_when_one_of_its_addresses_answers(caplog):
 def test_each_address_gets_the_key_of_its_origin():
     with serving() as one, serving() as other:
         spec = EngineSpec("far", one.url, kind=EngineKind.REMOTE, private=True, pool=(other.url,))
-        remote = server.remote(spec, {one.root: "for-one"}, 4)
+        remote = servers.remote(spec, {one.root: "for-one"}, 4)
         ask(remote, [f"{n}" for n in range(8)])
         assert set(one.keys()) == {"Bearer for-one"} and other.keys() == [] and other.bodies
         assert "for-one" not in repr(remote.pool.reading())
@@ -200,9 +201,9 @@ def test_no_address_is_asked_that_is_not_allowed(monkeypatch):
     with serving() as one, serving() as other:
         spec = EngineSpec("far", one.url, kind=EngineKind.REMOTE, pool=(other.url,))
         with pytest.raises(LoadError, match="not a public address"):
-            server.remote(spec, {}, 4)
-        monkeypatch.setattr(server, "_not_reached", lambda url, keys, private: (None, False))
-        answers = ask(server.remote(spec, {}, 4), ["a"], attempts=3)
+            servers.remote(spec, {}, 4)
+        monkeypatch.setattr(servers, "_not_reached", lambda url, keys, private: (None, False))
+        answers = ask(servers.remote(spec, {}, 4), ["a"], attempts=3)
         assert [answer.error_code for answer in answers] == ["address_refused"]
         assert one.heard == other.heard == []
 

@@ -9,9 +9,9 @@ import pytest
 from batches.run.outcomes import outcome
 from models_registry.catalog import add, sources
 from models_registry.catalog.folders import ModelError
-from models_registry.engine import server
 from models_registry.engine.client import Answer, Call, Client, Limits
 from models_registry.engine.log_reasons import LoadError
+from models_registry.engine.remote import servers
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
 from models_registry.models import Model
@@ -23,7 +23,7 @@ AWAY = ("Location: http://127.0.0.1:9/secret",)
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch):
-    monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(servers.time, "sleep", lambda seconds: None)
     monkeypatch.setattr("models_registry.engine.client.BACKOFF_SECONDS", 0.01)
 
 
@@ -61,7 +61,7 @@ def test_the_address_is_looked_at_at_each_connection(hostile, monkeypatch):
     assert (one.status, one.error_code) == (None, "address_refused") and "no public address" in one.error_message
     assert "turncoat" not in one.error_message and "127.0.0.1" not in one.error_message
     with pytest.raises(LoadError, match=r"not asked: turncoat.example is at 127.0.0.1.*VBS_PRIVATE_URLS"):
-        server.remote(EngineSpec("far", model, kind=EngineKind.REMOTE), {origin(model): "k"}, 4)
+        servers.remote(EngineSpec("far", model, kind=EngineKind.REMOTE), {origin(model): "k"}, 4)
     assert hostile.heard == []
 
 
@@ -116,10 +116,12 @@ def test_urls_that_are_none(url, on_server):
 
 def test_the_key_goes_to_the_servers_that_it_is_for(hostile):
     keys = {origin(hostile.url): "k"}
-    there = server.remote(EngineSpec("far", hostile.url, kind=EngineKind.REMOTE, private=True), keys, 4)
+    there = servers.remote(EngineSpec("far", hostile.url, kind=EngineKind.REMOTE, private=True), keys, 4)
     assert there.address.key == "k" and hostile.keys() == ["Bearer k"]
     for other in (f"http://localhost:{hostile.port}/v1", f"{hostile.root}//v1"):
-        found = server.remote(EngineSpec("far", other, kind=EngineKind.REMOTE, private=True), {"https://x:443": "k"}, 4)
+        found = servers.remote(
+            EngineSpec("far", other, kind=EngineKind.REMOTE, private=True), {"https://x:443": "k"}, 4
+        )
         assert found.address.key == ""
     ask(found)
     assert hostile.keys() == ["Bearer k"]
@@ -129,7 +131,7 @@ def test_the_key_goes_to_the_servers_that_it_is_for(hostile):
     "answer, said",
     [
         (http(b"", *AWAY, status="302 Found"), "302, a redirect"),
-        (http(b"x" * (server.MOST_LISTED + 1)), "more than"),
+        (http(b"x" * (servers.MOST_LISTED + 1)), "more than"),
         (http(b"", "Content-Encoding: gzip"), "compressed"),
         (b"garbage\r\n\r\n", "cannot be reached"),
         (b"", "cannot be reached"),
@@ -138,7 +140,7 @@ def test_the_key_goes_to_the_servers_that_it_is_for(hostile):
 def test_odd_answers_when_it_is_looked_for(hostile, answer, said):
     hostile.answers["*"] = answer
     with pytest.raises(LoadError, match=said) as raised:
-        server.remote(engine(hostile.url).spec, {}, 4)
+        servers.remote(engine(hostile.url).spec, {}, 4)
     assert "127.0.0.1" in str(raised.value)
     assert "127.0.0.1" not in raised.value.public and "the model's server" in raised.value.public
 
@@ -153,18 +155,18 @@ def test_a_name_that_is_not_known_for_a_moment(hostile, monkeypatch):
         return real(host, *more, **others)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    assert server.remote(engine(f"http://localhost:{hostile.port}/v1").spec, {}, 4)
+    assert servers.remote(engine(f"http://localhost:{hostile.port}/v1").spec, {}, 4)
     assert failures == []
     with pytest.raises(LoadError, match=r"cannot be reached .*could not be resolved"):
-        server.remote(engine("http://nowhere.invalid/v1").spec, {}, 4)
+        servers.remote(engine("http://nowhere.invalid/v1").spec, {}, 4)
 
 
 def test_a_slow_list_of_models(hostile, monkeypatch):
-    monkeypatch.setattr(server, "REACH_SECONDS", 0.3)
+    monkeypatch.setattr(servers, "REACH_SECONDS", 0.3)
     hostile.answers["*"] = hostile.drip(b"HTTP/1.1 200 OK\r\n\r\n", b" ")
     began = time.monotonic()
     with pytest.raises(LoadError, match=r"too long in all|timed out"):
-        server.remote(engine(hostile.url).spec, {}, 4)
+        servers.remote(engine(hostile.url).spec, {}, 4)
     assert time.monotonic() - began < 5
 
 
@@ -175,6 +177,6 @@ def test_a_slow_list_of_models(hostile, monkeypatch):
 def test_who_refuses_our_key_is_told_with_the_settings_that_help(hostile, key, words):
     hostile.answers["*"] = http(b"{}", status="403 Forbidden")
     with pytest.raises(LoadError, match="VBS_REMOTE_KEY") as refused:
-        server.remote(EngineSpec("far", hostile.url, kind=EngineKind.REMOTE, private=True), {hostile.root: key}, 4)
+        servers.remote(EngineSpec("far", hostile.url, kind=EngineKind.REMOTE, private=True), {hostile.root: key}, 4)
     assert "the model's server answers 403" in refused.value.public and words in refused.value.public
     assert str(hostile.port) in str(refused.value) and str(hostile.port) not in refused.value.public

@@ -17,6 +17,7 @@ import pytest
 from models_registry.engine import server
 from models_registry.engine.log_reasons import LoadError
 from models_registry.engine.machine import leftovers
+from models_registry.engine.remote import servers
 from models_registry.engine.resident import Resident
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
 from models_registry.models import Model
@@ -296,23 +297,23 @@ def far(url, **more):
 
 def test_a_remote_engine_is_neither_watched_nor_stopped(elsewhere):
     keys = {origin(elsewhere.url): "k", "https://127.0.0.1:443": "not for it"}
-    engine = server.remote(far(f"{elsewhere.url}/"), keys, 9)
+    engine = servers.remote(far(f"{elsewhere.url}/"), keys, 9)
     assert (engine.address.url, engine.address.key, engine.max_num_seqs) == (elsewhere.url, "k", 9)
     assert engine.alive() and engine.pid is None
     assert elsewhere.heard == [("/v1/models", "Bearer k")]
 
 
 def test_a_remote_server_that_is_not_there_is_named(elsewhere, monkeypatch):
-    monkeypatch.setattr(server.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(servers.time, "sleep", lambda seconds: None)
     for statuses, message in (
-        (["401"], "It got no key: add http://127.0.0.1"),
+        (["401"], "It got no key: set one on the model.s page"),
         (["302"], "302, a redirect. Redirects are not followed"),
         (["503"] * 4, "it answers 503"),
     ):
         elsewhere.statuses = [int(status) for status in statuses]
         with pytest.raises(LoadError, match=message):
-            server.remote(far(elsewhere.url), {}, 9)
+            servers.remote(far(elsewhere.url), {}, 9)
     elsewhere.statuses = [503, 503, 404]  # it comes back, and does not list its models
-    assert server.remote(far(elsewhere.url), {}, 9)
+    assert servers.remote(far(elsewhere.url), {}, 9)
     with pytest.raises(LoadError, match=r"http://127.0.0.1:9/v1 cannot be reached .*refused"):
-        server.remote(far("http://127.0.0.1:9/v1"), {}, 9)
+        servers.remote(far("http://127.0.0.1:9/v1"), {}, 9)

@@ -15,7 +15,7 @@ from batches.queue import pauses
 from batches.run import claims
 from batches.run.workload import BatchesWorkload
 from models_registry.catalog import add
-from models_registry.engine import server
+from models_registry.engine.remote import servers
 from models_registry.gpu import health, lanes, operations
 from models_registry.gpu.lanes import Lanes
 from models_registry.gpu.operation_kinds import OperationsWorkload
@@ -31,7 +31,7 @@ from vbs.database import outages
 def attended(gpu, monkeypatch):
     """The lanes of the GPU's worker, attended in a thread as in a worker's process."""
     monkeypatch.setattr(lanes, "SHOW_SECONDS", 0.1)
-    made = Lanes(gpu.worker, {})
+    made = Lanes(gpu.worker)
     gpu.ended = made.soon.set
     made.start()
     yield made
@@ -227,7 +227,7 @@ def test_what_the_lanes_do_is_in_the_worker_s_row(submitted, gpu, attended, monk
 
 def test_a_lane_whose_server_fails_says_so_since_when_and_why(submitted, gpu, attended, monkeypatch):
     """Also when it has nothing to do any more, until the server is known to answer again."""
-    monkeypatch.setattr(server, "REACH_ATTEMPTS", 1)
+    monkeypatch.setattr(servers, "REACH_ATTEMPTS", 1)
     monkeypatch.setattr(lanes, "KEPT_SECONDS", 0.1)
     monkeypatch.setattr(lanes, "LOOK_SECONDS", 0.2)
     assert add.add("far", "http://127.0.0.1:9/v1").server_state == "unchecked"

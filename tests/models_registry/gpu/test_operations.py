@@ -78,9 +78,41 @@ def test_an_adapter_is_loaded_and_unloaded_alone(add_model, gpu, tmp_path):
 
 
 def test_a_load_that_fails_says_why(add_model, gpu):
-    operation = done(gpu, "load", add_model(**{"fail-start": "ValueError: the weights are odd"}))
+    model = add_model(**{"fail-start": "ValueError: the weights are odd"})
+    operation = done(gpu, "load", model)
     assert operation.state == "failed" and "the weights are odd" in operation.error and operation.result is None
     assert "the weights are odd" in operation.log
+    model = Model.objects.get()
+    assert (model.state, model.shown_state) == ("ready", "failed") and "the weights are odd" in model.shown_reason
+    assert add.edit(model, engine_args={}).shown_state == "unchecked", "it may do with other options"
+    assert done(gpu, "load", model).state == "succeeded"
+    model = Model.objects.get()
+    assert (model.shown_state, model.shown_reason) == ("ready", "") and model.last_check
+    assert add.edit(model, notes="n").shown_state == "ready"
+
+
+def test_how_far_an_operation_is(add_model, gpu):
+    """A load's phases and then the requests, and never less than before."""
+    model, seen = add_model(**{"start-seconds": 3}), []
+    renew = operations.renew
+
+    def renewed(operation, worker, lines, **progress):
+        seen.append((progress["percent"] or 0, progress["doing"]))
+        worker_row = Worker.objects.get()
+        if worker_row.state == "loading" and worker_row.activity != "Loading scripted":
+            assert worker_row.loading_since and Worker.objects.loading() == {
+                "scripted": worker_row.activity.partition(": ")[2]
+            }
+        return renew(operation, worker, lines, **progress)
+
+    operations.renew = renewed
+    try:
+        assert done(gpu, "benchmark", model, requests=30).state == "succeeded"
+    finally:
+        operations.renew = renew
+    assert seen == sorted(seen, key=lambda one: one[0]) and any(0 < percent <= 40 for percent, _ in seen), seen
+    assert any(words.startswith("loading weights") for _, words in seen), seen
+    assert Worker.objects.get().loading_since is None
 
 
 @pytest.mark.parametrize("task", ["chat", "completion", "embedding", "score"])
@@ -468,9 +500,11 @@ def test_a_remote_server_that_is_not_there(lane, monkeypatch):
     model = Model.objects.create(
         name="far", kind=EngineKind.REMOTE, source="http://127.0.0.1:9/v1", private_address=True
     )
-    monkeypatch.setattr("models_registry.engine.server.REACH_ATTEMPTS", 1)
+    monkeypatch.setattr("models_registry.engine.remote.servers.REACH_ATTEMPTS", 1)
     operation = done(lane("far"), "load", model)
     assert operation.state == "failed" and "cannot be reached" in operation.error
+    model.refresh_from_db()
+    assert (model.state, model.shown_state) == ("ready", "failed") and "cannot be reached" in model.shown_reason
 
 
 def test_the_source_says_what_it_needs(add_model):

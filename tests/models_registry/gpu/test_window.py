@@ -15,7 +15,7 @@ from django.utils import timezone
 from models_registry.api.wire import gpu_object
 from models_registry.engine import server
 from models_registry.engine.client import Call, Client, Limits
-from models_registry.engine.pool import START, Pool
+from models_registry.engine.remote.pool import START, Pool
 from models_registry.engine.server import Engine
 from models_registry.engine.spec import Address, EngineKind, EngineSpec
 from models_registry.engine.watch import figures

@@ -324,7 +324,7 @@ def test_added_and_fetched_over_the_api(served, base):
     assert (made["state"], made["parent"], made["download"]["state"]) == ("downloading", "base", "queued")
     turn(Model.objects.get(name="a"))
     found = api("GET", f"{MODELS}/a")
-    assert (found["state"], found["lora_rank"], found["parent"]) == ("ready", 8, "base")
+    assert (found["state"], found["lora_rank"], found["parent"]) == ("unchecked", 8, "base")
     assert api("GET", f"{MODELS}/base")["adapters"] == ["a"]
     is_whole(Model.objects.get(name="a"), wanted)
     assert api("DELETE", f"{MODELS}/a?files=true")["deleted"]

@@ -121,7 +121,7 @@ def test_over_the_api(gguf, content):
     assert (plan["files"], plan["bytes"], plan["need"]) == ([], 0, 16_000)
     turn(Model.objects.get())
     found = api("GET", f"{MODELS}/m")
-    assert (found["state"], found["download"]["state"], found["download"]["doing"]) == ("ready", "done", None)
+    assert (found["state"], found["download"]["state"], found["download"]["doing"]) == ("unchecked", "done", None)
     assert found["source"] == str(made_folders.path_of("m"))
 
 
@@ -152,7 +152,7 @@ def test_followed_on_the_command_line(gguf, content, monkeypatch):
     Download.objects.update(state="running", leased_until=Now())
     monkeypatch.setattr(cli.time, "sleep", lambda seconds: turn(model))
     out, err = run("fetch", "m")
-    assert "being converted: 0 MiB of 0 MiB" in err and "m is ready in" in out
+    assert "being converted: 0 MiB of 0 MiB" in err and "m is fetched into" in out
 
 
 # Refused, failed, cancelled

@@ -131,6 +131,37 @@ def test_only_what_applies_has_a_button(root, model, loaded, buttons):
     assert set(re.findall(r'name="do" value="(\w+)"', text(root.get("/models/")))) == buttons
 
 
+def test_a_model_is_ready_only_where_that_was_true_at_the_last_look(root, looker, scripted):
+    def shown(client=root):
+        page = text(client.get("/models/"))
+        return re.findall(r'class="state (\w+)"', page), page
+
+    assert shown()[0] == ["unchecked"] and "Nothing has loaded it yet" in text(root.get(f"/models/{scripted.pk}/"))
+    Model.objects.filter(pk=scripted.pk).record_check()
+    assert shown()[0] == ["ready"] and "Checked <time" in text(root.get(f"/models/{scripted.pk}/"))
+    Model.objects.filter(pk=scripted.pk).record_check("there is no folder /rack/m. Put it back.")
+    states, page = shown()
+    assert states == ["failed"] and "there is no folder /rack/m" in page and 'value="load"' in page
+    assert "/rack/m" not in shown(looker)[1] and "The operators" in shown(looker)[1]
+    far = Model.objects.create(name="far", kind="remote", source="http://far.example/v1")
+    states, page = shown()
+    assert states == ["unchecked", "failed"] and 'value="check"' in page
+    root.post(f"/models/{far.pk}/act", {"do": "check", "on": "models"})
+    assert Operation.objects.get().kind == OperationKind.LOAD
+
+
+def test_how_far_a_load_is(root, scripted):
+    Measurement.objects.create(model=scripted, kind="load", load_seconds=31.25)
+    worker(state="loading", activity="Loading scripted: attempt 2: loading weights (50 %)")
+    page = text(root.get("/models/"))
+    assert "attempt 2: loading weights (50 %)" in page and '<progress max="100" value="32"' in page
+    assert "usually takes 31 s" in page
+    Operation.objects.create(kind="benchmark", model=scripted, state="running", doing="7 of 9 requests", percent=86)
+    for address in ("/models/", f"/models/{scripted.pk}/"):
+        page = text(root.get(address))
+        assert "7 of 9 requests" in page and '<progress max="100" value="86"' in page, address
+
+
 def test_an_operation_under_way_is_named_and_can_be_stopped(root, scripted):
     Operation.objects.create(kind=OperationKind.LOAD, model=scripted, state=OperationState.FAILED, error="long ago")
     waiting = Operation.objects.create(kind=OperationKind.TEST, model=scripted)
@@ -181,6 +212,8 @@ def test_a_model_that_has_been_measured(root, scripted):
     page = text(root.get(f"/models/{scripted.pk}/"))
     assert "200 tokens/s" in page and "5.00 requests/s" in page
     assert page.count('<figure class="chart"') == 3 and 'data-kind="predicted"' in page
+    runs, loads = (page.partition(f'aria-label="{name}"')[2].partition("</table>")[0] for name in ("Runs", "Loads"))
+    assert (runs.count("<tr>"), loads.count("<tr>")) == (3, 2) and "31.25 s" not in runs and "200" not in loads
     for shown in ("31.25 s", "1.0 GiB", "512 MiB", "0.50 s", "batch: 200 tokens/s"):
         assert shown in page
     assert "not measured" not in page
@@ -196,7 +229,7 @@ def test_a_test_shows_question_and_answer_and_a_benchmark_numbers(root, scripted
         result={"requests": 100, "output_tokens_per_second": 1234.5, "memory_bytes": 2**30, "errors": []},
     )  # fmt: skip
     page = text(root.get(f"/models/{scripted.pk}/"))
-    for shown in ("Where?", "There.", "Loading …", "tokens/s out", "1,234", "1.0 GiB"):
+    for shown in ("Where?", "There.", "Loading …", "output tokens/s", "1,234", "1.0 GiB"):
         assert shown in page
     assert "[]" not in page
 
@@ -318,6 +351,25 @@ def test_a_pasted_command_fills_the_form(root):
 def test_what_names_no_model_stays_in_its_field(root, given):
     answer = root.post("/models/read", {"text": given}, headers=HTMX)
     assert answer.status_code == 422 and 'class="error"' in text(answer) and BAD not in text(answer)
+
+
+def test_the_form_asks_for_name_source_and_key_and_folds_the_rest(root):
+    def form(pasted):
+        page = text(root.post("/models/read", {"text": pasted}, headers=HTMX))
+        first, _, more = page.partition('<details class="more"')
+        return first, more
+
+    first, more = form("https://8.8.8.8/v1")
+    assert re.findall(r'<(?:input|select|textarea)[^>]*name="(\w+)"', first)[-3:] == ["name", "source", "key"]
+    assert 'type="password"' in first and more.startswith(">") and 'name="remote_name"' in more
+    first, more = form("org/model")
+    assert 'name="key"' not in first + more and 'name="revision"' in more and more.startswith(">")
+    first, more = form("vllm serve org/model --max-model-len 4096")
+    assert more.startswith(" open>"), "what was pasted is seen"
+    page = text(
+        root.post("/models/add", server(source="https://8.8.8.8/v1", key="sk-typed", engine_args="{"), headers=HTMX)
+    )
+    assert 'class="more" open' in page and "sk-typed" not in page
 
 
 def server(**given):

@@ -36,6 +36,24 @@ def test_it_goes_to_its_own_server_with_the_operators_key(web, far, hostile, set
     assert sent == {"model": "theirs", "messages": chat()["messages"], "temperature": 0.1}
 
 
+def test_a_key_of_its_own_goes_to_its_own_server_alone(web, transactional_db, hostile, settings):
+    settings.VBS_REMOTE_KEY, settings.VBS_REMOTE_ORIGINS = "far-key", [hostile.root]
+    elsewhere = hostile.url.replace("127.0.0.1", "localhost")
+    model = add.add("far", hostile.url, pool=[elsewhere], key="sk-its-own")
+    hostile.answers["*"] = http(json.dumps(GOOD).encode())
+    found = engines.remote(model)
+    assert [address.key for address in found.addresses] == ["sk-its-own", ""]
+    add.edit(model, pool=[])
+    assert web.ask(CHAT, chat(model="far")).status == 200
+    assert "Authorization: Bearer sk-its-own" in hostile.heard[-1]
+    hostile.answers["*"] = http(b'{"error": {"message": "what is sk-its-own?", "code": "x_y"}}', status="400 Bad")
+    error = error_of(web.ask(CHAT, chat(model="far")), 400, "x_y")
+    assert error["message"].endswith("what is ***?")
+    engines.forget()
+    settings.SECRET_KEY = "another"
+    assert "cannot be read" in error_of(web.ask(CHAT, chat(model="far")), 503, "model_not_loaded")["message"]
+
+
 def test_a_server_that_is_not_named_gets_no_key(web, far, hostile, settings):
     settings.VBS_REMOTE_KEY = "far-key"
     hostile.answers["*"] = http(json.dumps(GOOD).encode())

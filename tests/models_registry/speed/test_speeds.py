@@ -185,7 +185,7 @@ def test_all_and_of_agree():
 def test_on_the_wire():
     one = model("one", engine_args={"quantization": "awq"}, revision="abc", license="mit", trust_remote_code=True)
     shown = model_object(one, set())
-    assert (shown["state"], shown["reason"], shown["license"], shown["revision"]) == ("ready", None, "mit", "abc")
+    assert (shown["state"], shown["reason"], shown["license"], shown["revision"]) == ("unchecked", None, "mit", "abc")
     assert shown["quantization"] == "awq" and shown["trust_remote_code"] is True
     for name in ("tokens_per_second", "requests_per_second", "input_tokens_per_second", "load_seconds", "measured_at"):
         assert shown[name] is None, name
