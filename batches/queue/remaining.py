@@ -14,6 +14,7 @@ from models_registry.speed.speeds import Answers
 
 CROWDED = 0.25  # with twice as many in flight an answer takes 2 ** CROWDED as long; see `crowded`
 LUCK = 2.0  # factor by which the last answers may be longer than so few usually are, or end earlier than the longest
+LONGEST = 5.0  # times their mean: so long answers of a model that was never measured are taken to be; more is late
 FAR = 10.0  # times what answers have taken, and
 FAR_SECONDS = 60.0  # longer, after which nobody knows when one comes that is in flight
 
@@ -96,7 +97,8 @@ def left(usual: Answers | None, now: Progress) -> Rest | None:
         if 2 * now.answered < max(now.in_flight, 1) or not now.spent:
             return None
         mean = now.spent / (now.answered + now.in_flight / 2)
-        usual = Answers(mean, max(mean, now.oldest), mean, max(now.in_flight, 1))
+        most = max(mean, min(now.oldest, LONGEST * _own(now)))
+        usual = Answers(mean, most, mean, max(now.in_flight, 1))
     usual = usual.times(_factor(usual, now))
     unsent = now.pending - now.in_flight
     overdue = max(usual.median - now.oldest, now.oldest - usual.most) if now.in_flight else 0.0
@@ -110,13 +112,17 @@ def left(usual: Answers | None, now: Progress) -> Rest | None:
     return Rest(0, usual, now.in_flight, max(due, overdue, 0.0))
 
 
+def _own(now: Progress) -> float:
+    """How many seconds those of the batch took that are answered; at least, for not all in flight are the oldest."""
+    return max(0.0, now.spent - now.in_flight * now.oldest) / now.answered if now.answered else 0.0
+
+
 def is_lost(usual: Answers | None, now: Progress) -> bool:
     """Has a request been in flight for so much longer than answers take that nothing is known of its end?
 
     usual: as measured. Where the batch's own answers take longer, they count.
     """
-    own = (now.spent - now.in_flight * now.oldest) / now.answered if now.answered else 0.0
-    known = max(own, usual.most if usual else 0.0)
+    known = max(_own(now), usual.most if usual else 0.0)
     return now.in_flight > 0 and known > 0 and now.oldest > max(FAR * known, known + FAR_SECONDS)
 
 

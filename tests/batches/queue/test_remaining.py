@@ -193,3 +193,12 @@ def test_a_request_far_beyond_what_answers_have_taken_is_lost():
     assert not lost(5 * minute, answered=20, own=40.0) and lost(7 * minute, answered=20, own=40.0), "as its own are"
     assert not lost(60 * minute, of=None), "where nothing is known yet"
     assert lost(10 * minute, of=None, answered=3, own=2.0)
+
+
+def test_what_hangs_at_the_end_of_a_batch_is_late_also_where_its_model_was_never_measured():
+    def said(oldest):
+        now = Progress(252, 48, 48, 252 * 0.8 + 48 * oldest, oldest, oldest, oldest + 5)
+        return remaining.left(None, now).seconds(160)
+
+    found = [said(seconds) for seconds in (10.0, 20.0, 40.0)]
+    assert found == sorted(found) and found[0] > 3 and found[-1] > 20, found
