@@ -248,7 +248,7 @@ class NewTable(Prompted):
     id_column = forms.ChoiceField(
         label="Id column",
         required=False,
-        help_text="What results are found by.",
+        help_text="Names each result. No two rows may have the same.",
     )
 
     def __init__(self, viewer: Viewer, data: Any = None, table: Table | None = None, **options: Any) -> None:
