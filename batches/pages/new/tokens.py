@@ -31,7 +31,8 @@ from vbs.timed_cache import Kept
 log = logging.getLogger(__name__)
 
 USUAL_BYTES = 4
-KEPT_SECONDS = 60
+KEPT_SECONDS = 10
+COUNTED_SECONDS = 600
 NEWEST, LOOKED_AT = 100, 3  # batches of a project among which those of the model are looked for; that are read
 LINES, ENOUGH = 500, 8  # lines of a batch that are read; requests that tell what each has beside its texts
 SAMPLE = 16 * 1024  # bytes that a tokenizer counts
@@ -84,8 +85,8 @@ def size(texts: Sequence[str]) -> int:
 def rate(project: Project, model: Model | None, endpoint: str, texts: Sequence[str]) -> Rate:
     """texts: some of those that the model is to read."""
     name = model.name if model else ""
-    why = f", because {name} has answered nothing like it in this project yet" if model else ""
-    usual = Rate(1 / USUAL_BYTES, f"Input tokens: taken as one for {USUAL_BYTES} bytes of text{why}.")
+    until = f", until {name} has answered requests of this project" if model else ""
+    usual = Rate(1 / USUAL_BYTES, f"Input tokens: taken as one for {USUAL_BYTES} bytes of text{until}.")
     if model is None:
         return usual
     key = (project.pk, model.pk, endpoint)
@@ -159,7 +160,7 @@ def _from_tokenizer(model: Model, texts: Sequence[str]) -> Rate | None:
         return _counting.submit(_count, path, model.name, sample)
 
     try:
-        return _counted.get((model.pk, path), KEPT_SECONDS, begin).result(WAIT_SECONDS)
+        return _counted.get((model.pk, path), COUNTED_SECONDS, begin).result(WAIT_SECONDS)
     except TimeoutError:
         return None
 

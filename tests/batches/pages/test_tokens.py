@@ -46,7 +46,7 @@ def rate(project, model, *texts, endpoint=CHAT):
 
 def test_without_anything_a_token_is_four_bytes(project, model):
     found = rate(project, model, ENGLISH)
-    assert found.tokens([ENGLISH]) == len(ENGLISH) / 4 and "because m has answered nothing" in found.source
+    assert found.tokens([ENGLISH]) == len(ENGLISH) / 4 and "until m has answered requests" in found.source
     assert 1 <= len(CHINESE) / found.tokens([CHINESE]) <= 1.5, "characters a token"
     assert rate(project, None).source == "Input tokens: taken as one for 4 bytes of text."
 
