@@ -99,17 +99,30 @@
     text.dispatchEvent(new Event("input", { bubbles: true }));
   });
 
-  // A reload shows the same file, and what was typed for it
+  // Why no batch could be made of a table is past when the preview is renewed, which says what is wrong now
+
+  document.addEventListener("htmx:afterSwap", (event) => {
+    if (event.detail.target.id !== "preview") return;
+    document.querySelector("#result > .message.error:only-child")?.closest(".card").remove();
+  });
+
+  // A reload, another tab and the way back show the same file, and what was typed for it
 
   const isDraft = (field) =>
     field.matches("textarea[name], select[name], input[name]:not([type=hidden], [type=file])") &&
     !/^(line|read)-/.test(field.name);
   const fields = () => [...form().elements].filter(isDraft);
   const address = () => form().dataset.address;
+  const draft = () => `new batch ${address()}`; // another tab, or another file, has another one
 
   const save = () => {
-    const values = fields().map((field) => [field.name, field.value]);
-    sessionStorage.setItem("new batch", JSON.stringify({ address: address(), values }));
+    const values = JSON.stringify(fields().map((field) => [field.name, field.value]));
+    try {
+      sessionStorage.setItem(draft(), values);
+    } catch {
+      sessionStorage.clear(); // it is full of older ones
+      sessionStorage.setItem(draft(), values);
+    }
   };
   const keep = () => {
     history.replaceState(history.state, "", `${form().getAttribute("action")}?${address()}`);
@@ -119,14 +132,13 @@
   document.addEventListener("htmx:afterSettle", (event) => event.target.id === "new-batch" && keep());
   document.addEventListener("input", (event) => event.target.closest("#new-batch") && save());
   document.addEventListener("submit", (event) => {
-    if (event.target === form()) sessionStorage.removeItem("new batch"); // the answer has it, or the batch is made
+    const isTyped = event.target === form() && form().elements.kept.value === "";
+    if (isTyped) sessionStorage.removeItem(draft()); // or the next batch would begin with the prompts of this one
   });
   document.addEventListener("DOMContentLoaded", () => {
     if (!form()) return;
     if (!("new" in form().dataset)) return keep(); // the answer to a form: a reload would send it again
-    const kept = JSON.parse(sessionStorage.getItem("new batch"));
-    if (kept?.address !== address()) return;
-    const values = new Map(kept.values);
+    const values = new Map(JSON.parse(sessionStorage.getItem(draft())));
     for (const field of fields()) if (values.has(field.name)) field.value = values.get(field.name);
     document.querySelector("#id_prompts, #id_template")?.dispatchEvent(new Event("input", { bubbles: true }));
   });
