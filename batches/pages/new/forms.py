@@ -248,7 +248,7 @@ class NewTable(Prompted):
     id_column = forms.ChoiceField(
         label="Id column",
         required=False,
-        help_text="Names each result. No two rows may have the same.",
+        help_text="Different in each row.",
     )
 
     def __init__(self, viewer: Viewer, data: Any = None, table: Table | None = None, **options: Any) -> None:
