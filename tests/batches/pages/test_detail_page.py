@@ -378,7 +378,7 @@ def test_cost_by_model_is_not_known_once_the_requests_are_gone(operator, project
     batch = two_models(project, purged=True)
     assert [one.cost for one in cost.shares(batch)] == [None, None]
     page = text(operator.get(at(batch)))
-    assert "cannot be told how much was for each model" in page and "@dear</bdi> is not in the registry" in page
+    assert "the tokens of each model are not known" in page and "@dear</bdi> is not in the registry" in page
 
 
 def test_without_a_price_it_says_where_to_set_one(operator, ran, settings):
@@ -469,7 +469,7 @@ def test_tables_without_the_input_file_and_without_requests(operator, ran):
     ran.input_file.delete_softly()
     shown = text(operator.get(at(ran)))
     assert "results?format=csv" in shown and "join=input" not in shown
-    assert "The input file is no longer there" in shown
+    assert "The input file was deleted" in shown
     Batch.objects.filter(pk=ran.pk).update(purged_at=timezone.now())
     assert "results?format=csv" not in text(operator.get(at(ran)))
 
