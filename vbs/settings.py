@@ -353,7 +353,6 @@ INSTALLED_APPS = [
     "django.contrib.postgres",
     "rest_framework",
     "drf_spectacular",
-    "drf_spectacular_sidecar",
     "django_q",
     "django_htmx",
     "django_prometheus",
@@ -436,7 +435,6 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "vbs",
-    "DESCRIPTION": "The OpenAI Batch API on your own GPU, with a few extensions.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PUBLIC": True,
@@ -444,8 +442,12 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": [],
     "SCHEMA_PATH_PREFIX": "/v1",
     "PREPROCESSING_HOOKS": ["vbs.openai.schema.only_v1"],
-    "SWAGGER_UI_DIST": "SIDECAR",
-    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "models_registry.api.reference.hook",
+        "batches.api.reference.hook",
+        "vbs.openai.docs.finish",
+    ],
 }
 
 # The io cluster is the default one; the gpu cluster has one worker, which may have children (the engine).

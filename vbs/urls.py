@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import include, path, re_path
-from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerSplitView
+from drf_spectacular.views import SpectacularJSONAPIView
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -13,7 +13,6 @@ from models_registry.api.interactive import Interactive
 from vbs import metrics
 from vbs.openai import routes
 from vbs.openai.errors import NotFound
-from vbs.pages.access import styled
 
 handler400 = "vbs.http.error_pages.bad_request"
 handler403 = "vbs.http.error_pages.forbidden"
@@ -96,7 +95,6 @@ urlpatterns = [
     path("ready", models.Ready.as_view()),
     path("metrics", metrics.Metrics.as_view()),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="openapi"),
-    path("docs", styled(SpectacularSwaggerSplitView.as_view(url_name="openapi"))),
     path("admin/", admin.site.urls),
     path("", include("vbs.http.redirects")),
     re_path(r"^v1(/.*)?$", Unknown.as_view()),

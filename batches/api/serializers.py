@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
@@ -16,12 +17,19 @@ from vbs.configuration import runtime
 from vbs.openai import ids
 from vbs.openai.errors import InvalidRequest
 from vbs.openai.fields import PlainObject, PlainText
+from vbs.openai.raw_json import kind_of
 
 ENDPOINTS = tuple(REQUIRED)
 MAX_UPLOAD = 8 * 2**30
 MAX_PART = 64 * 2**20
 MAX_TEMPLATE = 100_000  # characters
 WHOLE = re.compile(r"[+-]?[0-9]{1,3}")
+
+# What /docs says of parameters that several routes have
+PURPOSE = "batch for an input file of a batch; other purposes are kept, and nothing is done with them"
+EXPIRY = "When the file is deleted; by default an input file after 30 days, and another one only when you delete it"
+WINDOW = "How long the batch may take; what is not run by then expires"
+PRIORITY = "From -100 to 100; a higher one goes first"
 
 
 class ChoiceText(PlainText):
@@ -43,8 +51,8 @@ class ChoiceText(PlainText):
 
 
 class ExpiresAfter(serializers.Serializer[Any]):
-    anchor = ChoiceText(("created_at",))
-    seconds = serializers.IntegerField(min_value=3600, max_value=2_592_000)
+    anchor = ChoiceText(("created_at",), help_text="From when on the time counts")
+    seconds = serializers.IntegerField(min_value=3600, max_value=2_592_000, help_text="From an hour to 30 days")
 
 
 class OutputExpiresAfter(ExpiresAfter):
@@ -70,49 +78,61 @@ def nested(data: Any, name: str) -> Any:
 
 
 class FileCreate(serializers.Serializer[Any]):
-    file = serializers.FileField(allow_empty_file=True, use_url=False)
-    purpose = ChoiceText(UPLOAD_PURPOSES)
-    expires_after = ExpiresAfter(required=False, allow_null=True)
+    file = serializers.FileField(allow_empty_file=True, use_url=False, help_text="The file itself")
+    purpose = ChoiceText(UPLOAD_PURPOSES, help_text=PURPOSE)
+    expires_after = ExpiresAfter(required=False, allow_null=True, help_text=EXPIRY)
 
 
 class UploadCreate(serializers.Serializer[Any]):
-    filename = PlainText(max_length=500)
-    purpose = ChoiceText(UPLOAD_PURPOSES)
-    bytes = serializers.IntegerField(min_value=1, max_value=MAX_UPLOAD)
-    mime_type = PlainText(max_length=200)
-    expires_after = ExpiresAfter(required=False, allow_null=True)
+    filename = PlainText(max_length=500, help_text="What the file is called")
+    purpose = ChoiceText(UPLOAD_PURPOSES, help_text=PURPOSE)
+    bytes = serializers.IntegerField(min_value=1, max_value=MAX_UPLOAD, help_text="How long the whole file will be")
+    mime_type = PlainText(max_length=200, help_text="What kind of file it is; it is not checked")
+    expires_after = ExpiresAfter(required=False, allow_null=True, help_text=EXPIRY)
 
 
 class PartCreate(serializers.Serializer[Any]):
-    data = serializers.FileField(use_url=False)  # type: ignore[assignment]  # the name is OpenAI's
+    data = serializers.FileField(use_url=False, help_text="The bytes of the part")  # type: ignore[assignment]  # the name is OpenAI's
 
 
 class UploadComplete(serializers.Serializer[Any]):
-    part_ids = serializers.ListField(child=PlainText(max_length=100), allow_empty=False, max_length=100_000)
-    md5 = PlainText(required=False, allow_null=True, max_length=32)
+    part_ids = serializers.ListField(
+        child=PlainText(max_length=100), allow_empty=False, max_length=100_000, help_text="In the order of the file"
+    )
+    md5 = PlainText(
+        required=False, allow_null=True, max_length=32, help_text="Of the whole file, in hex; another one is refused"
+    )
 
 
+@extend_schema_field({"type": "object", "additionalProperties": {"type": "string"}})
 class Metadata(serializers.Field[Any, Any, Any, Any]):
     """Up to 16 pairs of strings."""
 
     def to_internal_value(self, data: Any) -> dict[str, str]:
         if not isinstance(data, dict):
-            raise ValidationError("Invalid type for 'metadata': expected an object of strings.", "invalid_type")
+            raise ValidationError(
+                f"Invalid 'metadata': it must be an object of strings, not {kind_of(data)}.", "invalid_type"
+            )
         if len(data) > 16:
-            raise ValidationError(f"Invalid 'metadata': {len(data)} pairs; at most 16 are allowed.", "invalid_value")
+            raise ValidationError(
+                f"Invalid 'metadata': it has {len(data)} pairs, and at most 16 are allowed.", "invalid_value"
+            )
         for key, value in data.items():
             shown = repr(key[:64])
             if not isinstance(value, str):
-                message = f"Invalid type for 'metadata.{key[:64]}': expected a string, got {type(value).__name__}."
+                message = f"Invalid 'metadata.{key[:64]}': it must be a string, not {kind_of(value)}."
                 raise ValidationError({key[:64]: [ErrorDetail(message, "invalid_type")]})
             if len(key) > 64:
-                message = f"Invalid 'metadata': the key {shown}… has {len(key)} characters; at most 64 are allowed."
+                message = f"Invalid 'metadata': the key {shown}… has {len(key)} characters, and at most 64 are allowed."
                 raise ValidationError(message, "string_above_max_length")
             if len(value) > 512:
-                message = f"Invalid 'metadata.{key}': {len(value)} characters; at most 512 are allowed."
+                message = f"Invalid 'metadata.{key}': it has {len(value)} characters, and at most 512 are allowed."
                 raise ValidationError({key: [ErrorDetail(message, "string_above_max_length")]})
             if any(one == "\0" or "\ud800" <= one <= "\udfff" for one in key + value):
-                raise ValidationError(f"Invalid 'metadata': NUL and lone surrogates in {shown}.", "invalid_value")
+                raise ValidationError(
+                    f"Invalid 'metadata': {shown} has a NUL or half a character (a lone surrogate). Leave it out.",
+                    "invalid_value",
+                )
         return data
 
     def to_representation(self, value: Any) -> Any:
@@ -122,10 +142,21 @@ class Metadata(serializers.Field[Any, Any, Any, Any]):
 class BatchOptions(serializers.Serializer[Any]):
     """The parameters that both ways to create a batch have."""
 
-    name = PlainText(required=False, allow_null=True, allow_blank=True, trim_whitespace=True, max_length=MOST_NAME)
-    metadata = Metadata(required=False, allow_null=True)
-    priority = serializers.IntegerField(min_value=-100, max_value=100, required=False, allow_null=True)
-    output_expires_after = OutputExpiresAfter(required=False, allow_null=True)
+    name = PlainText(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        trim_whitespace=True,
+        max_length=MOST_NAME,
+        help_text="By default the name of the file without its ending",
+    )
+    metadata = Metadata(required=False, allow_null=True, help_text="Up to 16 texts of your own, by name")
+    priority = serializers.IntegerField(
+        min_value=-100, max_value=100, required=False, allow_null=True, help_text=PRIORITY
+    )
+    output_expires_after = OutputExpiresAfter(
+        required=False, allow_null=True, help_text="When the output files are deleted"
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """`metadata.priority` is taken as `priority`, for clients that cannot send other fields. If it is not a
@@ -137,16 +168,18 @@ class BatchOptions(serializers.Serializer[Any]):
 
 
 class BatchCreate(BatchOptions):
-    input_file_id = PlainText(max_length=200)
-    endpoint = ChoiceText(ENDPOINTS)
-    completion_window = ChoiceText(lambda: runtime.value("VBS_COMPLETION_WINDOWS"))
+    input_file_id = PlainText(max_length=200, help_text="The id of an uploaded file with the purpose batch")
+    endpoint = ChoiceText(ENDPOINTS, help_text="The url of every line of the file")
+    completion_window = ChoiceText(lambda: runtime.value("VBS_COMPLETION_WINDOWS"), help_text=WINDOW)
 
 
 class BatchChange(serializers.Serializer[Any]):
     """What can be changed of a batch: its name, and as long as it has not ended its priority."""
 
-    name = PlainText(required=False, trim_whitespace=True, max_length=MOST_NAME)
-    priority = serializers.IntegerField(min_value=PRIORITIES[0], max_value=PRIORITIES[-1], required=False)
+    name = PlainText(required=False, trim_whitespace=True, max_length=MOST_NAME, help_text="What it is called")
+    priority = serializers.IntegerField(
+        min_value=PRIORITIES[0], max_value=PRIORITIES[-1], required=False, help_text=PRIORITY
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if not attrs:
@@ -158,14 +191,25 @@ class BatchChange(serializers.Serializer[Any]):
 class BatchSubmit(BatchOptions):
     """Upload and create in one call. `prompt`, `system`, `id_column` and `parameters` are for tables."""
 
-    file = serializers.FileField(allow_empty_file=True, use_url=False)
-    endpoint = ChoiceText(ENDPOINTS, required=False)
-    completion_window = ChoiceText(lambda: runtime.value("VBS_COMPLETION_WINDOWS"), required=False)
-    model = PlainText(required=False, allow_blank=True, max_length=200)
-    prompt = PlainText(required=False, allow_blank=True, max_length=MAX_TEMPLATE)
-    system = PlainText(required=False, allow_blank=True, max_length=MAX_TEMPLATE)
-    id_column = PlainText(required=False, allow_blank=True, max_length=500)
-    parameters = PlainObject(required=False, allow_null=True)
+    file = serializers.FileField(allow_empty_file=True, use_url=False, help_text="A file of requests, or a table")
+    endpoint = ChoiceText(ENDPOINTS, required=False, help_text="By default as the lines, or the columns, tell it")
+    completion_window = ChoiceText(lambda: runtime.value("VBS_COMPLETION_WINDOWS"), required=False, help_text=WINDOW)
+    model = PlainText(required=False, allow_blank=True, max_length=200, help_text="The model of lines that name none")
+    prompt = PlainText(
+        required=False,
+        allow_blank=True,
+        max_length=MAX_TEMPLATE,
+        help_text="For a table: the prompt, in which {column} stands for the text of that column",
+    )
+    system = PlainText(
+        required=False, allow_blank=True, max_length=MAX_TEMPLATE, help_text="For a table: the system prompt"
+    )
+    id_column = PlainText(
+        required=False, allow_blank=True, max_length=500, help_text="For a table: the column with the custom_id"
+    )
+    parameters = PlainObject(
+        required=False, allow_null=True, help_text="For a table: parameters of each request, as a JSON object"
+    )
 
 
 def expiry(options: dict[str, Any] | None, default: timedelta | None = None) -> Any:

@@ -78,7 +78,9 @@ class Files(APIView):
     @extend_schema(
         parameters=[
             idempotency.PARAMETER,
-            OpenApiParameter("validate", str, enum=("true", "false"), description="Check each line of a batch file"),
+            OpenApiParameter(
+                "validate", str, enum=("true", "false"), description="Check each line of a batch file before it is kept"
+            ),
         ],
         request={"multipart/form-data": FileCreate},
         responses={200: schema_of(schema.FileObject), **ERRORS},
@@ -91,7 +93,9 @@ class Files(APIView):
         given = checked(FileCreate(data=nested(request.data, "expires_after")))
         if given["file"].size > settings.VBS_MAX_FILE_MB * 2**20:
             raise TooLarge(
-                f"The file has {given['file'].size:,} bytes; at most {settings.VBS_MAX_FILE_MB} MB are allowed.",
+                f"The file has {given['file'].size:,} bytes: at most {settings.VBS_MAX_FILE_MB} MB are allowed "
+                "(VBS_MAX_FILE_MB). "
+                "Split it.",
                 param="file",
             )
         path, name = uploaded(given["file"]), given["file"].name
@@ -108,7 +112,11 @@ class Files(APIView):
         return creation.make(lambda: Response(wire.file_object(file.publish(expires_at))))
 
     @extend_schema(
-        parameters=[*PAGING, OpenApiParameter("purpose", str)], responses={200: schema_of(schema.FileList), **ERRORS}
+        parameters=[
+            *PAGING,
+            OpenApiParameter("purpose", str, description="Only files with this purpose, such as batch or batch_output"),
+        ],
+        responses={200: schema_of(schema.FileList), **ERRORS},
     )
     def get(self, request: Request) -> Response:
         query = request.query_params
@@ -131,7 +139,11 @@ class FileDetail(APIView):
 
 class FileContent(APIView):
     @extend_schema(
-        parameters=[OpenApiParameter("Range", str, OpenApiParameter.HEADER, description="E.g. bytes=0-1023")],
+        parameters=[
+            OpenApiParameter(
+                "Range", str, OpenApiParameter.HEADER, description="Only these bytes, such as bytes=0-1023"
+            )
+        ],
         responses={
             (200, "application/octet-stream"): bytes,
             (206, "application/octet-stream"): bytes,
@@ -182,7 +194,9 @@ class UploadParts(APIView):
             return before
         data = checked(PartCreate(data=request.data))["data"]
         if data.size > MAX_PART:
-            raise TooLarge(f"The part has {data.size:,} bytes; at most 64 MB are allowed.", param="data")
+            raise TooLarge(
+                f"The part has {data.size:,} bytes: at most 64 MB are allowed. Send smaller parts.", param="data"
+            )
         part = store.add_part(upload, uploaded(data))
         return creation.make(lambda: Response(wire.part_object(part)))  # a part without an answer is not used
 
@@ -269,7 +283,10 @@ class Batches(APIView):
         return creation.make(create)
 
     @extend_schema(
-        parameters=[*PAGING, OpenApiParameter("status", str, enum=BatchStatus.values)],
+        parameters=[
+            *PAGING,
+            OpenApiParameter("status", str, enum=BatchStatus.values, description="Only batches of this status"),
+        ],
         responses={200: schema_of(schema.BatchList), **ERRORS},
     )
     def get(self, request: Request) -> Response:
@@ -340,8 +357,13 @@ class BatchRetry(APIView):
 class BatchResults(APIView):
     @extend_schema(
         parameters=[
-            OpenApiParameter("format", str, enum=tuple(FORMATS), description="Default: jsonl"),
-            OpenApiParameter("join", str, enum=JOINS, description="The input's columns beside the answers"),
+            OpenApiParameter(
+                "format",
+                str,
+                enum=tuple(FORMATS),
+                description="jsonl, the default, has the output lines; the others are tables",
+            ),
+            OpenApiParameter("join", str, enum=JOINS, description="Puts the input's columns beside the answers"),
         ],
         responses={
             (200, BODY): OpenApiResponse(str, "Output lines, those committed so far; with join an object a row"),

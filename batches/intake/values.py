@@ -7,20 +7,13 @@ beams is not held to the ranges. They are those of vLLM 0.32 (`SamplingParams._v
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-Check = Callable[[Any], str]  # says what is wrong with a value that is not null; empty when nothing is
+from vbs.openai.raw_json import kind_of
 
-_KINDS = {
-    str: "a string",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    list: "an array",
-    dict: "an object",
-}
+Check = Callable[[Any], str]  # says what is wrong with a value that is not null; empty when nothing is
 
 
 def _type(value: Any, wanted: str) -> str:
-    return f"expected {wanted}, but got {_KINDS[type(value)]}"
+    return f"expected {wanted}, but got {kind_of(value)}"
 
 
 def _written(value: float) -> str:
@@ -58,7 +51,7 @@ def _messages(value: Any) -> str:
         return f"expected {wanted}, but got an empty array"
     for place, message in enumerate(value):
         if type(message) is not dict:
-            found = "null" if message is None else _KINDS[type(message)]
+            found = kind_of(message)
             return f"expected {wanted}, but its element {place} is {found}"
     return ""
 
@@ -81,7 +74,7 @@ def _scored(value: Any) -> str:
         return "expected at least one string, but got an empty array"
     for place, one in enumerate(value):
         if type(one) not in (str, dict):
-            found = "null" if one is None else _KINDS[type(one)]
+            found = kind_of(one)
             return f"expected a string or an array of strings, but its element {place} is {found}"
     return ""
 

@@ -80,8 +80,8 @@ class Operations(RegistryView):
     @extend_schema(
         parameters=[
             *PAGING,
-            OpenApiParameter("model", str),
-            OpenApiParameter("state", str, enum=["all", "open"]),
+            OpenApiParameter("model", str, description="Only operations of this model"),
+            OpenApiParameter("state", str, enum=["all", "open"], description="open: only those that wait or run"),
             OpenApiParameter("log", bool, description="Add the log of each operation"),
         ],
         responses={200: schema_of(wire.OperationList), **ERRORS},
@@ -121,7 +121,9 @@ class OperationCancellation(RegistryView):
     def post(self, request: Request, operation_id: str) -> Response:
         operation = find_operation(operation_id)
         if not operations.cancel(operation):
-            raise Conflict(f"The operation '{operation.pk}' has ended already: it is {operation.state}.", param="id")
+            raise Conflict(
+                f"The operation '{operation.pk}' has ended already: its state is '{operation.state}'.", param="id"
+            )
         self.record("operation.cancel", operation.pk, str(operation))
         return Response(wire.operation_object(operation, for_operator=True))
 

@@ -49,6 +49,12 @@ from vbs.redaction import hide_locations
 
 CHANGES = {**ERRORS, (403, "application/json"): schema_of(ErrorObject)}
 MOST_CONTEXT = 2**31 - 1
+FIT_OPTIONS = [
+    OpenApiParameter(
+        "context", int, description="How long each sequence is, in tokens; by default the model's context"
+    ),
+    OpenApiParameter("sequences", int, description="How many sequences run at once; by default 1"),
+]
 HUB_SECONDS = 120
 UNLIMITED = 0
 
@@ -296,7 +302,7 @@ def read_fit_options(request: Request) -> tuple[int | None, int]:
 
 class ModelFit(RegistryView):
     @extend_schema(
-        parameters=[OpenApiParameter("context", int), OpenApiParameter("sequences", int)],
+        parameters=FIT_OPTIONS,
         responses={200: schema_of(wire.FitObject), **ERRORS},
     )
     def get(self, request: Request, name: str) -> Response:

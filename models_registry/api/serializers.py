@@ -39,8 +39,8 @@ class Price(serializers.DecimalField):
 class ModelAbout(_Strict):
     """The parameters that every model has."""
 
-    task = PlainText(required=False, max_length=16)
-    engine_args = PlainObject(required=False)
+    task = PlainText(required=False, max_length=16, help_text="chat, completion, embedding or score")
+    engine_args = PlainObject(required=False, help_text="Options of vLLM for its engine, by name")
     pool = serializers.ListField(
         child=PlainText(max_length=MOST_URL),
         required=False,
@@ -54,10 +54,10 @@ class ModelAbout(_Strict):
         write_only=True,
         help_text="The key of a remote model's server; empty: none. No answer has it",
     )
-    license = PlainText(required=False, allow_blank=True, max_length=100)
-    notes = PlainText(required=False, allow_blank=True, max_length=MOST_NOTES)
-    trust_remote_code = Flag(required=False)
-    allow_pickle = Flag(required=False)
+    license = PlainText(required=False, allow_blank=True, max_length=100, help_text="Under which license it is")
+    notes = PlainText(required=False, allow_blank=True, max_length=MOST_NOTES, help_text="Notes for people")
+    trust_remote_code = Flag(required=False, help_text="Run code that comes with the model; no key may set it")
+    allow_pickle = Flag(required=False, help_text="Take weights as pickle, which may run code")
 
 
 class ModelChange(ModelAbout):
@@ -69,17 +69,23 @@ class ModelChange(ModelAbout):
 class ModelCreate(ModelAbout):
     """One of SOURCES says where the model is. base: the model is an adapter of this one. fetch: download it at once."""
 
-    name = PlainText(required=False, max_length=200)
-    source = PlainText(required=False, max_length=MOST_SOURCE)  # type: ignore[assignment]  # DRF has one of its own
-    hub_id = PlainText(required=False, max_length=200)
-    revision = PlainText(required=False, allow_blank=True, max_length=200)
-    file = PlainText(required=False, allow_blank=True, max_length=500)
+    name = PlainText(required=False, max_length=200, help_text="What requests name; needed unless paste tells it")
+    source = PlainText(  # type: ignore[assignment]  # DRF has one of its own
+        required=False, max_length=MOST_SOURCE, help_text="A folder of the server, or the URL of another server"
+    )
+    hub_id = PlainText(required=False, max_length=200, help_text="A repository of the hub, such as org/name")
+    revision = PlainText(
+        required=False, allow_blank=True, max_length=200, help_text="A branch, tag or commit of the repository"
+    )
+    file = PlainText(required=False, allow_blank=True, max_length=500, help_text="Its one GGUF file to fetch")
     token = PlainText(required=False, max_length=100, help_text="Name of a token of the hub")
-    paste = PlainText(required=False, max_length=MOST_TEXT)
-    base = PlainText(required=False, max_length=200)
-    remote_name = PlainText(required=False, allow_blank=True, max_length=200)
+    paste = PlainText(required=False, max_length=MOST_TEXT, help_text="A link, an id or a command line")
+    base = PlainText(required=False, max_length=200, help_text="The model whose adapter this is")
+    remote_name = PlainText(
+        required=False, allow_blank=True, max_length=200, help_text="What the other server calls the model"
+    )
     copy = Flag(required=False, default=False, help_text="Copy the folder; for a command on the server alone")
-    fetch = Flag(required=False, default=False)
+    fetch = Flag(required=False, default=False, help_text="Start its download at once")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         given = [place for place in SOURCES if attrs.get(place)]
@@ -94,20 +100,22 @@ class ModelCreate(ModelAbout):
 
 
 class AliasPut(_Strict):
-    model = PlainText(max_length=200)
+    model = PlainText(max_length=200, help_text="The model that the alias stands for")
 
 
 class TokenPut(_Strict):
-    token = PlainText(max_length=MOST_TOKEN, allow_blank=True)
+    token = PlainText(max_length=MOST_TOKEN, allow_blank=True, help_text="The access token")
 
 
 class PasteRead(_Strict):
-    text = PlainText(max_length=MOST_TEXT)
+    text = PlainText(max_length=MOST_TEXT, help_text="A link, an id or a command line")
 
 
 class OperationAsk(_Strict):
     """options: the operation's own. now: run it before all other work, and interrupt what runs."""
 
-    options = PlainObject(required=False)
-    priority = serializers.IntegerField(min_value=-100, max_value=100, required=False)
-    now = Flag(required=False, default=False)
+    options = PlainObject(required=False, help_text="Options of the operation, by name")
+    priority = serializers.IntegerField(
+        min_value=-100, max_value=100, required=False, help_text="As of a batch; a higher one goes first"
+    )
+    now = Flag(required=False, default=False, help_text="Run it before all other work, and interrupt what runs")

@@ -9,7 +9,7 @@ from rest_framework.response import Response
 
 from models_registry.api import hub_wire
 from models_registry.api import registry_wire as wire
-from models_registry.api.registry import CHANGES, RegistryView, model_object, read_fit_options
+from models_registry.api.registry import CHANGES, FIT_OPTIONS, RegistryView, model_object, read_fit_options
 from models_registry.api.serializers import TokenPut
 from models_registry.catalog import demo, remove, sources
 from models_registry.catalog.folders import ModelError
@@ -66,7 +66,8 @@ class Tokens(RegistryView):
 def _check_admin(request: Request) -> None:
     if not shell_of(request):
         raise Forbidden(
-            "No key may keep or remove tokens of the hub. An admin can, on the admin site or on the server with "
+            "No key may keep or remove access tokens of the hub. An admin can, in the Database admin or on the "
+            "server with "
             f"'{PROGRAM} model token NAME'."
         )
 
@@ -87,7 +88,11 @@ class LeftoverDetail(RegistryView):
     def delete(self, request: Request, name: str) -> Response:
         found = next((one for one in remove.leftovers() if one.id == name), None)
         if found is None:
-            raise NotFound(f"No model has left '{ids.shown(name)}' behind.", param="id", code="leftover_not_found")
+            raise NotFound(
+                f"There is no unused folder '{ids.shown(name)}': GET /v1/registry/leftovers lists them.",
+                param="id",
+                code="leftover_not_found",
+            )
         remove.clean(found)
         self.record("folder.remove", found.id)
         return Response(hub_wire.leftover_object(found))
@@ -100,9 +105,8 @@ class FolderFit(RegistryView):
 
     @extend_schema(
         parameters=[
-            OpenApiParameter("folder", str, required=True),
-            OpenApiParameter("context", int),
-            OpenApiParameter("sequences", int),
+            OpenApiParameter("folder", str, required=True, description="The path of the folder on the server"),
+            *FIT_OPTIONS,
         ],
         responses={200: schema_of(wire.FitObject), **CHANGES},
     )

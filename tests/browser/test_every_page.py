@@ -87,6 +87,7 @@ def addresses(vbs):
         "help-operations": "/help/operations",
         "help-settings": "/help/settings",
         "help-parts": "/help/parts",
+        "docs": "/docs",
     }
     vbs.client.batches.cancel(running.id)
 

@@ -15,7 +15,6 @@ from vbs.settings import BASE_DIR
 
 pytestmark = pytest.mark.slow
 GUIDES = [README, *(BASE_DIR / "docs" / f"{name}.md" for name in ("from-openai", "batches"))]
-MODEL = "smollm2-135m"
 # What is not run here, and why.
 LEFT_OUT = (
     r"export ",  # the key is in the environment here
@@ -26,15 +25,8 @@ LEFT_OUT = (
 )
 
 
-@pytest.fixture(scope="module")
-def model(vbs):
-    """A scripted one that has the name of the demo's."""
-    vbs.add_scripted(MODEL)
-    return MODEL
-
-
 @pytest.fixture
-def shell(vbs, operator, model, tmp_path):
+def shell(vbs, operator, smollm2, tmp_path):
     """Runs the examples of one document."""
     for name in ("examples", "manage.py"):
         (tmp_path / name).symlink_to(BASE_DIR / name)
@@ -86,17 +78,17 @@ def test_a_document(shell, document):
             said = shell.sh(block) if kind == "sh" else shell.python(block)
 
 
-def test_the_recipes_of_the_help(vbs, shell):
-    for recipe in recipes.recipes(vbs.stack.url, MODEL):
+def test_the_recipes_of_the_help(vbs, shell, smollm2):
+    for recipe in recipes.recipes(vbs.stack.url, smollm2):
         if recipe.id == "client":
             assert "completed" in shell.python(recipe.code)
         elif recipe.id != "cancel":
             shell.sh(recipe.code)
 
 
-def test_the_recipe_that_cancels(vbs, shell):
+def test_the_recipe_that_cancels(vbs, shell, smollm2):
     """The second of its lines is for a batch that has ended."""
-    (recipe,) = [one for one in recipes.recipes(vbs.stack.url, MODEL) if one.id == "cancel"]
+    (recipe,) = [one for one in recipes.recipes(vbs.stack.url, smollm2) if one.id == "cancel"]
     batch = vbs.create([line(str(n), "slowly", "slow") for n in range(400)])
     vbs.wait(batch, until={"in_progress"})
     shell.newest["batch_"] = batch.id

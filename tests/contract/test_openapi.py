@@ -12,14 +12,8 @@ from django.urls import get_resolver
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.contract.described import METHODS, resolved, strict
 from tests.live import CHAT, line
-
-METHODS = ("get", "post", "put", "patch", "delete")
-
-
-@pytest.fixture(scope="package")
-def document(vbs):
-    return vbs.http.get(f"{vbs.stack.url}/openapi.json").json()
 
 
 @pytest.fixture(scope="package")
@@ -44,28 +38,6 @@ def served():
         if route.startswith(("v1/", "ready")) and hasattr(pattern.callback, "view_class"):
             names = {one for one in METHODS if hasattr(pattern.callback.view_class, one)}
             yield "/" + re.sub(r"<\w+:(\w+)>", r"{\1}", route), names
-
-
-def resolved(schema, document):
-    """OpenAPI 3.0's schema as JSON Schema: `nullable` is a type."""
-    if isinstance(schema, list):
-        return [resolved(one, document) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return resolved(document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[-1]], document)
-    made = {key: resolved(value, document) for key, value in schema.items() if key != "nullable"}
-    return {"anyOf": [made, {"type": "null"}]} if schema.get("nullable") else made
-
-
-def strict(schema):
-    """Every field that is sent is described."""
-    if isinstance(schema, list):
-        return [strict(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {key: strict(value) for key, value in schema.items()}
-    return made | {"additionalProperties": False} if "properties" in made else made
 
 
 def test_it_is_an_openapi_document(document):

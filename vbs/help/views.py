@@ -1,15 +1,21 @@
-"""The pages of the documents."""
+"""The pages of the documents, and of the API's routes."""
+
+from functools import cache
 
 from django.http import Http404, HttpResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.utils.html import escape
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_GET
 
 from vbs.configuration import runtime
 from vbs.help import documents
 from vbs.help import parts as samples
+from vbs.help import reference as routes
 from vbs.pages import recipes
-from vbs.pages.access import Request, page
+from vbs.pages.access import Request, page, strict
+from vbs.pages.viewer import viewer_of
 
 MOST_ASKED = 200  # characters
 
@@ -30,6 +36,28 @@ def start(request: Request) -> HttpResponse:
         "recipes": recipes.recipes(server, model, runtime.value("VBS_COMPLETION_WINDOWS")[0]),
     }
     return render(request, "help/index.html", context)
+
+
+@require_GET
+@strict
+def reference(request: Request) -> HttpResponse:
+    """Every route of the API, also for who has not signed in."""
+    if request.user.is_authenticated:
+        request.viewer = viewer_of(request.user, request.session)
+    shown = routes.reference()
+    address = escape(f"{request.scheme}://{request.get_host()}")
+    context = {
+        "reference": shown,
+        "introduction": SafeString(shown.introduction.html),
+        "operations": SafeString(_operations().replace(routes.SERVER, address)),
+    }
+    return render(request, "help/reference.html", context)
+
+
+@cache
+def _operations() -> str:
+    """The operations as HTML, which is the same for everybody but for the server's address."""
+    return render_to_string("help/_operations.html", {"groups": routes.reference().groups})
 
 
 @require_GET

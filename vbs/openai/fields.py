@@ -3,9 +3,12 @@
 import json
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.fields import empty
+
+from vbs.openai.raw_json import kind_of
 
 MOST_JSON = 200_000  # characters
 MOST_LEVELS = 20
@@ -19,9 +22,9 @@ class PlainText(serializers.CharField):
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
-            raise ValidationError(f"Invalid type: expected a string, got {type(data).__name__}.", "invalid_type")
+            raise ValidationError(f"it must be a string, not {kind_of(data)}.", "invalid_type")
         if "\0" in data or any("\ud800" <= one <= "\udfff" for one in data):
-            raise ValidationError("Invalid value: NUL and lone surrogates are not allowed.", "invalid_value")
+            raise ValidationError("it has a NUL or half a character (a lone surrogate). Leave it out.", "invalid_value")
         return str(super().to_internal_value(data))
 
 
@@ -32,23 +35,22 @@ class Flag(serializers.BooleanField):
 
     def to_internal_value(self, data: Any) -> bool:
         if not isinstance(data, bool):
-            raise ValidationError(f"Invalid type: expected true or false, got {type(data).__name__}.", "invalid_type")
+            raise ValidationError(f"it must be true or false, not {kind_of(data)}.", "invalid_type")
         return data
 
 
+@extend_schema_field({"type": "object", "additionalProperties": {}})
 class PlainObject(serializers.Field[Any, Any, Any, Any]):
     """A JSON object that a database can hold, of a bounded size and depth."""
 
     def to_internal_value(self, data: Any) -> dict[str, Any]:
         if not isinstance(data, dict):
-            raise ValidationError(f"Invalid type: expected an object, got {type(data).__name__}.", "invalid_type")
+            raise ValidationError(f"it must be an object, not {kind_of(data)}.", "invalid_type")
         if _levels(data) > MOST_LEVELS:
-            raise ValidationError(f"Invalid value: it has more than {MOST_LEVELS} levels.", "invalid_value")
+            raise ValidationError(f"it is nested more than {MOST_LEVELS} levels deep.", "invalid_value")
         text = json.dumps(data)
         if len(text) > MOST_JSON or "\\u0000" in text:
-            raise ValidationError(
-                f"Invalid value: at most {MOST_JSON:,} characters are allowed, and no NUL.", "invalid_value"
-            )
+            raise ValidationError(f"it may have at most {MOST_JSON:,} characters, and no NUL.", "invalid_value")
         return data
 
     def to_representation(self, value: Any) -> Any:

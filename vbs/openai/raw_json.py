@@ -65,3 +65,19 @@ def indented(text: bytes) -> str:
         return msgspec.json.format(text, indent=2).decode()
     except (msgspec.MsgspecError, RecursionError) as error:
         raise NotAnObject(str(error)) from None
+
+
+def kind_of(value: Any) -> str:
+    """What a value of JSON is, in words for a message."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+    return "an object"

@@ -56,18 +56,6 @@ def strict(view: View) -> View:
     return guarded
 
 
-def styled(view: View) -> View:
-    """For pages of other packages, which have styles in their elements."""
-
-    @wraps(view)
-    def guarded(request: HttpRequest, *given: Any, **named: Any) -> HttpResponseBase:
-        response = view(request, *given, **named)
-        response.headers["Content-Security-Policy"] = POLICY.replace("style-src", "style-src 'unsafe-inline'")
-        return response
-
-    return guarded
-
-
 def page(permission: str = "") -> Callable[[View], View]:
     """For people who have signed in and have this permission (`app.codename`)."""
 
