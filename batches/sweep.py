@@ -60,7 +60,7 @@ def _purge_requests() -> None:
             BatchRequest.objects.filter(pk__in=ids).delete()
         _purge_words(batch)
         Batch.objects.filter(pk=batch.pk).update(purged_at=timezone.now())
-        log.info("Deleted the request rows of %s, which ended at %s", batch.pk, ended)
+        log.info("Batch %s: its requests are deleted, because it ended long ago, at %s", batch.pk, ended)
 
 
 def _purge_words(batch: Batch) -> None:

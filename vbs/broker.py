@@ -96,7 +96,7 @@ class PostgresBroker(ORM):
                 return taken
             self._listener.wait(IDLE_SECONDS)
         except (*DATABASE_ERRORS, psycopg.OperationalError) as error:
-            log.warning("The database with the task queue cannot be reached: %s", first_line(error))
+            log.warning("Task queue: the database cannot be reached: %s", first_line(error))
             self._drop()
             time.sleep(IDLE_SECONDS)
         return None

@@ -33,7 +33,7 @@ def run() -> None:
         try:
             step()
         except Exception:
-            log.exception("A step of the upkeep failed: %s.%s", step.__module__, step.__qualname__)
+            log.exception("Upkeep: a step failed: %s.%s", step.__module__, step.__qualname__)
 
 
 def task() -> None:

@@ -54,9 +54,9 @@ class Source:
                         characters += len(name)
                 if len(found) > MOST_COLUMNS or characters > MOST_CHARACTERS:
                     raise InvalidRequest(
-                        f"The rows of the input have too many different columns, or too long headings: at most "
-                        f"{MOST_COLUMNS:,} columns are written, whose headings have {MOST_CHARACTERS:,} characters "
-                        "together. Leave out join=input.",
+                        f"The rows of the input have too many different columns: at most {MOST_COLUMNS:,} are "
+                        "written, and "
+                        f"their headings may have {MOST_CHARACTERS:,} characters together. Leave out join=input.",
                         param="join",
                         code="too_many_columns",
                     )

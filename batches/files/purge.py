@@ -56,7 +56,7 @@ def _one_by_one(remove: Callable[[Any], object], rows: Iterable[Any]) -> None:
         except DATABASE_ERRORS:
             raise
         except Exception as error:
-            log.warning("%s is not removed: %r", row, error)
+            log.warning("Bytes of %s: they cannot be deleted now, and are tried again later: %r", row, error)
             errors.append(error)
             if len(errors) == ENOUGH_ERRORS:
                 break

@@ -1,6 +1,7 @@
 """Takes files in, whole or in parts. Their bytes are durable before anybody sees the file."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path, PurePath
@@ -115,7 +116,10 @@ def add_part(upload: Upload, path: Path) -> UploadPart:
     have = sum(upload.parts.values_list("bytes", flat=True))
     if have + size > 2 * upload.bytes + 2**20:  # parts may be sent again, but not without end
         raise InvalidRequest(
-            f"The parts have {have + size:,} bytes already, of an upload of {upload.bytes:,}.", param="data"
+            f"The parts of this upload have {have + size:,} bytes, but it was announced with {upload.bytes:,}. Begin "
+            "another "
+            "upload.",
+            param="data",
         )
     part = UploadPart.objects.create(upload=upload, bytes=size)
     try:
@@ -141,12 +145,20 @@ def join(upload: Upload, part_ids: Sequence[str], md5: str | None) -> File:
     parts = {part.pk: part for part in upload.parts.all()}
     for part_id in part_ids:
         if part_id not in parts:
-            raise InvalidRequest(f"There is no part '{ids.shown(part_id)}' in this upload.", param="part_ids")
-    if len(set(part_ids)) != len(part_ids):
-        raise InvalidRequest("A part is named twice in 'part_ids'.", param="part_ids")
+            raise InvalidRequest(
+                f"There is no part '{ids.shown(part_id)}' in this upload. Name parts by the ids that sending them "
+                "has given.",
+                param="part_ids",
+            )
+    if twice := [one for one, times in Counter(part_ids).items() if times > 1]:
+        raise InvalidRequest(f"The part '{twice[0]}' is named twice in 'part_ids'. Name it once.", param="part_ids")
     total = sum(parts[part_id].bytes for part_id in part_ids)
     if total != upload.bytes:
-        message = f"The parts have {total:,} bytes together; the upload was announced with {upload.bytes:,}."
+        message = (
+            f"The parts have {total:,} bytes together, but the upload was announced with {upload.bytes:,}. Name "
+            "every part "
+            "of the file, or begin another upload."
+        )
         raise InvalidRequest(message, param="part_ids")
     return _joined(upload, [parts[part_id] for part_id in part_ids], md5)
 
@@ -173,7 +185,11 @@ def _joined(upload: Upload, parts: Sequence[UploadPart], md5: str | None) -> Fil
                     whole.write(data)
         whole.flush()
         if md5 and md5.lower() != digest.hexdigest():
-            message = f"The md5 of the parts is {digest.hexdigest()}, not '{md5}'."
+            message = (
+                f"The md5 of the parts is {digest.hexdigest()}, not '{md5}'. Check the order of 'part_ids', or send "
+                "the file "
+                "again."
+            )
             raise InvalidRequest(message, param="md5")
         return take_in(upload.project, Path(whole.name), upload.filename, upload.purpose)
 
@@ -182,7 +198,7 @@ def _bytes(part: UploadPart) -> IO[bytes]:
     try:
         return blobs.open_blob(part.blob)
     except FileNotFoundError:  # another call was first, and the sweep has deleted the parts
-        raise Conflict("This upload is not open any more: its parts are gone.") from None
+        raise Conflict("This upload is not open any more: its parts are gone. Begin another one.") from None
 
 
 def cancel(upload: Upload) -> Upload:
@@ -201,4 +217,4 @@ def _open(upload: Upload) -> None:
     if upload.status == UploadStatus.PENDING and upload.expires_at > timezone.now():
         return
     status = UploadStatus.EXPIRED.value if upload.status == UploadStatus.PENDING else upload.status
-    raise Conflict(f"This upload is not open any more: its status is '{status}'.")
+    raise Conflict(f"This upload is not open any more: its status is '{status}'. Begin another one.")

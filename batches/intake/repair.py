@@ -199,9 +199,9 @@ class BadLines(InvalidRequest):
 
     def __init__(self, errors: list[LineError], unit: str = "line") -> None:
         first = errors[0]
-        where = f" ({unit} {first['line']})" if first["line"] else ""
+        where = f"{unit.capitalize()} {first['line']:,}: " if first["line"] else ""
         more = f" This is the first of {len(errors):,} errors." if len(errors) > 1 else ""
-        super().__init__(f"{first['message']}{where}{more} Nothing was kept.", param="file", code=first["code"])
+        super().__init__(f"{where}{first['message']}{more} Nothing was kept.", param="file", code=first["code"])
         self.errors = errors
 
     def body(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def look(file: File | None, default_model: str = "", endpoint: str = "") -> Samp
     try:
         head = blobs.part(file.blob, 0, HEAD)
     except Exception as error:  # a storage fails in many ways, and the batch does not need the estimate
-        log.warning("No estimate for a batch of %s: %r", file.pk, error)
+        log.warning("File %s: there is no estimate for a batch of it: %r", file.pk, error)
         return Sample(why=f"The input file could not be read yet ({type(error).__name__}).")
     whole = len(head) >= file.bytes
     end = len(head) if whole else head.rfind(b"\n") + 1

@@ -181,7 +181,7 @@ class Batch(Leased):
         """Write a line into the batch's own log, and into the worker's. logged: its level there, if it is another; an
         error for the owner of the batch may not be one for the operator."""
         BatchEvent.objects.create(batch=self, level=level, message=message)
-        log.log(logging.getLevelName((logged or level).upper()), "%s: %s", self.pk, message)
+        log.log(logging.getLevelName((logged or level).upper()), "Batch %s: %s", self.pk, message)
 
     def note_once(self, message: str, level: str = "info") -> timedelta:
         """The same, unless it is the last line already. Returns how long it has been the last line."""
@@ -384,9 +384,12 @@ class Batch(Leased):
         """A new batch of the requests without a good answer: those that failed, and those that were not run. Raises
         Conflict when there is none."""
         if not self.is_terminal:
-            raise Conflict(f"Cannot retry a batch with status '{self.status}'; wait until it has ended.")
+            raise Conflict(f"Cannot retry a batch with status '{self.status}': wait until it has ended.")
         if self.purged_at or self.input_file is None or self.input_file.purged_at:
-            raise Conflict("Cannot retry: the requests of this batch are no longer kept.", code="requests_expired")
+            raise Conflict(
+                "Cannot retry this batch: its requests are no longer kept. Send them again as a new batch.",
+                code="requests_expired",
+            )
         if not self.requests.filter(state__in=RequestState.retryable()).exists():
             why = "every request of this batch has a good answer" if self.total else "it has no requests"
             raise Conflict(f"There is nothing to retry: {why}.")
@@ -408,7 +411,10 @@ class Batch(Leased):
         with transaction.atomic():
             Batch.objects.select_for_update().get(pk=self.pk)  # so that the second of two retries finds the first
             if (other := self.retries.live().first()) is not None:
-                raise Conflict(f"This batch is being retried already, by {other.pk}.", code="batch_being_retried")
+                raise Conflict(
+                    f"This batch is being retried already, by {other.pk}. Wait until that one has ended.",
+                    code="batch_being_retried",
+                )
             again.save(force_insert=True)
             again.note(f"Created to retry {self.pk}.")
             wake("validate", again.pk)

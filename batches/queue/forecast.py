@@ -30,7 +30,7 @@ def never_failing(estimate: Callable[Concatenate[Batch, P], Forecast]) -> Callab
         try:
             return estimate(batch, *given, **named)
         except Exception:
-            log.exception("The end of %s cannot be estimated", batch.pk)
+            log.exception("Batch %s: its end cannot be estimated", batch.pk)
             return UNKNOWN_NOW
 
     return guarded

@@ -357,7 +357,7 @@ def read(of: Callable[[QueueSnapshot], T], nothing: T) -> T:
     try:
         return of(current())
     except Exception:
-        log.exception("The order of the queue cannot be worked out")
+        log.exception("Queue: its order cannot be worked out")
         return nothing
 
 

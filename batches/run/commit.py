@@ -150,7 +150,7 @@ def commit_all(worker: uuid.UUID, entries: Sequence[Entry]) -> dict[str, BatchSi
         if sum(len(entry.outcomes) for entry in entries) > 1:
             first, second = _halves(entries)
             return commit_all(worker, first) | commit_all(worker, second)
-        log.exception("An answer cannot be stored")
+        log.exception("Batch %s: an answer cannot be stored", ", ".join(entry.batch_id for entry in entries))
         message = f"The answer cannot be stored: {first_line(error)}"[:MOST_SAID]
         return _commit(
             worker,

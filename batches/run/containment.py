@@ -41,12 +41,12 @@ def handle(error: Exception, batch: Batch, worker: Worker) -> None:
         if isinstance(error, LeaseLost):
             raise error
         if isinstance(error, temporary_errors.exceptions()):
-            log.error("The batch cannot be run now", exc_info=error)
+            log.error("Batch %s: it cannot be run now, and is tried again", batch.pk, exc_info=error)
             lasted = batch.note_once(temporary_errors.interruption(error, ingest.named(batch)), "warning")
             least, most = AWAY_SECONDS
             batch.postpone(worker.pk, min(max(lasted.total_seconds(), least), most))
         else:
-            log.error("Unforeseen error while running the batch", exc_info=error)
+            log.error("Batch %s: an unforeseen error while it ran", batch.pk, exc_info=error)
             _again(batch, worker.pk, hide_locations(one_line(repr(error)))[:MOST_SAID])
     except LeaseLost:
         claims.note_lost_lease(batch, worker)
@@ -60,10 +60,10 @@ def _again(batch: Batch, worker: uuid.UUID, error: str) -> None:
     times = batch.stumble()
     if times <= len(AGAIN_SECONDS):
         seconds = AGAIN_SECONDS[times - 1]
-        batch.note(f"Unforeseen error, trying again in {seconds} s: {error}", "error")
+        batch.note(f"An unforeseen error; the batch is tried again in {seconds} s: {error}", "error")
         batch.postpone(worker, seconds)
         return
-    message = f"Running the batch met an unforeseen error {times} times, the last time {error}"
+    message = f"Running the batch met an unforeseen error {times} times, the last time: {error}"
     if batch.fail([{"code": "internal_error", "line": None, "message": message, "param": None}], worker):
         return
     commit.fail_model(batch.pk, worker, None, "internal_error", message)

@@ -459,7 +459,9 @@ class EngineRun:
                 return step()
             except DATABASE_ERRORS as error:
                 connection.close()
-                log.warning("No batch is taken in now, because the database failed: %s", first_line(error))
+                log.warning(
+                    "Queue: no further batch is taken in now, because the database failed: %s", first_line(error)
+                )
                 return None
 
         return await asyncio.get_running_loop().run_in_executor(self._joiner, guarded)

@@ -54,6 +54,6 @@ def noted(batch_id: str, failed: str) -> Iterator[None]:
     try:
         yield
     except blobs.troubles() as error:
-        log.exception("%s: %s", batch_id, failed)
+        log.exception("Batch %s: %s", batch_id, failed)
         if batch := Batch.objects.filter(pk=batch_id).first():
             batch.note_once(f"{failed}: {describe(error)}. This is tried again every minute.", "warning")

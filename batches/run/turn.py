@@ -288,7 +288,7 @@ class Turn:
 
     def _cannot_load(self, model: Model, error: LoadError, members: Iterable[Member]) -> None:
         """Fail the requests for this model."""
-        log.warning("The model %r could not be loaded: %s", model.name, error)
+        log.warning("Model %s: it could not be loaded: %s", model.name, error)
         for member in members:
             with self._alone(member):
                 for one in [one for one in member.segments if one.model == model]:
@@ -354,7 +354,7 @@ class Turn:
         self._forget(member)
         self._end(member.batch, end)
         if member.waited > LONG_WAIT_SECONDS:
-            log.info("%s has waited up to %.1f s between two of its requests", member.batch.pk, member.waited)
+            log.info("Batch %s: it has waited up to %.1f s between two of its requests", member.batch.pk, member.waited)
 
     def _forget(self, member: Member) -> None:
         self.members.pop(member.batch.pk, None)
@@ -367,7 +367,7 @@ class Turn:
                 batch.note(f"Interrupted: {end.value}.")
             batch.release(self.worker)
         self.gpu.held.discard(batch.pk)
-        log.info("%s leaves the turn: %s", batch.pk, end.value)
+        log.info("Batch %s: it leaves the engine: %s", batch.pk, end.value)
 
     def _has_pending(self, batch: Batch, index: int) -> bool:
         return batch.requests.filter(state=RequestState.PENDING, model_index=index).exists()

@@ -52,9 +52,9 @@ def clean(name: str) -> None:
         with made_folders.lock(made_folders.path_of(name)):
             clean_locked(name)
     except ModelError as error:
-        log.info("What has come of %s stays for now: %s", name, error)
+        log.info("Download of %s: what has come of it stays for now: %s", name, error)
     except (OSError, *DATABASE_ERRORS) as error:
-        log.warning("What has come of %s stays for now: %s", name, first_line(error))
+        log.warning("Download of %s: what has come of it stays for now: %s", name, first_line(error))
 
 
 def clean_locked(name: str) -> None:

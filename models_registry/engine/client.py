@@ -372,7 +372,7 @@ class Client:
         except TimeoutError:
             return none("request_timeout", f"No answer within {self.limits.seconds:.0f} s (VBS_REQUEST_SECONDS).")
         except client.AddressError as error:
-            log.warning("Request %s was not sent: %s", call.request_id, error)
+            log.warning("Request %s: it was not sent: %s", call.request_id, error)
             return none("address_refused", f"The request was not sent, because {where} has no public address.")
         except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
             await self._unless_dead()
@@ -422,9 +422,9 @@ class Client:
                 or f"status {answer.status}, {error_bodies.message_of(answer.status or 0, answer.body)}"
             )
             why = f" ({answer.reason})" if answer.reason else ""
-            log.warning("Request %s failed after %d attempts: %s%s", answer.request_id, attempts, said, why)
+            log.warning("Request %s: it failed after %d attempts: %s%s", answer.request_id, attempts, said, why)
         if self._told == MOST_TOLD:
-            log.warning("Further failures of requests are not logged")
+            log.warning("Further requests that fail are not logged")
 
     async def _unless_dead(self) -> None:
         """After a broken connection: if the engine is dying, wait to be aborted instead of trying again."""

@@ -53,7 +53,7 @@ def start(
                 raise _with(error, tried, reduced) from error
             tried.append(_words(_explicit(spec, options, error.shortage) | options, change))
             message = f"does not fit with {tried[-1]} ({error.shortage}): trying {_words(change)}"
-            log.warning("%s %s", spec.name, message)
+            log.warning("Engine of %s: it %s", spec.name, message)
             on_progress(message)
             reduced = reduced | change
 

@@ -70,12 +70,12 @@ class Resident:
                 self.adapters = control.adapters(engine.address)
                 self.engine = engine
                 self._reduced[repr(engine.spec)] = engine.started.reduced
-                log.info("Adopted the engine of an earlier worker: %s, pid %s", engine.spec.name, engine.pid)
+                log.info("Engine of %s: adopted from an earlier worker, pid %s", engine.spec.name, engine.pid)
             except control.NO_ANSWER as error:
-                log.warning("The engine of an earlier worker is not adopted: %s", error)
+                log.warning("Engine of an earlier worker: it is not adopted: %s", error)
         spare = [self.engine.folder] if self.engine else []
         if ended := leftovers.end(self.home, spare):
-            log.warning("Ended %d processes of engines that an earlier worker left behind", ended)
+            log.warning("Engines of an earlier worker: %d processes that were left behind are ended", ended)
         server.remove_folders(self.home, spare)
 
     def acquire(self, spec: EngineSpec, on_progress: Progress, adapter: Adapter | None = None) -> Engine:
@@ -97,7 +97,7 @@ class Resident:
             except control.NO_ANSWER as error:
                 if engine.alive() or attempt == START_ATTEMPTS:
                     raise LoadError(f"the engine does not answer while it loads {adapter}: {error!r}") from error
-                log.warning("The engine died while it was loading an adapter; starting it again")
+                log.warning("Engine of %s: it died while it was loading an adapter, and is started again", spec.name)
                 attempt += 1
 
     def serves(self, spec: EngineSpec, adapter: Adapter | None = None) -> bool:
@@ -115,7 +115,7 @@ class Resident:
                 try:
                     control.unload_adapter(self.engine.address, name)
                 except (LoadError, *control.NO_ANSWER) as error:
-                    log.warning("The adapter %s was not unloaded: %s", name, error)
+                    log.warning("Adapter %s: it was not unloaded: %s", name, error)
 
     def _acquire(self, spec: EngineSpec, on_progress: Progress, adapter: Adapter | None) -> Engine:
         if self.engine and self.engine.serves(spec, adapter) and self.engine.alive():
@@ -177,12 +177,17 @@ class Resident:
                 return server.start(spec, self.home, self.start_seconds, starts.begin(), reduced, sleeping)
             except LoadError as error:
                 if sleeping and (error.killed or (error.shortage and error.shortage.of not in OWN_SHARE)):
-                    log.warning("Ending %d engines that sleep, for %s: %s", len(sleeping), spec.name, error.reason)
+                    log.warning(
+                        "Engine of %s: ending %d engines that sleep, to make room for it: %s",
+                        spec.name,
+                        len(sleeping),
+                        error.reason,
+                    )
                     self.sleepers.end_all()
                     continue
                 if not error.killed or attempt == START_ATTEMPTS:
                     raise
-                log.warning("Starting the engine again: %s", error)
+                log.warning("Engine of %s: it is started again: %s", spec.name, error)
                 attempt += 1
 
     def unload(self, name: str) -> bool:

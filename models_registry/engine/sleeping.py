@@ -37,7 +37,9 @@ class SleepingEngines:
             server.write_state(self.home, engine)
         except (*control.NO_ANSWER, psutil.Error) as error:
             log.warning(
-                "%s will not be put to sleep: it does not answer the fixed prompt (%s)", engine.spec.name, error
+                "Engine of %s: it will not be put to sleep, because it does not answer the fixed prompt (%s)",
+                engine.spec.name,
+                error,
             )
 
     def put_to_sleep(self, engine: Engine, keep: EngineSpec | None = None) -> bool:
@@ -49,13 +51,15 @@ class SleepingEngines:
         if not engine.can_sleep or not engine.fixed_answer or engine.folder == self.home or not engine.alive():
             return False
         if not self._make_room(engine, keep):
-            log.info("%s does not sleep: main memory has no space for its weights", engine.spec.name)
+            log.info(
+                "Engine of %s: it does not sleep, because main memory has no space for its weights", engine.spec.name
+            )
             return False
         server.remove_state(self.home, engine)  # first: what is adopted after a crash has to be awake
         try:
             control.sleep(engine.address)
         except control.NO_ANSWER as error:
-            log.warning("%s does not sleep: %s", engine.spec.name, str(error) or repr(error))
+            log.warning("Engine of %s: it does not sleep: %s", engine.spec.name, str(error) or repr(error))
             return False
         except BaseException:  # its state is unknown, so the caller must not go on with it
             server.stop(engine, self.home)
@@ -86,7 +90,7 @@ class SleepingEngines:
             engine.started = replace(engine.started, seconds=round(time.monotonic() - began, 3), woken=True)
             server.write_state(self.home, engine)
         except (*control.NO_ANSWER, psutil.Error) as error:
-            log.warning("%s is started anew instead of woken: %s", spec.name, str(error) or repr(error))
+            log.warning("Engine of %s: it is started anew instead of woken: %s", spec.name, str(error) or repr(error))
             self.end(engine)
             return None
         except BaseException:  # half awake it would hold memory that the next engine needs
@@ -111,6 +115,6 @@ class SleepingEngines:
 
     def _forget_dead(self) -> None:
         for engine in [engine for engine in self.engines if not engine.alive()]:
-            log.warning("%s has ended in its sleep", engine.spec.name)
+            log.warning("Engine of %s: it has ended while it slept", engine.spec.name)
             server.clean_up(engine, self.home)  # not `stop`: another process may have its pid by now
             self.engines.remove(engine)

@@ -199,10 +199,10 @@ class Lanes:
                 except (*DATABASE_ERRORS, psycopg.OperationalError) as error:
                     connection.close()
                     listener.close()
-                    log.warning("The database cannot be reached by the lanes: %s", first_line(error))
+                    log.warning("Lanes: the database cannot be reached: %s", first_line(error))
                     outages.stopping.wait(outages.PAUSE_SECONDS)
                 except Exception:  # of one look; the next one may do
-                    log.exception("The lanes could not be looked after")
+                    log.exception("Lanes: an unforeseen error; they are looked after again in a moment")
                     outages.stopping.wait(outages.PAUSE_SECONDS)
         listener.close()
         connection.close()
@@ -245,9 +245,9 @@ class Lanes:
                         if lane.name not in self._again or lane.stopping():
                             return
             except DATABASE_ERRORS as error:
-                log.warning("The lane of %s ends for now: %s", lane.name, first_line(error))
+                log.warning("Lane of %s: it ends for now: %s", lane.name, first_line(error))
             except Exception:
-                log.exception("The lane of %s has met an unforeseen error", lane.name)
+                log.exception("Lane of %s: an unforeseen error", lane.name)
             finally:
                 lane.show(WorkerState.IDLE)
                 connection.close()

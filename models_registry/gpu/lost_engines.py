@@ -38,7 +38,11 @@ class LostEngines:
             else:
                 self.other += 1
             how = engine.ending()
-            log.warning("The idle engine of %s has ended (%s); the next request starts it again", engine.spec.name, how)
+            log.warning(
+                "Engine of %s: it has ended while it was idle (%s); the next request starts it again",
+                engine.spec.name,
+                how,
+            )
             self.last = {"model": engine.spec.name, "how": how, "at": time.time()}
         return True
 

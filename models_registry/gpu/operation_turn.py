@@ -95,7 +95,7 @@ class OperationTurn:
         except DATABASE_ERRORS:
             raise
         except Exception as failure:
-            log.exception("Unforeseen error in an operation")
+            log.exception("Operation %s: an unforeseen error", self.operation.pk)
             error = f"Unforeseen error: {failure!r}"
             self.say(error)
         ending = (self.operation, self._worker, state, self._text(), result or self.kept, error)
@@ -104,7 +104,7 @@ class OperationTurn:
     def say(self, text: str) -> None:
         """Add a line to the operation's log; it is written within about a second."""
         self._lines.append(f"{timezone.now():%H:%M:%S} {one_line(text)[:MOST_LINE]}\n")
-        log.info("%s: %s", self.operation, text)
+        log.info("Operation %s (%s): %s", self.operation.pk, self.operation, text)
 
     def progress(self, doing: str = "", percent: float | None = None) -> None:
         """Show what it does, and how far it is: never less far than before. It is written within about a second."""
@@ -204,7 +204,7 @@ class OperationTurn:
         names = bound()
         thread = threading.Thread(target=lambda: self._keep(dict(names)), name="operation", daemon=True)
         attempts = self.operation.attempts
-        self.say("Taken up." if attempts == 1 else f"Taken up again, for the {attempts}. time.")
+        self.say("Started." if attempts == 1 else f"Started again (attempt {attempts}).")
         thread.start()
         try:
             yield
@@ -238,9 +238,9 @@ class OperationTurn:
             self.gpu.show(state, self._loading or f"Running {self.operation.kind} {self.model}", self.work)
         except DATABASE_ERRORS as error:
             connection.close()
-            log.warning("The database is out of reach: %s", first_line(error))
+            log.warning("Operation %s: the database cannot be reached: %s", self.operation.pk, first_line(error))
         except Exception:  # then the lease runs out, and another worker claims the operation
-            log.exception("The lease of an operation was not renewed")
+            log.exception("Operation %s: its lease was not renewed", self.operation.pk)
 
     def _text(self) -> str:
         return "".join(self._lines)

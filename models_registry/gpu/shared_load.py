@@ -56,7 +56,9 @@ class SharedLoad:
             connection.close()
             if self._gpu.stopping():
                 raise
-            log.warning("The database is out of reach: %s", str(error).strip().partition("\n")[0])
+            log.warning(
+                "Model %s: the database cannot be reached: %s", self._model.name, str(error).strip().partition("\n")[0]
+            )
             time.sleep(PAUSE_SECONDS)
 
     def _go_on(self, doing: str) -> None:
@@ -64,5 +66,5 @@ class SharedLoad:
         if not self._gpu.wants(self._engine):
             raise self.gone
         if not self._looked:
-            log.info("%s is loaded all the same, because other work waits for it", self._model)
+            log.info("Model %s: it is loaded all the same, because other work waits for it", self._model.name)
         self._gpu.show(WorkerState.LOADING, f"Loading {self._model.name}: {doing}")

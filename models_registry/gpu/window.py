@@ -219,7 +219,9 @@ class Window:
         before = self.sizing.size
         self.sizing.take(now, self._in_flight() if self._in_flight else there, self._asked())
         if self.sizing.size != before:
-            log.debug("The window of %s is %d, and was %d: %s", self.engine.spec.name, self.sizing.size, before, now)
+            log.debug(
+                "Engine of %s: its window is %d, and was %d: %s", self.engine.spec.name, self.sizing.size, before, now
+            )
 
 
 async def _figures(link: aiohttp.ClientSession) -> Figures | None:

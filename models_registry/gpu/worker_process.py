@@ -61,7 +61,7 @@ def _begin(**signal: Any) -> None:
         waited = False
         while not resident.lock():
             if not waited:
-                log.warning("Another worker uses %s; waiting until it ends", resident.home)
+                log.warning("Worker: another one uses %s; waiting until that one ends", resident.home)
                 waited = True
             if outages.stopping.wait(0.5):
                 return
@@ -121,12 +121,14 @@ def _beat(worker: Worker) -> None:
                 swept_at = time.monotonic()
                 sweep_again(worker)
             if not outages.restarting.is_set() and worker.restart_asked():
-                log.warning("Somebody wants %s to start anew: the cluster ends, and its supervisor starts it", worker)
+                log.warning(
+                    "Worker %s: a restart was asked for; the cluster ends, and its supervisor starts it again", worker
+                )
                 outages.restart()
         except DATABASE_ERRORS:
             connection.close()
         except Exception:  # an error of the GPU's driver does not stop the heartbeats
-            log.exception("A heartbeat failed")
+            log.exception("Worker: a heartbeat failed; the next one follows in a few seconds")
 
 
 def look_for_work(gpu: Gpu) -> None:
@@ -176,7 +178,7 @@ def _forget(worker: Worker) -> None:
         connection.close()
         worker.delete()
     except DATABASE_ERRORS:
-        log.info("The database has stopped before this worker")
+        log.info("Worker: the database has stopped before it")
 
 
 def work() -> None:

@@ -67,7 +67,7 @@ def run(model_id: int, worker_id: uuid.UUID) -> None:
     try:
         run.run()
     except DownloadLost:
-        log.info("The download of %s was stopped", run.model)
+        log.info("Download of %s: it was stopped", run.model)
     except RunOver:
         run.give_back()
     except DATABASE_ERRORS:
@@ -77,7 +77,7 @@ def run(model_id: int, worker_id: uuid.UUID) -> None:
     except OSError as error:
         run.fail(_disk_error(error))
     except Exception as error:
-        log.exception("The download of %s failed", run.model)
+        log.exception("Download of %s: an unforeseen error", run.model)
         run.fail(f"this server met an error ({type(error).__name__}), which is in its log: report it")
     insist(downloads.wake_next)
 
@@ -129,7 +129,11 @@ class DownloadRun:
         with ExitStack() as stack:
             held = self._lock(stack)
             if held is None:
-                log.info("Another process still works on %s: it is tried again when our lease has run out", self.model)
+                log.info(
+                    "Download of %s: another process still works on it, so it is tried again when the lease has run "
+                    "out",
+                    self.model,
+                )
                 return
             if other := Model.objects.filter(source=str(self.target)).exclude(pk=self.model.pk).first():
                 raise ModelError(f"{self.target} is the folder of {other.name}: register it under another name")
@@ -160,7 +164,7 @@ class DownloadRun:
                 if self.mine.update(**failed, **downloads.IDLE):
                     Model.objects.filter(pk=self.model.pk).update(state=ModelState.FAILED, reason=reason)
                     wake("sweep")  # what has waited for it can end
-                    log.warning("The download of %s has failed: %s", self.model, reason)
+                    log.warning("Download of %s: it has failed: %s", self.model, reason)
 
         insist(step)
 
@@ -215,7 +219,7 @@ class DownloadRun:
         try:
             return bool(self.mine.renew(bytes_done=self.done, bytes_per_second=rate))
         except DATABASE_ERRORS as error:  # nobody else can claim it either, and the folder's lock is ours
-            log.warning("The database is out of reach: %s", first_line(error))
+            log.warning("Download of %s: the database cannot be reached: %s", self.model, first_line(error))
             connection.close()
             return True
 
@@ -298,7 +302,7 @@ class DownloadRun:
             made_folders.discard(self.target)
             raise DownloadLost
         shutil.rmtree(self.folder, ignore_errors=True)
-        log.info("%s is ready in %s", self.model, self.target)
+        log.info("Download of %s: the model is ready in %s", self.model, self.target)
 
     def _say(self, step: str) -> None:
-        log.info("%s: %s", self.model, one_line(step))
+        log.info("Download of %s: %s", self.model, one_line(step))

@@ -200,7 +200,7 @@ def start(model: Model) -> Download:
         if not model.license and planned.license:
             Model.objects.filter(pk=model.pk, license="").update(license=planned.license)
         wake("fetch", str(model.pk))
-    log.info("%s is queued: %s in %d files", model.name, _size(planned.bytes), len(planned.files))
+    log.info("Download of %s: queued, %s in %d files", model.name, _size(planned.bytes), len(planned.files))
     model.refresh_from_db()
     return Download.objects.get(model=model)
 

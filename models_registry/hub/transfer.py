@@ -50,7 +50,7 @@ async def bring(client: httpx2.AsyncClient, repository: HubRepository, file: Hub
                 part.settle()
                 path.rename(folder / file.sum)
                 return
-            log.warning("%s came with a wrong checksum", one_line(file.path))
+            log.warning("File %s: it came with a wrong checksum", one_line(file.path))
             part.restart()
     path.unlink()
     raise ModelError(
@@ -130,7 +130,7 @@ async def _complete(client: httpx2.AsyncClient, repository: HubRepository, part:
                     "What is fetched is kept: try again later"
                 ) from error
             pause = error.wait if error.wait is not None else min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE)
-            log.warning("%s; going on with %s in %.1f s", error, one_line(part.file.path), pause)
+            log.warning("File %s: it goes on in %.1f s, because %s", one_line(part.file.path), pause, error)
             await asyncio.sleep(pause)
 
 

@@ -30,10 +30,12 @@ class Readable(Protocol):
 
 def read(stream: Readable) -> Members:
     """The body of a request, its members as they were sent. Raises ApiError."""
-    most = settings.VBS_MAX_LINE_MB * MB
-    text = stream.read(most + 1)
-    if len(text) > most:
-        raise TooLarge(f"The request body has more than {most} bytes (VBS_MAX_LINE_MB).")
+    most = settings.VBS_MAX_LINE_MB
+    text = stream.read(most * MB + 1)
+    if len(text) > most * MB:
+        raise TooLarge(
+            f"The request body has more than {most} MB, the limit of one request (VBS_MAX_LINE_MB). Shorten it."
+        )
     try:
         return raw_json.members(text)
     except NotAnObject as error:
@@ -47,7 +49,7 @@ def model_name(body: Members) -> str:
     name = raw_json.value(body["model"])
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
         raise InvalidRequest(
-            f"Invalid 'model': expected a text of 1 to {LONGEST_NAME} characters.", param="model", code="invalid_type"
+            f"Invalid 'model': it must be a text of 1 to {LONGEST_NAME} characters.", param="model", code="invalid_type"
         )
     return name
 

@@ -84,7 +84,7 @@ class Forwarded(LaterAnswer):
         asked, began = self.asked, time.monotonic()
         most = runtime.value("VBS_MAX_INTERACTIVE")
         if not in_flight.start(str(asked.project.pk), most):
-            words = f"Your project has {most} requests running, which is the most (VBS_MAX_INTERACTIVE)."
+            words = f"Your project has {most} direct requests running, which is the most (VBS_MAX_INTERACTIVE)."
             await self._refuse(TooMany(f"{words} Wait until one of them has ended.", code="rate_limit_exceeded"), send)
             return
         try:
@@ -108,7 +108,10 @@ class Forwarded(LaterAnswer):
                     self._count(served)
             return
         except TimeoutError:
-            error: ApiError = GatewayTimeout(f"No whole answer within {seconds} s (VBS_REQUEST_SECONDS).")
+            error: ApiError = GatewayTimeout(
+                f"The answer was not complete within {seconds} s (VBS_REQUEST_SECONDS). Ask for fewer tokens, or "
+                "send it again."
+            )
         except ApiError as refused:
             error = refused
         self.asked.status = error.status_code
@@ -153,14 +156,21 @@ class Forwarded(LaterAnswer):
                     if self.started or address is addresses[-1]:
                         raise
         except AddressError as error:
-            log.warning("The request was not sent: %s", error)
+            log.warning("Request %s: it was not sent: %s", asked.request_id, error)
             ledger.server_failed(served.name, f"the server is not asked: {error}", NOT_ALLOWED)
-            raise BadGateway("The request was not sent, because the model's server has no public address.") from error
+            raise BadGateway(
+                "The request was not sent, because the model's server has no public address. Ask an operator of this "
+                "server."
+            ) from error
         except AnswerTooLong as error:
             most = settings.VBS_MAX_ANSWER_MB
-            raise BadGateway(f"The answer has more than {most} MB (VBS_MAX_ANSWER_MB).") from error
+            raise BadGateway(
+                f"The answer has more than {most} MB (VBS_MAX_ANSWER_MB). Ask for a shorter one."
+            ) from error
         except LOST as error:
-            log.warning("The engine of %s is lost: %s", served.name, error or type(error).__name__)
+            log.warning(
+                "Request %s: %s does not answer: %s", asked.request_id, served.name, error or type(error).__name__
+            )
             if served.is_remote and not self.started:
                 why = f"the server cannot be reached ({error or type(error).__name__}). {CHECK}"
                 ledger.server_failed(served.name, why, NOT_REACHED)
@@ -188,7 +198,7 @@ class Forwarded(LaterAnswer):
         if served.is_remote:
             _keep_state(served, address, response.status)
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise BadGateway("The answer of the model's server is compressed, which it was asked not to be.")
+            raise BadGateway("The model's server sent a compressed answer, although it was asked not to compress it.")
         if not 200 <= response.status < 300:
             raise await _refusal(response, served, address, asked.name)
         if response.content_type != "text/event-stream":
@@ -241,7 +251,7 @@ async def _refusal(response: aiohttp.ClientResponse, served: Served, address: Ad
         words = error_bodies.key_refused(status, sent=bool(address.key))
         return BadGateway(f"{words[0].upper()}{words[1:]}.")
     if served.is_remote and status < 400:
-        return BadGateway(f"The model's server answers {status}: a redirect, which is not followed.")
+        return BadGateway(f"The model's server answered {status}: a redirect, which is not followed.")
     found = error_bodies.parsed(error_bodies.without(await _read(response, MOST_ERROR), address.key))
     code, message = error_bodies.refusal(status, found)
     error = found.get("error") if isinstance(found, dict) else None
@@ -272,8 +282,9 @@ def _tell(asked: Asked, seconds: float) -> None:
     """A line for the operators, without anything that was asked or answered."""
     usage, values = asked.usage, {"project": asked.project.name, "model": asked.name, "status": asked.status}
     log.info(
-        "%s of project %s on %s: %d after %.3f s, %d tokens read, %d written",
-        asked.path, asked.project.name, asked.name, asked.status, seconds, usage.input_tokens, usage.output_tokens,
+        "Request %s: %s of project %s on %s: %d after %.3f s, %d input tokens, %d output tokens",
+        asked.request_id, asked.path, asked.project.name, asked.name, asked.status, seconds,
+        usage.input_tokens, usage.output_tokens,
         extra=values
         | {"seconds": round(seconds, 3), "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens},
     )  # fmt: skip

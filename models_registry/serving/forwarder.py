@@ -62,9 +62,9 @@ class Forwarder:
         try:
             await web.TCPSite(runner, port=self.port).start()
         except OSError as error:
-            log.error("Other hosts cannot reach this worker's engine (VBS_WORKER_URL): %s", error)
+            log.error("Worker: other hosts cannot reach its engine (VBS_WORKER_URL): %s", error)
             return
-        log.info("Other hosts reach this worker's engine on port %d", self.port)
+        log.info("Worker: other hosts reach its engine on port %d", self.port)
         await asyncio.Event().wait()
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
@@ -90,7 +90,9 @@ class Forwarder:
                 await response.write_eof()
                 return response
         except (aiohttp.ClientError, OSError) as error:  # what has come of the answer is not taken for the whole
-            log.warning("The engine is lost: %s", error or type(error).__name__)
+            log.warning(
+                "Worker: its engine does not answer a request of another host: %s", error or type(error).__name__
+            )
             if request.transport:
                 request.transport.abort()
             raise

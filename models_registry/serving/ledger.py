@@ -124,7 +124,7 @@ class Ledger:
             if sums:
                 _add(sums)
         except DATABASE_ERRORS as error:
-            log.warning("What interactive requests took is written later: %s", str(error).strip())
+            log.warning("Direct requests: what they took is written later: %s", str(error).strip())
             with self._lock:
                 for key, one in sums.items():
                     self._sums.setdefault(key, _Sums()).add(one)

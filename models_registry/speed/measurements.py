@@ -208,7 +208,7 @@ def _tried(what: str, step: Callable[[], T]) -> T | None:
         return step()
     except DATABASE_ERRORS:
         connection.close()
-        log.warning("Not measured, because the database cannot be reached: %s", what)
+        log.warning("Measurement: not kept, because the database cannot be reached: %s", what)
     except Exception:
-        log.exception("Not measured: %s", what)
+        log.exception("Measurement: not kept, because of an unforeseen error: %s", what)
     return None

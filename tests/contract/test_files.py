@@ -54,7 +54,7 @@ def test_bad_lines_are_told_at_the_upload(vbs):
         ("streaming_unsupported", 2),
         ("duplicate_custom_id", 3),
     ]
-    assert (error["code"], error["param"]) == ("streaming_unsupported", "file") and "line 2" in error["message"]
+    assert (error["code"], error["param"]) == ("streaming_unsupported", "file") and "Line 2: " in error["message"]
     assert {one.id for one in vbs.client.files.list()} == before, "nothing was kept"
     right = ("a.jsonl", good.encode())
     assert vbs.client.files.create(file=right, purpose="batch", extra_query={"validate": "true"}).status == "processed"

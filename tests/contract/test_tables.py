@@ -52,7 +52,7 @@ def test_a_workbook_of_embeddings_by_the_names_of_its_columns(vbs):
         ("t.csv", b"a,b\n1,2\n", {"prompt": "{a"}, "prompt", "single {"),
         ("t.csv", b"a,b\n1,2\n", {}, "file", "No column holds what is asked"),
         ("t.csv", b"a,b\n1,2\n", {"prompt": "{a}", "model": ""}, "model", "No model is named"),
-        ("t.csv", b"a,b\n1,2\n", {"prompt": "{a}", "parameters": "[1]"}, "parameters", "expected an object"),
+        ("t.csv", b"a,b\n1,2\n", {"prompt": "{a}", "parameters": "[1]"}, "parameters", "must be an object"),
         ("t.csv", b"a,b\n1,2\n", {"prompt": "{a}", "parameters": "{"}, "parameters", "not valid JSON"),
         (
             "t.csv",
@@ -90,7 +90,7 @@ def test_a_wrong_table_is_told_with_its_remedy(vbs, name):
 def test_every_wrong_row_is_told(vbs):
     content = "id,text\n" + "".join(f"{number},\n" for number in range(1, 4)) + "4,fine\n"
     error = send(vbs, "t.csv", content, model="scripted", prompt="{text}").json()["error"]
-    assert "(row 2)" in error["message"] and "first of 3 errors" in error["message"]
+    assert "Row 2: " in error["message"] and "first of 3 errors" in error["message"]
     assert [one["line"] for one in error["errors"]["data"]] == [2, 3, 4]
 
 

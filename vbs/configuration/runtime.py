@@ -95,5 +95,5 @@ def _say_once(trouble: str) -> None:
     """Logs it once; otherwise it would be logged again after two seconds."""
     global _said
     if trouble and trouble != _said:
-        log.warning("Settings that were set in the browser are not taken: %s", trouble)
+        log.warning("Settings: those that were set in the browser are not taken: %s", trouble)
     _said = trouble

@@ -148,9 +148,9 @@ class LiveHub:
             try:
                 await work()
             except (psycopg.Error, OSError, _Silence) as error:
-                log.warning("Changes are not heard of: %s", str(error).strip() or type(error).__name__)
+                log.warning("Live pages: the database tells no changes: %s", str(error).strip() or type(error).__name__)
             except Exception:
-                log.exception("Changes are not pushed")
+                log.exception("Live pages: changes are not pushed, because of an unforeseen error")
             await asyncio.sleep(1)
             self.tell()
 
@@ -237,12 +237,14 @@ class LiveHub:
                 try:
                     await socket.push(new)
                 except Exception as error:  # it is gone, or its rights cannot be asked for: the others go on
-                    log.debug("Nothing is pushed to a browser: %r", error)
+                    log.debug("Live pages: nothing is pushed to a browser: %r", error)
         except PageGone:
             for socket in list(room.sockets):
                 await socket.close(4404)
         except Exception as error:  # the browser polls meanwhile, and hears what is wrong
-            log.warning("A page cannot be renewed: %r", error, exc_info=not isinstance(error, DatabaseError))
+            log.warning(
+                "Live pages: a page cannot be renewed: %r", error, exc_info=not isinstance(error, DatabaseError)
+            )
             room.due = asyncio.get_running_loop().time() + 1
         finally:
             room.renewing = False

@@ -48,7 +48,7 @@ class ApiKeyAuthentication(BaseAuthentication):
             )
         key = ApiKey.objects.authenticate(secret)
         if key is None:
-            raise NotAuthenticated("Incorrect API key provided: it is unknown, expired or revoked.")
+            raise NotAuthenticated("Incorrect API key provided: it is unknown, expired or revoked. Send another one.")
         return key.project, key
 
     def authenticate_header(self, request: Request) -> str:

@@ -142,16 +142,17 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     if isinstance(error, Http404):
         return exception_handler(NotFound(f"There is nothing at {getattr(request, 'path', '')}."), context)
     if isinstance(error, PermissionDenied):
-        return exception_handler(Forbidden(str(error) or "This is not allowed."), context)
+        return exception_handler(Forbidden(str(error) or "This key may not do this."), context)
     if isinstance(error, RequestDataTooBig):
-        return exception_handler(TooLarge("The request body is too large for this route; at most 2 MB."), context)
+        return exception_handler(TooLarge("The request body is too large: this route takes at most 2 MB."), context)
     if isinstance(error, SuspiciousOperation):
         return exception_handler(InvalidRequest(f"The request is malformed: {error}"), context)
     if isinstance(error, exceptions.APIException):  # DRF's own: parse errors, 405, 415, 406, 429
         status = error.status_code
         if isinstance(error, exceptions.MethodNotAllowed):
             allowed = ", ".join(getattr(context.get("view"), "allowed_methods", []))
-            message, code = f"{error.detail} This route allows {allowed}.", "method_not_allowed"
+            method = getattr(request, "method", "")
+            message, code = f"{method} is not allowed here: this route takes {allowed}.", "method_not_allowed"
         elif isinstance(error, exceptions.UnsupportedMediaType):
             taken = ", ".join(parser.media_type for parser in getattr(context.get("view"), "parser_classes", []))
             message, code = f"{error.detail} This route takes {taken}.", _first_code(error)
@@ -172,7 +173,9 @@ def refusal(error: BaseException | None, request: Any) -> ApiError | None:
     """The answer to a request when the database failed, or the machine has no disk space, files or connections left.
     Logs the error. None for any other error."""
     if isinstance(error, OSError) and error.errno in descriptors.EXHAUSTED | space.NO_SPACE:
-        log.error("The machine has no more to give for %s: %s", getattr(request, "path", "?"), error)
+        log.error(
+            "The machine has no files, connections or space left for %s: %s", getattr(request, "path", "?"), error
+        )
         if space.is_full(error):
             return StorageFull(space.REFUSAL)
         return Unavailable(
@@ -201,7 +204,7 @@ def unforeseen(error: BaseException | None, request: Any) -> dict[str, Any]:
     """The body of the answer for an exception that nobody expected, which is logged under the id in it."""
     error_id = f"err_{secrets.token_hex(8)}"
     path = getattr(request, "path", "?")
-    log.error("Unforeseen error %s at %s", error_id, path, exc_info=error or True)
+    log.error("Error %s: an unforeseen error at %s", error_id, path, exc_info=error or True)
     return envelope(f"The server had an error. Its log says more under {error_id}.", "server_error", None, error_id)
 
 

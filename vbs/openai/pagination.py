@@ -69,7 +69,10 @@ def check_parameters(query: QueryDict, *known: str) -> None:
 
 
 def unknown_after(after: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid 'after': there is no object '{ids.shown(after)}' in this list.", param="after")
+    return InvalidRequest(
+        f"Invalid 'after': there is no object '{ids.shown(after)}' in this list. Send the last_id of a page.",
+        param="after",
+    )
 
 
 def page(

@@ -19,4 +19,4 @@ class StrictJSONParser(BaseParser):
         try:
             return orjson.loads(data)
         except orjson.JSONDecodeError as error:
-            raise ParseError(f"it is not valid JSON: {error}") from error
+            raise ParseError(f"it is not valid JSON ({error}).") from error

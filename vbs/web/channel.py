@@ -235,7 +235,7 @@ class Channel(HTTPChannel):
         self.refuse(Refusal(413, "request_too_large", words))
 
     def refuse_unstored(self, error: OSError) -> None:
-        logger.error("cannot store a request body in %s: %s", tempfile.gettempdir(), error)
+        logger.error("Web server: a request body cannot be stored in %s: %s", tempfile.gettempdir(), error)
         if error.errno in descriptors.EXHAUSTED:
             self.factory.server.report_no_descriptors()
         self.refuse(out_of_resources(error) or Refusal(500, "storage_failed", "The server cannot store the request."))

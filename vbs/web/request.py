@@ -134,7 +134,7 @@ class Request(WebRequest):
                 await self.channel.writable.wait()
         except TimeoutError:
             logger.warning(
-                "%s %s: cut off, because %s reads its answer at less than %d bytes a second",
+                "Request %s %s: its answer is cut off, because %s reads it at less than %d bytes a second",
                 self.method.decode("latin-1"), self.route, self.address, bounds.rate,
             )  # fmt: skip
             self.channel.transport.abortConnection()

@@ -101,7 +101,7 @@ class Server(DaphneServer):
 
     def ready(self) -> None:
         for host, port in self.listening_addresses:
-            logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+            logger.info("Web server: listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
 
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)
@@ -120,7 +120,7 @@ class Server(DaphneServer):
         try:
             return await asyncio.get_running_loop().run_in_executor(self.admission_threads, self.admit, head)
         except Exception as error:
-            logger.exception("cannot tell whether the body of %s %s may come in", head.method, head.path)
+            logger.exception("Request %s %s: it cannot be told whether its body may come in", head.method, head.path)
             words = "The server cannot check your key now, so nothing was accepted. Try again in a few seconds."
             return out_of_resources(error) or try_later(503, "service_unavailable", words)
 
@@ -148,7 +148,7 @@ class Server(DaphneServer):
             with logs.bind(request_id=request.id):
                 problem = "failed" if error else "returned without a complete answer"
                 logger.error(
-                    "%s %s: the application %s", request.method.decode(), request.route, problem, exc_info=error
+                    "Request %s %s: the application %s", request.method.decode(), request.route, problem, exc_info=error
                 )
         if not request.over.is_set():
             if refusal := out_of_resources(error):
@@ -160,7 +160,7 @@ class Server(DaphneServer):
 
     def kill_all_applications(self) -> Deferred:
         """Stop accepting connections, let requests finish for a moment, then cancel those that are left."""
-        logger.info("stopping")
+        logger.info("Web server: stopping")
         watchdog = threading.Timer(EXIT_SECONDS, os._exit, (0,))
         watchdog.daemon = True
         watchdog.start()
@@ -194,7 +194,7 @@ class Server(DaphneServer):
             return
         self.accepting_paused = True
         logger.error(
-            "no descriptor is left for connections and files: this process may open %d (ulimit -n). %s",
+            "Web server: no descriptor is left for connections and files; this process may open %d (ulimit -n). %s",
             descriptors.limit(), detail,
         )  # fmt: skip
         for port in self.ports:
@@ -220,4 +220,4 @@ def serve(
     server.run()
     if server.bind_error:
         raise OSError(f"cannot listen on {host}:{port}: {server.bind_error.socketError}") from server.bind_error
-    logger.info("stopped")
+    logger.info("Web server: stopped")

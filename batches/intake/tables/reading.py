@@ -133,14 +133,16 @@ def format_of(file: IO[bytes], filename: str) -> str:
     if first[:9].lower().startswith(_MARKUP):
         raise TableError("This is HTML or XML. Export it as CSV, as Excel (.xlsx), or as JSONL.")
     if first.startswith("["):
-        raise TableError("This is one JSON list. JSONL has one object a line, without commas between them: convert it.")
+        raise TableError(
+            "This is one JSON list. JSONL has one object on each line, without commas between them: convert it."
+        )
     if first.startswith("{") and (suffix not in _TABLES or first.startswith('{"')):
         if is_row(first):
             return ROWS
     elif suffix not in _LINES:
         return CSV
     if kind:
-        raise TableError(f"This is {kind}. Export it as JSONL in UTF-8, one request a line.")
+        raise TableError(f"This is {kind}. Export it as JSONL in UTF-8, with one request on each line.")
     return REQUESTS
 
 

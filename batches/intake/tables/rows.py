@@ -41,7 +41,7 @@ def headings(file: IO[bytes], reading: Reading, limits: Limits) -> list[str]:
             names |= dict.fromkeys(piece.found or ())
         if not names:
             why = next((piece.why for piece in first if piece.why), "The first rows have no columns")
-            raise TableError(f"{why}. Write one JSON object a line.")
+            raise TableError(f"{why}. Write one JSON object on each line.")
         return list(names)[:_MOST_COLUMNS]
     return _named(_heading_row(pieces, reading))
 

@@ -64,7 +64,7 @@ def value(row: Mapping[str, str], column: str) -> str:
             return text
     braces = "If the braces are part of the text, as in JSON, write {{ and }}."
     if not row:
-        raise TemplateError(f"There is no column {column[:60]!r}; there are none. {braces}")
+        raise TemplateError(f"There is no column {column[:60]!r}: the table has no columns. {braces}")
     names = ", ".join(repr(name[:60]) for name in list(row)[:SHOWN])
     more = f" and {len(row) - SHOWN} more" if len(row) > SHOWN else ""
-    raise TemplateError(f"There is no column {column[:60]!r}; there is {names}{more}. {braces}")
+    raise TemplateError(f"There is no column {column[:60]!r}: the columns are {names}{more}. {braces}")

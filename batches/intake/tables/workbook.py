@@ -239,7 +239,7 @@ def _rows(file: IO[bytes], sheet: str, row_bytes: int) -> Iterator[tuple[int, li
                 raise TableError("The Excel file has no sheet with cells.")
             if sheet and sheet not in book.sheets:
                 shown = ", ".join(map(repr, book.sheets[:20]))
-                raise TableError(f"There is no sheet {sheet[:60]!r}; there is {shown}.")
+                raise TableError(f"There is no sheet {sheet[:60]!r}: the sheets are {shown}.")
             yield from book.rows(sheet or book.sheets[0], row_bytes)
     except TableError:
         raise

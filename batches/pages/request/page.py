@@ -76,7 +76,7 @@ def neighbours(batch: Batch, line: int, chosen: Chosen = ALL) -> Neighbours:
                     found.filter(line__gt=line).order_by("line").first(),
                 )
     except TooSlow:
-        log.warning("The requests next to %s:%s were not found in time", batch.pk, line)
+        log.warning("Batch %s: the requests next to line %s were not found in time", batch.pk, line)
     return Neighbours(*beside, *failed)
 
 
@@ -93,7 +93,7 @@ def prompt(batch: Batch, row: BatchRequest) -> Shown:
     try:
         line = read(batch, row)
     except Exception as error:  # storages raise many kinds of errors
-        log.warning("The line of %s cannot be read: %r", row, error)
+        log.warning("Batch %s: line %s cannot be read: %r", row.batch_id, row.line, error)
         return _unread("prompt", f"The input file cannot be read now ({type(error).__name__}).", row.length)
     if row.length > MOST:
         return _too_large("prompt", line.decode(errors="replace"), row.length)

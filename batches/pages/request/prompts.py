@@ -30,7 +30,7 @@ def beginnings(batch: Batch, places: Sequence[Place]) -> dict[int, str]:
     try:
         return _kept.get((file.pk, tuple(places)), KEPT_SECONDS, lambda: dict(_read(file.blob, places)))
     except Exception as error:  # storages raise many kinds of errors
-        log.warning("The prompts of %s cannot be read: %r", batch.pk, error)
+        log.warning("Batch %s: its prompts cannot be read: %r", batch.pk, error)
         return {}
 
 

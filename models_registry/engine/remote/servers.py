@@ -45,7 +45,7 @@ def remote(spec: EngineSpec, keys: Mapping[str, str], most: int) -> Engine:
     pool = Pool(addresses, most)
     for one in pool.addresses:
         if error := failed.get(one.address.url):
-            log.warning("One of %d addresses of %s does not answer: %s", len(urls), spec.name, error)
+            log.warning("Model %s: one of its %d addresses does not answer: %s", spec.name, len(urls), error)
             one.unheard("it did not answer when it was first looked at")
     return Engine(spec, addresses[0], most * len(urls), pool=pool)
 

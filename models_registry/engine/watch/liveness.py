@@ -94,7 +94,7 @@ async def until_silent(engine: Engine, in_flight: Callable[[], Iterable[int]]) -
         elif at - still >= STILL_SECONDS:
             why = f"it computed without any step forward for {at - still:.0f} s with {len(now)} requests in flight"
         if why:
-            log.warning("Ending the engine of %s: %s", engine.spec.name, why)
+            log.warning("Engine of %s: it is ended: %s", engine.spec.name, why)
             engine.verdict = why
             await asyncio.to_thread(lambda: processes.end(processes.family(engine.pid or 0), grace=0))
             return

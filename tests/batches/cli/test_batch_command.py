@@ -155,7 +155,7 @@ def test_a_table_is_submitted(vbs, tmp_path):
     body = json.loads(first)["body"]
     assert (body["max_tokens"], body["temperature"]) == (5, 0)
     assert [one["content"] for one in body["messages"]] == ["Be short.", "Fits? zu groß, 1,5 cm"]
-    with pytest.raises(CommandError, match="no column 'none'; there is 'Nr', 'Größe'"):
+    with pytest.raises(CommandError, match="no column 'none': the columns are 'Nr', 'Größe'"):
         batch(vbs, "submit", path, "--model", "scripted", "--prompt", "{none}")
     with pytest.raises(CommandError, match="requests already"):
         batch(vbs, "submit", file_of(tmp_path, line("a")), "--prompt", "x")

@@ -60,7 +60,7 @@ def test_templates(text, filled):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{text.__class__.__mro__}", r"no column 'text.__class__.__mro__'; there is 'text', 'n'"),
+        ("{text.__class__.__mro__}", r"no column 'text.__class__.__mro__': the columns are 'text', 'n'"),
         ("{text!r}", "no column 'text!r'"),
         ("{text:>9}", "no column 'text:>9'"),
         ("{text[0]}", "no column"),
@@ -141,7 +141,7 @@ def test_every_endpoint_has_its_body(tmp_path, endpoint, body):
         ("id,text\n", "rows.csv", "has no rows"),
         ("", "rows.csv", "first row must name the columns"),
         (b"id,text\na,\xc3\xa9\nb,\xc3\xa9\nc,\xff\n", "rows.csv", "Line 4 is not UTF-8"),
-        ("id,other\na,x\n", "rows.csv", "no column 'text'; there is 'id', 'other'"),
+        ("id,other\na,x\n", "rows.csv", "no column 'text': the columns are 'id', 'other'"),
         ("[1]\n", "rows.jsonl", "one JSON list"),
         ('{"id": "a", "text": "x"}\n[1]\n', "rows.jsonl", "Row 2 of .*not a JSON object"),
         ('{"id": "a"\n', "rows.jsonl", "not a table: its first line is already a request, or not a JSON object"),

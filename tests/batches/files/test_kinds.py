@@ -70,7 +70,7 @@ def test_bad_lines_are_those_that_a_batch_would_have(project, submitted, tmp_pat
         repair.check_lines(path)
     error = refused.value.body()["error"]
     assert error["errors"]["data"] == submitted(content).errors and len(error["errors"]["data"]) == 2
-    assert "line 2" in error["message"] and (error["code"], error["param"]) == ("invalid_json_line", "file")
+    assert "Line 2: " in error["message"] and (error["code"], error["param"]) == ("invalid_json_line", "file")
     path.write_bytes(LINE)
     repair.check_lines(path)
 

@@ -119,7 +119,7 @@ def test_the_filled_prompt_is_shown():
 @pytest.mark.parametrize(
     "given, said",
     [
-        ({"template": "{none}"}, "There is no column 'none'; there is 'text', 'n'"),
+        ({"template": "{none}"}, "There is no column 'none': the columns are 'text', 'n'"),
         ({"template": "{text"}, "single {"),
         ({"template": "{text}", "system": "{none}"}, "no column 'none'"),
         ({"template": "{text}", "id_column": "none"}, "no column 'none'"),

@@ -263,7 +263,7 @@ def test_sheets_and_empty_rows():
     assert choices(file, reading).sheets == ["Cover", "Data", "Other"]
     _, names, _ = read(content, "t.xlsx", sheet="Other", header_row="1")
     assert names == ["x"]
-    with pytest.raises(TableError, match="There is no sheet 'None'; there is 'Cover', 'Data'"):
+    with pytest.raises(TableError, match="There is no sheet 'None': the sheets are 'Cover', 'Data'"):
         read(content, "t.xlsx", sheet="None")
 
 

@@ -40,7 +40,7 @@ def test_an_unforeseen_error_does_not_come_for_ever(add_model, submitted, gpu, m
     assert waits == [30, 60, 120, 240, 480]
     good, bad = close(batch)
     assert (good, [one["error"]["code"] for one in bad]) == ([], ["internal_error"] * 2)
-    assert "6 times, the last time ZeroDivisionError" in bad[0]["error"]["message"]
+    assert "6 times, the last time: ZeroDivisionError" in bad[0]["error"]["message"]
 
 
 def test_an_unforeseen_error_before_the_start(add_model, submitted, gpu, monkeypatch):

@@ -181,7 +181,7 @@ def test_a_model_is_loaded_when_one_of_its_addresses_answers(caplog):
     with scripted() as (_, there):
         remote = engine("http://127.0.0.1:9/v1", there)
         assert [one.state for one in remote.pool.addresses] == [AddressState.LOST, AddressState.OPEN]
-        assert "One of 2 addresses of far does not answer" in caplog.text
+        assert "Model far: one of its 2 addresses does not answer" in caplog.text
         assert {answer.status for answer in ask(remote, ["a", "b"])} == {200}
     with pytest.raises(LoadError, match=r"127.0.0.1:9/v1 cannot be reached"):
         engine("http://127.0.0.1:9/v1", "http://127.0.0.1:10/v1")

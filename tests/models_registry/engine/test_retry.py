@@ -44,7 +44,7 @@ def test_a_shorter_context_as_long_as_the_engine_says(resident, home, caplog):
     with caplog.at_level(logging.WARNING):
         engine = resident.acquire(asked, said.append)
     words = "does not fit with max-model-len 8192 (needs 0.5 GiB, 0.26 GiB there): trying max-model-len 4096"
-    assert words in said and f"one {words}" in caplog.text
+    assert words in said and f"Engine of one: it {words}" in caplog.text
     again = [each.startswith("attempt 2: ") for each in said]
     assert again == sorted(again) and again.count(True) and not again[said.index(words)], "the second start is told so"
     assert engine.spec == asked and engine.started.reduced == {"max-model-len": 4096} and length(engine) == 4096

@@ -182,7 +182,7 @@ def test_a_start_that_lacks_memory_ends_those_that_sleep_before_it_takes_less(re
     wanted = spec("two", fits_without=str(first.folder))
     second = load(resident, wanted)
     assert gone(first.pid) and asleep(resident) == [] and second.started.reduced == {}
-    assert "Ending 1 engines that sleep" in caplog.text
+    assert "ending 1 engines that sleep" in caplog.text
 
 
 def test_a_context_that_does_not_fit_is_not_the_fault_of_those_that_sleep(resident):
@@ -283,7 +283,7 @@ def test_one_that_fails_to_sleep_is_ended(resident, monkeypatch, caplog):
     os.kill(first.pid, signal.SIGSTOP)
     monkeypatch.setattr(resident, "keep_adapters", lambda names: None)
     load(resident, TWO)
-    assert gone(first.pid) and "one does not sleep" in caplog.text
+    assert gone(first.pid) and "Engine of one: it does not sleep" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,10 @@ def test_an_idle_engine_that_is_killed(gpu, add_model, caplog):
     os.kill(engine.pid, signal.SIGKILL)
     gone(engine)
     assert gpu.losses.look(gpu.resident) and gpu.losses.look(gpu.resident)
-    assert caplog.text.count("The idle engine of m has ended (killed by SIGKILL, which the system also sends") == 1
+    assert (
+        caplog.text.count("Engine of m: it has ended while it was idle (killed by SIGKILL, which the system also sends")
+        == 1
+    )
     reading = gpu.losses.reading()
     assert (reading["memory"], reading["other"], reading["last"]["model"]) == (0, 1, "m")
     gpu.serve()
