@@ -201,6 +201,7 @@ QUEUE: dict[str, Any] = {
     ],
     "waiting": [],
     "waiting_total": 0,
+    "validating_total": 0,
     "paused": None,
 }
 

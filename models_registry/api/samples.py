@@ -31,6 +31,7 @@ ABOUT_MODEL: dict[str, Any] = {
     "revision": None,
     "quantization": None,
     "trust_remote_code": False,
+    "server": None,
     "tokens_per_second": 412.5,
     "input_tokens_per_second": 391.2,
     "requests_per_second": 10.3,

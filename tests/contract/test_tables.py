@@ -48,7 +48,7 @@ def test_a_workbook_of_embeddings_by_the_names_of_its_columns(vbs):
 @pytest.mark.parametrize(
     "name, content, data, param, said",
     [
-        ("t.csv", b"a,b\n1,2\n", {"prompt": "{none}"}, "prompt", "no column 'none'; there is 'a', 'b'"),
+        ("t.csv", b"a,b\n1,2\n", {"prompt": "{none}"}, "prompt", "no column 'none': the columns are 'a', 'b'"),
         ("t.csv", b"a,b\n1,2\n", {"prompt": "{a"}, "prompt", "single {"),
         ("t.csv", b"a,b\n1,2\n", {}, "file", "No column holds what is asked"),
         ("t.csv", b"a,b\n1,2\n", {"prompt": "{a}", "model": ""}, "model", "No model is named"),

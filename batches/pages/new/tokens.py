@@ -138,7 +138,7 @@ def _pairs(batch: Batch, index: int) -> Iterator[tuple[list[str], int]]:
     try:
         head = blobs.part(batch.input_file.blob, 0, HEAD)
     except Exception as error:  # a storage fails in many ways, and an estimate can do without
-        log.warning("Input tokens are estimated without %s: %r", batch.pk, error)
+        log.warning("Batch %s: input tokens are estimated without it: %r", batch.pk, error)
         return
     for offset, length, tokens in answered.order_by("line").values_list("offset", "length", "input_tokens"):
         body = body_of(head[offset : offset + length]) if offset + length <= len(head) else None
@@ -185,7 +185,7 @@ def _count(path: Path, name: str, sample: list[str]) -> Rate | None:
         )
         tokens = int(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        log.warning("The tokenizer %s could not count: %r", path, error)
+        log.warning("Tokenizer %s: it could not count: %r", path, error)
         return None
     source = f"Input tokens: counted in the first requests by the tokenizer of {name}, without its chat template."
     return Rate(tokens / size(sample), source) if tokens else None

@@ -63,7 +63,12 @@ WRONG = {
     "Word": ("t.xlsx", lambda: archive("[Content_Types].xml", "word/document.xml"), TEMPLATE, "a Word document, not"),
     "an archive": ("t.xlsx", lambda: archive("t.csv"), TEMPLATE, "This is a ZIP archive, not an Excel workbook"),
     "an open quote": ("t.csv", lambda: b'a,b\n1,"2\n3,4\n', TEMPLATE, "is opened in the row and never closed"),
-    "no such column": ("t.csv", lambda: b"a,b\n1,2\n", "{none}", "There is no column 'none'; there is 'a', 'b'."),
+    "no such column": (
+        "t.csv",
+        lambda: b"a,b\n1,2\n",
+        "{none}",
+        "There is no column 'none': the columns are 'a', 'b'.",
+    ),
     "JSON in the template": ("t.csv", lambda: b"a,b\n1,2\n", JSON, "part of the text, as in JSON, write {{ and }}"),
     "JSON in JSON": (
         "t.csv",
