@@ -336,7 +336,7 @@ def test_parts_may_be_sent_again_but_not_without_end(open_upload):
     upload = open_upload(2**20)
     for _ in range(3):
         add(upload, b"x" * 2**20)
-    with pytest.raises(InvalidRequest, match="have 4,194,304 bytes already"):
+    with pytest.raises(InvalidRequest, match="have 4,194,304 bytes, but"):
         add(upload, b"x" * 2**20)
 
 

@@ -292,7 +292,7 @@ def test_operations_are_asked_for_and_told_of(api, kind):
     (listed,) = api("GET", "/v1/registry/operations?state=open&model=o/m")["data"]
     assert listed["id"] == made["id"] and listed["log"] is None
     assert api("POST", f"/v1/registry/operations/{made['id']}/cancel")["state"] == "cancelled"
-    assert "is cancelled" in api("POST", f"/v1/registry/operations/{made['id']}/cancel", status=409)["message"]
+    assert "its state is 'cancelled'" in api("POST", f"/v1/registry/operations/{made['id']}/cancel", status=409)["message"]
     assert api("GET", "/v1/registry/operations?state=open")["data"] == []
 
 
@@ -450,7 +450,7 @@ def test_a_key_that_is_no_operators_changes_nothing(plain, method, path):
 def test_what_takes_a_shell_is_refused_to_an_operators_key(api, folders):
     kept = tokens.keep("t", "hf_0123456789")
     for method, body in (("PUT", {"token": "hf_other"}), ("DELETE", None)):
-        assert "No key may keep or remove tokens" in api(method, "/v1/registry/tokens/t", body, 403)["message"]
+        assert "No key may keep or remove access tokens" in api(method, "/v1/registry/tokens/t", body, 403)["message"]
     kept.refresh_from_db()
     assert tokens.reveal(kept) == "hf_0123456789"
     given = {"name": "m", "source": str(model_folder(folders / "m")), "copy": True}
