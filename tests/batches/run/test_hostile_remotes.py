@@ -178,7 +178,7 @@ def test_a_request_has_one_id_everywhere(far, hostile, submitted, lane, close, c
     assert len(set(ids)) == 7 and bad["response"]["request_id"] in ids
     assert set(BatchRequest.objects.values_list("request_id", flat=True)) == set(ids), "of good answers too"
     assert f"batch_{bad['response']['request_id']}" == bad["id"]
-    assert f"Request {bad['response']['request_id']} failed after 2 attempts" in caplog.text
+    assert f"Request {bad['response']['request_id']}: it failed after 2 attempts" in caplog.text
 
 
 @pytest.mark.parametrize("kind", [OperationKind.TEST, OperationKind.BENCHMARK])

@@ -202,7 +202,7 @@ def test_a_reader_that_drips_is_cut_off(strict):
                 connection.recv(1000)
                 time.sleep(0.05)
     until(lambda: server.state()["closed"] == 1)
-    assert [line for line in server.lines if "reads its answer at less than 1000000 bytes" in line["message"]]
+    assert [line for line in server.lines if "reads it at less than 1000000 bytes" in line["message"]]
 
 
 def test_a_reader_that_is_fast_enough_may_take_longer_than_the_patience(strict):
