@@ -292,7 +292,9 @@ def test_operations_are_asked_for_and_told_of(api, kind):
     (listed,) = api("GET", "/v1/registry/operations?state=open&model=o/m")["data"]
     assert listed["id"] == made["id"] and listed["log"] is None
     assert api("POST", f"/v1/registry/operations/{made['id']}/cancel")["state"] == "cancelled"
-    assert "its state is 'cancelled'" in api("POST", f"/v1/registry/operations/{made['id']}/cancel", status=409)["message"]
+    assert (
+        "its state is 'cancelled'" in api("POST", f"/v1/registry/operations/{made['id']}/cancel", status=409)["message"]
+    )
     assert api("GET", "/v1/registry/operations?state=open")["data"] == []
 
 
