@@ -231,8 +231,9 @@ def _resolved(document: Node, schema: Node) -> Node:
 def _kind(document: Node, schema: Node) -> str:
     """What values a field takes, in words."""
     schema = _resolved(document, schema)
-    words: dict[str, str] = {"integer": "whole number", "boolean": "true or false", "array": "list", "string": "text"}
-    kind: str = words.get(schema.get("type", ""), schema.get("type", "any value"))
+    words = {"integer": "whole number", "boolean": "true or false", "array": "list", "string": "text"}
+    name = str(schema.get("type") or "any value")
+    kind = words.get(name, name)
     if schema.get("format") == "binary":
         kind = "file"
     if choices := [str(one) for one in schema.get("enum", []) if one not in (None, "")]:
