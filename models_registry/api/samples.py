@@ -192,6 +192,7 @@ def operation(kind: str, options: dict[str, Any], **more: Any) -> dict[str, Any]
         "result": None,
         "error": None,
         "log": "",
+        "doing": None,
         "asked_by": "default (mine)",
         "attempts": 0,
         "created_at": 1795852740,
