@@ -6,23 +6,32 @@ from django.db.models import QuerySet
 
 from batches.models import TERMINAL, Batch
 from batches.pages.running import is_own
-from batches.queue import entries, forecast
+from batches.queue import entries, forecast, order
 from batches.queue.snapshot import Forecast
 from vbs.pages.parts import Part
 from vbs.pages.viewer import Viewer
 
 FIRST = 5  # batches of those that wait, and of those that have ended
+READ = 20  # places of the queue that are read for these; operations have some of them
 RECENT = 50  # the page looks at the newest ended batches, and shows those that ended last
 
 
 def waiting(viewer: Viewer, paused: bool) -> Part:
     """How many batches wait, and the first of them in the queue's order. There is no forecast while the queue is
     paused. A batch of another project is shown without its details."""
-    first = list(Batch.objects.waiting().select_related("project")[:FIRST])
+    first = _first()
     count, forecasts = entries.waiting_count(), {} if paused else forecast.plan()
     rows = [(batch, is_own(viewer, batch), forecasts.get(batch.pk, Forecast())) for batch in first]
     context = {"count": count, "reading": entries.reading_count(), "rows": rows, "more": count - len(rows)}
     return Part("waiting", "batches/overview/_waiting.html", context)
+
+
+def _first() -> list[Batch]:
+    """The first that wait, as the page of the queue has them: by place, then those without one."""
+    rows = Batch.objects.waiting().select_related("project")
+    ids = [turn.id for turn in order.placements()[:READ]]
+    placed = {batch.pk: batch for batch in rows.filter(pk__in=ids)}
+    return [*(placed[pk] for pk in ids if pk in placed), *rows.exclude(pk__in=ids)[:FIRST]][:FIRST]
 
 
 def ended(viewer: Viewer) -> Part:

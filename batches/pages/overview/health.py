@@ -86,7 +86,7 @@ def problems(workers: Sequence[Worker], viewer: Viewer, first_steps: bool = Fals
             words = f"It takes up no work: {visible(worker.activity)}."
             yield Problem("GPU worker", ATTENTION, words, address=reverse("system"), link="System")
     yield from _lost(gpu)
-    yield from _unreachable(gpu)
+    yield from _unreachable(gpu, viewer)
     yield from _models(first_steps)
     if not first_steps:
         yield from _unproven(gpu, viewer)
@@ -153,25 +153,30 @@ def _lost(workers: Sequence[Worker]) -> Iterator[Problem]:
         yield Problem("Engine", ATTENTION, words, address=reverse("models"), link="Models")
 
 
-def _unreachable(workers: Sequence[Worker]) -> Iterator[Problem]:
+def _unreachable(workers: Sequence[Worker], viewer: Viewer) -> Iterator[Problem]:
     """Remote models whose servers get no requests, and their addresses that are lost."""
     for lane in (lane for worker in workers for lane in worker.lanes):
         is_idle = lane["state"] == "idle"  # what it knows of its addresses may be old
         lost = [] if is_idle else [one for one in lane["addresses"] if one["state"] == "lost"]
         name = brief(lane["model"], 80)
+        detail = lane.get("detail", "") if viewer.may(CHANGES) else ""
         if lane["state"] == "failed":
-            words = f"The server of {name} failed when it was asked last: {visible(lane['why'])}."
+            words = f"The server of {name} failed when it was asked last: {_sentence(detail or lane['why'])}"
         elif lane["why"]:
-            words = f"The server of {name} gets no requests now: {visible(lane['why'])}."
+            words = f"The server of {name} gets no requests now: {_sentence(lane['why'])}"
         elif lost:
             of = f"{len(lost)} of {len(lane['addresses'])} addresses of {name}"
-            why = visible(lost[0]["why"])
-            words = f"{of} cannot be reached{f': {why}' if why else ''}. The others get its requests."
+            words = f"{of} cannot be reached: {_sentence(lost[0]['why'])} The others get its requests."
         else:
             continue
-        words += " See whether it runs, and whether its URL and its key are right."
+        if not detail:  # which says what to do
+            words += " See whether it runs, and whether its URL and its key are right."
         state = BAD if lane["why"] else ATTENTION
         yield Problem("Remote server", state, words, address=reverse("models"), link="Models")
+
+
+def _sentence(words: str) -> str:
+    return f"{visible(words).rstrip('.')}."
 
 
 def _models(first_steps: bool) -> Iterator[Problem]:

@@ -454,6 +454,11 @@ def test_a_remote_server_that_cannot_be_reached(proven):
     lane |= {"state": "failed", "addresses": []}
     Worker.objects.filter(cluster="gpu").update(lanes=[lane])
     assert "The server of far failed when it was asked last: no connection." in problems()["Remote server"].words
+    lane["detail"] = "https://far.example/v1: no connection. Check that it runs."
+    Worker.objects.filter(cluster="gpu").update(lanes=[lane])
+    assert "far.example" not in problems()["Remote server"].words
+    said = problems(rights=["models_registry.change_model"])["Remote server"].words
+    assert said.endswith("https://far.example/v1: no connection. Check that it runs.")
 
 
 def test_a_model_that_has_never_answered(proven, mine, django_assert_max_num_queries):
@@ -567,3 +572,17 @@ def test_queries(mine, theirs, django_assert_num_queries):
     activity_day.hours(viewer)
     with django_assert_num_queries(16):
         rendered(overview.build(viewer, QueryDict()).values(), viewer)
+
+
+def test_what_waits_stands_in_the_order_of_the_queue(root, mine):
+    gpu = worker(model_name="here")
+    for name in ("here", "there"):
+        model = Model.objects.create(name=name, kind="scripted")
+        model.measurements.create(kind="batch", requests=100, seconds=100)
+        model.measurements.create(kind="load", load_seconds=1)
+    running(mine, gpu, model_names=["here"], total=600)
+    early, late = batch(mine, model_names=["there"]), batch(mine, model_names=["here"])
+    shown = section(text(root), "waiting")
+    queue = text(root, "/queue/").partition('id="waiting"')[2]
+    assert (shown.index(early.pk) < shown.index(late.pk)) == (queue.index(early.pk) < queue.index(late.pk))
+    assert shown.index(late.pk) < shown.index(early.pk), "its model is loaded"
