@@ -95,7 +95,8 @@ def _tuned(row: Operation, for_operator: bool, is_open: bool) -> dict[str, Any]:
 
 def _answer(result: dict[str, Any]) -> str:
     """The model's answer in a test's result: a text, a score, or the first values of an embedding."""
-    result.pop("request", None)
+    for name in ("request", "question"):  # the prompt is shown by itself, to operators
+        result.pop(name, None)
     response, answer = result.pop("response", None) or {}, result.pop("answer", None)
     if answer is not None:
         return str(answer)

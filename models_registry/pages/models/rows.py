@@ -106,7 +106,7 @@ def _source(model: Model, for_operator: bool) -> str:
     if model.hub_id:
         return f"{model.hub_id} {model.hub_file}".strip()
     if model.kind == EngineKind.SCRIPTED:
-        return "scripted engine, without a model"
+        return "scripted engine"
     if for_operator:
         return model.source
     return "remote server" if model.kind == EngineKind.REMOTE else ""

@@ -222,7 +222,8 @@ def test_a_model_that_has_been_measured(root, scripted):
 def test_a_test_shows_question_and_answer_and_a_benchmark_numbers(root, scripted):
     Operation.objects.create(
         kind="test", model=scripted, state="succeeded", options={"prompt": "Where?"},
-        result={"request": {}, "response": {}, "seconds": 0.25, "answer": "There."}, log="12:00:00 Loading …\n",
+        result={"request": {}, "response": {}, "seconds": 0.25, "question": "Where?", "answer": "There."},
+        log="12:00:00 Loading …\n",
     )  # fmt: skip
     Operation.objects.create(
         kind="benchmark", model=scripted, state="succeeded",
@@ -231,6 +232,7 @@ def test_a_test_shows_question_and_answer_and_a_benchmark_numbers(root, scripted
     page = text(root.get(f"/models/{scripted.pk}/"))
     for shown in ("Where?", "There.", "Loading …", "output tokens/s", "1,234", "1.0 GiB"):
         assert shown in page
+    assert page.count("Where?") == 1 and "Where?" not in text(user().get(f"/models/{scripted.pk}/"))
     assert "[]" not in page
 
 
