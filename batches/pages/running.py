@@ -146,7 +146,7 @@ def is_own(viewer: Viewer, batch: Batch) -> bool:
 def operation(row: Operation, workers: Iterable[Worker], position: int = 0, reason: str = "") -> Part:
     """An operation that runs, or waits at this place for this reason."""
     runs = row.state == OperationState.RUNNING
-    doing = _doing(row, workers) if runs else ""
+    doing = (row.doing or _doing(row, workers)) if runs else ""
     context = {
         "operation": row,
         "state": phase.of_operation(row) if runs else phase.QUEUED,

@@ -180,6 +180,10 @@ def _sentence(words: str) -> str:
 
 
 def _models(first_steps: bool) -> Iterator[Problem]:
+    checked = Model.objects.filter(state=ModelState.READY).exclude(check_error="").order_by("name")
+    if unloadable := list(checked.values_list("name", flat=True)[: NAMED + 1]):
+        words = f"{_names(unloadable)} could not be loaded at the last check. The page of models says why."
+        yield Problem("Models", ATTENTION, words, address=reverse("models"), link="Models")
     rows = Model.objects.filter(state=ModelState.FAILED)
     if first_steps:  # they tell it of the demo model
         rows = rows.exclude(name=demo.OFFERED.name)

@@ -24,7 +24,7 @@ def models(busy: Collection[str]) -> list[Model]:
     """Those of the first LOOKED_AT that are ready, in a fixed number of queries. An adapter is proven with its base,
     and one whose engine is here or at work (`busy`) is left out: it is about to answer."""
     measured, asked = Measurement.objects.filter(model=OuterRef("pk")), Operation.objects.filter(model=OuterRef("pk"))
-    rows = Model.objects.filter(~Exists(measured), ~Exists(asked.filter(state__in=PROOF)), base=None)
+    rows = Model.objects.filter(~Exists(measured), ~Exists(asked.filter(state__in=PROOF)), base=None, check_error="")
     ready = rows.filter(state=ModelState.READY).exclude(name__in=busy).order_by("name")
     if not (names := list(ready.values_list("name", flat=True)[:LOOKED_AT])):
         return []

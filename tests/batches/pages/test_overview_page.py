@@ -201,12 +201,13 @@ def test_what_runs_on_a_remote_server_and_what_is_loaded(looker, mine):
             "requests_per_second": 2.0, "addresses": addresses}  # fmt: skip
     model = Model.objects.create(name="near", kind="scripted")
     gpu = worker(state=WorkerState.LOADING, activity="Loading near: 43 % of the weights", lanes=[lane])
-    model.operations.create(kind="load", state="running", started_at=timezone.now(), asked_by="ada")
+    model.operations.create(kind="load", state="running", started_at=timezone.now(), asked_by="ada", percent=43)
     Worker.objects.update(work_kind="operation", work_id=model.operations.get().pk)
     running(mine, gpu, model_names=["far"])
     shown = section(text(looker), "running")
     assert 'Running on <span dir="auto">far</span>' in shown and "up to 16 requests at once" in shown
     assert "remote" in shown and "Load of" in shown and "43 % of the weights" in shown and "ada" in shown
+    assert 'value="43"' in shown
     lane["why"] = "it answered 503"
     Worker.objects.update(lanes=[lane])
     page = text(looker)
@@ -493,6 +494,9 @@ def test_a_model_that_has_never_answered(proven, mine, django_assert_max_num_que
 
 def test_a_model_that_cannot_be_used(proven):
     worker("io"), worker()
+    Model.objects.filter(pk=proven.pk).update(check_error="it needs 9 GiB")
+    assert "some-model could not be loaded at the last check." in problems()["Models"].words
+    Model.objects.filter(pk=proven.pk).update(check_error="")
     Model.objects.create(name="m", hub_id="a/m", state=ModelState.FAILED, reason="damaged")
     found = problems()["Models"]
     assert found.state == "attention" and "m cannot be used." in found.words and found.address == "/models/"
@@ -570,7 +574,7 @@ def test_queries(mine, theirs, django_assert_num_queries):
             happened(batch(project, status="completed", completed_at=timezone.now()), timedelta(hours=number))
     forecast.plan()
     activity_day.hours(viewer)
-    with django_assert_num_queries(16):
+    with django_assert_num_queries(17):
         rendered(overview.build(viewer, QueryDict()).values(), viewer)
 
 
