@@ -19,6 +19,7 @@ from batches.cli.remote import Batches
 from batches.cli.watch import Watched, follow, share
 from models_registry.catalog import demo
 from models_registry.catalog.folders import ModelError
+from models_registry.engine import start_progress
 from models_registry.models import Model
 from vbs.cli import access
 from vbs.cli.progress import Show, progress
@@ -120,7 +121,7 @@ class Command(BaseCommand):
         def tell(words: str, load: str, batch: BatchObject) -> None:
             done = share(batch)
             if done is None:
-                bar.at(LOADING, words, facts=load)
+                bar.at(LOADING, words, (start_progress.percent(load) or 0) / 100, load)
             else:
                 bar.at(RUNNING, words, done, report.facts(batch))
 
