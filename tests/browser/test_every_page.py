@@ -190,7 +190,7 @@ def test_what_is_shown_before_signing_in_and_when_something_is_wrong(chromium, v
     context.close()
     page = sign_in("viewer", allow=("404", "403"), color_scheme=form, viewport=WIDE)
     for name, address, status in (
-        ("not-found", "/nothing", 404), ("not-found-api", "/v2/nothing", 404), ("forbidden", "/system/people", 403),
+        ("not-found", "/nothing", 404), ("forbidden", "/system/people", 403),
         ("no-batch", "/batches/batch_none/", 404),
     ):  # fmt: skip
         assert page.goto(address).status == status
