@@ -193,6 +193,7 @@ def operation(kind: str, options: dict[str, Any], **more: Any) -> dict[str, Any]
         "error": None,
         "log": "",
         "doing": None,
+        "percent": None,
         "asked_by": "default (mine)",
         "attempts": 0,
         "created_at": 1795852740,
