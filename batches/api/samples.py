@@ -145,14 +145,14 @@ CANCELLING: dict[str, Any] = RUNNING | {
 }
 
 OUTPUT_LINE = (
-    '{"id": "batch_req_01a2213f6b0142f6a8b0c2d4e6f80a1c", "custom_id": "capital", "response": {"status_code": 200, '
-    '"request_id": "req_5d1f0c7b2a9e4836", "body": {"id": "chatcmpl-8f0c", "object": "chat.completion", '
+    '{"id": "batch_req_17c64af1bcb51ad7a788a9dd", "custom_id": "capital", "response": {"status_code": 200, '
+    '"request_id": "req_17c64af1bcb51ad7a788a9dd", "body": {"id": "chatcmpl-8f0c", "object": "chat.completion", '
     '"created": 1795852817, "model": "smollm2-135m", "choices": [{"index": 0, "message": {"role": "assistant", '
     '"content": "The capital of France is Paris.", "refusal": null}, "logprobs": null, "finish_reason": "stop"}], '
     '"usage": {"prompt_tokens": 37, "total_tokens": 45, "completion_tokens": 8}}}, "error": null}\n'
 )
 ERROR_LINE = (
-    '{"id": "batch_req_01a2213f6b0242f6a8b0c2d4e6f80a1d", "custom_id": "ocean", "response": null, "error": '
+    '{"id": "batch_req_18d75b02cdc62be8b899bae0", "custom_id": "ocean", "response": null, "error": '
     '{"code": "batch_cancelled", "message": "This request was not executed because the batch was cancelled."}}\n'
 )
 CSV = (
