@@ -37,7 +37,7 @@ def test_workers_restart_and_logs(sign_in):
     expect(page.locator(f"#{old}")).to_have_count(0)
     page.get_by_role("link", name="Logs", exact=True).click()
     page.get_by_label("Log of").select_option("gpu")
-    expect(page.locator("#lines")).to_contain_text("start anew")
+    expect(page.locator("#lines")).to_contain_text("a restart was asked for")
     shot(page, "log")
     page.set_viewport_size({"width": 360, "height": 800})
     for address in ("/system/", "/system/log?of=gpu", "/system/disk", "/system/settings"):
