@@ -140,8 +140,9 @@ def text_of(one):
 
 
 def sent(journal):
-    """The texts that the engine received, in order."""
-    return [json.loads(one)["text"] for one in journal.read_text().splitlines()]
+    """The texts that the engine received, in order; but for one of which it has written only the beginning."""
+    whole, _, _ = journal.read_text().rpartition("\n")
+    return [json.loads(one)["text"] for one in whole.splitlines()]
 
 
 def fresh(batch):

@@ -179,7 +179,7 @@ class _Worker:
             load = load or 0.0
         known = load is not None
         if load is None:
-            why = late or next((part.why for part in segments if part.why), "")
+            why = next((part.why for part in segments if part.why), "") or late
             why = why or f"How long {engine} takes to load has never been measured."
             self._queue.tell(place, None, None, why)
             self.blocked = f"What runs before it cannot be estimated. {why}"

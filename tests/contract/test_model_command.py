@@ -39,7 +39,7 @@ def test_a_model_from_its_beginning_to_its_end(run, vbs):
 
 
 def test_what_the_server_says_and_what_to_do(run, vbs):
-    with pytest.raises(CommandError, match=rf"does not exist. 'manage.py model list --url {vbs.stack.url}' names"):
+    with pytest.raises(CommandError, match=rf"does not exist. 'manage.py model list --url {vbs.stack.url}' lists"):
         run("show", "nobody")
     with pytest.raises(CommandError, match="not an absolute path"):
         run("add", "m", "./folder")
@@ -60,5 +60,5 @@ def test_what_the_server_says_and_what_to_do(run, vbs):
 
 def test_a_token_stays_with_who_has_a_shell(run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("hf_0123456789\n"))
-    with pytest.raises(CommandError, match="No key may keep or remove tokens"):
+    with pytest.raises(CommandError, match="No key may keep or remove access tokens"):
         run("token", "mine")

@@ -174,7 +174,7 @@ def test_rows_may_have_different_columns_and_values_of_any_kind(project):
 def test_too_many_columns_are_refused(project, monkeypatch):
     batch = made(project, [rowed(f"{n}", {f"c{n}": "x"}) for n in range(12)])
     monkeypatch.setattr(source, "MOST_COLUMNS", 11)
-    with pytest.raises(InvalidRequest, match="at most 11 columns") as refused:
+    with pytest.raises(InvalidRequest, match="different columns: at most 11 are written") as refused:
         write(batch, "csv")
     assert refused.value.code == "too_many_columns"
     monkeypatch.setattr(source, "MOST_COLUMNS", 12)
